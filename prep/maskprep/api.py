@@ -1,0 +1,127 @@
+"""What the commands do, as plain functions with the same names and defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from maskprep import pipeline
+from maskprep.config import DEFAULT_VIEW, Config, check_view_name
+from maskprep.job import Job, open_job
+from maskprep.pixels.crops import ViewSettings
+from maskprep.progress import Progress
+from maskprep.store.cache import is_cache
+
+
+def index(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """List, hash and decode every photo once: images.parquet. See :func:`run` for the arguments."""
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    pipeline.bring(job, upto="index")
+    return job
+
+
+def crop(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    view: str = DEFAULT_VIEW,
+    size: tuple[int, int] | None = None,
+    margin: float | None = None,
+    align: str | None = None,
+    crop: str | None = None,
+    border: str | None = None,
+    no_face: str | None = None,
+    detectors: tuple[str, ...] | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Find the faces, choose the subject of every photo and cut the crops of one view.
+
+    Args:
+        source: photo folder or cache; see :func:`run`.
+        cache: see :func:`run`.
+        config: see :func:`run`.
+        view: name of the set of crops.
+        size: height and width in pixels. This and the following: None keeps what the cache or maskprep.yaml says.
+        margin: added on each side of the face, relative to its longer side.
+        align: none, eyes or similarity.
+        crop: face, centre or none.
+        border: reflect, replicate or constant.
+        no_face: rescue or drop.
+        detectors: names of the detectors that look at every photo.
+        workers: see :func:`run`.
+        engine: see :func:`run`.
+        progress: see :func:`run`.
+    """
+    check_view_name(view)
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    fresh = not is_cache(job.cache.root) and job.config.views == Config().views
+    views = {} if fresh else dict(job.config.views)
+    edits: dict[str, Any] = {"size": size, "margin": margin, "align": align, "crop": crop, "border": border}
+    views[view] = dataclasses.replace(views.get(view, ViewSettings()), **_given(edits))
+    job.config = dataclasses.replace(
+        job.config,
+        views=views,
+        choose=dataclasses.replace(job.config.choose, **_given({"no_face": no_face})),
+        detect=dataclasses.replace(job.config.detect, **_given({"detectors": detectors})),
+    )
+    pipeline.bring(job, views=[view])
+    return job
+
+
+def run(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Bring every stage and every view up to date.
+
+    Args:
+        source: photo folder (never written to) or cache.
+        cache: where the cache is wanted; by default ``cache/<name of the photo folder>``.
+        config: a maskprep.yaml; by default the one in the photo folder.
+        workers: processes; by default as many as there are cores.
+        engine: ``processes`` or ``serial``.
+        progress: where progress is reported.
+
+    Returns:
+        What was done: computed rows per stage and notes for the user.
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    pipeline.bring(job)
+    return job
+
+
+def stats(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Mean and standard deviation of every view: stats.json, after bringing the crops up to date. See :func:`run`."""
+    return run(source, cache, config, workers=workers, engine=engine, progress=progress)
+
+
+def _given(edits: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in edits.items() if value is not None}

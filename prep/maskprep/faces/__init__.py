@@ -1,0 +1,1 @@
+"""Faces: detectors and the choice of the subject."""

@@ -1,0 +1,123 @@
+"""The table of subjects: the choice of :mod:`maskprep.faces.choice` for every image of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from maskprep.faces.choice import (
+    Candidate,
+    Choice,
+    ChooseSettings,
+    Face,
+    Place,
+    candidates,
+    choose,
+    median_place,
+    merge,
+    place,
+)
+from maskprep.faces.detect import detections_by_image
+from maskprep.store.tables import schema_of
+
+VERSION = 1
+
+STATUSES = ("ok", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
+
+TABLE = schema_of(
+    [
+        ("image", pa.string()),
+        ("status", pa.string()),
+        ("face", pa.int64()),
+        ("x0", pa.float64()),
+        ("y0", pa.float64()),
+        ("x1", pa.float64()),
+        ("y1", pa.float64()),
+        ("reason", pa.string()),
+        ("keypoints", pa.list_(pa.float64())),
+    ]
+)
+"""subjects.parquet. keypoints: right eye, left eye, nose tip, mouth centre of the chosen face, as x, y, ..."""
+
+
+@dataclass
+class Subjects:
+    """Choices for a whole data set, with what is needed to explain one.
+
+    Args:
+        images: images.parquet.
+        faces: faces.parquet.
+        detectors: how many detectors looked at each photo.
+        settings: how to choose.
+    """
+
+    images: pd.DataFrame
+    faces: pd.DataFrame
+    detectors: int
+    settings: ChooseSettings
+
+    def __post_init__(self) -> None:
+        by_image = detections_by_image(self.faces)
+        columns = ("image", "width", "height", "person", "error", "detail")
+        self._rows: dict[str, Any] = {
+            row[0]: SimpleNamespace(**dict(zip(columns, row, strict=True)))
+            for row in zip(*(self.images[c] for c in columns), strict=True)
+        }
+        self._faces = {
+            image: [merge([d for _, d in members], [n for n, _ in members], self.detectors) for members in groups]
+            for image, groups in by_image.items()
+        }
+        first = {image: self._first_guess(image) for image in self._faces if self._readable(image)}
+        self._places = {image: at for image, at in first.items() if at is not None}
+        self._dataset = median_place(list(self._places.values()))
+        self._people: dict[str, list[str]] = {}
+        for image in self._rows:
+            if isinstance(person := self._rows[image].person, str):
+                self._people.setdefault(person, []).append(image)
+
+    def _readable(self, image: str) -> bool:
+        return not isinstance(self._rows[image].error, str)
+
+    def _first_guess(self, image: str) -> Place | None:
+        """Place of the likeliest face, judged by the photo alone."""
+        row = self._rows[image]
+        ranked = candidates(self._faces[image], row.width, row.height)
+        return place(ranked[0].face.box, row.width, row.height) if ranked else None
+
+    def context(self, image: str) -> tuple[Place | None, Place | None]:
+        """Median place in the person's other photos (None with fewer than two of them), and in the data set."""
+        person = self._rows[image].person
+        others = self._people.get(person, []) if isinstance(person, str) else []
+        places = [self._places[other] for other in others if other != image and other in self._places]
+        return (median_place(places) if len(places) >= 2 else None), self._dataset
+
+    def candidates(self, image: str) -> list[Candidate]:
+        """Every face of one image with its signals, best first."""
+        row = self._rows[image]
+        return candidates(self._faces.get(image, []), row.width, row.height, *self.context(image))
+
+    def choose(self, image: str) -> Choice:
+        """The subject of one image."""
+        row = self._rows[image]
+        if not self._readable(image):
+            detail = f": {row.detail}" if isinstance(row.detail, str) else ""
+            return Choice("unreadable", reason=f"{row.error}{detail}")
+        faces: list[Face] = self._faces.get(image, [])
+        return choose(faces, row.width, row.height, *self.context(image), self.settings)
+
+    def table(self, advance: Callable[[int], None] = lambda n: None) -> pa.Table:
+        """subjects.parquet."""
+        out: list[dict[str, Any]] = []
+        for image in self.images["image"]:
+            choice = self.choose(image)
+            x0, y0, x1, y1 = choice.box or (None, None, None, None)
+            points = None if choice.keypoints is None else choice.keypoints.ravel().tolist()
+            record = {"image": image, "status": choice.status, "face": choice.face, "reason": choice.reason or None}
+            out.append({**record, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "keypoints": points})
+            advance(1)
+        return pa.Table.from_pylist(out, schema=TABLE)

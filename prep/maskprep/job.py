@@ -1,0 +1,214 @@
+"""One command at work on one cache: its settings, and what every stage is to hold.
+
+What a stage wants is a list of (image, key) pairs. A key is a hash of everything its row depends on: the photo's
+content, the stage's version and settings, the weights; declared, never pickled code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maskprep import config as configuration
+from maskprep.config import CONFIG_NAME, Config
+from maskprep.errors import UsageError
+from maskprep.faces import detect as detection
+from maskprep.faces.detectors import DETECTORS
+from maskprep.labels.schema import Schema
+from maskprep.photos import index as indexing
+from maskprep.photos.decode import heic_available
+from maskprep.photos.walk import walk
+from maskprep.pixels import cropping
+from maskprep.progress import Progress, Silent
+from maskprep.store import engine as engines
+from maskprep.store.cache import Cache, is_cache, resolve
+from maskprep.store.engine import Row
+from maskprep.store.shards import Pair
+from maskprep.store.tables import fingerprint
+
+STAGE_FILE = "stage.json"
+VIEW_FILE = "view.json"
+INDEX_FILE = "index.parquet"
+"""In a view's folder: the live rows (image, shard, row), what a reader of the crops starts from."""
+
+
+@dataclass
+class Job:
+    """One command at work on one cache.
+
+    Args:
+        cache: the cache.
+        root: the photo folder, absolute.
+        config: what the cache is to hold.
+        config_path: maskprep.yaml in use, None without one.
+        workers: number of processes.
+        engine: one of ENGINES.
+        progress: where progress is reported.
+        computed: rows made by this job, per stage.
+        unreadable: photos that could be read when they were indexed but not later.
+        notes: sentences for the user.
+        ignored: files that are no photos, counted by reason.
+        layout: layout of the photo folder.
+        detected: whether the layout was told by looking at the folder.
+    """
+
+    cache: Cache
+    root: Path
+    config: Config
+    config_path: Path | None = None
+    workers: int = 1
+    engine: str = "processes"
+    progress: Progress = field(default_factory=Silent)
+    computed: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+    notes: list[str] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    layout: str = ""
+    detected: bool = True
+
+    def path(self, image: str) -> Path:
+        """The photo file of an image."""
+        return self.root / image
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a keyed stage is to hold: pairs with the input rows that make them, and the identity of the stage."""
+
+    name: str
+    folder: Path
+    identity: dict[str, Any]
+    pairs: list[Pair]
+    rows: list[Row]
+
+
+def available_workers() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_job(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Resolve a command's arguments: which cache, which photos, which settings.
+
+    Args:
+        source: photo folder or cache.
+        cache: where the cache is wanted (default ``cache/<name of the photo folder>``).
+        config: a maskprep.yaml; by default the one in the photo folder, or the one the cache was made with.
+        workers: processes; by default as many as there are cores.
+        engine: ``processes`` or ``serial``.
+        progress: where progress is reported.
+
+    Raises:
+        UserError: see :func:`maskprep.store.cache.resolve` and :func:`maskprep.config.load`.
+    """
+    if engine not in engines.ENGINES:
+        raise UsageError(f"Unknown engine '{engine}'.", f"Known engines: {', '.join(engines.ENGINES)}.")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}.")
+    found, root = resolve(source, cache)
+    base, path = Config(), config
+    if is_cache(found.root):
+        recorded = found.read()
+        base = configuration.parse({**recorded["settings"], "source": recorded["source"]["settings"]})
+        if recorded["source"]["schema_given"]:
+            base = dataclasses.replace(base, schema=Schema.from_dict(recorded["schema"]))
+        if path is None and recorded["source"]["config"] and Path(recorded["source"]["config"]).is_file():
+            path = Path(recorded["source"]["config"])
+    if path is None and (root / CONFIG_NAME).is_file():
+        path = root / CONFIG_NAME
+    return Job(
+        found,
+        root,
+        configuration.load(path, base) if path else base,
+        path.resolve() if path else None,
+        workers or available_workers(),
+        engine,
+        progress or Silent(),
+    )
+
+
+def want_index(job: Job) -> Wanted:
+    """Every photo file, keyed by its name, size and time of last change."""
+    found = walk(job.root)
+    job.ignored = found.ignored
+    identity = {
+        "version": indexing.VERSION,
+        "settings": dataclasses.asdict(job.config.index) | {"heic": heic_available()},
+        "weights": {},
+    }
+    stage = fingerprint(indexing.NAME, identity)
+    pairs = [(file.image, fingerprint(file.image, file.size, file.mtime_ns, stage)) for file in found.files]
+    rows: list[Row] = [{"path": os.fspath(job.path(file.image)), "broken": file.broken} for file in found.files]
+    return Wanted(indexing.NAME, job.cache.rows(indexing.NAME), identity, pairs, rows)
+
+
+def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
+    """Every photo that can be decoded, keyed by its content."""
+    settings = job.config.detect
+    identity = {
+        "version": detection.VERSION,
+        "settings": {name: settings.threshold(name) for name in settings.detectors},
+        "weights": {name: DETECTORS[name].sha256 for name in settings.detectors},
+    }
+    stage = fingerprint(detection.NAME, identity)
+    readable = images[images["error"].isna()]
+    pairs = [(i, fingerprint(c, stage)) for i, c in zip(readable["image"], readable["content"], strict=True)]
+    rows: list[Row] = [{"path": os.fspath(job.path(image))} for image, _ in pairs]
+    return Wanted(detection.NAME, job.cache.rows(detection.NAME), identity, pairs, rows)
+
+
+def want_crops(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame) -> Wanted:
+    """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry."""
+    settings = job.config.views[view]
+    identity = {"version": cropping.VERSION, "settings": dataclasses.asdict(settings), "weights": {}}
+    stage = fingerprint(cropping.NAME, identity)
+    pairs: list[Pair] = []
+    rows: list[Row] = []
+    columns = (subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints"))
+    for image, content, status, *box, points in zip(images["image"], images["content"], *columns, strict=True):
+        seen = settings.crop == "face"
+        if status in ("unreadable", "dropped") or (seen and pd.isna(box[0])):
+            continue
+        corners = tuple(float(v) for v in box) if seen else None
+        turned = [float(v) for v in points] if seen and settings.align != "none" and points is not None else None
+        pairs.append((image, fingerprint(content, corners, turned, stage)))
+        rows.append({"path": os.fspath(job.path(image)), "box": corners, "keypoints": turned})
+    return Wanted(f"{cropping.NAME}:{view}", job.cache.view(view), identity, pairs, rows)
+
+
+# ---------------------------------------------------------------- identities
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """Version, settings and weights that the rows beside ``path`` (stage.json, view.json) were made with."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = data.get("stage") if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back: tuples as lists, NumPy scalars as Python's."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,1 @@
+"""Labels: the schema and the table of final labels."""

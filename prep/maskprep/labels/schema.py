@@ -1,0 +1,188 @@
+"""What is classified: attributes, their classes or number bins, and the order that makes the joint label.
+
+The schema is data. The mask schema gives 18 joint classes, ``6*mask + 3*gender + age``; a sketch data set with 500
+folders gives one attribute with 500 classes; both run through the same code (S0.3, S2.1).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskprep.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing a photo is labelled with.
+
+    Args:
+        name: column name in the tables.
+        classes: class names in index order. With ``bins`` they name the intervals.
+        bins: increasing limits that cut a number into ``len(bins) + 1`` intervals, each limit belonging to the
+            interval above it: ``(30, 60)`` gives <30, 30-59, >=60. Empty for an attribute given by name.
+
+    Raises:
+        UsageError: no or repeated classes, limits that do not increase, or a count of classes that does not fit them.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    bins: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bins", tuple(float(limit) for limit in self.bins))
+        if self.bins and not self.classes:
+            object.__setattr__(self, "classes", bin_names(self.bins))
+        if not self.classes:
+            raise UsageError(f"Attribute '{self.name}' has neither classes nor bins.")
+        if len(set(self.classes)) != len(self.classes):
+            raise UsageError(f"Attribute '{self.name}' names a class twice: {', '.join(self.classes)}.")
+        if any(not math.isfinite(limit) for limit in self.bins) or any(
+            low >= high for low, high in itertools.pairwise(self.bins)
+        ):
+            raise UsageError(f"The bins of '{self.name}' must increase: {list(self.bins)}.")
+        if self.bins and len(self.classes) != len(self.bins) + 1:
+            raise UsageError(
+                f"Attribute '{self.name}' has {len(self.bins)} bin limits and {len(self.classes)} class names;"
+                f" {len(self.bins) + 1} names are needed."
+            )
+
+    def index(self, value: object) -> int | None:
+        """Class index of a value as found in the data, or None when it is missing or no class of this attribute.
+
+        Names are compared without case, outer blanks or Unicode composition; numbers are binned.
+        """
+        if value is None or value != value:  # NaN and NaT are unequal to themselves
+            return None
+        if self.bins:
+            try:
+                number = float(value)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                return None
+            return bisect.bisect_right(self.bins, number) if math.isfinite(number) else None
+        wanted = fold(str(value))
+        return next((i for i, name in enumerate(self.classes) if fold(name) == wanted), None)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The attributes and the order in which they make up the joint label (most significant first).
+
+    Raises:
+        UsageError: repeated attributes, or a joint order that names something else.
+    """
+
+    attributes: tuple[Attribute, ...]
+    joint: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [a.name for a in self.attributes]
+        if len(set(names)) != len(names):
+            raise UsageError(f"The schema names an attribute twice: {', '.join(names)}.")
+        if not self.joint:
+            object.__setattr__(self, "joint", tuple(names))
+        if unknown := sorted(set(self.joint) - set(names)):
+            raise UsageError(f"The joint order names unknown attributes: {', '.join(unknown)}.")
+        if len(set(self.joint)) != len(self.joint):
+            raise UsageError(f"The joint order names an attribute twice: {', '.join(self.joint)}.")
+
+    def __getitem__(self, name: str) -> Attribute:
+        return next(a for a in self.attributes if a.name == name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all attributes."""
+        return tuple(a.name for a in self.attributes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of classes of each attribute of the joint label, in joint order."""
+        return tuple(len(self[name].classes) for name in self.joint)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of joint classes (0 when there is nothing to classify)."""
+        return math.prod(self.sizes) if self.joint else 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of every joint class, such as ``wear/male/<30``, in index order."""
+        return tuple(
+            "/".join(self[name].classes[i] for name, i in zip(self.joint, self.decode(k), strict=True))
+            for k in range(self.num_classes)
+        )
+
+    def encode(self, indices: Sequence[int | None]) -> int | None:
+        """Joint label of one class index per attribute in joint order; None if any of them is missing."""
+        label = 0
+        for size, index in zip(self.sizes, indices, strict=True):
+            if index is None:
+                return None
+            label = label * size + index
+        return label if self.joint else None
+
+    def decode(self, label: int) -> tuple[int, ...]:
+        """Class index per attribute in joint order, the inverse of :meth:`encode`."""
+        indices: list[int] = []
+        for size in reversed(self.sizes):
+            label, index = divmod(label, size)
+            indices.append(index)
+        return tuple(reversed(indices))
+
+    def label(self, values: Mapping[str, object]) -> int | None:
+        """Joint label of one image's attribute values."""
+        return self.encode([self[name].index(values.get(name)) for name in self.joint])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form kept in dataset.json and maskprep.yaml."""
+        attributes: dict[str, Any] = {}
+        for a in self.attributes:
+            attributes[a.name] = (
+                {"bins": list(a.bins), "classes": list(a.classes)} if a.bins else {"classes": list(a.classes)}
+            )
+        return {"attributes": attributes, "joint": list(self.joint)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Schema:
+        """Read the form that :meth:`to_dict` writes (validated already for its keys)."""
+        return cls(
+            tuple(
+                Attribute(
+                    str(name),
+                    tuple(str(c) for c in spec.get("classes", ())),
+                    tuple(float(b) for b in spec.get("bins", ())),
+                )
+                for name, spec in data["attributes"].items()
+            ),
+            tuple(str(name) for name in data.get("joint", ())),
+        )
+
+
+def bin_names(bins: Sequence[float]) -> tuple[str, ...]:
+    """Readable names of the intervals between limits, with the usual inclusive form for whole numbers."""
+    whole = all(float(b).is_integer() for b in bins)
+    names = [f"<{bins[0]:g}"]
+    for low, high in itertools.pairwise(bins):
+        names.append(f"{low:g}-{high - 1:g}" if whole else f"{low:g}..{high:g}")
+    return (*names, f">={bins[-1]:g}")
+
+
+def fold(text: str) -> str:
+    """A name in the form in which names are compared."""
+    return unicodedata.normalize("NFC", text).strip().casefold()
+
+
+MASK_SCHEMA = Schema(
+    (
+        Attribute("mask", ("wear", "incorrect", "normal")),
+        Attribute("gender", ("male", "female")),
+        Attribute("age", bins=(30, 60)),
+    )
+)
+"""The boostcamp mask task: 18 joint classes."""

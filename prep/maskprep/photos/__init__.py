@@ -1,0 +1,1 @@
+"""Photos as they are found: decoding, folder layouts, and made-up samples."""

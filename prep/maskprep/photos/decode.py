@@ -1,0 +1,222 @@
+"""Opening photos: upright 8-bit RGB pixels, or one named reason why not.
+
+Every photo passes through :func:`load`, so orientation, alpha, palettes, 16 bits and CMYK are handled in one place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+        *(".heic", ".heif", ".avif", ".gif", ".ppm", ".pgm"),
+    )
+)
+"""File names that are taken for photos; everything else is counted as ignored."""
+
+MAX_MEGAPIXELS = 120.0
+"""Default limit on the decoded size: a 120-megapixel photo needs about 1 GB to turn upright."""
+
+PILLOW_LIMIT = 178.0
+"""Pillow itself refuses anything larger, so no setting may exceed it (megapixels)."""
+
+ORIENTATION_TAG = 0x0112
+
+_SIGNATURES: tuple[tuple[int, bytes, bytes], ...] = (
+    # offset, first bytes, bytes that end a whole file (empty: no fixed end)
+    (0, b"\xff\xd8\xff", b"\xff\xd9"),
+    (0, b"\x89PNG\r\n\x1a\n", b"IEND"),
+    (0, b"BM", b""),
+    (0, b"GIF8", b""),
+    (0, b"II*\x00", b""),
+    (0, b"MM\x00*", b""),
+    (8, b"WEBP", b""),
+    (4, b"ftyp", b""),
+)
+
+
+class PhotoError(Exception):
+    """A photo that cannot be used.
+
+    Args:
+        kind: one of empty, truncated, not_an_image, too_large, unreadable.
+        detail: what the decoder said, one line.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What the index keeps of one file.
+
+    Args:
+        content: BLAKE2b-128 of the file's bytes, hexadecimal; empty when the file cannot be read at all.
+        bytes: file size.
+        format: what the file holds (JPEG, PNG, ...), whatever its name says; None when unknown.
+        width: pixels of the upright image, None when unknown.
+        height: see ``width``.
+        orientation: EXIF orientation 1..8, 1 when absent.
+        error: None, or the kind of :class:`PhotoError`.
+        detail: what the decoder said, None without an error.
+    """
+
+    content: str
+    bytes: int
+    format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    orientation: int = 1
+    error: str | None = None
+    detail: str | None = None
+
+
+@cache
+def heic_available() -> bool:
+    """Whether the optional HEIC plugin is installed; registers it with Pillow when it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def load(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
+    """Decode one photo: uint8 [height, width, 3], RGB, upright, transparency laid on white.
+
+    Raises:
+        PhotoError: the file is empty, truncated, no image, too large or otherwise unreadable.
+    """
+    heic_available()
+    try:
+        with path.open("rb") as file:
+            return _decode(file, max_megapixels)[1]
+    except OSError as error:
+        raise PhotoError("unreadable", _one_line(error)) from error
+
+
+def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
+    """Hash a file, read its header and decode it once in full. Never raises for what a file holds."""
+    heic_available()
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            header: dict[str, Any] = {}
+            try:
+                file.seek(0)
+                header, pixels = _decode(file, max_megapixels, header)
+            except PhotoError as error:
+                return Photo(content, size, **header, error=error.kind, detail=error.detail or None)
+    except OSError as error:
+        return Photo("", 0, error="unreadable", detail=_one_line(error))
+    return Photo(content, size, **{**header, "height": pixels.shape[0], "width": pixels.shape[1]})
+
+
+def _decode(
+    file: IO[bytes], max_megapixels: float, header: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], Pixels]:
+    """Header facts and upright pixels. ``header`` is filled as soon as they are known, so it survives an error."""
+    header = {} if header is None else header
+    head = file.read(16)
+    if not head:
+        raise PhotoError("empty")
+    end = next((last for at, first, last in _SIGNATURES if head[at : at + len(first)] == first), None)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of half-broken metadata and of large images; we decide
+            image = Image.open(file)
+            header["format"] = image.format
+            header["orientation"] = _orientation(image)
+            turned = header["orientation"] >= 5 and image.format != "TIFF"  # Pillow turns TIFF by itself
+            header["width"], header["height"] = image.size[::-1] if turned else image.size
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
+                raise PhotoError("too_large", f"{megapixels:.0f} megapixels, the limit is {max_megapixels:g}")
+            image.load()
+            return header, to_rgb(_upright(image))
+    except PhotoError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PhotoError("too_large", _one_line(error)) from error
+    except UnidentifiedImageError as error:
+        if end is None:
+            raise PhotoError("not_an_image") from error
+        if head[4:8] == b"ftyp" and not heic_available():
+            raise PhotoError("unreadable", "HEIC needs an optional package: pip install 'maskprep[heic]'") from error
+        kind = "unreadable" if _has_end(file, end) else "truncated"
+        raise PhotoError(kind, "the header cannot be read") from error
+    except Exception as error:  # a decoder may raise anything on broken bytes; the row says what it was
+        message = _one_line(error)
+        cut = any(word in message.lower() for word in ("truncated", "premature", "not enough", "incomplete"))
+        kind = "truncated" if cut or not _has_end(file, end or b"") or _riff_is_short(file, head) else "unreadable"
+        raise PhotoError(kind, message) from error
+
+
+def _has_end(file: IO[bytes], end: bytes) -> bool:
+    """Whether the file ends as its format demands (some writers pad, so the last bytes are searched)."""
+    if not end:
+        return True
+    size = file.seek(0, 2)
+    file.seek(max(0, size - 64))
+    return end in file.read()
+
+
+def _riff_is_short(file: IO[bytes], head: bytes) -> bool:
+    """Whether a RIFF container (WEBP) is shorter than its own header says."""
+    return head[:4] == b"RIFF" and file.seek(0, 2) < int.from_bytes(head[4:8], "little") + 8
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF must not cost the photo
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF: the pixels are as good as without it
+        return image
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """Any Pillow mode as uint8 [height, width, 3] RGB; 16 bits are scaled, transparency is laid on white."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        grey = (np.clip(values, 0, 65535) // 257 if values.max(initial=0) > 255 else values).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        floats = np.nan_to_num(np.asarray(image))
+        grey = np.clip(floats * (255 if floats.max(initial=0) <= 1 else 1), 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    return np.array(image.convert("RGB"))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join((error.strerror or str(error) if isinstance(error, OSError) else str(error)).split())
+    return text[:200] or type(error).__name__

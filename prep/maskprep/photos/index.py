@@ -1,0 +1,67 @@
+"""Stage ``index``: one row per photo file with its hash, size, orientation and whether it can be decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from maskprep.photos.decode import Photo, examine, heic_available
+from maskprep.store.engine import Compute, Output, Row
+from maskprep.store.tables import schema_of
+
+NAME = "index"
+VERSION = 1
+ROWS_PER_SHARD = 128
+
+COLUMNS = schema_of(
+    [
+        ("content", pa.string()),
+        ("bytes", pa.int64()),
+        ("format", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("orientation", pa.int64()),
+        ("error", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class IndexStage:
+    """Examines files. Input rows: path, broken. Output rows: COLUMNS."""
+
+    max_megapixels: float
+    columns: pa.Schema = COLUMNS
+    array_shape: tuple[int, ...] | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compute]:
+        """Nothing to load but the HEIC plugin, where it is installed."""
+        heic_available()
+
+        def compute(row: Row) -> Output:
+            if row["broken"]:
+                photo = Photo("", 0, error="unreadable", detail=str(row["broken"]))
+            else:
+                photo = examine(Path(str(row["path"])), self.max_megapixels)
+            return dataclasses.asdict(photo), None
+
+        yield compute
+
+
+def assemble(rows: pa.Table, described: pd.DataFrame) -> pa.Table:
+    """images.parquet: the index rows and, beside them, person, split and labels (both in the same order)."""
+    table = rows.drop_columns(["key", "row"])
+    for name in described.columns:
+        column = described[name]
+        values = [None if pd.isna(v) else v for v in column]
+        kind = pa.int64() if pd.api.types.is_integer_dtype(column.dtype) else pa.string()
+        table = table.append_column(name, pa.array(values, kind))
+    return table

@@ -1,0 +1,311 @@
+"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, crop, stats.
+
+Every stage asks which rows it wants, makes those that are missing, and assembles its table when its inputs changed.
+Nothing changed means nothing computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import maskprep
+from maskprep import config as configuration
+from maskprep.errors import UsageError, UserError
+from maskprep.faces import detect as detection
+from maskprep.faces import subjects as choosing
+from maskprep.faces.detectors import DETECTORS
+from maskprep.job import (
+    INDEX_FILE,
+    STAGE_FILE,
+    VIEW_FILE,
+    Job,
+    Wanted,
+    open_job,
+    plain,
+    read_identity,
+    want_crops,
+    want_faces,
+    want_index,
+)
+from maskprep.labels import table as labelling
+from maskprep.labels.schema import Schema
+from maskprep.photos import index as indexing
+from maskprep.photos import sources
+from maskprep.pixels import cropping, stats
+from maskprep.store import engine as engines
+from maskprep.store.cache import Cache
+from maskprep.store.engine import Stage, Task
+from maskprep.store.shards import finish, live_rows, plan, read_rows, sweep
+from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
+
+
+def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) -> None:
+    """Bring a cache up to date.
+
+    Args:
+        job: from :func:`open_job`.
+        upto: ``index`` stops after images.parquet; anything later does everything.
+        views: which views to cut, None for all of the configuration.
+
+    Raises:
+        UserError: anything the user can mend.
+        KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
+    """
+    with job.cache.lock():
+        for folder in (job.cache.root, *job.cache.root.glob("stages/*"), *job.cache.root.glob("views/*")):
+            sweep(folder)
+        schema = make_index(job)
+        if upto == "index":
+            return
+        make_faces(job)
+        make_subjects(job)
+        make_labels(job, schema)
+        for view in views if views is not None else job.config.views:
+            make_crops(job, view)
+        make_stats(job)
+        check_accounts(job.cache)
+
+
+def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, workers: int | None = None) -> None:
+    """Crops of other photos by the settings of an earlier cache, as a trained run needs them.
+
+    Args:
+        source: photo folder.
+        cache: a new or earlier cache of these photos.
+        settings: the ``settings`` of the earlier cache's dataset.json.
+        view: the only view that is cut.
+        workers: processes; by default as many as there are cores.
+    """
+    asked = configuration.parse(settings)
+    if view not in asked.views:
+        raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
+    asked = dataclasses.replace(asked, views={view: asked.views[view]})
+    job = open_job(source, cache, workers=workers)
+    job.config = dataclasses.replace(asked, source=job.config.source)
+    bring(job)
+
+
+# ---------------------------------------------------------------- the stages
+
+
+def make_index(job: Job) -> Schema:
+    """Stage ``index``: images.parquet and dataset.json. Returns the schema in force."""
+    wanted = want_index(job)
+    if not wanted.pairs:
+        seen = ", ".join(f"{n} {what}" for what, n in job.ignored.most_common(3)) or "nothing at all"
+        raise UserError(f"There are no photos in '{job.root}' (found: {seen}).", "Give the folder that holds them.")
+    images = [image for image, _ in wanted.pairs]
+    described = sources.describe(job.root, images, job.config.source, job.config.schema)
+    job.layout = described.layout
+    job.detected = job.config.source.layout == "auto"
+    job.notes.extend(described.notes)
+    _write_dataset(job, described)
+    _fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
+    _close(wanted)
+    values = described.table.astype("object").where(described.table.notna(), None).to_numpy().tolist()
+    inputs = fingerprint("images", indexing.VERSION, wanted.pairs, list(described.table.columns), plain(values))
+    if inputs_of(job.cache.images) != inputs:
+        rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
+        assert rows is not None  # there are photos, and each has a row
+        write_table(job.cache.images, indexing.assemble(rows, described.table), inputs=inputs)
+    job.notes.extend(labelling.unknown_values(described.table, described.schema))
+    return described.schema
+
+
+def make_faces(job: Job) -> None:
+    """Stage ``detect``: faces.parquet."""
+    wanted = want_faces(job, read_table(job.cache.images))
+    settings = job.config.detect
+    thresholds = {name: settings.threshold(name) for name in settings.detectors}
+    stage = detection.DetectStage(settings.detectors, thresholds, job.config.index.max_megapixels)
+    _fill(job, wanted, stage, detection.ROWS_PER_SHARD)
+    _close(wanted)
+    live = live_rows(wanted.folder, wanted.pairs)
+    inputs = fingerprint("faces", detection.TABLE_VERSION, live[["image", "key"]].to_numpy().tolist())
+    if inputs_of(job.cache.faces) != inputs:
+        rows = read_rows(wanted.folder, live)
+        table = detection.assemble(rows) if rows is not None else detection.TABLE.empty_table()
+        write_table(job.cache.faces, table, inputs=inputs)
+
+
+def subjects_inputs(job: Job) -> str:
+    """What subjects.parquet would be made from now."""
+    settings = dataclasses.asdict(job.config.choose)
+    return fingerprint(
+        "subjects",
+        choosing.VERSION,
+        settings,
+        job.config.detect.detectors,
+        inputs_of(job.cache.images),
+        inputs_of(job.cache.faces),
+    )
+
+
+def open_subjects(job: Job) -> choosing.Subjects:
+    """The choice of every subject, with what is needed to explain one."""
+    images, faces = read_table(job.cache.images), read_table(job.cache.faces)
+    return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose)
+
+
+def make_subjects(job: Job) -> None:
+    """Stage ``choose``: subjects.parquet."""
+    inputs = subjects_inputs(job)
+    if inputs_of(job.cache.subjects) != inputs:
+        chosen = open_subjects(job)
+        job.progress.start("choose", len(chosen.images))
+        write_table(job.cache.subjects, chosen.table(job.progress.advance), inputs=inputs)
+        job.computed["choose"] += len(chosen.images)
+
+
+def labels_inputs(job: Job, schema: Schema) -> str:
+    """What labels.parquet would be made from now."""
+    made_from = (inputs_of(job.cache.images), inputs_of(job.cache.subjects))
+    return fingerprint("labels", labelling.VERSION, schema.to_dict(), *made_from)
+
+
+def make_labels(job: Job, schema: Schema) -> None:
+    """Stage ``labels``: labels.parquet."""
+    inputs = labels_inputs(job, schema)
+    if inputs_of(job.cache.labels) != inputs:
+        images, subjects = read_table(job.cache.images), read_table(job.cache.subjects)
+        write_table(job.cache.labels, labelling.assemble(images, subjects, schema), inputs=inputs)
+        job.computed["labels"] += len(images)
+
+
+def make_crops(job: Job, view: str) -> None:
+    """Stage ``crop``: the shards of one view, its index of live rows and view.json."""
+    if view not in job.config.views:
+        raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+    settings = job.config.views[view]
+    wanted = want_crops(job, view, read_table(job.cache.images), read_table(job.cache.subjects))
+    stage = cropping.CropStage(settings, job.config.index.max_megapixels)
+    changed = _fill(job, wanted, stage, cropping.rows_per_shard(settings.size))
+    path = wanted.folder / INDEX_FILE
+    live = live_rows(wanted.folder, wanted.pairs)
+    inputs = fingerprint("view", live.to_numpy().tolist())
+    if inputs_of(path) != inputs:
+        write_table(path, live[["image", "shard", "row"]], inputs=inputs)
+    description = {
+        "view": view,
+        **dataclasses.asdict(settings),
+        "size": list(settings.size),
+        "colour_space": "sRGB",
+        "pixel_format": "uint8 RGB, height x width x 3",
+        "fingerprint": fingerprint(cropping.NAME, wanted.identity),
+        "stage": wanted.identity,
+    }
+    if changed or read_identity(wanted.folder / VIEW_FILE) != plain(wanted.identity):
+        write_json(wanted.folder / VIEW_FILE, description)
+    finish(wanted.folder, wanted.pairs)  # only now: until the new index is there, readers use the old shards
+
+
+def make_stats(job: Job) -> None:
+    """Stage ``stats``: stats.json over every view of the cache."""
+    split = read_table(job.cache.images, ["image", "split"]).set_index("image")["split"]
+    result = {}
+    for view in job.cache.views():
+        rows = view_rows(job.cache, view)
+        result[view] = stats.by_split(rows, rows["image"].map(split))
+    text_before = job.cache.stats.read_bytes() if job.cache.stats.is_file() else b""
+    write_json(job.cache.stats, result)
+    if job.cache.stats.read_bytes() != text_before:
+        job.computed["stats"] += len(result)
+
+
+def view_rows(cache: Cache, view: str) -> pd.DataFrame:
+    """The live rows of a view with all columns of its shards, sorted by image.
+
+    Raises:
+        UserError: there is no such view.
+    """
+    folder = cache.view(view)
+    rows = read_rows(folder, read_table(folder / INDEX_FILE))
+    names = ("image", *cropping.COLUMNS.names)
+    return pd.DataFrame({name: [] for name in names}) if rows is None else pd.DataFrame(rows.to_pandas())
+
+
+def check_accounts(cache: Cache) -> None:
+    """Every photo has exactly one row in every table, or something is very wrong.
+
+    Raises:
+        UserError: the tables do not agree.
+    """
+    images = list(read_table(cache.images, ["image"])["image"])
+    for path in (cache.subjects, cache.labels):
+        if list(read_table(path, ["image"])["image"]) != images:
+            raise UserError(
+                f"'{path}' does not list the same images as '{cache.images}'.", "Delete both and run the command again."
+            )
+
+
+def write_log(job: Job, command: str, seconds: float) -> None:
+    """Add the line of a finished command to log.jsonl."""
+    statuses: dict[str, int] = {}
+    if job.cache.subjects.is_file():
+        counts = read_table(job.cache.subjects, ["status"])["status"].value_counts().sort_index()
+        statuses = {str(k): int(v) for k, v in counts.items()}
+    entry = {"command": command, "versions": {"maskprep": maskprep.__version__}, "computed": dict(job.computed)}
+    job.cache.append_log({**entry, "counts": statuses, "seconds": round(seconds, 2)})
+
+
+# ---------------------------------------------------------------- shared by the stages
+
+
+def _fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
+    """Make a stage's missing shards. Returns whether there were any."""
+    chunks = plan(wanted.folder, wanted.pairs, rows_per_shard)
+    if chunks:
+        inputs = dict(zip(wanted.pairs, wanted.rows, strict=True))
+        tasks = [Task(wanted.folder, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
+        total = sum(len(task.rows) for task in tasks)
+        job.progress.start(wanted.name, total)
+        failed = engines.run(stage, tasks, workers=job.workers, engine=job.engine, advance=job.progress.advance)
+        job.computed[wanted.name] += total - failed
+        job.unreadable += failed
+        if failed:
+            job.notes.append(f"{failed} photos could not be read during '{wanted.name}'; the next run tries again.")
+    return bool(chunks)
+
+
+def _close(wanted: Wanted) -> None:
+    """Tidy a stage whose rows are assembled into a table, and note what they were made with."""
+    finish(wanted.folder, wanted.pairs)
+    path = wanted.folder / STAGE_FILE
+    if read_identity(path) != plain(wanted.identity):
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"stage": wanted.identity})
+
+
+def _write_dataset(job: Job, described: sources.Described) -> None:
+    """Record what the cache is made from, before the first shard: an interrupted run goes on with the same settings."""
+    detectors = job.config.detect.detectors
+    job.cache.root.mkdir(parents=True, exist_ok=True)
+    job.cache.write(
+        {
+            "source": {
+                "root": os.fspath(job.root),
+                "layout": described.layout,
+                "settings": dataclasses.asdict(job.config.source),
+                "schema_given": job.config.schema is not None,
+                "config": os.fspath(job.config_path) if job.config_path else None,
+            },
+            "schema": described.schema.to_dict(),
+            "settings": plain(job.config.settings()),
+            "stages": {
+                "index": {"version": indexing.VERSION},
+                "detect": {
+                    "version": detection.VERSION,
+                    "weights": {name: DETECTORS[name].sha256 for name in detectors},
+                },
+                "choose": {"version": choosing.VERSION},
+                "labels": {"version": labelling.VERSION},
+                "crop": {"version": cropping.VERSION},
+            },
+        }
+    )

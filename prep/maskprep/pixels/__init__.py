@@ -1,0 +1,1 @@
+"""Pixels: crop geometry, contact sheets and statistics."""

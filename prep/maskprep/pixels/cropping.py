@@ -1,0 +1,93 @@
+"""Stage ``crop``: the pixels of a view, with the sums that make its statistics exact."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.pixels.crops import ViewSettings, transform_for, warp
+from maskprep.store.engine import Compute, Output, Row
+from maskprep.store.tables import schema_of
+
+NAME = "crop"
+VERSION = 1
+SHARD_BYTES = 64 << 20
+MAX_ROWS_PER_SHARD = 256
+
+CHANNELS = ("r", "g", "b")
+
+COLUMNS = schema_of(
+    [
+        ("transform", pa.list_(pa.float64(), 6)),
+        *((f"sum_{c}", pa.int64()) for c in CHANNELS),
+        *((f"sumsq_{c}", pa.int64()) for c in CHANNELS),
+        ("count", pa.int64()),
+        *((f"fg_sum_{c}", pa.int64()) for c in CHANNELS),
+        *((f"fg_sumsq_{c}", pa.int64()) for c in CHANNELS),
+        ("fg_count", pa.int64()),
+    ]
+)
+"""Rows of a view's shards, besides image, key and row. The fg columns are null without a matte."""
+
+
+def rows_per_shard(size: tuple[int, int]) -> int:
+    """Rows of one shard: at most 64 MiB of pixels, at least 16 crops."""
+    return max(16, min(MAX_ROWS_PER_SHARD, SHARD_BYTES // (3 * size[0] * size[1])))
+
+
+@dataclass(frozen=True)
+class CropStage:
+    """Cuts crops. Input rows: path, box (x0, y0, x1, y1 or None), keypoints (8 numbers or None)."""
+
+    view: ViewSettings
+    max_megapixels: float
+    columns: pa.Schema = COLUMNS
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Height, width and the three colours of a crop."""
+        return (*self.view.size, 3)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compute]:
+        """Nothing to load."""
+        import cv2
+
+        cv2.setNumThreads(1)
+
+        def compute(row: Row) -> Output | None:
+            try:
+                photo = load(Path(str(row["path"])), self.max_megapixels)
+            except PhotoError:
+                return None
+            points = None if row["keypoints"] is None else np.reshape(row["keypoints"], (4, 2))
+            transform = transform_for(self.view, photo.shape[:2], row["box"], points)
+            if transform is None:
+                return None
+            pixels = warp(photo, transform, self.view.size, self.view.border)
+            return {"transform": transform.ravel().tolist(), **sums(pixels)}, pixels
+
+        yield compute
+
+
+def sums(pixels: Pixels, where: Pixels | None = None, prefix: str = "") -> dict[str, Any]:
+    """Exact per-channel sums, sums of squares and the count of pixels.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        where: bool [H, W], which pixels count; None for all.
+        prefix: put before the names (``fg_`` for the foreground).
+    """
+    flat = pixels.reshape(-1, 3) if where is None else pixels[where.astype(bool)]
+    wide = flat.astype(np.uint32)
+    total, squares = wide.sum(axis=0, dtype=np.int64), (wide * wide).sum(axis=0, dtype=np.int64)
+    record: dict[str, Any] = {f"{prefix}sum_{c}": int(v) for c, v in zip(CHANNELS, total, strict=True)}
+    record |= {f"{prefix}sumsq_{c}": int(v) for c, v in zip(CHANNELS, squares, strict=True)}
+    return {**record, f"{prefix}count": len(flat)}

@@ -1,0 +1,183 @@
+"""Crop geometry: from a face box to a 2x3 transform, and from a photo to a crop in one warp.
+
+The crop is always sampled from the photo's own pixels. Shrinking averages over the covered area, so a large face does
+not alias; the transform is stored, so any point can be mapped from photo to crop and back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskprep.errors import UsageError
+from maskprep.photos.decode import Pixels
+
+Transform = NDArray[np.float64]
+"""float [2, 3]: homogeneous photo pixel -> crop pixel, both with the corner of the first pixel at (0, 0)."""
+
+CROPS = ("face", "centre", "none")
+ALIGNS = ("none", "eyes", "similarity")
+BORDERS = ("reflect", "replicate", "constant")
+MAX_SIZE = 2048
+MAX_SAMPLES = 1 << 26
+
+TEMPLATE = np.array([[-0.174, -0.095], [0.174, -0.095], [0.0, 0.10], [0.0, 0.255]])
+"""Right eye, left eye, nose tip and mouth centre of an upright frontal face: offsets from the middle of its box in
+units of the box's height. Medians over photos on which all detectors agree."""
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """One entry of ``views`` in maskprep.yaml: the geometry of a set of crops.
+
+    Args:
+        size: height and width of the crop in pixels.
+        margin: how much is added on each side of the face, relative to its longer side.
+        align: ``none`` keeps the photo upright, ``eyes`` turns it so that the eyes are level, ``similarity`` also
+            takes centre and scale from the keypoints instead of the box.
+        crop: ``face``; or, as baselines, ``centre`` (the largest centred rectangle of the crop's shape) and ``none``
+            (the whole photo, stretched).
+        border: what lies beyond the photo's border: its mirror image, its edge, or black.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    margin: float = 0.35
+    align: str = "none"
+    crop: str = "face"
+    border: str = "reflect"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(8 <= side <= MAX_SIZE for side in self.size):
+            raise UsageError(f"The size of a crop is two numbers from 8 to {MAX_SIZE}, not {self.size}.")
+        if not -0.4 <= self.margin <= 4:
+            raise UsageError(f"The margin lies between -0.4 and 4, not {self.margin:g}.")
+        for name, value, known in (
+            ("align", self.align, ALIGNS),
+            ("crop", self.crop, CROPS),
+            ("border", self.border, BORDERS),
+        ):
+            if value not in known:
+                raise UsageError(f"Unknown {name} '{value}'.", f"Known: {', '.join(known)}.")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HxW`` or one number for a square.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        parts = [int(part) for part in text.lower().replace("×", "x").split("x")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1:
+        return (parts[0], parts[0])
+    if len(parts) != 2:
+        raise UsageError(f"A size is HxW or one number, not '{text}'.", "For example: --size 224x224")
+    return (parts[0], parts[1])
+
+
+def transform_for(
+    view: ViewSettings,
+    photo: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> Transform | None:
+    """The transform of one crop.
+
+    Args:
+        view: geometry.
+        photo: height and width of the upright photo.
+        box: subject's box in the photo's pixels.
+        keypoints: right eye, left eye, nose tip, mouth centre, float [4, 2]; without them nothing is turned.
+
+    Returns:
+        float [2, 3], or None when the view needs a face and there is none.
+    """
+    height, width = view.size
+    if view.crop == "none":
+        return np.array([[width / photo[1], 0, 0], [0, height / photo[0], 0]], np.float64)
+    if view.crop == "centre":
+        scale = max(height / photo[0], width / photo[1])
+        return _similarity(photo[1] / 2, photo[0] / 2, scale, 0.0, view.size)
+    if box is None:
+        return None
+    cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    side = max(box[2] - box[0], box[3] - box[1], 1.0)
+    angle = 0.0
+    if keypoints is not None and view.align == "eyes":
+        dx, dy = keypoints[1] - keypoints[0]
+        angle = math.atan2(dy, dx)
+    elif keypoints is not None and view.align == "similarity":
+        cx, cy, side, angle = _fit_template(keypoints)
+    scale = min(height, width) / (side * (1 + 2 * view.margin))
+    return _similarity(cx, cy, scale, angle, view.size)
+
+
+def _similarity(cx: float, cy: float, scale: float, angle: float, size: tuple[int, int]) -> Transform:
+    """Turn by ``-angle`` and scale about (cx, cy), which lands in the middle of the crop."""
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    matrix = np.array([[cos, sin], [-sin, cos]])
+    shift = np.array([size[1] / 2, size[0] / 2]) - matrix @ np.array([cx, cy])
+    return np.column_stack([matrix, shift])
+
+
+def _fit_template(points: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Centre, longer side and angle of the face box that fits four keypoints best (least squares, Umeyama 1991)."""
+    ours, theirs = TEMPLATE - TEMPLATE.mean(axis=0), points - points.mean(axis=0)
+    norm = float((ours**2).sum())
+    real = float((ours * theirs).sum()) / norm
+    imaginary = float((ours[:, 0] * theirs[:, 1] - ours[:, 1] * theirs[:, 0]).sum()) / norm
+    side, angle = math.hypot(real, imaginary), math.atan2(imaginary, real)
+    rotation = np.array([[real, -imaginary], [imaginary, real]])
+    cx, cy = points.mean(axis=0) - rotation @ TEMPLATE.mean(axis=0)
+    return float(cx), float(cy), max(side, 1.0), angle
+
+
+def warp(photo: Pixels, transform: Transform, size: tuple[int, int], border: str = "reflect") -> Pixels:
+    """Sample one crop from a photo.
+
+    Args:
+        photo: uint8 [h, w, 3].
+        transform: float [2, 3], photo -> crop.
+        size: height and width of the crop.
+        border: one of BORDERS.
+
+    Returns:
+        uint8 [H, W, 3]. Where the crop is smaller than what it shows, bilinear samples are taken k times as densely
+        and averaged (k the next whole number above the reduction), which is an area filter.
+    """
+    import cv2
+
+    flags = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
+    height, width = size
+    scale = math.sqrt(abs(float(np.linalg.det(transform[:, :2]))))
+    k = max(1, math.ceil(1 / scale - 1e-6))
+    k = min(k, max(1, math.isqrt(MAX_SAMPLES // (height * width))))  # 200 MB of samples at most
+    dense = transform * k
+    # OpenCV puts pixel centres at whole numbers, we put them at halves
+    dense = np.column_stack([dense[:, :2], dense @ np.array([0.5, 0.5, 1.0]) - 0.5])
+    crop: Any = cv2.warpAffine(
+        photo, dense, (width * k, height * k), flags=cv2.INTER_LINEAR, borderMode=flags[border], borderValue=(0, 0, 0)
+    )
+    if k > 1:
+        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(crop, dtype=np.uint8)
+
+
+def map_points(transform: Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map float [n, 2] points by a 2x3 transform."""
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+def invert(transform: Transform) -> Transform:
+    """The transform from crop to photo."""
+    inverse = np.linalg.inv(transform[:, :2])
+    return np.column_stack([inverse, -inverse @ transform[:, 2]])

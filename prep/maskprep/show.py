@@ -1,0 +1,181 @@
+"""What people see in the terminal: progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from maskprep.errors import UserError
+from maskprep.job import Job
+from maskprep.progress import Silent
+from maskprep.status import Status
+from maskprep.store.tables import read_table
+from maskprep.store.weights import WeightStatus
+
+if TYPE_CHECKING:
+    from maskprep.photos.sample import SampleSummary
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """Progress bars with rate and time left; one line per stage where there is no terminal."""
+
+    def __init__(self) -> None:
+        rate = TextColumn("{task.fields[rate]}", style="cyan")
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=err)
+        self._task: TaskID | None = None
+        self._name, self._done, self._total, self._began = "", 0, 0, 0.0
+
+    def start(self, name: str, total: int) -> None:
+        """A new bar."""
+        self.finish()
+        self._name, self._done, self._total, self._began = name, 0, total, time.perf_counter()
+        if err.is_terminal:
+            self._progress.start()
+            self._task = self._progress.add_task(name, total=total, rate="")
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar."""
+        self._done += steps
+        if self._task is not None:
+            self._progress.update(self._task, completed=self._done, rate=f"{self._rate():.0f}/s")
+
+    def _rate(self) -> float:
+        return self._done / max(1e-6, time.perf_counter() - self._began)
+
+    def finish(self) -> None:
+        """Say how the piece of work at hand went, where no bar shows it."""
+        if self._name and not err.is_terminal:
+            err.print(f"{self._name:<12} {self._done}/{self._total}  {self._rate():.0f}/s")
+        self._name = ""
+
+    def close(self) -> None:
+        """End all bars."""
+        self.finish()
+        self._progress.stop()
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Bars | Silent]:
+    """Progress for one command."""
+    if quiet:
+        yield Silent()
+        return
+    shown = Bars()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def error(problem: UserError) -> None:
+    """Print an error and what to do about it."""
+    err.print(f"[red]Error:[/red] {escape(problem.message)}")
+    if problem.hint:
+        err.print(escape(problem.hint))
+
+
+def notes(job: Job) -> None:
+    """Print what the user should know about the photos."""
+    if job.ignored:
+        listed = ", ".join(f"{n} {what}" for what, n in sorted(job.ignored.items()))
+        err.print(f"ignored: {escape(listed)}")
+    for note in job.notes:
+        err.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def summary(job: Job, seconds: float) -> None:
+    """The outcome of a command that brought a cache up to date."""
+    images = read_table(job.cache.images, ["split", "error"])
+    splits = ", ".join(f"{n} {name}" for name, n in images["split"].value_counts().items())
+    computed = ", ".join(f"{name} {n}" for name, n in job.computed.items()) or "nothing, all was up to date"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("cache", escape(str(job.cache.root)))
+    grid.add_row("photos", f"{len(images)} ({splits}), layout {job.layout}{' (detected)' if job.detected else ''}")
+    if images["error"].notna().any():
+        grid.add_row("errors", _counts(images["error"].dropna()))
+    if job.cache.subjects.is_file():
+        grid.add_row("subjects", _counts(read_table(job.cache.subjects, ["status"])["status"]))
+    if views := job.cache.views():
+        grid.add_row("views", ", ".join(views))
+    grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
+    out.print(grid)
+
+
+def _counts(column: Any) -> str:
+    counts = column.value_counts().sort_index()
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def status(root: str, found: Status) -> None:
+    """The table of stages and the counts of a cache."""
+    table = Table(title=escape(root), title_justify="left")
+    for name, side in (("stage", "left"), ("current", "right"), ("to do", "right"), ("size", "right"), ("why", "left")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for stage in found.stages:
+        todo = f"[yellow]{stage.missing}[/yellow]" if stage.missing else "0"
+        table.add_row(stage.name, str(stage.rows), todo, size(stage.size), escape(stage.why))
+    out.print(table)
+    for name, counts in found.counts.items():
+        if counts:
+            out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
+    out.print(f"{'size':<8} {size(found.size)}")
+
+
+def statistics(data: dict[str, Any]) -> None:
+    """Mean and standard deviation per view and split."""
+    table = Table()
+    for name in ("view", "split", "part", "mean R G B", "std R G B", "crops"):
+        table.add_column(name)
+    for view, splits in data.items():
+        for split, parts in splits.items():
+            for part, values in parts.items():
+                if values:
+                    numbers = (" ".join(f"{v:.4f}" for v in values[key]) for key in ("mean", "std"))
+                    table.add_row(view, split, part, *numbers, str(values["images"]))
+    out.print(table)
+
+
+def sample(made: SampleSummary) -> None:
+    """What a sample data set holds and how to go on."""
+    out.print(
+        f"{made.folder}: {made.photos} photos of {made.people} people for training,"
+        f" {made.eval_photos} of {made.eval_people} held out (answers in {made.answers.name})"
+    )
+    if made.faults:
+        out.print(f"{len(made.faults)} faults planted, listed in faults.csv")
+    for portrait, reason in made.skipped:
+        err.print(f"[yellow]note:[/yellow] not used: {escape(portrait)} ({escape(reason)})")
+    out.print(f"next: maskprep run {made.folder}")
+
+
+def weights(rows: list[WeightStatus]) -> None:
+    """The list of model files."""
+    table = Table()
+    for name in ("name", "state", "size", "licence", "what for"):
+        table.add_column(name)
+    colours = {"present": "green", "missing": "dim", "wrong": "red"}
+    for row in rows:
+        state = f"[{colours[row.status]}]{row.status}[/]"
+        table.add_row(row.weight.name, state, size(row.weight.size), row.weight.licence, row.weight.purpose)
+    out.print(table)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""Files of a cache: tables, keyed shards, the engine that fills them, and model weights."""

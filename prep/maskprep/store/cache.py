@@ -1,0 +1,194 @@
+"""A cache folder: where everything lies, what it was made from, and who is at work on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from maskprep.errors import UsageError, UserError
+from maskprep.store.tables import write_json
+
+FORMAT = 1
+"""Version of the cache layout. A newer one is refused, never guessed at."""
+
+DATASET = "dataset.json"
+CACHES = Path("cache")
+"""Default folder for caches, relative to where the command is run."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Paths inside one cache folder. Creating the object touches nothing."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """What the cache was made from."""
+        return self.root / DATASET
+
+    @property
+    def images(self) -> Path:
+        """Table of every file met in the source."""
+        return self.root / "images.parquet"
+
+    @property
+    def faces(self) -> Path:
+        """Table of every face of every detector."""
+        return self.root / "faces.parquet"
+
+    @property
+    def subjects(self) -> Path:
+        """Table of the face that counts, one row per image."""
+        return self.root / "subjects.parquet"
+
+    @property
+    def labels(self) -> Path:
+        """Table of the final labels, one row per image."""
+        return self.root / "labels.parquet"
+
+    @property
+    def stats(self) -> Path:
+        """Mean and standard deviation per view and split."""
+        return self.root / "stats.json"
+
+    @property
+    def log(self) -> Path:
+        """One line per command."""
+        return self.root / "log.jsonl"
+
+    def rows(self, stage: str) -> Path:
+        """Shards of a stage whose rows are assembled into a table (index, detect)."""
+        return self.root / "stages" / stage
+
+    def view(self, name: str) -> Path:
+        """Shards of a view's crops."""
+        return self.root / "views" / name
+
+    def views(self) -> list[str]:
+        """Names of the views that exist, sorted."""
+        return sorted(path.parent.name for path in self.root.glob("views/*/view.json"))
+
+    def read(self) -> dict[str, Any]:
+        """Contents of dataset.json.
+
+        Raises:
+            UserError: no cache, damaged, or written by a newer version.
+        """
+        try:
+            data = json.loads(self.dataset.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"'{self.root}' is not a cache: it has no {DATASET}.", "Make one: maskprep run PHOTOS"
+            ) from error
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"'{self.dataset}' is damaged: {error}.", "Restore it, or delete the cache and run again."
+            ) from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else None
+            raise UserError(
+                f"'{self.root}' has cache format {found}; this version reads {FORMAT}.", "Upgrade maskprep."
+            )
+        return data
+
+    def write(self, data: dict[str, Any]) -> None:
+        """Replace dataset.json, unless it says the same already."""
+        data = {"format": FORMAT, **data}
+        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        if not self.dataset.exists() or self.dataset.read_text(encoding="utf-8") != text:
+            write_json(self.dataset, data)
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        """Add one line to log.jsonl, with the time of day."""
+        line = json.dumps({"when": datetime.now(UTC).isoformat(timespec="seconds"), **entry}, ensure_ascii=False)
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the cache for one writing command.
+
+        Raises:
+            UserError: another command is at work on it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as file:
+            if not _try_lock(file.fileno()):
+                file.seek(0)
+                other = file.read().strip() or "unknown"
+                raise UserError(
+                    f"Another maskprep command (process {other}) is working on '{self.root}'.",
+                    "Wait for it to end, or give another cache with --cache.",
+                )
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _try_lock(handle: int) -> bool:
+    """Take an advisory lock that ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; runs there are not guarded against each other
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a folder is a cache."""
+    return (path / DATASET).is_file()
+
+
+def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
+    """The cache and photo folder that a command's argument means.
+
+    Args:
+        source: a photo folder or a cache.
+        cache: where the cache is wanted, None for ``cache/<name of the photo folder>``.
+
+    Returns:
+        The cache (which may not exist yet) and the absolute photo folder.
+
+    Raises:
+        UsageError: neither exists, both are caches, or the cache belongs to other photos that still exist.
+    """
+    if is_cache(source):
+        if cache is not None and cache.resolve() != source.resolve():
+            raise UsageError(
+                f"'{source}' is a cache already; --cache '{cache}' names another.", "Give the photos instead."
+            )
+        found = Cache(source)
+        root = Path(found.read()["source"]["root"])
+        if not root.is_dir():
+            raise UserError(
+                f"The photos of '{source}' were in '{root}', which is not there.",
+                f"If they moved: maskprep run NEW_FOLDER --cache {source}",
+            )
+        return found, root
+    if not source.is_dir():
+        raise UsageError(f"'{source}' is neither a photo folder nor a cache.", "Give an existing folder.")
+    root = source.resolve()
+    found = Cache(cache or CACHES / (root.name or "photos"))
+    if found.root.resolve().is_relative_to(root):
+        raise UsageError(f"The cache '{found.root}' would lie inside the photos.", "Name another place with --cache.")
+    if found.root.exists() and not is_cache(found.root) and any(p.name[0] != "." for p in found.root.iterdir()):
+        raise UsageError(f"'{found.root}' exists and is not a cache.", "Name another place with --cache.")
+    if is_cache(found.root):
+        earlier = Path(found.read()["source"]["root"])
+        if earlier != root and earlier.is_dir():
+            raise UsageError(
+                f"'{found.root}' is the cache of '{earlier}', not of '{root}'.", "Name another place with --cache."
+            )
+    return found, root

@@ -1,0 +1,202 @@
+"""Running a stage over chunks: in this process, or in several that each load the models once.
+
+Workers write their shards themselves, so no pixels travel between processes, and a worker's memory is one shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maskprep.errors import UserError
+from maskprep.store.shards import Chunk, shard_path
+from maskprep.store.tables import fsync_replace, temporary_name, write_table
+
+Row = dict[str, Any]
+Output = tuple[Row, NDArray[np.uint8] | None]
+Compute = Callable[[Row], Output | None]
+
+ENGINES = ("serial", "processes")
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 1.5
+
+
+class Stage(Protocol):
+    """A named, versioned pure function from one input row to one output row (and one array).
+
+    Objects are pickled to the workers, so they hold settings and paths only; ``open`` loads the models.
+    """
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Columns of the output rows besides image, key and row."""
+        ...
+
+    @property
+    def array_shape(self) -> tuple[int, ...] | None:
+        """Shape of the uint8 array of one row, None for a stage without pixels."""
+        ...
+
+    def open(self) -> contextlib.AbstractContextManager[Compute]:
+        """Load what the stage needs. The function returns None for a row that could not be made this time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One chunk with the input rows of its pairs, in order."""
+
+    folder: Path
+    chunk: Chunk
+    rows: tuple[Row, ...]
+
+
+class StopRunError(Exception):
+    """The run was asked to stop; the shard at hand is not written."""
+
+
+def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], None]) -> int:
+    """Make one shard and commit it: pixels first, the table last. Returns how many rows could not be made."""
+    final = shard_path(task.folder, task.chunk.shard)
+    pixels_final = final.with_suffix(".npy")
+    pixels_temporary = temporary_name(pixels_final)
+    made: list[Row] = []
+    arrays: NDArray[np.uint8] | None = None
+    try:
+        if stage.array_shape is not None:
+            arrays = np.empty((len(task.rows), *stage.array_shape), np.uint8)
+        for (image, key), row in zip(task.chunk.pairs, task.rows, strict=True):
+            output = compute(row)
+            if output is not None:
+                if arrays is not None and output[1] is not None:
+                    arrays[len(made)] = output[1]
+                made.append({"image": image, "key": key, "row": len(made), **output[0]})
+            tick()
+        if arrays is not None:
+            with pixels_temporary.open("wb") as file:
+                np.save(file, arrays[: len(made)])
+            fsync_replace(pixels_temporary, pixels_final)
+        fields = [pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64())]
+        write_table(final, pa.Table.from_pylist(made, schema=pa.schema([*fields, *stage.columns])))
+    finally:
+        pixels_temporary.unlink(missing_ok=True)
+    return len(task.rows) - len(made)
+
+
+def run(
+    stage: Stage,
+    tasks: Sequence[Task],
+    *,
+    workers: int = 1,
+    engine: str = "processes",
+    advance: Callable[[int], None] = lambda n: None,
+) -> int:
+    """Fill the shards of all tasks. Returns how many rows could not be made this time.
+
+    One worker, or one task, runs in this process: there is nothing to win from another.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once every worker has stopped (within about two seconds).
+        UserError: a worker died, naming the photos it was at.
+    """
+    if not tasks:
+        return 0
+    workers = min(workers, len(tasks))
+    if engine == "serial" or workers <= 1:
+        with stage.open() as compute:
+            return sum(fill_shard(stage, compute, task, lambda: advance(1)) for task in tasks)
+    return _run_processes(stage, tasks, workers, advance)
+
+
+# ---------------------------------------------------------------- worker processes
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(stage: Stage, counter: Any, stop: Any) -> None:
+    """Set a worker up: no Ctrl-C of its own, ends when its parent does, models loaded once at the first task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    stack = contextlib.ExitStack()
+    Finalize(None, stack.close, exitpriority=100)  # models are closed before the interpreter ends
+    _worker.update(stage=stage, counter=counter, stop=stop, stack=stack)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _run_task(task: Task) -> int:
+    stage: Stage = _worker["stage"]
+    if "compute" not in _worker:
+        _worker["compute"] = _worker["stack"].enter_context(stage.open())
+
+    def tick() -> None:
+        with _worker["counter"].get_lock():
+            _worker["counter"].value += 1
+        if _worker["stop"].value:
+            raise StopRunError
+
+    return fill_shard(stage, _worker["compute"], task, tick)
+
+
+def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: Callable[[int], None]) -> int:
+    context = multiprocessing.get_context("spawn")
+    counter, stop = context.Value("q", 0), context.Value("b", 0)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (stage, counter, stop))
+    failed = 0
+    try:
+        futures = {pool.submit(_run_task, task): task for task in tasks}
+        for future in _finished(futures, counter, advance):
+            try:
+                failed += future.result()
+            except BrokenProcessPool as error:
+                at = futures[future].chunk.pairs
+                raise UserError(
+                    f"A worker process died while working on photos such as '{at[0][0]}' .. '{at[-1][0]}'.",
+                    "It may have run out of memory: run the command again with fewer --workers; finished work is kept.",
+                ) from error
+    except BaseException:
+        stop.value = 1
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.terminate()
+        raise
+    pool.shutdown()
+    return failed
+
+
+def _finished(futures: dict[Future[int], Task], counter: Any, advance: Callable[[int], None]) -> Iterator[Future[int]]:
+    """Futures as they end, with progress reported in between."""
+    pending: set[Future[int]] = set(futures)
+    seen = 0
+    while pending:
+        done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+        now = counter.value
+        if now > seen:
+            advance(now - seen)
+            seen = now
+        yield from done
+    advance(counter.value - seen)

