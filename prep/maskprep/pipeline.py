@@ -108,12 +108,12 @@ def make_index(job: Job) -> Schema:
     _write_dataset(job, described)
     _fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
     _close(wanted)
-    values = described.table.astype("object").where(described.table.notna(), None).to_numpy().tolist()
-    inputs = fingerprint("images", indexing.VERSION, wanted.pairs, list(described.table.columns), plain(values))
+    rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
+    assert rows is not None  # there are photos, and each has a row
+    table = indexing.assemble(rows, described.table)
+    inputs = fingerprint("images", table.to_pydict())  # by value: a photo that was only touched changes nothing
     if inputs_of(job.cache.images) != inputs:
-        rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
-        assert rows is not None  # there are photos, and each has a row
-        write_table(job.cache.images, indexing.assemble(rows, described.table), inputs=inputs)
+        write_table(job.cache.images, table, inputs=inputs)
     job.notes.extend(labelling.unknown_values(described.table, described.schema))
     return described.schema
 

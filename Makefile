@@ -1,0 +1,46 @@
+# `make demo` runs the main job from nothing to a score; `make test` runs everything that must hold.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SAMPLE := demo/photos
+CACHE := demo/cache
+RUN := demo/run
+
+.PHONY: demo test lint types bench clean
+
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/maskprep sample $(SAMPLE) --people 24
+	$(BIN)/maskprep run $(SAMPLE) --cache $(CACHE)
+	$(BIN)/maskprep status $(CACHE)
+	$(BIN)/maskprep sheet $(CACHE)
+	$(BIN)/masktrain fit $(CACHE) --model tf_efficientnet_lite0 --epochs 3 --out $(RUN)
+	$(BIN)/masktrain evaluate $(RUN) $(CACHE) --answers $(SAMPLE)/eval_answers.csv
+	$(BIN)/masktrain predict $(RUN) $(SAMPLE)/eval/images --out demo/predictions.csv
+	@echo
+	@echo "tables         $(CACHE)/*.parquet, $(CACHE)/stats.json"
+	@echo "contact sheet  $(CACHE)/sheet-face.png"
+	@echo "run            $(RUN)/ (config.yaml, metrics.jsonl, best.safetensors)"
+	@echo "predictions    demo/predictions.csv"
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
