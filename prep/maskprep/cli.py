@@ -252,7 +252,7 @@ def sample(
 ) -> None:
     """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
     from maskprep import show
-    from maskprep.photos.sample import write_sample
+    from maskprep.sample.writer import write_sample
 
     with show.bars(quiet) as bars:
         started = False
@@ -330,6 +330,9 @@ def main() -> None:
     """Entry point: errors for people instead of tracebacks, and clean Ctrl-C."""
     from maskprep.errors import UserError
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as problem:
@@ -337,6 +340,14 @@ def main() -> None:
 
         show.error(problem)
         sys.exit(problem.code)
-    except KeyboardInterrupt:
+    except OSError as problem:  # disk full, no permission, ...
+        from maskprep import show
+
+        named = f": '{problem.filename2 or problem.filename}'" if problem.filename else ""
+        show.error(UserError(f"{problem.strerror or problem}{named}"))
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer makes this code of Ctrl-C
+            raise
         typer.echo("\nInterrupted. Finished work is kept; run the same command to go on.", err=True)
         sys.exit(130)

@@ -20,10 +20,10 @@ from maskprep.store.tables import read_table
 from maskprep.store.weights import WeightStatus
 
 if TYPE_CHECKING:
-    from maskprep.photos.sample import SampleSummary
+    from maskprep.sample.writer import SampleSummary
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class Bars:

@@ -7,7 +7,6 @@ they fail on different masked faces; so all of them look at every photo and noth
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
+from maskprep.quiet import quiet
 from maskprep.store.weights import REGISTRY, locate
 
 WORKING_SIDE = 640
@@ -197,16 +197,3 @@ def rescale(face: Detection, factor: float) -> Detection:
         return face
     x0, y0, x1, y1 = (v * factor for v in face.box)
     return Detection(face.detector, face.score, (x0, y0, x1, y1), face.keypoints * factor)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep native libraries from writing to standard error while they load."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
@@ -34,12 +34,26 @@ PILLOW_LIMIT = 178.0
 
 ORIENTATION_TAG = 0x0112
 
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright."""
+
+FORMATS = frozenset(("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "HEIF"))
+"""What Pillow may open, whatever a file is called; others include EPS, which would start another program."""
+
 _SIGNATURES: tuple[tuple[int, bytes, bytes], ...] = (
     # offset, first bytes, bytes that end a whole file (empty: no fixed end)
     (0, b"\xff\xd8\xff", b"\xff\xd9"),
     (0, b"\x89PNG\r\n\x1a\n", b"IEND"),
     (0, b"BM", b""),
-    (0, b"GIF8", b""),
+    (0, b"GIF8", b"\x00;"),
     (0, b"II*\x00", b""),
     (0, b"MM\x00*", b""),
     (8, b"WEBP", b""),
@@ -97,6 +111,14 @@ def heic_available() -> bool:
     return True
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow, with its plugins, can open."""
+    heic_available()
+    Image.init()
+    return tuple(sorted(FORMATS & set(Image.OPEN)))
+
+
 def load(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
     """Decode one photo: uint8 [height, width, 3], RGB, upright, transparency laid on white.
 
@@ -143,16 +165,20 @@ def _decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of half-broken metadata and of large images; we decide
-            image = Image.open(file)
-            header["format"] = image.format
-            header["orientation"] = _orientation(image)
-            turned = header["orientation"] >= 5 and image.format != "TIFF"  # Pillow turns TIFF by itself
-            header["width"], header["height"] = image.size[::-1] if turned else image.size
+            image = Image.open(file, formats=_formats())
             megapixels = image.width * image.height / 1e6
-            if megapixels > max_megapixels:
+            large = megapixels > max_megapixels
+            header["format"] = image.format
+            header["width"], header["height"] = image.size
+            if not large or "exif" in image.info:  # looking for EXIF that comes late, Pillow would decode the photo
+                header["orientation"] = _orientation(image)
+            turn = None if image.format == "TIFF" else UPRIGHT.get(header.get("orientation", 1))  # TIFF: Pillow turns
+            if turn is not None and header["orientation"] >= 5:
+                header["width"], header["height"] = image.size[::-1]
+            if large:
                 raise PhotoError("too_large", f"{megapixels:.0f} megapixels, the limit is {max_megapixels:g}")
             image.load()
-            return header, to_rgb(_upright(image))
+            return header, to_rgb(image if turn is None else image.transpose(turn))
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:
@@ -160,14 +186,14 @@ def _decode(
     except UnidentifiedImageError as error:
         if end is None:
             raise PhotoError("not_an_image") from error
-        if head[4:8] == b"ftyp" and not heic_available():
+        if head[4:8] == b"ftyp" and head[8:12] not in (b"avif", b"avis") and not heic_available():
             raise PhotoError("unreadable", "HEIC needs an optional package: pip install 'maskprep[heic]'") from error
-        kind = "unreadable" if _has_end(file, end) else "truncated"
+        kind = "unreadable" if _has_end(file, end) and not _is_short(file, head) else "truncated"
         raise PhotoError(kind, "the header cannot be read") from error
     except Exception as error:  # a decoder may raise anything on broken bytes; the row says what it was
         message = _one_line(error)
         cut = any(word in message.lower() for word in ("truncated", "premature", "not enough", "incomplete"))
-        kind = "truncated" if cut or not _has_end(file, end or b"") or _riff_is_short(file, head) else "unreadable"
+        kind = "truncated" if cut or not _has_end(file, end or b"") or _is_short(file, head) else "unreadable"
         raise PhotoError(kind, message) from error
 
 
@@ -180,9 +206,19 @@ def _has_end(file: IO[bytes], end: bytes) -> bool:
     return end in file.read()
 
 
-def _riff_is_short(file: IO[bytes], head: bytes) -> bool:
-    """Whether a RIFF container (WEBP) is shorter than its own header says."""
-    return head[:4] == b"RIFF" and file.seek(0, 2) < int.from_bytes(head[4:8], "little") + 8
+def _is_short(file: IO[bytes], head: bytes) -> bool:
+    """Whether a file is shorter than its own header says: RIFF (WEBP), or boxes (AVIF, HEIC), or nearly nothing."""
+    size = file.seek(0, 2)
+    if head[:4] == b"RIFF":
+        return size < int.from_bytes(head[4:8], "little") + 8
+    at = 0
+    while head[4:8] == b"ftyp" and at < size:
+        file.seek(at)
+        box = file.read(16)
+        length = int.from_bytes(box[:4], "big")
+        length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - at  # 0: up to the end
+        at += max(8, length)
+    return at > size or size < 16
 
 
 def _orientation(image: Image.Image) -> int:
@@ -191,13 +227,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # broken EXIF must not cost the photo
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF: the pixels are as good as without it
-        return image
 
 
 def to_rgb(image: Image.Image) -> Pixels:

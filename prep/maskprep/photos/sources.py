@@ -5,6 +5,7 @@ Everything here is a pure function of relative paths and CSV files; no photo is 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from maskprep.photos.listing import PATH_COLUMNS, find_csv, match, nfc, read_csv, some
+from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
+from maskprep.photos.listing import PATH_COLUMNS, find_csv, list_csvs, match, nfc, read_csv, some
 
 LAYOUTS = ("auto", "boostcamp", "folders", "csv", "flat")
 
@@ -88,6 +89,10 @@ def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema
     described = {"boostcamp": _boostcamp, "folders": _folders, "csv": _csv, "flat": _flat}[layout](
         root, images, settings, schema
     )
+    if settings.layout == "auto" and layout in ("folders", "flat") and len(csvs := list_csvs(root)) > 1:
+        several = f"Several CSV files name photos ({some([path.name for path in csvs])}) and none is used; "
+        notes = (*described.notes, several + "name one in maskprep.yaml: source.csv.")
+        described = dataclasses.replace(described, notes=notes)
     if settings.person is not None:
         pattern = re.compile(settings.person)
         described.table["person"] = pd.Series([_person(pattern, image) for image in images], dtype="str")
@@ -158,7 +163,8 @@ def _boostcamp(root: Path, images: Sequence[str], settings: SourceSettings, sche
         row["gender"] = row["gender"].lower() if row["gender"] else None
         rows.append({**row, "mask": mask_state(path.name)})
     found = pd.DataFrame(rows, columns=["person", "mask", "gender", "race", "age"])
-    found["age"] = pd.to_numeric(found["age"], errors="coerce").astype("Int64")
+    years = pd.to_numeric(found["age"], errors="coerce")
+    found["age"] = (years // 1).where(years.between(0, 1000)).astype("Int64")
     for column in ("person", "mask", "gender", "race"):
         found[column] = found[column].astype("str")
     table = table.assign(**{column: found[column] for column in found.columns})
@@ -227,10 +233,6 @@ def _flat(root: Path, images: Sequence[str], settings: SourceSettings, schema: S
 
 # ---------------------------------------------------------------- table of paths
 
-RESERVED = frozenset(
-    ("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "person", "split")
-)
-
 
 def _csv(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
     path = root / settings.csv if settings.csv else find_csv(root)
@@ -255,13 +257,20 @@ def _csv(root: Path, images: Sequence[str], settings: SourceSettings, schema: Sc
     if missing := [name for name in schema.names if wanted[name] is None]:
         raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", has)
     used = {path_column, *wanted.values()}
-    others = {f"csv_{name}" if name in RESERVED else name: name for name in frame.columns if name not in used}
+    taken = RESERVED | {*wanted}
+    others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
     rows, notes = match(root, path, frame, path_column, images)
     listed = frame.reindex(rows).reset_index(drop=True)  # a photo without a row (-1) gets empty cells
     table = _table(images)
     for ours, name in {**{k: v for k, v in wanted.items() if v is not None}, **others}.items():
         table[ours] = listed[name].where(listed[name].notna(), table[ours]) if ours == "split" else listed[name]
-    table["split"] = ["eval" if str(value).lower() in EVAL_FOLDERS else "train" for value in table["split"]]
+    splits = [str(value).lower() for value in table["split"]]
+    if strange := sorted({*splits} - EVAL_FOLDERS - TRAIN_FOLDERS):
+        raise UserError(
+            f"{path.name} has an unknown split: {some(strange)}.",
+            f"Known: {', '.join(sorted(TRAIN_FOLDERS))} for training; {', '.join(sorted(EVAL_FOLDERS))} held out.",
+        )
+    table["split"] = ["eval" if value in EVAL_FOLDERS else "train" for value in splits]
     return Described("csv", table, schema, notes)
 
 
@@ -275,7 +284,8 @@ def _csv_schema(frame: pd.DataFrame, theirs: dict[str, str]) -> Schema:
 
 
 def _schema_of(table: pd.DataFrame, name: str) -> Schema:
-    classes = sorted({str(value).strip() for value in table[name].dropna()}, key=_natural)
+    spellings = {fold(str(value)): str(value).strip() for value in sorted(table[name].dropna(), key=str, reverse=True)}
+    classes = sorted(spellings.values(), key=_natural)
     return Schema((Attribute(name, tuple(classes)),)) if classes else Schema(())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import stat
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -46,36 +47,55 @@ def walk(root: Path) -> Walk:
         raise UserError(f"'{root}' is not a folder.", "Give the folder that holds the photos.")
     found = Walk()
     seen: set[tuple[int, int]] = set()
-    links: list[tuple[str, str]] = []
-    _enter(os.fspath(root), "", found, seen, links)
-    while links:
-        _enter(*links.pop(0), found, seen, links)
+    folders, links = [(os.fspath(root), "")], deque[tuple[str, str]]()
+    while folders or links:
+        folder, prefix = folders.pop() if folders else links.popleft()
+        inside, linked = _list(folder, prefix, found, seen)
+        folders.extend(reversed(inside))
+        links.extend(linked)
     found.files.sort(key=lambda file: file.image)
     return found
 
 
-def _enter(folder: str, prefix: str, found: Walk, seen: set[tuple[int, int]], links: list[tuple[str, str]]) -> None:
-    info = Path(folder).stat()
-    if (info.st_dev, info.st_ino) in seen:
-        found.ignored["link to a folder already met"] += 1
-        return
-    seen.add((info.st_dev, info.st_ino))
+Folders = list[tuple[str, str]]
+"""(path, what its files' names begin with)."""
+
+
+def _list(folder: str, prefix: str, found: Walk, seen: set[tuple[int, int]]) -> tuple[Folders, Folders]:
+    """Take note of one folder's files. Returns the folders in it, real ones and linked ones."""
     try:
+        info = Path(folder).stat()
+        if (info.st_dev, info.st_ino) in seen:
+            found.ignored["link to a folder already met"] += 1
+            return [], []
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"Cannot list the folder '{folder}': {error.strerror}.") from error
+    seen.add((info.st_dev, info.st_ino))
+    inside: Folders = []
+    linked: Folders = []
     for entry in entries:
         image = f"{prefix}{entry.name}"
+        suffix = PurePosixPath(entry.name).suffix.lower()
         if entry.name.startswith("."):
             found.ignored["hidden file"] += 1
         elif entry.is_dir(follow_symlinks=False):
-            _enter(entry.path, f"{image}/", found, seen, links)
-        elif entry.is_dir():
-            links.append((entry.path, f"{image}/"))
-        elif PurePosixPath(entry.name).suffix.lower() not in SUFFIXES:
-            found.ignored[f"not a photo ({PurePosixPath(entry.name).suffix.lower() or 'no suffix'})"] += 1
+            inside.append((entry.path, f"{image}/"))
+        elif _is_folder(entry):
+            linked.append((entry.path, f"{image}/"))
+        elif suffix not in SUFFIXES:
+            found.ignored[f"not a photo ({suffix.encode(errors='replace').decode() or 'no suffix'})"] += 1
         else:
             found.files.append(_file(entry, image))
+    return inside, linked
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads to a folder; a link to itself leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _file(entry: os.DirEntry[str], image: str) -> File:
@@ -89,6 +109,6 @@ def _file(entry: os.DirEntry[str], image: str) -> File:
         info = entry.stat()
     except OSError as error:
         return File(image, 0, 0, error.strerror or "cannot be opened")
-    if not entry.is_file():
+    if not stat.S_ISREG(info.st_mode):
         return File(image, 0, 0, "not a regular file")
     return File(image, info.st_size, info.st_mtime_ns)
