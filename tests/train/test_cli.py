@@ -1,0 +1,114 @@
+"""The command line: thin, quick to answer, and friendly when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from masktrain import cli, config
+
+FIT = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    """Exit status of ``masktrain ARGS``."""
+    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_way_from_a_cache_to_answers(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert call(monkeypatch, *FIT, cache, "--lr", "0.005", "--out", run) == 0
+    said = capsys.readouterr().out
+    assert "120 images of 24 people to train on, 28 of 6 held out" in said
+    assert re.search(r"epoch 1/1 +loss .* macro-F1 .* img/s +data wait", said)
+    assert re.search(r"best +epoch 1: macro-F1 0\.\d+ \(95% over 6 people", said)
+    assert call(monkeypatch, "evaluate", run, cache, "--split", "train") == 0
+    printed = capsys.readouterr()
+    assert "wear/male" in printed.out and "joint label" in printed.out and "Warning: " in printed.err
+    assert call(monkeypatch, "predict", run, cache, "--out", tmp_path / "p.csv") == 0
+    assert "170 photos, 168 with an answer" in capsys.readouterr().out
+    assert call(monkeypatch, "predict", run, cache, "--out", tmp_path / "p.csv", "--strict") == 3
+    assert "2 without an answer: train/0000_x/wear0.jpg (unreadable)" in capsys.readouterr().err
+    assert call(monkeypatch, "fit", "--resume", run) == 0
+    assert "Going on after epoch 1 of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "args, code, said",
+    [
+        (["fit"], 2, "Which cache?"),
+        (["fit", "nowhere"], 2, "nowhere does not exist"),
+        (["fit", "nowhere", "--lr", "0"], 2, "'lr' must be above 0"),
+        (["fit", "nowhere", "--augment", "lite"], 2, "Did you mean 'light'?"),
+        (["fit", "--resume", "nowhere"], 2, "no last.ckpt"),
+        (["fit", "--resume", "nowhere", "--lr", "1", "--augment", "none"], 2, "--lr, --augment cannot be given"),
+        (["fit", "nowhere", "--epoch", "3"], 2, "--epochs"),
+        (["evaluate", "nowhere", "nowhere"], 2, "nowhere is not a run"),
+        (["predict", "nowhere", "nowhere"], 2, "--out"),
+        (["prdict"], 2, "predict"),
+    ],
+)
+def test_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], code: int, said: str
+) -> None:
+    assert call(monkeypatch, *args) == code
+    printed = capsys.readouterr().err
+    assert said in printed and "Traceback" not in printed
+
+
+def test_every_setting_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(cli.OPTIONS.values()) == set(config.keys())
+
+
+def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "fit", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"[default: {config.OptimConfig().lr}]" in said and config.describe("optim.warmup").metadata["help"] in said
+
+
+def test_help_answers_at_once() -> None:
+    """Within 0.3 s of a bare Python, and without the heavy packages."""
+    command = Path(sys.executable).with_name("masktrain")
+    bare, full = [sys.executable, "-c", "pass"], [str(command), "--help"]
+    if not command.exists():
+        command_text = "import sys; sys.argv = ['masktrain', '--help']; from masktrain.cli import main; main()"
+        full = [sys.executable, "-c", command_text]
+
+    def seconds(what: list[str]) -> float:
+        started = time.perf_counter()
+        subprocess.run(what, check=True, capture_output=True)
+        return time.perf_counter() - started
+
+    assert min(seconds(full) for _ in range(5)) - min(seconds(bare) for _ in range(5)) < 0.3
+    code = "import sys, masktrain.cli; sys.exit(bool({'torch', 'numpy', 'pandas', 'rich', 'timm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_live_bar_on_a_terminal(cache: Path, tmp_path: Path) -> None:
+    if shutil.which("script") is None:
+        pytest.skip("no script(1) to make a terminal")
+    command = [sys.executable, "-m", "masktrain.cli", *FIT, str(cache), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        ["script", "-qec", " ".join(command), "/dev/null"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "img/s  waits for data" in done.stdout and "epoch 1/1  loss" in done.stdout

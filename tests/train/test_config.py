@@ -1,0 +1,72 @@
+"""Settings: strict, complete, and defined once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from maskprep.errors import UsageError
+from masktrain.config import SECTIONS, FitConfig, OptimConfig, describe, keys
+
+
+def test_every_setting_has_help_and_source() -> None:
+    for key in keys():
+        about = describe(key).metadata
+        assert about["help"].endswith(".") and about["source"], key
+
+
+def test_round_trip() -> None:
+    config = FitConfig.from_keys({"optim.lr": 0.5, "model.name": "resnet18", "data.view": "face"})
+    assert FitConfig.from_dict(config.to_dict()) == config
+    assert set(config.to_dict()) == set(SECTIONS) == {f.name for f in dataclasses.fields(FitConfig)}
+
+
+def test_the_hash_follows_every_value() -> None:
+    assert FitConfig().hash() == FitConfig.from_dict({}).hash()
+    assert FitConfig.from_keys({"optim.lr": 1}).hash() == FitConfig.from_keys({"optim.lr": 1.0}).hash()
+    hashes = {FitConfig.from_keys({"run.seed": s}).hash() for s in range(3)}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    "key, near",
+    [("optim.lrr", "optim.lr"), ("optm.epochs", "optim.epochs"), ("model.batch_size", "optim.batch_size")],
+)
+def test_an_unknown_key_names_the_nearest(key: str, near: str) -> None:
+    with pytest.raises(UsageError, match="Unknown setting") as error:
+        FitConfig.from_keys({key: 1})
+    assert f"'{near}'" in error.value.hint
+
+
+def test_a_section_must_hold_settings() -> None:
+    with pytest.raises(UsageError, match=r"such as optim\.epochs"):
+        FitConfig.from_dict({"optim": 3})
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("optim.lr", 0, "must be above 0"),
+        ("optim.lr", float("nan"), "must be above 0"),
+        ("optim.lr", float("inf"), "finite"),
+        ("optim.lr", "1e-3", "must be float, not '1e-3'"),
+        ("optim.epochs", 0, "at least 1"),
+        ("optim.epochs", 2.5, "must be int"),
+        ("optim.epochs", True, "must be int"),
+        ("optim.warmup", 1.5, "at most 1"),
+        ("model.pretrained", 1, "must be bool"),
+        ("model.name", None, "must be str"),
+        ("data.val_ratio", 0.6, r"at most 0\.5"),
+        ("augment.recipe", "lite", "one of none, light"),
+    ],
+)
+def test_ill_typed_and_ill_sized_values_are_refused(key: str, value: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        FitConfig.from_keys({key: value})
+
+
+def test_sections_are_checked_however_they_are_made() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        dataclasses.replace(OptimConfig(), batch_size=0)

@@ -1,0 +1,285 @@
+"""A whole fit: what it learns, what it leaves behind, and going on with it bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from maskprep.dataset import open_view
+from maskprep.errors import UsageError, UserError
+from masktrain import folds, metrics, runs
+from masktrain.config import FitConfig
+from masktrain.fit import fit, resume
+from masktrain.learn import checkpoint, loop
+
+Make = Callable[..., FitConfig]
+
+
+def best_hash(run: Path) -> str:
+    return checkpoint.weights_hash(load_file(run / checkpoint.BEST))
+
+
+def last_hash(run: Path) -> str:
+    return checkpoint.weights_hash(checkpoint.load_last(run)["learner"]["model"])
+
+
+def test_it_learns_what_can_be_seen(run: Path) -> None:
+    records = runs.read_metrics(run)
+    assert [r["epoch"] for r in records] == [1, 2, 3]
+    # the majority class alone gives a macro-F1 of 0.08
+    assert max(r["macro_f1"] for r in records) > 0.6
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+
+
+def test_every_epoch_keeps_every_metric(run: Path) -> None:
+    for record in runs.read_metrics(run):
+        assert {"macro_f1", "macro_f1_all", "accuracy", "val_loss", "train_loss", "train_accuracy", "lr"} <= set(record)
+        assert set(record["attributes"]) == {"mask", "gender"}
+        assert len(record["class_f1"]) == 6
+        assert record["images_per_second"] > 0 and 0 <= record["data_wait"] <= 1
+
+
+def test_the_best_epoch_is_kept_with_all_it_takes_to_use_it(run: Path, cache: Path) -> None:
+    records = runs.read_metrics(run)
+    sidecar = checkpoint.load_sidecar(run)
+    best = max(records, key=lambda r: r["macro_f1"])
+    assert (sidecar.epoch, sidecar.score) == (best["epoch"], best["macro_f1"])
+    view = open_view(cache)
+    assert sidecar.labels() == view.schema and sidecar.classes == list(view.schema.class_names)
+    assert sidecar.geometry == view.info and sidecar.settings == view.dataset["settings"]
+    mean, std = view.mean_std(folds.split(view, 0.2, 0).train)
+    assert (sidecar.mean, sidecar.std) == (mean.tolist(), std.tolist())
+    assert sidecar.fallback in (0, 1)  # worn masks are three fifths
+
+
+def test_a_worse_epoch_does_not_replace_the_best(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, worse = metrics.score, iter([0.2, 0.9, 0.9, 0.5])
+    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse)))
+    done = fit(cache, config(optim__epochs=4), out=tmp_path / "run")
+    assert done.best["epoch"] == checkpoint.load_sidecar(done.run).epoch == 2  # of two alike, the earlier one
+    assert [r["best_epoch"] for r in runs.read_metrics(done.run)] == [1, 2, 2, 2]
+
+
+def test_the_held_out_probabilities_give_the_recorded_score(run: Path, cache: Path) -> None:
+    oof = pd.read_parquet(run / "oof.parquet")
+    assert list(oof.columns) == ["image", "label", *[f"p_{k}" for k in range(6)]]
+    p = oof.filter(like="p_").to_numpy()
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    score = metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), p.argmax(1), 6))
+    assert score == pytest.approx(checkpoint.load_sidecar(run).score, abs=1e-12)
+    view = open_view(cache)
+    split = folds.split(view, 0.2, 0)
+    assert oof["image"].tolist() == view.table["image"].iloc[split.val].tolist()
+
+
+def test_the_whole_config_is_written_and_read_back(run: Path, config: Make) -> None:
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert FitConfig.from_dict(written) == config()
+    assert FitConfig.from_dict(json.loads(checkpoint.load_last(run)["config"])) == config()
+
+
+def test_data_and_environment_are_recorded(run: Path, cache: Path) -> None:
+    data = runs.read_data(run)
+    view = open_view(cache)
+    split = folds.split(view, 0.2, 0)
+    assert (data["fingerprint"], data["folds"]) == (view.fingerprint(), split.hash)
+    assert data["images"] == {"train": 120, "val": 28, "left out": {"eval split": 20}, "without crop": 2}
+    assert not set(data["people"]["train"]) & set(data["people"]["val"])
+    environment = json.loads((run / "env.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__ and environment["device"] == "cpu"
+    assert "HorizontalFlip" in (run / "augment.json").read_text()
+
+
+def test_a_seeded_fit_repeats(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
+    again = fit(cache, config(), out=tmp_path / "again").run
+    assert (best_hash(again), last_hash(again)) == (best_hash(run), last_hash(run))
+    other = fit(cache, config(run__seed=1, optim__epochs=1), out=tmp_path / "other").run
+    assert last_hash(other) != last_hash(run)
+
+
+class StopAt:
+    """Raises KeyboardInterrupt at a step of an epoch, as Ctrl-C does."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.where, self.steps = (epoch, step), 0
+
+    def __call__(self, *args: object) -> object:
+        self.steps += 1
+        if self.steps == (self.where[0] - 1) * 15 + self.where[1]:
+            raise KeyboardInterrupt
+        return STEP(*args)
+
+
+STEP = loop.train_step
+
+
+@pytest.mark.parametrize("epoch, step", [(1, 3), (2, 9), (3, 15)])
+def test_a_stopped_fit_goes_on_bit_by_bit(
+    run: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+) -> None:
+    monkeypatch.setattr(loop, "train_step", StopAt(epoch, step))
+    with pytest.raises(UserError, match=f"{epoch - 1} of 3 epochs are done") as error:
+        fit(cache, config(), out=tmp_path / "run")
+    assert error.value.code == 130 and f"--resume {tmp_path / 'run'}" in error.value.hint
+    monkeypatch.setattr(loop, "train_step", STEP)
+    resume(tmp_path / "run")
+    assert (best_hash(tmp_path / "run"), last_hash(tmp_path / "run")) == (best_hash(run), last_hash(run))
+    clocks = ("seconds", "images_per_second", "data_wait")
+    one, two = (
+        [{k: v for k, v in r.items() if k not in clocks} for r in runs.read_metrics(f)] for f in (run, tmp_path / "run")
+    )
+    assert one == two
+    pd.testing.assert_frame_equal(pd.read_parquet(run / "oof.parquet"), pd.read_parquet(tmp_path / "run/oof.parquet"))
+
+
+def test_a_killed_fit_goes_on_bit_by_bit(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
+    """SIGKILL after the first epoch has been written, at whatever instant that hits."""
+    out = tmp_path / "run"
+    code = (
+        "from pathlib import Path; from masktrain.fit import fit; from masktrain.config import FitConfig;"
+        f"fit(Path({str(cache)!r}), FitConfig.from_dict({config().to_dict()!r}), out=Path({str(out)!r}))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 50
+    while len(runs.read_metrics(out)) < 1 and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert len(runs.read_metrics(out)) >= 1
+    resume(out)
+    assert [r["epoch"] for r in runs.read_metrics(out)] == [1, 2, 3]
+    assert last_hash(out) == last_hash(run)
+
+
+def test_a_finished_run_resumes_to_itself(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    assert resume(copy).best["epoch"] == checkpoint.load_sidecar(run).epoch
+    assert last_hash(copy) == last_hash(run)
+
+
+def test_a_run_is_trained_by_one_process(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    with runs.locked(copy), pytest.raises(UsageError, match="by another process"):
+        resume(copy)
+    assert resume(copy).run == copy
+
+
+def test_a_moved_cache_can_be_named(run: Path, cache: Path, tmp_path: Path) -> None:
+    copy, moved = shutil.copytree(run, tmp_path / "copy"), shutil.copytree(cache, tmp_path / "moved")
+    data = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(data | {"cache": str(tmp_path / "gone")}))
+    with pytest.raises(UsageError, match="gone does not exist"):
+        resume(copy)
+    assert resume(copy, moved).run == copy
+
+
+def test_a_changed_cache_is_refused(run: Path, cache: Path, tmp_path: Path, synthetic: ModuleType) -> None:
+    changed = Path(shutil.copytree(cache, tmp_path / "changed"))
+    labels = pd.read_parquet(changed / "labels.parquet")
+    labels.loc[50, "label"] = 5
+    labels.to_parquet(changed / "labels.parquet")
+    with pytest.raises(UserError, match="has changed since"):
+        resume(run, changed)
+
+
+def test_what_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no last\.ckpt"):
+        resume(tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="cannot be read"):
+        resume(tmp_path)
+
+
+def test_a_run_is_never_written_over(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
+    before = sorted((f.name, f.stat().st_mtime_ns) for f in run.iterdir())
+    with pytest.raises(UsageError, match="already exists") as error:
+        fit(cache, config(), out=run)
+    assert "--resume" in error.value.hint
+    assert sorted((f.name, f.stat().st_mtime_ns) for f in run.iterdir()) == before
+    names = [runs.new_run(config(), root=tmp_path).name for _ in range(2)]
+    assert names == [f"test_resnet-{config().hash()[:8]}-{n}" for n in (1, 2)]
+
+
+def test_nothing_is_left_behind_by_wrong_settings(cache: Path, config: Make, tmp_path: Path) -> None:
+    for wrong in ({"model__name": "nonesuch"}, {"optim__optimizer": "nonesuch"}, {"run__device": "cuda:7"}):
+        with pytest.raises(UsageError):
+            fit(cache, config(**wrong), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_explodes_is_an_error(cache: Path, config: Make, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The loss is (nan|inf) in epoch 1") as error:
+        fit(cache, config(optim__lr=1e30, optim__clip=0, optim__optimizer="sgd"), out=tmp_path / "run")
+    assert "--lr" in error.value.hint
+
+
+def test_no_temporary_files_remain(run: Path) -> None:
+    assert not [f.name for f in run.iterdir() if f.name.startswith(".")]
+    assert {f.name for f in run.iterdir()} >= {
+        "config.yaml", "data.json", "env.json", "metrics.jsonl", "best.safetensors", "best.json", "last.ckpt",
+        "oof.parquet",
+    }  # fmt: skip
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_atomically(tmp_path / "a", fail)
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_one_batch_can_be_learned_by_heart(cache: Path) -> None:
+    view = open_view(cache)
+    config = FitConfig.from_keys({"optim.lr": 1e-2, "optim.label_smoothing": 0.0, "model.dropout": 0.0})
+    rows = np.arange(20, 52)
+    labels = view.table["label"].iloc[rows].to_numpy(dtype=np.int64)
+    torch.manual_seed(0)
+    from masktrain.learn.model import build
+
+    mean, std = view.mean_std(rows)
+    learner = loop.make_learner(build("test_resnet", 6, view.size), config, labels, 6, mean, std, torch.device("cpu"))
+    pixels = torch.from_numpy(view.gather(rows)).permute(0, 3, 1, 2)
+    learner.model.train()
+    for _ in range(40):
+        _, loss = loop.train_step(learner, pixels, torch.from_numpy(labels), 1.0)
+    assert float(loss) < 0.02
+
+
+def test_ctrl_c_ends_cleanly_and_soon(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "masktrain.cli", "fit", str(cache), "--model", "test_resnet", "--no-pretrained"]
+    command += ["--epochs", "500", "--batch-size", "8", "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    deadline = time.monotonic() + 50
+    while len(runs.read_metrics(out)) < 1 and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    asked = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == 130, errors
+    assert time.monotonic() - asked < 15  # under 2 s unless the machine is busy
+    assert "Stopped; " in errors and f"--resume {out}" in errors and "Traceback" not in errors
+    checkpoint.load_last(out)

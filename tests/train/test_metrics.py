@@ -1,0 +1,87 @@
+"""Scores against scikit-learn, and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+from maskprep.labels.schema import MASK_SCHEMA
+from masktrain import metrics
+
+
+def case(name: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(len(name))
+    truth = rng.integers(0, 18, 400)
+    predicted = np.where(rng.random(400) < 0.6, truth, rng.integers(0, 18, 400))
+    if name == "absent from truth":
+        truth = np.where(truth >= 15, 2, truth)
+    elif name == "absent from predictions":
+        predicted = np.where(predicted >= 15, 2, predicted)
+    elif name == "absent from both":
+        truth, predicted = truth % 7, predicted % 7
+    elif name == "all wrong":
+        predicted = (truth + 1) % 18
+    elif name == "one image":
+        truth, predicted = truth[:1], truth[:1]
+    return truth, predicted
+
+
+CASES = ["all", "absent from truth", "absent from predictions", "absent from both", "all wrong", "one image"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scores_equal_scikit_learn(name: str) -> None:
+    truth, predicted = case(name)
+    got = metrics.score(truth, predicted, MASK_SCHEMA)
+    assert got.n == len(truth)
+    assert got.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro", zero_division=0), abs=1e-12)
+    assert got.accuracy == pytest.approx(accuracy_score(truth, predicted), abs=1e-12)
+    every = list(range(18))
+    p, r, f, n = precision_recall_fscore_support(truth, predicted, labels=every, zero_division=0)
+    for values, name_ in ((p, "precision"), (r, "recall"), (f, "f1"), (n, "support")):
+        np.testing.assert_allclose([getattr(c, name_) for c in got.classes], values, atol=1e-12)
+    assert got.macro_f1_all == pytest.approx(f.mean(), abs=1e-12)
+    matrix = metrics.confusion(truth, predicted, 18)
+    np.testing.assert_array_equal(matrix, confusion_matrix(truth, predicted, labels=every))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attributes_equal_scikit_learn(name: str) -> None:
+    truth, predicted = case(name)
+    got = metrics.score(truth, predicted, MASK_SCHEMA).attributes
+    for i, attribute in enumerate(("mask", "gender", "age")):
+        t, p = ([MASK_SCHEMA.decode(k)[i] for k in v.tolist()] for v in (truth, predicted))
+        assert got[attribute]["accuracy"] == pytest.approx(accuracy_score(t, p), abs=1e-12)
+        assert got[attribute]["macro_f1"] == pytest.approx(f1_score(t, p, average="macro", zero_division=0), abs=1e-12)
+
+
+def test_no_images() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    got = metrics.score(none, none, MASK_SCHEMA)
+    assert (got.macro_f1, got.accuracy, got.n) == (0.0, 0.0, 0)
+
+
+def test_the_interval_is_over_people_not_photos() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.tile([0, 1], 200)
+    wrong = np.repeat(rng.random(20) < 0.3, 20)  # whole people are wrong
+    predicted = np.where(wrong, 1 - truth, truth)
+    by_person = metrics.interval(truth, predicted, np.repeat(np.arange(20), 20).astype(str).tolist(), 2)
+    by_photo = metrics.interval(truth, predicted, np.arange(400).astype(str).tolist(), 2)
+    assert by_person.people == 20
+    assert by_person.high - by_person.low > 2.5 * (by_photo.high - by_photo.low)
+    point = metrics.macro_f1(metrics.confusion(truth, predicted, 2))
+    assert by_person.low < point < by_person.high
+
+
+def test_the_interval_repeats() -> None:
+    truth, predicted = case("all")
+    people = (np.arange(400) // 7).astype(str).tolist()
+    assert metrics.interval(truth, predicted, people, 18) == metrics.interval(truth, predicted, people, 18)
+
+
+def test_the_interval_of_perfect_predictions_is_a_point() -> None:
+    truth, _ = case("all")
+    got = metrics.interval(truth, truth, [str(i // 7) for i in range(400)], 18)
+    assert (got.low, got.high) == (1.0, 1.0)

@@ -1,0 +1,1 @@
+"""masktrain: a lean trainer on the crops that maskprep caches."""

@@ -1,0 +1,134 @@
+"""Who is trained on and who is held out. People are split, never pictures (S0.28, S1.34)."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.dataset import View
+from maskprep.errors import UserError
+from maskprep.labels.schema import Schema
+
+VARYING_SHARE = 0.05
+"""An attribute belongs to the person when it varies within fewer people than this (label errors do that)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a view's table to train and to validate on, in table order.
+
+    Attributes:
+        train, val: row numbers.
+        hash: of every person with their side; equal means the same split.
+        left_out: images of the view on neither side, counted by reason.
+    """
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    hash: str
+    left_out: dict[str, int]
+
+
+def split(view: View, val_ratio: float, seed: int) -> Split:
+    """Hold out a share of the people, the classes in the same proportions on both sides.
+
+    Args:
+        val_ratio: wanted share; the split has ``round(1 / val_ratio)`` equal folds, of which the first is held out.
+        seed: which split.
+
+    Raises:
+        UserError: fewer than two people with labelled crops, or the same photo under two people.
+    """
+    usable, left_out = usable_rows(view)
+    table = view.table.iloc[usable]
+    fold = fold_people(table, view.schema, max(2, round(1 / val_ratio)), seed)
+    held_out = table["person"].map(fold).to_numpy() == 0
+    made = Split(usable[~held_out], usable[held_out], _hash(table["person"], held_out), left_out)
+    check(view.table, made)
+    return made
+
+
+def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Rows that may be trained or validated on, and how many are left out for which reason."""
+    table = view.table
+    reason = pd.Series([None] * len(table), dtype=object)
+    reason[table["label"].isna()] = "no label"
+    reason[table["excluded"].notna()] = "excluded"
+    reason[table["split"] == "eval"] = "eval split"
+    left_out = {str(k): int(n) for k, n in reason.value_counts().items()}
+    return np.flatnonzero(reason.isna().to_numpy()).astype(np.int64), left_out
+
+
+def fold_people(table: pd.DataFrame, schema: Schema, folds: int, seed: int) -> dict[str, int]:
+    """Fold number of every person, stratified by what does not change from photo to photo (gender x age group).
+
+    Depends on nothing but the people, their labels, the number of folds and the seed.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    strata = person_strata(table, schema)
+    people = np.array(sorted(strata))
+    if len(people) < 2:
+        raise UserError(
+            f"A split needs at least two people with labelled crops; there are {len(people)}.",
+            "See how many images have a label and a crop with: maskprep status CACHE",
+        )
+    folds = min(folds, len(people))
+    counts = Counter(strata.values())
+    # Strata smaller than the number of folds cannot be spread evenly: they share one.
+    values = [strata[p] if counts[strata[p]] >= folds else "rare" for p in people]
+    stratify = max(Counter(values).values()) >= folds
+    maker = (StratifiedKFold if stratify else KFold)(folds, shuffle=True, random_state=seed)
+    number = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "the least populated class": dealt with above
+        for fold, (_, held_out) in enumerate(maker.split(people, values)):
+            number.update(dict.fromkeys(people[held_out].tolist(), fold))
+    return number
+
+
+def person_strata(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
+    """Of each person, the most common combination of the attributes that belong to people rather than to photos."""
+    indices = np.array([schema.decode(int(label)) for label in table["label"]], dtype=np.int64)
+    people = table["person"].to_numpy()
+    frame = pd.DataFrame(indices.reshape(len(table), len(schema.joint)), columns=list(schema.joint))
+    varies = frame.groupby(people).nunique().gt(1).mean()
+    names = [name for name in schema.joint if varies[name] < VARYING_SHARE] or list(schema.joint)
+    combined = frame[names].astype(str).agg("/".join, axis=1)
+    strata = {}
+    for person, values in combined.groupby(people):
+        counts = Counter(values)
+        strata[str(person)] = min(counts, key=lambda v: (-counts[v], v))
+    return strata
+
+
+def check(table: pd.DataFrame, made: Split) -> None:
+    """Refuse a split that shares a person or a photo between its sides; done every time one is used.
+
+    Raises:
+        UserError: naming who or what is on both sides.
+    """
+    train, val = table.iloc[made.train], table.iloc[made.val]
+    if not len(train) or not len(val):
+        raise UserError(f"The split has {len(train)} training and {len(val)} validation images.")
+    if both := sorted(set(train["person"]) & set(val["person"])):
+        raise UserError(f"The split is not person-disjoint: {', '.join(both[:5])} are on both sides.")
+    known = dict(zip(train["content"], train["image"], strict=True))
+    for content, image in zip(val["content"], val["image"], strict=True):
+        if content is not None and content in known:
+            raise UserError(
+                f"{known[content]} and {image} are the same photo under two people, one trained on, one held out.",
+                "Exclude one of them, or give both the same person.",
+            )
+
+
+def _hash(people: pd.Series[Any], held_out: NDArray[np.bool_]) -> str:
+    sides = sorted(set(zip(people, held_out.tolist(), strict=True)))
+    return hashlib.sha256("".join(f"{p}\t{int(v)}\n" for p, v in sides).encode()).hexdigest()

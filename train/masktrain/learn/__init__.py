@@ -1,0 +1,1 @@
+"""What training is made of: model, losses, augmentation, the loop."""

@@ -1,0 +1,132 @@
+"""Batches of a view: gathered from the mapped shards, augmented in threads of their own, handed to the device.
+
+No worker processes: a gather costs some hundredths of a millisecond per image. Where nothing is to be augmented and the
+images fit, they stay on the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskprep.dataset import View
+from masktrain.learn.augment import Augment, draw_seed
+
+RESIDENT_SHARE = 0.4
+"""Keep the images on the GPU when they take no more than this share of its free memory."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images: their table rows [n], pixels uint8 [n, 3, H, W] in channels_last and labels int64 [n]."""
+
+    rows: NDArray[np.int64]
+    pixels: Tensor
+    labels: Tensor
+
+
+class Batches:
+    """The images of some table rows, in batches of nearly equal size (the last one is never a remainder).
+
+    Args:
+        view: where the pixels are.
+        rows: row numbers of the view's table, int64 [n].
+        batch_size: the most images of a batch.
+        device: where batches go.
+        recipe: augmentation; ``none`` for validation and prediction.
+        seed: of the order and the augmentation.
+
+    Attributes:
+        waited: seconds that the last pass waited for data.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        device: torch.device,
+        *,
+        recipe: str = "none",
+        seed: int = 0,
+    ) -> None:
+        self.view, self.rows, self.device, self.recipe, self.seed = view, rows, device, recipe, seed
+        self.steps = -(-len(rows) // batch_size)
+        self.labels = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
+        self.waited = 0.0
+        self._own = threading.local()
+        self._resident = self._keep_on_device()
+
+    def order(self, epoch: int | None) -> NDArray[np.int64]:
+        """Positions in ``rows`` in the order of an epoch; None for the order of the table."""
+        n = len(self.rows)
+        return np.arange(n) if epoch is None else np.random.default_rng([self.seed, epoch]).permutation(n)
+
+    def epoch(self, epoch: int | None) -> Iterator[Batch]:
+        """One pass: shuffled and augmented by the epoch's number, or as they are for None."""
+        self.waited = 0.0
+        parts = np.array_split(self.order(epoch), self.steps) if self.steps else []
+        if self._resident is not None:
+            for part in parts:
+                where = torch.from_numpy(part).to(self.device, non_blocking=True)
+                yield Batch(self.rows[part], self._resident[where].permute(0, 3, 1, 2), self._labels(part))
+            return
+        workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        pending: deque[Future[tuple[NDArray[np.int64], Tensor]]] = deque()
+        todo = iter(parts)
+        try:
+            for part in todo:
+                pending.append(pool.submit(self._make, part, epoch))
+                if len(pending) <= workers:
+                    continue
+                yield self._next(pending)
+            while pending:
+                yield self._next(pending)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _next(self, pending: deque[Future[tuple[NDArray[np.int64], Tensor]]]) -> Batch:
+        started = time.perf_counter()
+        part, pixels = pending.popleft().result()
+        self.waited += time.perf_counter() - started
+        # NHWC memory seen as NCHW is channels_last: no copy
+        pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return Batch(self.rows[part], pixels, self._labels(part))
+
+    def _make(self, part: NDArray[np.int64], epoch: int | None) -> tuple[NDArray[np.int64], Tensor]:
+        """Pixels uint8 [n, H, W, 3] of some positions, in pinned memory for a GPU."""
+        pixels = torch.empty((len(part), *self.view.size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        array = self.view.gather(self.rows[part], out=pixels.numpy())
+        if epoch is not None and self.recipe != "none":
+            if not hasattr(self._own, "augment"):  # one per thread: albumentations keeps its generators inside
+                self._own.augment = Augment(self.recipe, draw_seed(self.seed))
+            self._own.augment(array, epoch, self.rows[part])
+        return part, pixels
+
+    def _labels(self, part: NDArray[np.int64]) -> Tensor:
+        labels = torch.from_numpy(self.labels[part])
+        return labels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else labels
+
+    def _keep_on_device(self) -> Tensor | None:
+        """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them and they fit."""
+        if self.device.type != "cuda" or self.recipe != "none":
+            return None
+        height, width = self.view.size
+        if len(self.rows) * height * width * 3 > RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return None
+        pixels = torch.empty((len(self.rows), height, width, 3), dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self.rows), 1024):
+            part = self.view.gather(self.rows[start : start + 1024])
+            pixels[start : start + len(part)] = torch.from_numpy(part).to(self.device)
+        return pixels

@@ -1,0 +1,144 @@
+"""What a fit leaves behind: the best weights to use, and the last state to go on from. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskprep.errors import UsageError, UserError
+from maskprep.labels.schema import Schema
+
+BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All it takes to use the weights: nothing has to be typed again or guessed (kept as best.json).
+
+    Attributes:
+        model: timm's name.
+        schema: what is classified; ``classes`` are the names of its joint classes in index order.
+        view: name of the view, ``geometry`` its view.json, ``size`` height and width of its crops.
+        mean, std: per channel, 0..1.
+        settings: the preprocessing settings of the cache, to prepare raw photos in the same way.
+        fallback: the most frequent training class, the answer for a photo without a crop.
+        epoch, score: when and how good (validation macro-F1).
+    """
+
+    model: str
+    schema: dict[str, Any]
+    classes: list[str]
+    view: str
+    size: list[int]
+    geometry: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    settings: dict[str, Any]
+    fallback: int
+    epoch: int = 0
+    score: float = 0.0
+    format: int = FORMAT
+
+    def labels(self) -> Schema:
+        """The schema as an object."""
+        return Schema.from_dict(self.schema)
+
+
+def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file and put it in place in one step."""
+    part = file.with_name(f".{file.name}.part")
+    write(part)
+    with part.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    part.replace(file)
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Write readable JSON atomically."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def save_best(run: Path, model: nn.Module, sidecar: Sidecar) -> None:
+    """Write best.safetensors and best.json; the sidecar is in the header of the weights too."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    header = {"sidecar": json.dumps(asdict(sidecar))}
+    write_atomically(run / BEST, lambda part: save_file(state, part, metadata=header))
+    write_json(run / SIDECAR, asdict(sidecar))
+
+
+def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
+    """The best model of a run, ready to predict.
+
+    Raises:
+        UsageError: the folder is not a run with a best model.
+        UserError: the weights do not fit the model that the sidecar names.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from masktrain.learn.model import build
+
+    sidecar = load_sidecar(run)
+    model = build(sidecar.model, len(sidecar.classes), (sidecar.size[0], sidecar.size[1]))
+    try:
+        model.load_state_dict(load_file(run / BEST))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{run / BEST} cannot be used: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval(), sidecar
+
+
+def load_sidecar(run: Path) -> Sidecar:
+    """best.json of a run."""
+    if not (run / SIDECAR).is_file() or not (run / BEST).is_file():
+        started = (run / LAST).is_file()
+        raise UsageError(
+            f"{run} {'has no finished epoch yet' if started else 'is not a run: it has no ' + SIDECAR}.",
+            f"Go on with it: masktrain fit --resume {run}" if started else "Make one with: masktrain fit CACHE",
+        )
+    try:
+        return Sidecar(**json.loads((run / SIDECAR).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run / SIDECAR} cannot be read: {error}") from error
+
+
+def save_last(run: Path, state: dict[str, Any]) -> None:
+    """Write last.ckpt: tensors and plain values only."""
+    write_atomically(run / LAST, lambda part: torch.save(state, part))
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """Read last.ckpt; nothing in it is ever executed.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (run / LAST).is_file():
+        raise UsageError(f"{run} cannot be resumed: it has no {LAST}.", "Start a run with: masktrain fit CACHE")
+    try:
+        state: dict[str, Any] = torch.load(run / LAST, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file shows in many ways
+        raise UserError(f"{run / LAST} cannot be read: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """Hash over the bytes of all tensors: equal means bit-identical weights."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""Scores, all from one confusion matrix.
+
+Macro-F1 is the mean of F1 over the classes that occur among the truths or the predictions, as in scikit-learn's
+``f1_score(average="macro", zero_division=0)``: a class that neither occurs nor is predicted has no F1 and does not
+count. The mean over all classes of the schema, absent ones as 0, is reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskprep.labels.schema import Schema
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: how many images have it (support) and get it (predicted), and how well they agree."""
+
+    name: str
+    support: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one set of predictions. ``attributes`` holds accuracy and macro-F1 of each attribute."""
+
+    n: int
+    macro_f1: float
+    macro_f1_all: float
+    accuracy: float
+    attributes: dict[str, dict[str, float]]
+    classes: tuple[ClassScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as kept in JSON files."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A percentile interval from resampling people."""
+
+    low: float
+    high: float
+    level: float
+    people: int
+
+
+def confusion(truth: Ints, predicted: Ints, num_classes: int) -> Ints:
+    """Confusion matrix [num_classes, num_classes], rows the truth, columns the predictions."""
+    flat = np.bincount(truth.astype(np.int64) * num_classes + predicted, minlength=num_classes * num_classes)
+    return flat.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def f1_per_class(hits: Floats | Ints, support: Floats | Ints, predicted: Floats | Ints) -> tuple[Floats, Any]:
+    """F1 of each class, 0 where undefined, and which classes occur in truth or prediction (boolean)."""
+    total = (support + predicted).astype(np.float64)
+    return 2.0 * hits / np.where(total > 0, total, 1.0), total > 0
+
+
+def macro_f1(matrix: Ints) -> float:
+    """Mean F1 over the classes that occur in truth or prediction; 0 when there are none."""
+    f1, present = f1_per_class(np.diag(matrix), matrix.sum(1), matrix.sum(0))
+    return float(f1[present].mean()) if present.any() else 0.0
+
+
+def accuracy(matrix: Ints) -> float:
+    """Share of right predictions; 0 when there are none."""
+    return float(np.trace(matrix) / max(int(matrix.sum()), 1))
+
+
+def per_attribute(matrix: Ints, schema: Schema) -> dict[str, Ints]:
+    """Confusion matrix of each attribute of the joint label, summed out of the joint matrix."""
+    sizes, k = schema.sizes, len(schema.sizes)
+    cube = matrix.reshape(*sizes, *sizes)
+    return {
+        name: cube.sum(axis=tuple(a for a in range(2 * k) if a not in (i, k + i)))
+        for i, name in enumerate(schema.joint)
+    }
+
+
+def score(truth: Ints, predicted: Ints, schema: Schema) -> Scores:
+    """All scores of joint predictions against joint labels (both [n])."""
+    matrix = confusion(truth, predicted, schema.num_classes)
+    hits, support, given = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    f1, _ = f1_per_class(hits, support, given)
+    precision, recall = hits / np.maximum(given, 1), hits / np.maximum(support, 1)
+    return Scores(
+        n=len(truth),
+        macro_f1=macro_f1(matrix),
+        macro_f1_all=float(f1.mean()) if len(f1) else 0.0,
+        accuracy=accuracy(matrix),
+        attributes={
+            name: {"accuracy": accuracy(m), "macro_f1": macro_f1(m)}
+            for name, m in per_attribute(matrix, schema).items()
+        },
+        classes=tuple(
+            ClassScore(name, int(support[i]), int(given[i]), float(precision[i]), float(recall[i]), float(f1[i]))
+            for i, name in enumerate(schema.class_names)
+        ),
+    )
+
+
+def interval(
+    truth: Ints,
+    predicted: Ints,
+    people: Sequence[str],
+    num_classes: int,
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval of macro-F1, resampling whole people (their photos are not independent)."""
+    names, person = np.unique(np.asarray(people, dtype=str), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    right = truth == predicted
+    values = np.empty(draws)
+    for i in range(draws):
+        weight = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[person].astype(np.float64)
+        support = np.bincount(truth, weights=weight, minlength=num_classes)
+        given = np.bincount(predicted, weights=weight, minlength=num_classes)
+        f1, present = f1_per_class(np.bincount(truth, weights=weight * right, minlength=num_classes), support, given)
+        values[i] = f1[present].mean()
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, len(names))

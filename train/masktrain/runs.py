@@ -1,0 +1,197 @@
+"""Run folders: their names, and the records that every run keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from maskprep.dataset import View
+from maskprep.errors import UsageError, UserError
+from masktrain.config import FitConfig
+from masktrain.folds import Split
+from masktrain.learn.checkpoint import write_atomically
+
+CONFIG, DATA, ENV, METRICS, OOF = "config.yaml", "data.json", "env.json", "metrics.jsonl", "oof.parquet"
+RECORDED = (
+    "maskprep",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "albumentations",
+    "safetensors",
+)
+
+
+def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs")) -> Path:
+    """Make the folder of a new run; an existing one is never written over.
+
+    Args:
+        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<number>``, the next free number.
+
+    Raises:
+        UsageError: ``out`` exists and is not empty.
+    """
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} already exists.", f"Choose another --out, or go on with it: masktrain fit --resume {out}"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"{config.model.name}-{config.hash()[:8]}"
+    number = 1
+    while True:
+        try:
+            (root / f"{name}-{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return root / f"{name}-{number}"
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
+
+    Raises:
+        UsageError: another process is training it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        yield
+        return
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{run} is being trained by another process.") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)
+
+
+def write_config(run: Path, config: FitConfig) -> None:
+    """config.yaml: every value, not only those given."""
+    text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    write_atomically(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def data_record(view: View, split: Split) -> dict[str, Any]:
+    """What a run was trained on, as kept in data.json."""
+    table = view.table
+    train, val = table.iloc[split.train], table.iloc[split.val]
+    counts = {
+        side: np.bincount(rows["label"].to_numpy(dtype=np.int64), minlength=view.schema.num_classes).tolist()
+        for side, rows in (("train", train), ("val", val))
+    }
+    return {
+        "cache": str(view.path.resolve()),
+        "source": view.dataset.get("source"),
+        "view": view.name,
+        "fingerprint": view.fingerprint(),
+        "folds": split.hash,
+        "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
+        "classes": counts,
+        "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
+    }
+
+
+def read_data(run: Path) -> dict[str, Any]:
+    """data.json of a run."""
+    try:
+        data: dict[str, Any] = json.loads((run / DATA).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE") from None
+    except ValueError as error:
+        raise UserError(f"{run / DATA} cannot be read: {error}") from error
+    return data
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the run was computed with: versions, machine, commit of the code (S0.15, S1.42)."""
+    import torch
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    cuda = device.startswith("cuda")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: installed(name) for name in RECORDED},
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "cuda": torch.version.cuda if cuda else None,
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": _git(),
+    }
+
+
+def append_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Add one epoch to metrics.jsonl, on disk before the call returns."""
+    with (run / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The epochs of metrics.jsonl; a line cut off by a crash is left out."""
+    records = []
+    if (run / METRICS).is_file():
+        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+    return records
+
+
+def keep_metrics(run: Path, epoch: int) -> None:
+    """Cut metrics.jsonl back to the epochs that the checkpoint knows."""
+    kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_metrics(run) if r["epoch"] <= epoch]
+    write_atomically(run / METRICS, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+
+
+def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
+    """oof.parquet: the held-out images with their labels and probabilities."""
+    table = view.table.iloc[rows]
+    frame = pd.DataFrame({"image": table["image"].to_numpy(), "label": table["label"].to_numpy(dtype=np.int64)})
+    columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
+    write_atomically(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the code and whether it was changed since; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        run = [
+            subprocess.run(["git", "-C", folder, *args], capture_output=True, text=True, timeout=5, check=True).stdout
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": run[0].strip(), "changed": bool(run[1].strip())}

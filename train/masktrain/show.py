@@ -1,0 +1,155 @@
+"""What people see: the progress of a fit and the tables of scores. rich is imported only when something is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from masktrain.config import FitConfig
+from masktrain.metrics import Interval, Scores
+
+
+class Fit:
+    """Progress of a fit that shows nothing; the base of those that do."""
+
+    @contextmanager
+    def running(
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+    ) -> Iterator[None]:
+        """Around the training, from epoch ``done`` on."""
+        yield
+
+    def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
+        """After a step (see :class:`masktrain.learn.loop.Progress`)."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After an epoch."""
+
+
+class PrintedFit(Fit):
+    """A line per epoch, and a live bar while one runs if this is a terminal."""
+
+    @contextmanager
+    def running(
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+    ) -> Iterator[None]:
+        """Say what will be done, then show how it gets on."""
+        self.epochs, self.images = config.optim.epochs, data["images"]["train"]
+        self.done, self.loss = done, float("nan")
+        self.started = self.epoch_started = time.perf_counter()
+        for line in opening(run, config, data, about):
+            print(line)
+        if done:
+            print(f"Going on after epoch {done} of {self.epochs}.")
+        sys.stdout.flush()
+        self.bar, self.task = None, None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[text]}"))
+            self.bar = Progress(*columns, transient=True)
+            self.task = self.bar.add_task("", total=self.images, epoch=f"{done + 1}/{self.epochs}", text="")
+        if self.bar is None:
+            yield
+            return
+        with self.bar:
+            yield
+
+    def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
+        """Move the bar."""
+        if self.bar is None or self.task is None:
+            return
+        now = time.perf_counter()
+        self.loss = self.loss if loss is None else loss
+        rate = images / max(now - self.epoch_started, 1e-9)
+        left = ((self.epochs - epoch) * self.images + self.images - images) / rate
+        text = (
+            f"{rate:.0f} img/s  waits for data {waited / max(now - self.epoch_started, 1e-9):.0%}"
+            f"  loss {self.loss:.3f}  {clock(left)} left"
+        )
+        self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One line, with the time left."""
+        now = time.perf_counter()
+        self.done += 1
+        per_epoch = now - self.epoch_started
+        self.epoch_started = now
+        line = epoch_line(record, self.epochs) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
+        if self.bar is not None:
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+
+def opening(run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """What a fit is about to do: data, people, classes, model."""
+    images, people, counts = data["images"], data["people"], data["classes"]
+    height, width = about["size"]
+    lines = [
+        f"run     {run}",
+        f"data    {images['train']} images of {len(people['train'])} people to train on,"
+        f" {images['val']} of {len(people['val'])} held out; view '{data['view']}' {height}x{width}",
+        f"classes {min(counts['train'])} to {max(counts['train'])} training images each"
+        f" ({sum(c > 0 for c in counts['train'])} of {len(counts['train'])} occur),"
+        f" {min(counts['val'])} to {max(counts['val'])} held out",
+        f"model   {about['model']}, {about['parameters'] / 1e6:.1f} M parameters,"
+        f" {'pretrained' if config.model.pretrained else 'from scratch'},"
+        f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
+    ]
+    left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
+    left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
+    if left_out:
+        lines.insert(2, f"        left out: {', '.join(left_out)}")
+    if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained:
+        lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
+    return lines
+
+
+def epoch_line(record: dict[str, Any], epochs: int) -> str:
+    """One epoch in a line."""
+    mark = "*" if record["best_epoch"] == record["epoch"] else " "
+    return (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.3f}"
+        f"  val {record['val_loss']:.3f}  macro-F1 {record['macro_f1']:.4f}{mark}  accuracy {record['accuracy']:.4f}"
+        f"  {record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.1%}"
+    )
+
+
+def scores(title: str, scores: Scores, interval: Interval) -> None:
+    """Print a table of scores: the headline, each attribute, each class."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(title, highlight=False, markup=False)
+    head = Table(box=box.SIMPLE_HEAD, header_style="")
+    for name in ("", "macro-F1", "accuracy"):
+        head.add_column(name, justify="left" if not name else "right")
+    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
+    head.add_row(
+        "joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}"
+    )
+    if len(scores.attributes) > 1:
+        for name, values in scores.attributes.items():
+            head.add_row(name, f"{values['macro_f1']:.4f}", f"{values['accuracy']:.4f}")
+    console.print(head)
+    table = Table(box=box.SIMPLE_HEAD, header_style="")
+    table.add_column("class")
+    for name in ("images", "predicted", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    for c in scores.classes:
+        table.add_row(c.name, str(c.support), str(c.predicted), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
+    console.print(table, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
