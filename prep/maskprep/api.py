@@ -29,6 +29,21 @@ def index(
     return job
 
 
+def detect(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Find all faces and choose the subjects, without cutting crops. See :func:`run` for the arguments."""
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    pipeline.bring(job, views=())
+    return job
+
+
 def crop(
     source: Path,
     cache: Path | None = None,

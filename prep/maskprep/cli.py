@@ -102,10 +102,10 @@ def crop(
         str | None, typer.Option("--crop", help="face, or as baselines: centre, none.", show_default="face")
     ] = None,
     border: Annotated[
-        str | None, typer.Option(help="Beyond the photo: reflect, replicate or constant.", show_default="reflect")
+        str | None, typer.Option(help="Beyond the photo: reflect, replicate, constant or blur.", show_default="reflect")
     ] = None,
     no_face: Annotated[
-        str | None, typer.Option(help="A photo without a face: rescue or drop.", show_default="rescue")
+        str | None, typer.Option(help="A photo without a face: rescue, whole, drop or error.", show_default="rescue")
     ] = None,
     detectors: Annotated[
         str | None, typer.Option(help="Detectors, separated by commas.", show_default="all three")
@@ -214,6 +214,28 @@ def explain(
     from maskprep.status import explain as explain_image
 
     typer.echo("\n".join(explain_image(open_job(source, cache, config), image)))
+
+
+@app.command()
+def faces(
+    source: Source,
+    image: Annotated[str | None, typer.Argument(help="One image; none for a sheet of those worth a look.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG to write.", show_default="faces[-<image>].png in the cache")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=200, help="Photos on the sheet.")] = 24,
+    cache: CacheDir = None,
+    config: ConfigFile = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
+    from maskprep import api, show
+    from maskprep.drawing import draw_faces
+
+    with show.bars(quiet) as bars:
+        job = api.detect(source, cache, config, workers=workers, progress=bars)
+    typer.echo(f"wrote {draw_faces(job, image, out, count)}")
 
 
 @app.command()

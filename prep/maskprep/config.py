@@ -52,6 +52,7 @@ class DetectSettings:
     Args:
         detectors: which detectors look at every photo.
         thresholds: lowest score that is kept, per detector; those not named keep their own.
+        low: lowest score that is kept on a photo on which no clear face is found.
 
     Raises:
         UsageError: an unknown detector or a threshold outside 0..1.
@@ -59,9 +60,12 @@ class DetectSettings:
 
     detectors: tuple[str, ...] = tuple(DETECTORS)
     thresholds: dict[str, float] = field(default_factory=dict)
+    low: float = 0.15
 
     def __post_init__(self) -> None:
         check_names(self.detectors)
+        if not 0 < self.low < 1:
+            raise UsageError(f"detect.low lies between 0 and 1, not {self.low:g}.")
         for name, value in self.thresholds.items():
             if name not in DETECTORS:
                 raise UsageError(f"detect.thresholds names an unknown detector '{name}'.{_nearest(name, DETECTORS)}")
@@ -172,8 +176,12 @@ def _schema(data: Mapping[str, Any]) -> Schema:
         if not isinstance(spec, Mapping):
             raise UsageError(f"schema.attributes.{name} must have classes or bins.")
         _check_keys(spec, ("classes", "bins"), f"schema.attributes.{name}")
-        for key, kind in (("classes", (str, int, float, bool)), ("bins", (int, float))):
+        for key, kind in (("classes", (str, int, float)), ("bins", (int, float))):
             values = spec.get(key, [])
+            if isinstance(values, list) and any(isinstance(v, bool) for v in values):
+                raise UsageError(
+                    f"schema.attributes.{name}.{key} holds true or false.", "YAML reads yes and no so; quote them."
+                )
             if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
                 raise UsageError(
                     f"schema.attributes.{name}.{key} must be a list of {'names' if key == 'classes' else 'numbers'}."

@@ -163,7 +163,7 @@ def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
     settings = job.config.detect
     identity = {
         "version": detection.VERSION,
-        "settings": {name: settings.threshold(name) for name in settings.detectors},
+        "settings": {name: settings.threshold(name) for name in settings.detectors} | {"low": settings.low},
         "weights": {name: DETECTORS[name].sha256 for name in settings.detectors},
     }
     stage = fingerprint(detection.NAME, identity)

@@ -19,6 +19,7 @@ from maskprep import config as configuration
 from maskprep.errors import UsageError, UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
+from maskprep.faces.decisions import read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.job import (
     INDEX_FILE,
@@ -37,11 +38,12 @@ from maskprep.labels import table as labelling
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos import sources
+from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
 from maskprep.store.engine import Stage, Task
-from maskprep.store.shards import finish, live_rows, plan, read_rows, sweep
+from maskprep.store.shards import drop_damaged, finish, live_rows, plan, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
 
 
@@ -70,6 +72,8 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
             make_crops(job, view)
         make_stats(job)
         check_accounts(job.cache)
+        if job.config.choose.no_face == "error":
+            check_faces(job.cache)
 
 
 def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, workers: int | None = None) -> None:
@@ -123,7 +127,7 @@ def make_faces(job: Job) -> None:
     wanted = want_faces(job, read_table(job.cache.images))
     settings = job.config.detect
     thresholds = {name: settings.threshold(name) for name in settings.detectors}
-    stage = detection.DetectStage(settings.detectors, thresholds, job.config.index.max_megapixels)
+    stage = detection.DetectStage(thresholds, settings.low, job.config.index.max_megapixels)
     _fill(job, wanted, stage, detection.ROWS_PER_SHARD)
     _close(wanted)
     live = live_rows(wanted.folder, wanted.pairs)
@@ -142,6 +146,7 @@ def subjects_inputs(job: Job) -> str:
         choosing.VERSION,
         settings,
         job.config.detect.detectors,
+        [dataclasses.astuple(ruling) for ruling in read_decisions(job.cache.decisions)],
         inputs_of(job.cache.images),
         inputs_of(job.cache.faces),
     )
@@ -150,7 +155,8 @@ def subjects_inputs(job: Job) -> str:
 def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces)
-    return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose)
+    rulings = read_decisions(job.cache.decisions)
+    return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
 
 
 def make_subjects(job: Job) -> None:
@@ -161,6 +167,9 @@ def make_subjects(job: Job) -> None:
         job.progress.start("choose", len(chosen.images))
         write_table(job.cache.subjects, chosen.table(job.progress.advance), inputs=inputs)
         job.computed["choose"] += len(chosen.images)
+        job.notes.extend(chosen.stale)
+    elif job.cache.decisions.is_file():
+        job.notes.extend(open_subjects(job).stale_rulings())
 
 
 def labels_inputs(job: Job, schema: Schema) -> str:
@@ -185,6 +194,8 @@ def make_crops(job: Job, view: str) -> None:
     settings = job.config.views[view]
     wanted = want_crops(job, view, read_table(job.cache.images), read_table(job.cache.subjects))
     stage = cropping.CropStage(settings, job.config.index.max_megapixels)
+    if damaged := drop_damaged(wanted.folder, stage.array_shape):
+        job.notes.append(f"{damaged} shards of view '{view}' had lost their pixels and were made again.")
     changed = _fill(job, wanted, stage, cropping.rows_per_shard(settings.size))
     path = wanted.folder / INDEX_FILE
     live = live_rows(wanted.folder, wanted.pairs)
@@ -242,6 +253,21 @@ def check_accounts(cache: Cache) -> None:
             raise UserError(
                 f"'{path}' does not list the same images as '{cache.images}'.", "Delete both and run the command again."
             )
+
+
+def check_faces(cache: Cache) -> None:
+    """The policy ``error`` for photos without a face.
+
+    Raises:
+        UserError: there are some, naming them.
+    """
+    subjects = read_table(cache.subjects, ["image", "status"])
+    without = list(subjects[subjects["status"] == "no_face"]["image"])
+    if without:
+        raise UserError(
+            f"{len(without)} photos have no face: {some(without)}.",
+            "Look at them with maskprep faces, and rule on them in decisions.csv or choose another --no-face.",
+        )
 
 
 def write_log(job: Job, command: str, seconds: float) -> None:

@@ -67,13 +67,14 @@ def survey(job: Job) -> Status:
         upstream = upstream or bool(stages[-1].why)
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
         stages.append(_table("choose", cache.subjects, len(images), current, upstream))
+        upstream = upstream or bool(stages[-1].why)
         current = inputs_of(cache.labels) == pipeline.labels_inputs(job, schema)
-        stages.append(_table("labels", cache.labels, len(images), current, upstream or bool(stages[-1].why)))
+        stages.append(_table("labels", cache.labels, len(images), current, upstream))
     if cache.images.is_file() and cache.subjects.is_file():
         subjects = read_table(cache.subjects)
         counts["status"] = _count(subjects["status"])
         for view in job.config.views:
-            if set(subjects["image"]) == set(images["image"]):
+            if list(subjects["image"]) == list(images["image"]):
                 wanted = want_crops(job, view, images, subjects)
                 stage = _keyed(wanted, cache.view(view), VIEW_FILE)
             else:
@@ -183,8 +184,10 @@ def explain(job: Job, name: str) -> list[str]:
         lines.extend(_explain_choice(job, image))
     if job.cache.labels.is_file():
         labels = read_table(job.cache.labels)
-        said = labels[labels["image"] == image].iloc[0].dropna().drop(["image"]).to_dict()
-        lines.append("labels    " + (", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()) or "none"))
+        mine = labels[labels["image"] == image].drop(columns="image")
+        said = mine.iloc[0].dropna().to_dict() if len(mine) else {}
+        values = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()]
+        lines.append(f"labels    {', '.join(values) or 'none'}")
     lines.extend(_explain_stages(job, image, images))
     return lines
 
@@ -209,7 +212,7 @@ def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:
     lines = []
     stages = [(want_index(job), STAGE_FILE), (want_faces(job, images), STAGE_FILE)]
     subjects = read_table(job.cache.subjects) if job.cache.subjects.is_file() else None
-    if subjects is not None and len(subjects) == len(images):
+    if subjects is not None and list(subjects["image"]) == list(images["image"]):
         stages += [(want_crops(job, view, images, subjects), VIEW_FILE) for view in job.config.views]
     for wanted, identity_file in stages:
         keys = [key for name, key in wanted.pairs if name == image]

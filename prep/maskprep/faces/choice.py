@@ -2,7 +2,8 @@
 
 Never by score: when the subject wears a mask and a passer-by does not, every detector is surer of the passer-by.
 Instead each candidate gets a few signals between 0 and 1 (how large, how central, how many detectors agree, how well
-it fits the person's other photos and the data set), and the weighted mean decides. A close call is ``ambiguous``.
+it fits the person's other photos and the data set), and the weighted mean decides. Scores only tell whether there is
+a face at all (:func:`evidence`): above that they count no further. A close call is ``ambiguous``.
 """
 
 from __future__ import annotations
@@ -22,13 +23,23 @@ Box = tuple[float, float, float, float]
 SAME_FACE_IOU = 0.35
 """Boxes of different detectors that overlap this much (after :func:`common_extent`) are one face."""
 
-WEIGHTS = {"size": 0.35, "agreement": 0.25, "person": 0.2, "centre": 0.1, "dataset": 0.1}
+NEAR, ALIKE = 0.4, 1.8
+"""Or boxes whose centres are closer than this (relative to their sides) and whose sides differ by no more than this
+factor: small boxes are too coarse for an overlap."""
+
+CREDIBLE = 0.75
+"""Evidence from which on a detection is simply a face."""
+
+AGREED_SCORE = 0.3
+"""Score from which on detectors of different families confirm each other."""
+
+WEIGHTS = {"size": 0.4, "agreement": 0.15, "person": 0.2, "centre": 0.15, "dataset": 0.1}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
 FACE_ASPECT = 0.755
 """Width by height of an upright face's box in the reference extent, for boxes that no detector gave."""
 
-NO_FACE = ("rescue", "drop")
+NO_FACE = ("rescue", "drop", "whole", "error")
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,8 @@ class ChooseSettings:
 
     Args:
         no_face: what to do with a photo without a face: ``rescue`` takes the box from the person's other photos, else
-            the data set's median box; ``drop`` leaves it without a crop.
+            the data set's median box; ``whole`` takes the whole photo; ``drop`` leaves it without a crop; ``error``
+            does so too and makes the command fail.
         close: candidates whose marks differ by less than this are a close call.
         weak: a best candidate below this mark is not believed to be the subject.
 
@@ -64,12 +76,14 @@ class Face:
         faces: numbers of its detections in faces.parquet, best detector first.
         box: the detectors' boxes brought to one extent and averaged, weighted by score.
         agreement: share of the detectors that saw it, 0..1.
+        evidence: how sure it is that this is a face at all, 0..1; see :func:`evidence`.
         keypoints: right eye, left eye, nose tip and mouth centre, float [4, 2], averaged likewise.
     """
 
     faces: tuple[int, ...]
     box: Box
     agreement: float
+    evidence: float
     keypoints: NDArray[np.float64]
 
 
@@ -101,10 +115,24 @@ class Place:
     y: float
     log_size: float
 
-    def likeness(self, other: Place) -> float:
-        """1 for the same place and size, falling to 0: a Gaussian with a spread of 0.15 in place, 0.35 in size."""
-        far = ((self.x - other.x) ** 2 + (self.y - other.y) ** 2) / 0.15**2
-        return math.exp(-0.5 * (far + (self.log_size - other.log_size) ** 2 / 0.35**2))
+
+@dataclass(frozen=True)
+class Habit:
+    """Where the subject usually is: the median place of several photos, and how far they stray from it.
+
+    Args:
+        place: coordinate-wise median.
+        spread: width of the likeness in x, y and log_size: 1.5 times the median absolute deviation, but at least
+            0.15, 0.15 and 0.35, so that a few equal photos do not make every other place impossible.
+    """
+
+    place: Place
+    spread: tuple[float, float, float]
+
+    def likeness(self, at: Place) -> float:
+        """1 for the usual place and size, falling to 0 (Gaussian)."""
+        far = [(at.x - self.place.x), (at.y - self.place.y), (at.log_size - self.place.log_size)]
+        return math.exp(-0.5 * sum((d / s) ** 2 for d, s in zip(far, self.spread, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -116,9 +144,10 @@ class Candidate:
 
     @property
     def mark(self) -> float:
-        """Weighted mean of the signals, 0..1."""
+        """Weighted mean of the signals, 0..1, cut down for a face that is hardly one."""
         total = sum(WEIGHTS[name] for name in self.signals)
-        return sum(WEIGHTS[name] * value for name, value in self.signals.items()) / total
+        mean = sum(WEIGHTS[name] * value for name, value in self.signals.items()) / total
+        return mean * min(1.0, self.face.evidence / CREDIBLE)
 
 
 def common_extent(face: Detection) -> Box:
@@ -150,23 +179,51 @@ def group(detections: Sequence[Detection]) -> list[list[int]]:
     boxes = [common_extent(face) for face in detections]
     groups: list[list[int]] = []
     for i in order:
-        overlaps = [(iou(boxes[i], boxes[members[0]]), members) for members in groups]
-        best = max(overlaps, key=lambda pair: pair[0], default=None)
-        if best is not None and best[0] >= SAME_FACE_IOU:
-            best[1].append(i)
+        likely = [
+            (iou(boxes[i], boxes[members[0]]), members) for members in groups if same(boxes[i], boxes[members[0]])
+        ]
+        if likely:
+            max(likely, key=lambda pair: pair[0])[1].append(i)
         else:
             groups.append([i])
     return groups
 
 
+def same(a: Box, b: Box) -> bool:
+    """Whether two boxes (of one extent) show one face."""
+    if iou(a, b) >= SAME_FACE_IOU:
+        return True
+    side_a, side_b = (math.sqrt(max(1e-9, (c[2] - c[0]) * (c[3] - c[1]))) for c in (a, b))
+    apart = math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2
+    return apart <= NEAR * min(side_a, side_b) and max(side_a, side_b) <= ALIKE * min(side_a, side_b)
+
+
+def evidence(detections: Sequence[Detection]) -> float:
+    """How sure it is that there is a face, 0..1: one minus the chance that every detector that saw it was wrong.
+
+    A detector's best score s counts as a chance of (s - 0.2) / 0.7, within 0..0.95, of being right. What YuNet and a
+    BlazeFace both see (with a score of at least 0.3) is credible in any case: they hardly ever err at the same place,
+    and a masked face often gets no more than that.
+    """
+    best: dict[str, float] = {}
+    for face in detections:
+        best[face.detector] = max(best.get(face.detector, 0.0), face.score)
+    sure = 1 - math.prod(1 - min(0.95, max(0.0, (score - 0.2) / 0.7)) for score in best.values())
+    families = {name.partition("_")[0] for name, score in best.items() if score >= AGREED_SCORE}
+    return max(sure, CREDIBLE) if len(families) > 1 else sure
+
+
 def merge(detections: Sequence[Detection], faces: Sequence[int], detectors: int) -> Face:
     """One face of its detections; ``faces`` are their numbers, ``detectors`` how many detectors looked."""
-    weights = np.array([face.score for face in detections]) + 1e-6
-    boxes = np.array([common_extent(face) for face in detections])
+    best: dict[str, Detection] = {}
+    for face in detections:  # one vote per detector, however many rungs it stood on
+        if face.detector not in best or face.score > best[face.detector].score:
+            best[face.detector] = face
+    weights = np.array([face.score for face in best.values()]) + 1e-6
+    boxes = np.array([common_extent(face) for face in best.values()])
     x0, y0, x1, y1 = (float(v) for v in np.average(boxes, axis=0, weights=weights))
-    points = np.average([_four_points(face) for face in detections], axis=0, weights=weights)
-    agreement = len({face.detector for face in detections}) / max(1, detectors)
-    return Face(tuple(faces), (x0, y0, x1, y1), agreement, points)
+    points = np.average([_four_points(face) for face in best.values()], axis=0, weights=weights)
+    return Face(tuple(faces), (x0, y0, x1, y1), len(best) / max(1, detectors), evidence(detections), points)
 
 
 def _four_points(face: Detection) -> NDArray[np.float64]:
@@ -182,39 +239,42 @@ def place(box: Box, width: int, height: int) -> Place:
     return Place((box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height, 0.5 * math.log(area / (width * height)))
 
 
-def median_place(places: Sequence[Place]) -> Place | None:
-    """The coordinate-wise median, None of nothing."""
+def habit(places: Sequence[Place]) -> Habit | None:
+    """Where the subject usually is, None of nothing."""
     if not places:
         return None
-    x, y, log_size = np.median([(p.x, p.y, p.log_size) for p in places], axis=0)
-    return Place(float(x), float(y), float(log_size))
+    values = np.array([(p.x, p.y, p.log_size) for p in places])
+    middle = np.median(values, axis=0)
+    spread = np.maximum(1.5 * np.median(np.abs(values - middle), axis=0), (0.15, 0.15, 0.35))
+    return Habit(Place(*(float(v) for v in middle)), (float(spread[0]), float(spread[1]), float(spread[2])))
 
 
 def candidates(
-    faces: Sequence[Face], width: int, height: int, person: Place | None = None, dataset: Place | None = None
+    faces: Sequence[Face], width: int, height: int, person: Habit | None = None, dataset: Habit | None = None
 ) -> list[Candidate]:
     """Every face with its signals, best first.
 
-    - size: side relative to the largest face of the photo
+    - size: side relative to the largest credible face of the photo
     - agreement: share of the detectors that saw it
     - centre: nearness to the middle of the photo
-    - person, dataset: likeness to the median place of the person's other photos, of all photos
+    - person, dataset: likeness to the usual place in the person's other photos, in all photos
     """
     if not faces:
         return []
     places = [place(face.box, width, height) for face in faces]
-    largest = max(p.log_size for p in places)
+    credible = [p.log_size for p, face in zip(places, faces, strict=True) if face.evidence >= CREDIBLE]
+    largest = max(credible or [p.log_size for p in places])
     found = []
     for face, at in zip(faces, places, strict=True):
         signals = {
-            "size": math.exp(at.log_size - largest),
+            "size": math.exp(min(0.0, at.log_size - largest)),
             "agreement": face.agreement,
             "centre": math.exp(-0.5 * (((at.x - 0.5) / 0.25) ** 2 + ((at.y - 0.5) / 0.35) ** 2)),
         }
         if person is not None:
-            signals["person"] = at.likeness(person)
+            signals["person"] = person.likeness(at)
         if dataset is not None:
-            signals["dataset"] = at.likeness(dataset)
+            signals["dataset"] = dataset.likeness(at)
         found.append(Candidate(face, signals))
     return sorted(found, key=lambda c: (-c.mark, c.face.faces))
 
@@ -223,8 +283,8 @@ def choose(
     faces: Sequence[Face],
     width: int,
     height: int,
-    person: Place | None = None,
-    dataset: Place | None = None,
+    person: Habit | None = None,
+    dataset: Habit | None = None,
     settings: ChooseSettings = ChooseSettings(),
 ) -> Choice:
     """The subject among the faces of one photo.
@@ -233,8 +293,8 @@ def choose(
         faces: all faces of the photo.
         width: of the upright photo, pixels.
         height: likewise.
-        person: median place of the subject in the person's other photos.
-        dataset: median place of the subject in all photos.
+        person: where the subject usually is in the person's other photos.
+        dataset: where the subject usually is in all photos.
         settings: limits and the policy for a photo without a face.
     """
     ranked = candidates(faces, width, height, person, dataset)
@@ -249,10 +309,12 @@ def choose(
         return Choice(status, best.face.faces[0], best.face.box, reason, best.face.keypoints)
     why = "no face found" if not ranked else f"the only faces are unlikely (best mark {ranked[0].mark:.2f})"
     source = person or dataset
-    if settings.no_face == "drop" or source is None:
+    if settings.no_face == "whole":
+        return Choice("rescued", box=(0.0, 0.0, float(width), float(height)), reason=f"{why}; the whole photo")
+    if settings.no_face != "rescue" or source is None:
         return Choice("no_face", reason=why)
     origin = "the person's other photos" if person else "the data set's median"
-    return Choice("rescued", box=box_at(source, width, height), reason=f"{why}; box from {origin}")
+    return Choice("rescued", box=box_at(source.place, width, height), reason=f"{why}; box from {origin}")
 
 
 def box_at(at: Place, width: int, height: int) -> Box:

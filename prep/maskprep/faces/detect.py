@@ -14,17 +14,15 @@ import pyarrow as pa
 
 from maskprep.faces.choice import group
 from maskprep.faces.detectors import Detection, open_detectors
+from maskprep.faces.ladder import Seen, climb
 from maskprep.photos.decode import PhotoError, load
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "detect"
-VERSION = 1
+VERSION = 2
 TABLE_VERSION = 1
 ROWS_PER_SHARD = 64
-
-RUNG_AS_IS = "as_is"
-"""The photo as it is, reduced to the working size."""
 
 FACE = pa.struct(
     [
@@ -57,10 +55,16 @@ TABLE = schema_of(
 
 @dataclass(frozen=True)
 class DetectStage:
-    """Finds faces. Input rows: path. Output rows: a list of FACE."""
+    """Finds faces. Input rows: path. Output rows: a list of FACE.
 
-    detectors: tuple[str, ...]
+    Args:
+        thresholds: lowest score that counts, per detector that looks.
+        low: lowest score that counts on the rung ``low``, where nothing better is found.
+        max_megapixels: photos larger than this are not opened.
+    """
+
     thresholds: dict[str, float]
+    low: float
     max_megapixels: float
     columns: pa.Schema = field(default_factory=lambda: pa.schema([("faces", pa.list_(FACE))]))
     array_shape: tuple[int, ...] | None = None
@@ -68,22 +72,28 @@ class DetectStage:
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
         """Load the detectors."""
-        with open_detectors(self.detectors, self.thresholds) as find:
+        lowest = {name: min(self.low, threshold) for name, threshold in self.thresholds.items()}
+
+        def keep(face: Detection) -> bool:
+            return face.score >= self.thresholds[face.detector]
+
+        with open_detectors(list(self.thresholds), lowest) as find:
 
             def compute(row: Row) -> Output | None:
                 try:
                     pixels = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                return {"faces": [_record(face) for face in find(pixels)]}, None
+                return {"faces": [_record(s) for s in climb(pixels, find, keep, len(self.thresholds))]}, None
 
             yield compute
 
 
-def _record(face: Detection) -> dict[str, Any]:
+def _record(seen: Seen) -> dict[str, Any]:
+    face = seen.face
     return {
         "detector": face.detector,
-        "rung": RUNG_AS_IS,
+        "rung": seen.rung,
         "score": face.score,
         "box": list(face.box),
         "keypoints": face.keypoints.ravel().tolist(),

@@ -149,7 +149,7 @@ def check_names(names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterator[Find]:
-    """Load several detectors; the function runs all of them on one photo of any size.
+    """Load several detectors; the function runs all of them on one picture, as it is.
 
     To be called in the process that detects: an instance inherited over fork hangs.
     """
@@ -168,8 +168,7 @@ def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterat
                 find(blank)  # the first call is the slow and the talkative one
 
         def find_all(pixels: Pixels) -> list[Detection]:
-            small, scale = reduce_for_detection(pixels)
-            return [rescale(face, 1 / scale) for find in finders for face in find(small)]
+            return [face for find in finders for face in find(pixels)]
 
         try:
             yield find_all

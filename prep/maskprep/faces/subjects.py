@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +15,19 @@ from maskprep.faces.choice import (
     Choice,
     ChooseSettings,
     Face,
+    Habit,
     Place,
     candidates,
     choose,
-    median_place,
+    habit,
     merge,
     place,
 )
+from maskprep.faces.decisions import Decision, by_image, rule
 from maskprep.faces.detect import detections_by_image
 from maskprep.store.tables import schema_of
 
-VERSION = 1
+VERSION = 2
 
 STATUSES = ("ok", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
 
@@ -54,27 +56,35 @@ class Subjects:
         faces: faces.parquet.
         detectors: how many detectors looked at each photo.
         settings: how to choose.
+        decisions: a person's rulings, in order.
+        stale: filled with sentences about rulings that were not applied.
     """
 
     images: pd.DataFrame
     faces: pd.DataFrame
     detectors: int
     settings: ChooseSettings
+    decisions: Sequence[Decision] = ()
+    stale: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        by_image = detections_by_image(self.faces)
-        columns = ("image", "width", "height", "person", "error", "detail")
+        detections = detections_by_image(self.faces)
+        columns = ("image", "width", "height", "person", "error", "detail", "content")
         self._rows: dict[str, Any] = {
             row[0]: SimpleNamespace(**dict(zip(columns, row, strict=True)))
             for row in zip(*(self.images[c] for c in columns), strict=True)
         }
         self._faces = {
             image: [merge([d for _, d in members], [n for n, _ in members], self.detectors) for members in groups]
-            for image, groups in by_image.items()
+            for image, groups in detections.items()
+            if image in self._rows  # faces of photos that are gone stay until the next detection
         }
         first = {image: self._first_guess(image) for image in self._faces if self._readable(image)}
         self._places = {image: at for image, at in first.items() if at is not None}
-        self._dataset = median_place(list(self._places.values()))
+        self._dataset = habit(list(self._places.values()))
+        contents = {image: row.content for image, row in self._rows.items()}
+        self._ruled, lost = by_image(self.decisions, contents)
+        self.stale.extend(lost)
         self._people: dict[str, list[str]] = {}
         for image in self._rows:
             if isinstance(person := self._rows[image].person, str):
@@ -89,12 +99,12 @@ class Subjects:
         ranked = candidates(self._faces[image], row.width, row.height)
         return place(ranked[0].face.box, row.width, row.height) if ranked else None
 
-    def context(self, image: str) -> tuple[Place | None, Place | None]:
-        """Median place in the person's other photos (None with fewer than two of them), and in the data set."""
+    def context(self, image: str) -> tuple[Habit | None, Habit | None]:
+        """The usual place in the person's other photos (None with fewer than two of them), and in the data set."""
         person = self._rows[image].person
         others = self._people.get(person, []) if isinstance(person, str) else []
         places = [self._places[other] for other in others if other != image and other in self._places]
-        return (median_place(places) if len(places) >= 2 else None), self._dataset
+        return (habit(places) if len(places) >= 2 else None), self._dataset
 
     def candidates(self, image: str) -> list[Candidate]:
         """Every face of one image with its signals, best first."""
@@ -102,13 +112,30 @@ class Subjects:
         return candidates(self._faces.get(image, []), row.width, row.height, *self.context(image))
 
     def choose(self, image: str) -> Choice:
-        """The subject of one image."""
+        """The subject of one image: a person's ruling where there is one, else the automatic choice."""
+        choice = self.automatic(image)
+        decision = self._ruled.get(image)
+        if decision is None:
+            return choice
+        ruled, stale = rule(decision, choice, self._faces.get(image, []))
+        if stale:
+            self.stale.append(f"decisions.csv, line {decision.line}: stale, {stale} ('{image}').")
+        return ruled
+
+    def automatic(self, image: str) -> Choice:
+        """The subject of one image, whatever was ruled."""
         row = self._rows[image]
         if not self._readable(image):
             detail = f": {row.detail}" if isinstance(row.detail, str) else ""
             return Choice("unreadable", reason=f"{row.error}{detail}")
         faces: list[Face] = self._faces.get(image, [])
         return choose(faces, row.width, row.height, *self.context(image), self.settings)
+
+    def stale_rulings(self) -> list[str]:
+        """Sentences about the rulings that are not applied, without making the whole table."""
+        for image in self._ruled:
+            self.choose(image)
+        return self.stale
 
     def table(self, advance: Callable[[int], None] = lambda n: None) -> pa.Table:
         """subjects.parquet."""

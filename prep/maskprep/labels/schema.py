@@ -16,6 +16,14 @@ from typing import Any
 
 from maskprep.errors import UsageError
 
+RESERVED = frozenset(
+    (
+        *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail"),
+        *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row"),
+    )
+)
+"""Columns that the tables have already, so no attribute can have their name."""
+
 
 @dataclass(frozen=True)
 class Attribute:
@@ -41,7 +49,7 @@ class Attribute:
             object.__setattr__(self, "classes", bin_names(self.bins))
         if not self.classes:
             raise UsageError(f"Attribute '{self.name}' has neither classes nor bins.")
-        if len(set(self.classes)) != len(self.classes):
+        if len({fold(name) for name in self.classes}) != len(self.classes):
             raise UsageError(f"Attribute '{self.name}' names a class twice: {', '.join(self.classes)}.")
         if any(not math.isfinite(limit) for limit in self.bins) or any(
             low >= high for low, high in itertools.pairwise(self.bins)
@@ -83,6 +91,8 @@ class Schema:
 
     def __post_init__(self) -> None:
         names = [a.name for a in self.attributes]
+        if taken := [name for name in names if name in RESERVED]:
+            raise UsageError(f"An attribute cannot be called '{taken[0]}': the tables have a column of that name.")
         if len(set(names)) != len(names):
             raise UsageError(f"The schema names an attribute twice: {', '.join(names)}.")
         if not self.joint:

@@ -166,18 +166,18 @@ def _decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of half-broken metadata and of large images; we decide
             image = Image.open(file, formats=_formats())
-            megapixels = image.width * image.height / 1e6
-            large = megapixels > max_megapixels
             header["format"] = image.format
             header["width"], header["height"] = image.size
-            if not large or "exif" in image.info:  # looking for EXIF that comes late, Pillow would decode the photo
-                header["orientation"] = _orientation(image)
-            turn = None if image.format == "TIFF" else UPRIGHT.get(header.get("orientation", 1))  # TIFF: Pillow turns
-            if turn is not None and header["orientation"] >= 5:
-                header["width"], header["height"] = image.size[::-1]
-            if large:
+            late = image.format == "PNG" and "exif" not in image.info  # may follow the pixels: not to be asked for now
+            if not late:
+                _note_orientation(image, header)
+            megapixels = image.width * image.height / 1e6
+            if megapixels > max_megapixels:
                 raise PhotoError("too_large", f"{megapixels:.0f} megapixels, the limit is {max_megapixels:g}")
             image.load()
+            if late:
+                _note_orientation(image, header)
+            turn = None if image.format == "TIFF" else UPRIGHT.get(header["orientation"])  # Pillow turns TIFF by itself
             return header, to_rgb(image if turn is None else image.transpose(turn))
     except PhotoError:
         raise
@@ -219,6 +219,12 @@ def _is_short(file: IO[bytes], head: bytes) -> bool:
         length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - at  # 0: up to the end
         at += max(8, length)
     return at > size or size < 16
+
+
+def _note_orientation(image: Image.Image, header: dict[str, Any]) -> None:
+    header["orientation"] = _orientation(image)
+    if header["orientation"] >= 5 and image.format != "TIFF":
+        header["width"], header["height"] = image.size[::-1]
 
 
 def _orientation(image: Image.Image) -> int:

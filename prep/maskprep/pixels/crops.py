@@ -21,7 +21,7 @@ Transform = NDArray[np.float64]
 
 CROPS = ("face", "centre", "none")
 ALIGNS = ("none", "eyes", "similarity")
-BORDERS = ("reflect", "replicate", "constant")
+BORDERS = ("reflect", "replicate", "constant", "blur")
 MAX_SIZE = 2048
 MAX_SAMPLES = 1 << 26
 
@@ -41,7 +41,8 @@ class ViewSettings:
             takes centre and scale from the keypoints instead of the box.
         crop: ``face``; or, as baselines, ``centre`` (the largest centred rectangle of the crop's shape) and ``none``
             (the whole photo, stretched).
-        border: what lies beyond the photo's border: its mirror image, its edge, or black.
+        border: what lies beyond the photo's border: its mirror image, its edge, black, or a blurred mirror image
+            that no face can be seen in.
 
     Raises:
         UsageError: a value out of range.
@@ -156,20 +157,41 @@ def warp(photo: Pixels, transform: Transform, size: tuple[int, int], border: str
     """
     import cv2
 
-    flags = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
+    modes = {"replicate": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
+    mode = modes.get(border, cv2.BORDER_REFLECT_101)
     height, width = size
-    scale = math.sqrt(abs(float(np.linalg.det(transform[:, :2]))))
+    scale = float(np.linalg.svd(transform[:, :2], compute_uv=False)[-1])  # along the axis that is shrunk most
     k = max(1, math.ceil(1 / scale - 1e-6))
     k = min(k, max(1, math.isqrt(MAX_SAMPLES // (height * width))))  # 200 MB of samples at most
     dense = transform * k
     # OpenCV puts pixel centres at whole numbers, we put them at halves
     dense = np.column_stack([dense[:, :2], dense @ np.array([0.5, 0.5, 1.0]) - 0.5])
     crop: Any = cv2.warpAffine(
-        photo, dense, (width * k, height * k), flags=cv2.INTER_LINEAR, borderMode=flags[border], borderValue=(0, 0, 0)
+        photo, dense, (width * k, height * k), flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=(0, 0, 0)
     )
     if k > 1:
         crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    if border == "blur":
+        crop = _blur_outside(crop, photo.shape[:2], transform)
     return np.ascontiguousarray(crop, dtype=np.uint8)
+
+
+def _blur_outside(crop: Pixels, photo: tuple[int, ...], transform: Transform) -> Pixels:
+    """Blur what lies beyond the photo's border, softly joined to what lies within."""
+    import cv2
+
+    height, width = crop.shape[:2]
+    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(inside, np.round(map_points(transform, corners)).astype(np.int32), 255)
+    if inside.all():
+        return crop
+    core: Any = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
+    share: Any = cv2.GaussianBlur(core.astype(np.float32) / 255, (0, 0), 2)
+    blurred: Any = cv2.GaussianBlur(crop, (0, 0), max(height, width) / 24)
+    weight = share[:, :, None]
+    mixed: Pixels = np.rint(crop * weight + blurred * (1 - weight)).astype(np.uint8)
+    return mixed
 
 
 def map_points(transform: Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,13 @@ from maskprep.store.tables import write_json
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
 
+PARTS = {
+    "source": {"root", "settings", "schema_given", "config"},
+    "schema": {"attributes"},
+    "settings": {"index", "detect", "choose", "views"},
+}
+"""What dataset.json cannot do without."""
+
 DATASET = "dataset.json"
 CACHES = Path("cache")
 """Default folder for caches, relative to where the command is run."""
@@ -59,6 +66,11 @@ class Cache:
         return self.root / "stats.json"
 
     @property
+    def decisions(self) -> Path:
+        """A person's rulings; the only file that is edited by hand and cannot be rebuilt."""
+        return self.root / "decisions.csv"
+
+    @property
     def log(self) -> Path:
         """One line per command."""
         return self.root / "log.jsonl"
@@ -96,6 +108,10 @@ class Cache:
             raise UserError(
                 f"'{self.root}' has cache format {found}; this version reads {FORMAT}.", "Upgrade maskprep."
             )
+        for section, keys in PARTS.items():
+            part = data.get(section)
+            if not isinstance(part, dict) or not keys <= part.keys():
+                raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
         return data
 
     def write(self, data: dict[str, Any]) -> None:
@@ -147,8 +163,22 @@ def _try_lock(handle: int) -> bool:
 
 
 def is_cache(path: Path) -> bool:
-    """Whether a folder is a cache."""
-    return (path / DATASET).is_file()
+    """Whether a folder is a cache. Photos may lie beside a dataset.json of someone else's; ours tells its format."""
+    try:
+        data = json.loads((path / DATASET).read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return True  # damaged, and whoever reads it will say so
+    return isinstance(data, dict) and "format" in data
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
@@ -180,10 +210,13 @@ def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
     if not source.is_dir():
         raise UsageError(f"'{source}' is neither a photo folder nor a cache.", "Give an existing folder.")
     root = source.resolve()
+    if not _is_utf8(root):
+        raise UsageError(f"The name of the folder '{root}' is not valid UTF-8.", "Rename it.")
     found = Cache(cache or CACHES / (root.name or "photos"))
     if found.root.resolve().is_relative_to(root):
         raise UsageError(f"The cache '{found.root}' would lie inside the photos.", "Name another place with --cache.")
-    if found.root.exists() and not is_cache(found.root) and any(p.name[0] != "." for p in found.root.iterdir()):
+    taken = found.root.is_dir() and any(p.name[0] != "." for p in found.root.iterdir())
+    if (taken or (found.root.exists() and not found.root.is_dir())) and not is_cache(found.root):
         raise UsageError(f"'{found.root}' exists and is not a cache.", "Name another place with --cache.")
     if is_cache(found.root):
         earlier = Path(found.read()["source"]["root"])

@@ -33,7 +33,7 @@ Compute = Callable[[Row], Output | None]
 
 ENGINES = ("serial", "processes")
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 1.5
+GRACE_SECONDS = 1.0
 
 
 class Stage(Protocol):
@@ -158,13 +158,27 @@ def _run_task(task: Task) -> int:
     return fill_shard(stage, _worker["compute"], task, tick)
 
 
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Hold Ctrl-C back while workers are started: they inherit that, so none is hit before it can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: Callable[[int], None]) -> int:
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (stage, counter, stop))
     failed = 0
     try:
-        futures = {pool.submit(_run_task, task): task for task in tasks}
+        with _interrupts_wait():
+            futures = {pool.submit(_run_task, task): task for task in tasks}
         for future in _finished(futures, counter, advance):
             try:
                 failed += future.result()
@@ -172,7 +186,8 @@ def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: C
                 at = futures[future].chunk.pairs
                 raise UserError(
                     f"A worker process died while working on photos such as '{at[0][0]}' .. '{at[-1][0]}'.",
-                    "It may have run out of memory: run the command again with fewer --workers; finished work is kept.",
+                    "It may have run out of memory: run the command again with fewer --workers; finished work is kept."
+                    " (A script of your own must call it under: if __name__ == '__main__'.)",
                 ) from error
     except BaseException:
         stop.value = 1
@@ -183,6 +198,7 @@ def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: C
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():
                 process.terminate()
+                process.join(GRACE_SECONDS)
         raise
     pool.shutdown()
     return failed

@@ -57,7 +57,8 @@ def read_index(folder: Path) -> pd.DataFrame:
         frame = read_table(shard_path(folder, shard), ["image", "key"])
         frames.append(frame.assign(shard=shard, row=range(len(frame))))
     if not frames:
-        return pd.DataFrame({"image": [], "key": [], "shard": [], "row": []}).astype({"shard": int, "row": int})
+        kinds = {"image": "str", "key": "str", "shard": "int64", "row": "int64"}
+        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in kinds.items()})
     return pd.concat(frames, ignore_index=True)
 
 
@@ -99,8 +100,8 @@ def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int) -> list[Chun
     committed = set(shard_numbers(folder))
     if any(pair not in asked for chunk in earlier for pair in chunk.pairs):
         earlier = []  # the photos or settings changed since; committed shards stay, the rest is cut anew
-    planned = {pair for chunk in earlier for pair in chunk.pairs}
-    chunks = [chunk for chunk in earlier if any(pair not in have for pair in chunk.pairs)]
+    chunks = [c for c in earlier if c.shard not in committed and not have.issuperset(c.pairs)]  # none is made twice
+    planned = {pair for chunk in chunks for pair in chunk.pairs}
     rest = [pair for pair in missing if pair not in planned]
     first = 1 + max([*committed, *(chunk.shard for chunk in earlier)], default=-1)
     for i, at in enumerate(range(0, len(rest), rows_per_shard)):
@@ -115,9 +116,9 @@ def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int) -> list[Chun
 def _read_plan(folder: Path) -> list[Chunk]:
     try:
         data = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return [Chunk(int(shard), tuple((str(i), str(k)) for i, k in pairs)) for shard, pairs in data]
+    except (FileNotFoundError, ValueError, TypeError):
         return []
-    return [Chunk(int(shard), tuple((str(i), str(k)) for i, k in pairs)) for shard, pairs in data]
 
 
 def finish(folder: Path, wanted: Sequence[Pair]) -> int:
@@ -129,6 +130,34 @@ def finish(folder: Path, wanted: Sequence[Pair]) -> int:
     (folder / PLAN).unlink(missing_ok=True)
     sweep(folder)
     return len(dead)
+
+
+def drop_damaged(folder: Path, shape: tuple[int, ...]) -> int:
+    """Delete the tables of shards whose pixels are missing or cut short, so that they are made anew.
+
+    Args:
+        folder: the stage's folder.
+        shape: of one row's pixels.
+
+    Returns:
+        How many shards.
+    """
+    damaged = 0
+    for shard in shard_numbers(folder):
+        path = shard_path(folder, shard)
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (OSError, pa.ArrowInvalid):
+            continue  # read_index names it
+        try:
+            whole = np.load(path.with_suffix(".npy"), mmap_mode="r").shape == (rows, *shape)
+        except (OSError, ValueError, EOFError):
+            whole = False
+        if not whole:
+            path.unlink()
+            damaged += 1
+    sweep(folder)
+    return damaged
 
 
 def sweep(folder: Path) -> None:

@@ -1,0 +1,286 @@
+"""Which face is the subject."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from maskprep.faces.choice import (
+    Box,
+    Candidate,
+    Choice,
+    ChooseSettings,
+    Face,
+    Habit,
+    Place,
+    box_at,
+    candidates,
+    choose,
+    common_extent,
+    group,
+    habit,
+    iou,
+    merge,
+    place,
+)
+from maskprep.faces.detect import TABLE
+from maskprep.faces.detectors import DETECTORS, Detection
+from maskprep.faces.subjects import STATUSES, Subjects
+
+SIZE = (400, 400)
+
+
+def seen(detector: str, score: float, box: Box) -> Detection:
+    """A detection whose box, brought to the common extent, is ``box``."""
+    dx, dy, sw, sh = DETECTORS[detector].extent
+    width, height = (box[2] - box[0]) / sw, (box[3] - box[1]) / sh
+    cx, cy = (box[0] + box[2]) / 2 - dx * width, (box[1] + box[3]) / 2 - dy * height
+    points = np.array([[cx - 5, cy], [cx + 5, cy], [cx, cy + 5], [cx, cy + 9], [cx, cy + 9], [cx, cy]])
+    own = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
+    return Detection(detector, score, own, points[:5] if detector == "yunet" else points)
+
+
+def faces_of(detections: list[Detection]) -> list[Face]:
+    return [merge([detections[i] for i in g], g, len(DETECTORS)) for g in group(detections)]
+
+
+def square(cx: float, cy: float, side: float) -> Box:
+    return (cx - side / 2, cy - side / 2, cx + side / 2, cy + side / 2)
+
+
+def at(box: Box) -> Habit:
+    """The habit of being there."""
+    found = habit([place(box, *SIZE)])
+    assert found is not None
+    return found
+
+
+MASKED, PASSER_BY = square(190, 210, 150), square(340, 90, 40)
+
+
+def test_the_score_does_not_decide() -> None:
+    """A masked subject that two detectors hardly see, and a passer-by of whom all are sure."""
+    found = [
+        seen("yunet", 0.35, MASKED),
+        seen("blazeface_short", 0.31, MASKED),
+        *(seen(name, 0.99, PASSER_BY) for name in DETECTORS),
+    ]
+    choice = choose(faces_of(found), *SIZE)
+    assert choice.status == "ok"
+    assert choice.box is not None
+    assert iou(choice.box, MASKED) > 0.95
+    assert choice.keypoints is not None
+    assert choice.keypoints.shape == (4, 2)
+
+
+def test_the_larger_face_and_the_one_more_detectors_see() -> None:
+    left, right = square(120, 200, 80), square(280, 200, 80)
+    larger = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, square(280, 200, 160))])
+    choice = choose(larger, *SIZE)
+    assert choice.status == "ok"
+    assert choice.box == pytest.approx(square(280, 200, 160))
+    both = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, right), seen("blazeface_full", 0.9, right)])
+    marks = {round(c.face.box[0]): c.mark for c in candidates(both, *SIZE)}
+    assert marks[240] > marks[80] + 0.02
+    assert choose(both, *SIZE).box == pytest.approx(right)
+
+
+def test_the_person_s_other_photos_decide() -> None:
+    left, right = square(130, 200, 100), square(270, 200, 100)
+    faces = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, right)])
+    alone = choose(faces, *SIZE)
+    assert alone.status == "ambiguous"
+    assert "nearly as likely" in alone.reason
+    for box in (left, right):
+        choice = choose(faces, *SIZE, person=at(box))
+        assert choice.status == "ok"
+        assert choice.box == pytest.approx(box)
+
+
+def test_the_person_s_other_photos_pull_to_a_smaller_face() -> None:
+    faces = faces_of([seen("yunet", 0.9, square(120, 200, 110)), seen("yunet", 0.9, square(280, 200, 90))])
+    person = at(square(280, 200, 88))
+    first = choose(faces, *SIZE, person=person).box
+    assert first is not None
+    assert first[0] > 200
+    assert choose(faces, *SIZE).box[0] < 200  # type: ignore[index]
+
+
+def test_close_is_a_setting() -> None:
+    faces = faces_of([seen("yunet", 0.9, square(130, 200, 100)), seen("yunet", 0.9, square(270, 200, 99))])
+    assert choose(faces, *SIZE, settings=ChooseSettings(close=0.0)).status == "ok"
+    assert choose(faces, *SIZE, settings=ChooseSettings(close=0.08)).status == "ambiguous"
+
+
+def test_no_face_is_rescued_by_the_person_then_the_data_set() -> None:
+    person, dataset = at(MASKED), at(PASSER_BY)
+    by_person = choose([], *SIZE, person=person, dataset=dataset)
+    assert by_person.status == "rescued"
+    assert by_person.face is None
+    assert by_person.keypoints is None
+    assert "person's other photos" in by_person.reason
+    assert by_person.box == pytest.approx(box_at(person.place, *SIZE))
+    by_dataset = choose([], *SIZE, dataset=dataset)
+    assert by_dataset.status == "rescued"
+    assert "data set" in by_dataset.reason
+    assert choose([], *SIZE) == Choice("no_face", reason="no face found")
+    dropped = choose([], *SIZE, person=person, dataset=dataset, settings=ChooseSettings(no_face="drop"))
+    assert (dropped.status, dropped.box) == ("no_face", None)
+
+
+def test_an_unlikely_face_is_not_believed() -> None:
+    far = at(square(200, 200, 200))
+    faces = faces_of([seen("yunet", 0.99, square(8, 8, 4))])
+    settings = ChooseSettings(weak=0.6)
+    assert choose(faces, *SIZE, person=far, dataset=far, settings=settings).status == "rescued"
+    assert choose(faces, *SIZE, settings=settings).status == "ok", "nothing speaks against it"
+
+
+def test_detections_in_any_order_give_the_same_choice() -> None:
+    found = [
+        seen("yunet", 0.5, MASKED),
+        seen("blazeface_full", 0.5, square(192, 211, 148)),
+        seen("blazeface_short", 0.9, PASSER_BY),
+        seen("yunet", 0.6, square(340, 92, 41)),
+        seen("yunet", 0.6, square(60, 60, 30)),
+    ]
+    expected = None
+    for order in itertools.permutations(found):
+        faces = [
+            (tuple(sorted(order[i].score for i in face.faces)), face.box, face.agreement)
+            for face in faces_of(list(order))
+        ]
+        choice = choose(faces_of(list(order)), *SIZE)
+        got = (sorted(faces), choice.box, choice.status)
+        expected = expected or got
+        assert got[0] == expected[0]
+        assert got[1:] == expected[1:]
+
+
+def test_one_face_of_three_detectors_is_one_face() -> None:
+    found = [seen(name, 0.5, MASKED) for name in DETECTORS]
+    (face,) = faces_of(found)
+    assert face.agreement == 1
+    assert face.box == pytest.approx(MASKED)
+    assert found[face.faces[0]].detector == "yunet"
+
+
+def test_a_box_is_the_average_by_score() -> None:
+    low, high = square(200, 200, 100), square(210, 200, 100)
+    face = merge([seen("yunet", 0.25, low), seen("blazeface_full", 0.75, high)], [0, 1], 3)
+    assert face.box[0] == pytest.approx(0.25 * low[0] + 0.75 * high[0], abs=1e-3)
+    assert face.agreement == pytest.approx(2 / 3)
+
+
+def test_iou_by_hand() -> None:
+    assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    assert iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+
+
+def test_extents_are_undone() -> None:
+    for name in DETECTORS:
+        assert common_extent(seen(name, 0.5, MASKED)) == pytest.approx(MASKED)
+
+
+def test_a_place_is_free_of_the_photo_s_size() -> None:
+    small, large = place((10, 20, 30, 50), 100, 80), place((40, 80, 120, 200), 400, 320)
+    assert (small.x, small.y, small.log_size) == pytest.approx((large.x, large.y, large.log_size))
+    assert small.x == pytest.approx(0.2)
+    usual = habit([small])
+    assert usual is not None
+    assert usual.likeness(large) == pytest.approx(1)
+    assert usual.likeness(Place(0.9, 0.9, 0.0)) < 0.1
+    back = box_at(small, 100, 80)
+    assert ((back[0] + back[2]) / 2, (back[1] + back[3]) / 2) == pytest.approx((20, 35))
+    assert (back[2] - back[0]) * (back[3] - back[1]) == pytest.approx(20 * 30)
+
+
+def test_the_median_is_robust() -> None:
+    places = [Place(0.5, 0.5, -1), Place(0.52, 0.5, -1.1), Place(0.0, 1.0, 3)]
+    usual = habit(places)
+    assert usual is not None
+    assert usual.place == Place(0.5, 0.5, -1)
+    assert habit([]) is None
+
+
+def test_marks_lie_between_0_and_1() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        boxes = [square(*random.uniform(-50, 450, 2), random.uniform(0, 300)) for _ in range(4)]
+        faces = faces_of([seen("yunet", float(s), b) for s, b in zip(random.random(4), boxes, strict=True)])
+        for found in candidates(faces, *SIZE, person=at(boxes[0]), dataset=at(boxes[1])):
+            assert 0 <= found.mark <= 1
+            assert math.isfinite(found.mark)
+    sure = merge([seen("yunet", 0.99, MASKED)], [0], 1)
+    assert Candidate(sure, {"size": 1.0}).mark == 1
+
+
+# ---------------------------------------------------------------- a whole data set
+
+
+PLAIN = {"width": 400, "height": 400, "person": None, "error": None, "detail": None}
+
+
+def tables(*images: dict[str, object]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """images.parquet and faces.parquet of photos with ``boxes``, a person and perhaps an error."""
+    rows, faces = [], []
+    for image in images:
+        rows.append({"content": f"c-{image['image']}", **PLAIN} | image)
+        boxes = rows[-1].pop("boxes", ())
+        for n, box in enumerate(boxes):  # type: ignore[var-annotated,arg-type]
+            x0, y0, x1, y1 = box
+            place = {"image": image["image"], "face": n, "group": n, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
+            faces.append({**place, "detector": "yunet", "rung": "as_is", "score": 0.9, "keypoints": [1.0] * 10})
+    return pd.DataFrame(rows), pd.DataFrame(faces, columns=TABLE.names)
+
+
+def statuses(*images: dict[str, object], **settings: object) -> dict[str, tuple[str, str]]:
+    table = Subjects(*tables(*images), 1, ChooseSettings(**settings)).table().to_pandas()  # type: ignore[arg-type]
+    assert list(table["image"]) == [image["image"] for image in images]
+    assert set(table["status"]) <= set(STATUSES)
+    return {row.image: (row.status, row.reason or "") for row in table.itertuples()}
+
+
+def test_every_image_has_a_row_and_a_status() -> None:
+    found = statuses(
+        {"image": "a", "boxes": [MASKED], "person": "p"},
+        {"image": "b", "boxes": [MASKED], "person": "p"},
+        {"image": "c", "boxes": [], "person": "p"},
+        {"image": "d", "boxes": []},
+        {"image": "e", "error": "empty", "width": None, "height": None},
+    )
+    assert [status for status, _ in found.values()] == ["ok", "ok", "rescued", "rescued", "unreadable"]
+    assert "person's other photos" in found["c"][1]
+    assert "data set" in found["d"][1]
+    assert found["e"][1] == "empty"
+
+
+def test_one_other_photo_is_too_few() -> None:
+    found = statuses({"image": "a", "boxes": [MASKED], "person": "p"}, {"image": "b", "person": "p"})
+    assert "data set" in found["b"][1]
+
+
+def test_a_photo_is_no_witness_of_itself() -> None:
+    """Two photos of a person agree; the third has its own place, which must not count as the usual one."""
+    photos = [{"image": name, "boxes": [MASKED], "person": "p"} for name in "ab"]
+    subjects = Subjects(*tables(*photos, {"image": "c", "boxes": [PASSER_BY], "person": "p"}), 1, ChooseSettings())
+    person, _ = subjects.context("c")
+    assert person is not None
+    assert (person.place.x, person.place.y) == pytest.approx((190 / 400, 210 / 400))
+    assert subjects.context("a")[0].place.x > 190 / 400  # type: ignore[union-attr]
+
+
+def test_no_face_anywhere() -> None:
+    assert set(statuses({"image": "a"}, {"image": "b"}).values()) == {("no_face", "no face found")}
+
+
+def test_the_order_of_the_photos_does_not_matter() -> None:
+    photos = [{"image": n, "boxes": [square(100 + 20 * i, 200, 90)], "person": "p"} for i, n in enumerate("abcd")]
+    photos.append({"image": "e", "person": "p"})
+    expected = statuses(*photos)
+    assert statuses(*photos[::-1]) == expected

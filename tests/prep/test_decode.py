@@ -1,0 +1,336 @@
+"""Opening photos: orientation, modes, and what is said of files that are none."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskprep.photos import decode
+from maskprep.photos.decode import PhotoError, examine, load
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+WIDTH, HEIGHT = 48, 32
+
+# What a viewer shows of a photo stored as red | green over blue | black, per EXIF orientation:
+# its corners (top left, top right, bottom left, bottom right), worked out by hand from the EXIF standard.
+SHOWN = {
+    1: (RED, GREEN, BLUE, BLACK),
+    2: (GREEN, RED, BLACK, BLUE),
+    3: (BLACK, BLUE, GREEN, RED),
+    4: (BLUE, BLACK, RED, GREEN),
+    5: (RED, BLUE, GREEN, BLACK),
+    6: (BLUE, RED, BLACK, GREEN),
+    7: (BLACK, GREEN, BLUE, RED),
+    8: (GREEN, BLACK, RED, BLUE),
+}
+
+
+def quarters() -> Image.Image:
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[: HEIGHT // 2, : WIDTH // 2] = RED
+    pixels[: HEIGHT // 2, WIDTH // 2 :] = GREEN
+    pixels[HEIGHT // 2 :, : WIDTH // 2] = BLUE
+    return Image.fromarray(pixels)
+
+
+def exif(orientation: int, *others: bytes) -> bytes:
+    entries = [struct.pack("<HHIHH", decode.ORIENTATION_TAG, 3, 1, orientation, 0), *others]
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + b"\0\0\0\0"
+
+
+def noise(shape: tuple[int, ...] = (40, 60, 3)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+
+
+def kind_of(path: Path) -> str:
+    with pytest.raises(PhotoError) as caught:
+        load(path)
+    return caught.value.kind
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    if suffix == "tif":
+        quarters().save(path, tiffinfo={decode.ORIENTATION_TAG: orientation})
+    else:
+        quarters().save(path, exif=exif(orientation), **options)
+    pixels = load(path)
+    size = (HEIGHT, WIDTH) if orientation < 5 else (WIDTH, HEIGHT)
+    assert pixels.shape == (*size, 3)
+    corners = (pixels[4, 4], pixels[4, -5], pixels[-5, 4], pixels[-5, -5])
+    assert np.allclose(corners, SHOWN[orientation], atol=6)
+    photo = examine(path)
+    assert (photo.height, photo.width, photo.orientation, photo.error) == (*size, orientation, None)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
+def test_compressed_tiff_is_turned_once(tmp_path: Path, compression: str) -> None:
+    quarters().save(tmp_path / "a.tif", compression=compression, tiffinfo={decode.ORIENTATION_TAG: 6})
+    pixels = load(tmp_path / "a.tif")
+    assert pixels.shape == (WIDTH, HEIGHT, 3)
+    assert np.allclose((pixels[4, 4], pixels[4, -5], pixels[-5, 4], pixels[-5, -5]), SHOWN[6], atol=6)
+
+
+BAD_TAGS = {
+    "offset beyond the file": struct.pack("<HHII", 0x010F, 2, 1000, 0xFFFFFF),
+    "unknown type": struct.pack("<HHII", 0x010F, 99, 1, 0),
+    "directory beyond the file": struct.pack("<HHII", 0x8769, 4, 1, 0xFFFFFF),
+    "directory that is itself": struct.pack("<HHII", 0x8825, 4, 1, 8),
+    "cannot be written again": struct.pack("<HHI4s", 0x0100, 7, 4, b"abcd"),
+    "huge": struct.pack("<HHII", 0x9286, 7, 0xFFFFFFFF, 8),
+}
+
+
+@pytest.mark.parametrize("tag", BAD_TAGS.values(), ids=BAD_TAGS.keys())
+def test_a_bad_tag_does_not_cost_the_orientation(tmp_path: Path, tag: bytes) -> None:
+    quarters().save(tmp_path / "a.jpg", exif=exif(6, tag), quality=100, subsampling=0)
+    pixels = load(tmp_path / "a.jpg")
+    assert pixels.shape == (WIDTH, HEIGHT, 3)
+    assert np.allclose(pixels[4, -5], RED, atol=6)
+    assert examine(tmp_path / "a.jpg").orientation == 6
+
+
+@pytest.mark.parametrize("data", [b"Exif\0\0", b"Exif\0\0garbage", exif(6)[:20], exif(0), exif(9)])
+def test_broken_exif_does_not_cost_the_photo(tmp_path: Path, data: bytes) -> None:
+    quarters().save(tmp_path / "a.jpg", exif=data)
+    assert load(tmp_path / "a.jpg").shape == (HEIGHT, WIDTH, 3)
+    photo = examine(tmp_path / "a.jpg")
+    assert (photo.orientation, photo.width, photo.error) == (1, WIDTH, None)
+
+
+def test_a_reader_of_exif_that_fails_does_not_cost_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise SyntaxError("not a TIFF file")
+
+    quarters().save(tmp_path / "a.jpg", exif=exif(6))
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert load(tmp_path / "a.jpg").shape == (HEIGHT, WIDTH, 3)
+    assert examine(tmp_path / "a.jpg").orientation == 1
+
+
+def test_16_bit_grey_is_scaled(tmp_path: Path) -> None:
+    values = np.array([[0, 300, 1000, 30000, 65535]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert load(tmp_path / name)[0].tolist() == [[v] * 3 for v in (0, 1, 3, 116, 255)], name
+
+
+def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((4, 4, 3), 128 * 257, np.uint16))
+    assert (load(tmp_path / "a.png") == 128).all()
+
+
+def test_transparency_is_white(tmp_path: Path) -> None:
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[:, :, 0] = 255
+    rgba[:, 1, 3], rgba[:, 2, 3] = 128, 255
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba).save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    for name in ("rgba.png", "rgba.webp"):
+        assert load(tmp_path / name)[0].tolist() == [[255, 255, 255], [255, 127, 127], [255, 0, 0]], name
+    Image.fromarray(rgba[:, :, [1, 3]]).save(tmp_path / "la.png")
+    assert load(tmp_path / "la.png")[0, :, 0].tolist() == [255, 127, 0]
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 200, 10, 20])
+    palette.putpixel((1, 0), 1)
+    for name in ("p.png", "p.gif"):
+        palette.save(tmp_path / name, transparency=0)
+        assert load(tmp_path / name)[0].tolist() == [[255, 255, 255], [200, 10, 20]], name
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "trns.png", transparency=(1, 2, 3))
+    assert load(tmp_path / "trns.png")[0, 0].tolist() == [255, 255, 255]
+
+
+def test_other_modes(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=100)
+    assert np.allclose(load(tmp_path / "cmyk.jpg"), RED, atol=4)
+    Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
+    assert (load(tmp_path / "bit.png") == 255).all()
+    Image.new("L", (4, 4), 77).save(tmp_path / "grey.jpg")
+    assert (load(tmp_path / "grey.jpg") == 77).all()
+    Image.fromarray(np.array([[0, 0.5, np.nan]], np.float32)).save(tmp_path / "float.tif")
+    assert load(tmp_path / "float.tif")[0, :, 0].tolist() == [0, 127, 0]
+
+
+def test_a_palette_photo_with_transparency_is_turned(tmp_path: Path) -> None:
+    photo = Image.new("P", (4, 2), 0)
+    photo.putpalette([0, 0, 0, 9, 9, 9])
+    photo.putpixel((0, 0), 1)
+    photo.save(tmp_path / "a.png", transparency=0, exif=exif(6))
+    pixels = load(tmp_path / "a.png")
+    assert pixels.shape == (4, 2, 3)
+    assert pixels[0, 1].tolist() == [9, 9, 9]
+    assert (pixels[1:] == 255).all()
+
+
+def test_the_name_does_not_decide_the_format(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    photo = examine(tmp_path / "a.jpg")
+    assert (photo.format, photo.error, photo.width) == ("PNG", None, 60)
+
+
+def test_empty_text_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert kind_of(tmp_path / "empty.jpg") == "empty"
+    assert examine(tmp_path / "empty.jpg").bytes == 0
+    (tmp_path / "text.jpg").write_text("Dear diary, " * 20)
+    assert kind_of(tmp_path / "text.jpg") == "not_an_image"
+    photo = examine(tmp_path / "text.jpg")
+    assert (photo.bytes, photo.format, photo.width, photo.error) == (240, None, None, "not_an_image")
+    assert kind_of(tmp_path / "nowhere.jpg") == "unreadable"
+    assert examine(tmp_path / "nowhere.jpg").error == "unreadable"
+    assert kind_of(tmp_path) == "unreadable"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "gif", "ppm"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"a.{suffix}"
+    noise().save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: max(5, int(len(data) * share))])
+    assert kind_of(path) == "truncated"
+    photo = examine(path)
+    assert photo.error == "truncated"
+    assert photo.bytes == max(5, int(len(data) * share))
+
+
+def test_a_truncated_photo_keeps_what_its_header_says(tmp_path: Path) -> None:
+    noise((200, 300, 3)).save(tmp_path / "a.jpg", exif=exif(6))
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:4000])
+    photo = examine(tmp_path / "a.jpg")
+    assert (photo.error, photo.format, photo.width, photo.height) == ("truncated", "JPEG", 200, 300)
+
+
+def test_broken_in_the_middle_is_not_called_truncated(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[data.index(b"IDAT") + 4] = 0xFF
+    (tmp_path / "a.png").write_bytes(data)
+    assert kind_of(tmp_path / "a.png") == "unreadable"
+
+
+def bomb(width: int, height: int, exif_data: bytes | None = None) -> bytes:
+    """A PNG of one colour and any size: a thousandth of it on disk."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = zlib.compress(b"\0" * ((width // 8 + 1) * height), 9)
+    middle = chunk(b"eXIf", exif_data) if exif_data else b""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + middle + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [12_000, 20_000])
+def test_a_decompression_bomb_is_too_large(tmp_path: Path, side: int) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(side, side))
+    assert (tmp_path / "a.png").stat().st_size < 1e6
+    assert kind_of(tmp_path / "a.png") == "too_large"
+    assert examine(tmp_path / "a.png").error == "too_large"
+
+
+def test_a_bomb_is_not_decoded_to_find_its_orientation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(1000, 500))
+    decoded = []
+    original = Image.core.zip_decoder
+    monkeypatch.setattr(Image.core, "zip_decoder", lambda *a: decoded.append(a) or original(*a))
+    photo = examine(tmp_path / "a.png", max_megapixels=0.4)
+    assert (photo.error, photo.width, photo.height, decoded) == ("too_large", 1000, 500, [])
+    (tmp_path / "b.png").write_bytes(bomb(1000, 500, exif(6)[6:]))
+    photo = examine(tmp_path / "b.png", max_megapixels=0.4)
+    assert (photo.error, photo.width, photo.height, photo.orientation, decoded) == ("too_large", 500, 1000, 6, [])
+    assert examine(tmp_path / "a.png", max_megapixels=0.6).error is None
+    assert decoded, "the decoder is counted at all"
+
+
+def test_exif_after_the_pixels_of_a_png_counts(tmp_path: Path) -> None:
+    quarters().save(tmp_path / "a.png", exif=exif(6))
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[at : at + 4], "big")
+    end = data.index(b"IEND") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + data[at + length : end] + data[at : at + length] + data[end:])
+    photo = examine(tmp_path / "a.png")
+    assert (photo.orientation, photo.width, photo.height) == (6, HEIGHT, WIDTH)
+    assert load(tmp_path / "a.png")[4, -5].tolist() == list(RED)
+
+
+def test_no_other_program_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    (tmp_path / "a.jpg").write_text(text)
+    assert kind_of(tmp_path / "a.jpg") == "not_an_image"
+
+
+def test_heic_without_the_plugin_says_what_to_install(tmp_path: Path) -> None:
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x08free")
+    code = (
+        "import sys; sys.modules['pillow_heif'] = None\n"
+        "from pathlib import Path\nfrom maskprep.photos.decode import examine\n"
+        f"photo = examine(Path({os.fspath(path)!r})); print(photo.error, photo.detail)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("unreadable")
+    assert "pip install 'maskprep[heic]'" in said
+
+
+def test_avif_is_not_taken_for_heic(tmp_path: Path) -> None:
+    if not decode._formats() or "AVIF" not in decode._formats():
+        pytest.skip("this Pillow reads no AVIF")
+    noise().save(tmp_path / "a.avif")
+    assert load(tmp_path / "a.avif").shape == (40, 60, 3)
+    data = (tmp_path / "a.avif").read_bytes()
+    (tmp_path / "a.avif").write_bytes(data[: len(data) // 3])
+    assert kind_of(tmp_path / "a.avif") == "truncated"
+
+
+def test_content_is_the_hash_of_the_bytes(tmp_path: Path) -> None:
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.png").read_bytes())
+    noise((40, 60)).save(tmp_path / "c.png")
+    a, b, c = (examine(tmp_path / name).content for name in ("a.png", "b.jpg", "c.png"))
+    assert a == b != c
+    assert len(a) == 32
+
+
+def test_random_bytes_never_raise(tmp_path: Path) -> None:
+    """Whole photos with bytes changed or cut at random: always a row."""
+    random = np.random.default_rng(1)
+    path = tmp_path / "a"
+    for suffix in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"):
+        buffer = io.BytesIO()
+        noise((16, 20, 3)).save(buffer, suffix)
+        for _ in range(60):
+            data = bytearray(buffer.getvalue())
+            for at in random.integers(0, len(data), random.integers(1, 8)):
+                data[at] = random.integers(0, 256)
+            path.write_bytes(data[: random.integers(1, len(data) + 1)])
+            photo = examine(path, max_megapixels=4)
+            assert photo.error in (None, "truncated", "not_an_image", "too_large", "unreadable")
+            assert (photo.error is None) == (kind_or_none(path) is None)
+
+
+def kind_or_none(path: Path) -> str | None:
+    try:
+        load(path, max_megapixels=4)
+    except PhotoError as error:
+        return error.kind
+    return None
