@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from maskprep import pipeline
-from maskprep.config import DEFAULT_VIEW, Config, check_view_name
+from maskprep.config import Config, check_view_name
+from maskprep.dataset import DEFAULT_VIEW
 from maskprep.job import Job, open_job
 from maskprep.pixels.crops import ViewSettings
 from maskprep.progress import Progress

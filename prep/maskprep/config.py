@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.faces.choice import ChooseSettings
 from maskprep.faces.detectors import DETECTORS, check_names
@@ -24,7 +25,6 @@ from maskprep.photos.sources import SourceSettings
 from maskprep.pixels.crops import ViewSettings, parse_size
 
 CONFIG_NAME = "maskprep.yaml"
-DEFAULT_VIEW = "face"
 
 
 @dataclass(frozen=True)

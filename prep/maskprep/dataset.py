@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.pixels.cropping import CHANNELS
+from maskprep.pixels.stats import moments
+from maskprep.store.cache import Cache
 
-FORMAT = 1
 DEFAULT_VIEW = "face"
-CHANNELS = ("r", "g", "b")
+"""The view that is meant where none is named and there are several."""
 
 Indices = NDArray[np.integer[Any]] | Sequence[int]
 
@@ -81,16 +83,10 @@ class View:
 
         Exact: the integer sums kept per crop are added as integers; one division and one root are rounded.
         """
-        rows = self.table.iloc[np.asarray(indices, dtype=np.intp)]
-        count = int(rows["count"].sum())
-        if count == 0:
+        found = moments(self.table.iloc[np.asarray(indices, dtype=np.intp)])
+        if found is None:
             raise UserError("No crops to take the mean and standard deviation of.")
-        sums = [int(rows[f"sum_{c}"].sum()) for c in CHANNELS]
-        squares = [int(rows[f"sumsq_{c}"].sum()) for c in CHANNELS]
-        mean = np.array([s / count / 255.0 for s in sums])
-        # n*sum(x^2) - sum(x)^2 in unbounded integers: no cancellation, never negative
-        var = np.array([(count * q - s * s) / (count * count) for s, q in zip(sums, squares, strict=True)])
-        return mean, np.sqrt(var) / 255.0
+        return np.array(found.mean), np.array(found.std)
 
     def fingerprint(self) -> str:
         """Hash over every image with its crop's key, label, person, split and exclusion: equal means equal data."""
@@ -121,7 +117,7 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
         UserError: tables and shards that do not fit each other.
     """
     path = Path(cache)
-    dataset = read_dataset(path)
+    dataset = Cache(path).read()
     folder = _view_folder(path, view)
     info = _read_json(folder / "view.json")
     size = (int(info["size"][0]), int(info["size"][1]))
@@ -134,25 +130,6 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
         raise _corrupt(path, f"view '{folder.name}' has crops of images that images.parquet does not list", stray)
     missing = images[~images["image"].isin(table["image"])].sort_values("image", ignore_index=True)
     return View(folder.name, path, schema, table, missing, size, info, dataset, shards)
-
-
-def read_dataset(cache: Path) -> dict[str, Any]:
-    """dataset.json of a cache.
-
-    Raises:
-        UsageError: the folder is not a cache, or one of a newer format.
-    """
-    file = cache / "dataset.json"
-    if not file.is_file():
-        what = "does not exist" if not cache.exists() else "is not a cache: it has no dataset.json"
-        raise UsageError(f"{cache} {what}.", "Make a cache with: maskprep run PHOTOS --cache DIR")
-    dataset = _read_json(file)
-    if dataset.get("format") != FORMAT:
-        raise UsageError(
-            f"{cache} has cache format {dataset.get('format')}; this version reads format {FORMAT}.",
-            "Rebuild it with: maskprep run PHOTOS --cache DIR",
-        )
-    return dataset
 
 
 def image_table(cache: Path, schema: Schema) -> pd.DataFrame:

@@ -292,10 +292,11 @@ def _fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
         total = sum(len(task.rows) for task in tasks)
         job.progress.start(wanted.name, total)
         failed = engines.run(stage, tasks, workers=job.workers, engine=job.engine, advance=job.progress.advance)
-        job.computed[wanted.name] += total - failed
-        job.unreadable += failed
+        job.computed[wanted.name] += total - len(failed)
+        job.unreadable += len(failed)
         if failed:
-            job.notes.append(f"{failed} photos could not be read during '{wanted.name}'; the next run tries again.")
+            examples = some([f"{image}: {why}" for image, why in sorted(failed)])
+            job.notes.append(f"{len(failed)} photos failed in '{wanted.name}' ({examples}); the next run tries again.")
     return bool(chunks)
 
 

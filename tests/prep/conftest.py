@@ -22,7 +22,7 @@ from maskprep.store.weights import locate
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 MakePhotos = Callable[..., list[Path]]
 
-YUNET_ONLY = "detect: {detectors: [yunet]}\nviews: {face: {size: 32}}\n"
+YUNET_ONLY = "detect: {detectors: [yunet]}\nviews: {face: {size: 32, margin: 0.35}}\n"
 """Settings for quick tests: the one detector that needs no MediaPipe, and small crops."""
 
 

@@ -166,6 +166,18 @@ def test_names_that_cannot_be_shown(cli: Callable[..., Any], work: Work, tmp_pat
     assert "UTF-8" in found.stderr
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_output_is_shown_as_it_is(cli: Callable[..., Any], work: Work, tmp_path: Path, encoding: str) -> None:
+    """Paths that look like markup, and signs that the terminal lacks."""
+    cache = work[1].rename(work[1].parent / "of [red]:cat:")
+    settings = tmp_path / "new.yaml"
+    settings.write_text("views: {face: {size: 32, margin: 0.1}}")
+    found = cli("status", cache, "--config", settings, env={"PYTHONIOENCODING": encoding, "COLUMNS": "200"})
+    assert found.returncode == 0, found.stderr
+    assert "of [red]:cat:" in found.stdout
+    assert ("0.35 → 0.1" if encoding == "utf-8" else "0.35 \\u2192 0.1") in found.stdout
+
+
 def test_the_default_detectors_through_the_command(
     cli: Callable[..., Any], make_photos: Callable[..., Any], all_detectors: None, tmp_path: Path
 ) -> None:

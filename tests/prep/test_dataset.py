@@ -157,7 +157,7 @@ def test_folders_that_are_no_cache(tmp_path: Path, copy: Path) -> None:
 def test_a_newer_format_is_refused(copy: Path) -> None:
     data = json.loads((copy / "dataset.json").read_text())
     (copy / "dataset.json").write_text(json.dumps(data | {"format": 2}))
-    with pytest.raises(UsageError, match="format 2"):
+    with pytest.raises(UserError, match="format 2"):
         open_view(copy)
 
 

@@ -39,6 +39,7 @@ def test_all_see_one_face_in_the_photo_s_own_pixels(find, portrait: Image.Image,
         right, left, nose = face.keypoints[:3] / factor
         assert right[0] < left[0], "the person's right eye is on the left of the picture"
         assert min(right[1], left[1]) < nose[1]
+        assert ((face.keypoints[:3] / factor > (x0, y0)) & (face.keypoints[:3] / factor < (x1, y1))).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (2, 3000), (3000, 2), (20000, 1), (31, 33)])

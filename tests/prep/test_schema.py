@@ -127,6 +127,6 @@ def test_an_attribute_that_the_source_lacks_is_empty() -> None:
 
 
 def test_500_classes() -> None:
-    schema = Schema((Attribute("label", tuple(f"n{i:03d}" for i in range(500))),))
-    table = assemble(images_of(label=["n499", "n000"]), subjects_of("ok", "ok"), schema).to_pandas()
+    schema = Schema((Attribute("class", tuple(f"n{i:03d}" for i in range(500))),))
+    table = assemble(images_of(**{"class": ["n499", "n000"]}), subjects_of("ok", "ok"), schema).to_pandas()
     assert table["label"].tolist() == [499, 0]

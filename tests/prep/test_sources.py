@@ -115,7 +115,7 @@ def test_folders(tmp_path: Path) -> None:
     images = ["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/2.jpg", "TEST/dog/deep/3.jpg", "loose.jpg"]
     found = look(tmp_path, *images)
     assert found.layout == "folders"
-    assert column(found, "label") == ["cat", "dog", "cat", "dog", None]
+    assert column(found, "class") == ["cat", "dog", "cat", "dog", None]
     assert column(found, "split") == ["train", "train", "eval", "eval", "train"]
     assert found.schema.class_names == ("cat", "dog")
     assert "1 photos lie outside a class folder" in found.notes[0]
@@ -126,7 +126,7 @@ def test_classes_sort_by_number_and_join_whatever_the_case(tmp_path: Path) -> No
     schema = look(tmp_path, *images).schema
     assert schema.class_names[:2] == ("2", "10")
     assert len(schema.class_names) == 3
-    assert schema.label({"label": "Cat"}) == schema.label({"label": "cat"}) == 2
+    assert schema.label({"class": "Cat"}) == schema.label({"class": "cat"}) == 2
 
 
 def test_one_given_attribute_names_the_column(tmp_path: Path) -> None:
@@ -175,32 +175,32 @@ def test_csv_paths_may_be_relative_absolute_or_bare(tmp_path: Path) -> None:
     )
     found = look(tmp_path, "x/a.jpg", "x/b.jpg", "y/c.jpg", "d.jpg", "x/e.jpg")
     assert found.layout == "csv"
-    assert column(found, "label") == ["cat", "dog", "cat", "dog", "cat"]
+    assert column(found, "class") == ["cat", "dog", "cat", "dog", "cat"]
     assert found.notes == ()
     assert found.schema.class_names == ("cat", "dog")
 
 
 def test_csv_paths_from_further_up(tmp_path: Path) -> None:
     write(tmp_path, "path,label\n/data/set/x/a.jpg,cat\nset/x/b.jpg,dog\n")
-    assert column(look(tmp_path, "x/a.jpg", "x/b.jpg"), "label") == ["cat", "dog"]
+    assert column(look(tmp_path, "x/a.jpg", "x/b.jpg"), "class") == ["cat", "dog"]
 
 
 def test_csv_a_path_through_another_folder_is_another_photo(tmp_path: Path) -> None:
     write(tmp_path, "path,label\nval/cat/1.jpg,cat\ntrain/dog/2.jpg,dog\n")
     found = look(tmp_path, "train/dog/1.jpg", "train/dog/2.jpg")
-    assert column(found, "label") == [None, "dog"]
+    assert column(found, "class") == [None, "dog"]
     assert any("1 rows of list.csv name no photo" in note and "val/cat/1.jpg" in note for note in found.notes)
     assert any("1 photos are not in list.csv" in note for note in found.notes)
 
 
 def test_csv_a_bare_name_that_two_photos_have_is_neither(tmp_path: Path) -> None:
     write(tmp_path, "path,label\n1.jpg,cat\nb/1.jpg,dog\n")
-    assert column(look(tmp_path, "a/1.jpg", "b/1.jpg"), "label") == [None, "dog"]
+    assert column(look(tmp_path, "a/1.jpg", "b/1.jpg"), "class") == [None, "dog"]
 
 
 def test_csv_decomposed_names(tmp_path: Path) -> None:
     write(tmp_path, "path,label\n사진/é.jpg,cat\n")
-    assert column(look(tmp_path, unicodedata.normalize("NFD", "사진/é.jpg")), "label") == ["cat"]
+    assert column(look(tmp_path, unicodedata.normalize("NFD", "사진/é.jpg")), "class") == ["cat"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -209,7 +209,7 @@ def test_csv_forms(tmp_path: Path, separator: str, encoding: str) -> None:
     lines = ["Path,Label,person", "a.jpg,cat,p1", 'b.jpg,"dog",p2', ""]
     write(tmp_path, "\r\n".join(lines).replace(",", separator), encoding=encoding)
     found = look(tmp_path, "a.jpg", "b.jpg")
-    assert column(found, "label") == ["cat", "dog"]
+    assert column(found, "class") == ["cat", "dog"]
     assert column(found, "person") == ["p1", "p2"]
 
 
@@ -224,7 +224,7 @@ def test_csv_outer_blanks_do_not_make_another_person_or_class(tmp_path: Path) ->
 def test_csv_a_class_may_have_any_name(tmp_path: Path, name: str) -> None:
     write(tmp_path, f"path,label\na.jpg,{name}\nb.jpg,wear\nc.jpg,\n")
     found = look(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    assert column(found, "label") == [name, "wear", None]
+    assert column(found, "class") == [name, "wear", None]
     assert set(found.schema.class_names) == {name, "wear"}
 
 
@@ -232,7 +232,7 @@ def test_csv_ids_keep_their_zeros(tmp_path: Path) -> None:
     write(tmp_path, "path,label,person\na.jpg,01,0007\nb.jpg,1,7\n")
     found = look(tmp_path, "a.jpg", "b.jpg")
     assert column(found, "person") == ["0007", "7"]
-    assert column(found, "label") == ["01", "1"]
+    assert column(found, "class") == ["01", "1"]
 
 
 def test_csv_extra_columns_are_kept(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_csv_an_empty_split_is_told_by_the_folder(tmp_path: Path) -> None:
 
 def test_csv_same_row_twice_is_fine_and_different_rows_are_not(tmp_path: Path) -> None:
     write(tmp_path, "path,label\na.jpg,cat\na.jpg,cat\n")
-    assert column(look(tmp_path, "a.jpg"), "label") == ["cat"]
+    assert column(look(tmp_path, "a.jpg"), "class") == ["cat"]
     write(tmp_path, "path,label\na.jpg,cat\nb.jpg,cat\n./a.jpg,dog\n")
     with pytest.raises(UserError, match=r"two different rows for 'a.jpg' \(lines 2 and 4\)"):
         look(tmp_path, "a.jpg", "b.jpg")
@@ -264,10 +264,10 @@ def test_csv_same_row_twice_is_fine_and_different_rows_are_not(tmp_path: Path) -
 
 def test_csv_columns_by_setting(tmp_path: Path) -> None:
     write(tmp_path, "f,label,kind,who\na.jpg,wrong,cat,x\nb.jpg,wrong,dog,y\n")
-    columns = {"path": "f", "label": "kind", "person": "who"}
-    schema = Schema((Attribute("label", ("cat", "dog")),))
+    columns = {"path": "f", "class": "kind", "person": "who"}
+    schema = Schema((Attribute("class", ("cat", "dog")),))
     found = look(tmp_path, "a.jpg", "b.jpg", schema=schema, layout="csv", csv="list.csv", columns=columns)
-    assert column(found, "label") == ["cat", "dog"]
+    assert column(found, "class") == ["cat", "dog"]
     assert column(found, "person") == ["x", "y"]
     assert column(found, "csv_label") == ["wrong", "wrong"]
 
@@ -282,7 +282,7 @@ def test_csv_mask_attributes(tmp_path: Path) -> None:
 
 def test_csv_with_trailing_separators(tmp_path: Path) -> None:
     write(tmp_path, "path,label\na.jpg,cat,\nb.jpg,dog,\n")
-    assert column(look(tmp_path, "a.jpg", "b.jpg"), "label") == ["cat", "dog"]
+    assert column(look(tmp_path, "a.jpg", "b.jpg"), "class") == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -345,4 +345,4 @@ def test_several_lists_are_not_guessed_between(tmp_path: Path) -> None:
     found = look(tmp_path, "a.jpg")
     assert found.layout == "flat"
     assert "test.csv, train.csv" in found.notes[0]
-    assert column(look(tmp_path, "a.jpg", csv="test.csv"), "label") == ["cat"]
+    assert column(look(tmp_path, "a.jpg", csv="test.csv"), "class") == ["cat"]

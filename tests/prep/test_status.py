@@ -69,7 +69,7 @@ def test_new_changed_and_gone_photos(work: Work) -> None:
     ("settings", "stage", "reason"),
     [
         ("views: {face: {size: 32, margin: 0.1}}", "crop:face", "margin 0.35 → 0.1"),
-        ("views: {face: {size: 48x64}}", "crop:face", "size 32x32 → 48x64"),
+        ("views: {face: {size: 48x64, margin: 0.35}}", "crop:face", "size 32x32 → 48x64"),
         ("detect: {detectors: [yunet], thresholds: {yunet: 0.5}}", "detect", "yunet 0.3 → 0.5"),
         ("choose: {close: 0.2}", "choose", "its settings changed"),
         ("index: {max_megapixels: 50}", "index", "max_megapixels 120.0 → 50.0"),

@@ -75,8 +75,7 @@ def write_cache(
     images.loc[: without_crop - 1, "status"] = "unreadable"
     images["label"] = images["label"].astype("Int64")
     folder.mkdir(parents=True)
-    write_json(folder / "dataset.json", {"format": 1, "source": {"path": "photos"}, "schema": SCHEMA.to_dict(),
-                                         "settings": {"crop": {"margin": 0.25}}})  # fmt: skip
+    write_json(folder / "dataset.json", dataset_of(SCHEMA.to_dict(), view))
     images[["image", "content", "person", "split"]].to_parquet(folder / "images.parquet")
     images[["image", "status"]].to_parquet(folder / "subjects.parquet")
     images["excluded"] = None
@@ -84,6 +83,13 @@ def write_cache(
     images[["image", "truth"]].to_csv(folder / "truth.csv", index=False)
     write_view(folder, view, images["image"].tolist()[without_crop:], crops[without_crop:], shards, dead, rng)
     return folder
+
+
+def dataset_of(schema: object, view: str = "face") -> dict[str, object]:
+    """dataset.json of a cache with one view."""
+    source = {"root": "photos", "layout": "flat", "settings": {}, "schema_given": False, "config": None}
+    settings = {"index": {}, "detect": {}, "choose": {}, "views": {view: {"margin": 0.25}}}
+    return {"format": 1, "source": source, "schema": schema, "settings": settings}
 
 
 def write_view(

@@ -163,7 +163,7 @@ def test_what_cannot_be_evaluated(own_run: Path, cache: Path, synthetic: ModuleT
 def test_other_people_are_not_taken_for_those_held_out(own_run: Path, synthetic: ModuleType, tmp_path: Path) -> None:
     other = synthetic.write_cache(tmp_path / "other", seed=5)
     data = json.loads((other / "dataset.json").read_text())
-    (other / "dataset.json").write_text(json.dumps(data | {"source": {"path": "elsewhere"}}))
+    (other / "dataset.json").write_text(json.dumps(data | {"source": data["source"] | {"root": "elsewhere"}}))
     keys = other / "views/face/00000.parquet"
     table = pd.read_parquet(keys)
     table.assign(key="x" + table["key"].astype(str)).to_parquet(keys)
@@ -217,7 +217,7 @@ class Pipeline:
         crops = [self.synthetic.draw(int(Path(n).stem[-1]) % 3, 0, (32, 32), rng) for n in good]
         cache.mkdir()
         schema = self.synthetic.SCHEMA.to_dict()
-        (cache / "dataset.json").write_text(json.dumps({"format": 1, "schema": schema, "source": {}, "settings": {}}))
+        (cache / "dataset.json").write_text(json.dumps(self.synthetic.dataset_of(schema)))
         pd.DataFrame({"image": names}).to_parquet(cache / "images.parquet")
         status = ["ok" if n in good else "unreadable" for n in names]
         pd.DataFrame({"image": names, "status": status}).to_parquet(cache / "subjects.parquet")
@@ -244,7 +244,7 @@ def photos(folder: Path, *names: str) -> Path:
 def test_photos_go_through_the_settings_of_the_run(own_run: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     source = photos(tmp_path / "photos", "a0.jpg", "b1.jpg", "c2.jpg")
     predict(own_run, source, tmp_path / "p.csv", workers=3)
-    assert pipeline.calls == [({"crop": {"margin": 0.25}}, "face", 3)]
+    assert pipeline.calls == [(pipeline.synthetic.dataset_of({})["settings"], "face", 3)]
     assert [(r["ImageID"], int(r["ans"]) // 2) for r in read(tmp_path / "p.csv")] == [
         ("a0.jpg", 0), ("b1.jpg", 1), ("c2.jpg", 2),
     ]  # fmt: skip

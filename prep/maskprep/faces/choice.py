@@ -33,7 +33,7 @@ CREDIBLE = 0.75
 AGREED_SCORE = 0.3
 """Score from which on detectors of different families confirm each other."""
 
-WEIGHTS = {"size": 0.4, "agreement": 0.15, "person": 0.2, "centre": 0.15, "dataset": 0.1}
+WEIGHTS = {"size": 0.4, "agreement": 0.15, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
 FACE_ASPECT = 0.755
@@ -78,6 +78,7 @@ class Face:
         agreement: share of the detectors that saw it, 0..1.
         evidence: how sure it is that this is a face at all, 0..1; see :func:`evidence`.
         keypoints: right eye, left eye, nose tip and mouth centre, float [4, 2], averaged likewise.
+        sharpness: detail around the eyes, the median over the detections; NaN when not measured.
     """
 
     faces: tuple[int, ...]
@@ -85,6 +86,7 @@ class Face:
     agreement: float
     evidence: float
     keypoints: NDArray[np.float64]
+    sharpness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ def merge(detections: Sequence[Detection], faces: Sequence[int], detectors: int)
     boxes = np.array([common_extent(face) for face in best.values()])
     x0, y0, x1, y1 = (float(v) for v in np.average(boxes, axis=0, weights=weights))
     points = np.average([_four_points(face) for face in best.values()], axis=0, weights=weights)
-    return Face(tuple(faces), (x0, y0, x1, y1), len(best) / max(1, detectors), evidence(detections), points)
+    detail = float(np.median([face.sharpness for face in detections]))
+    return Face(tuple(faces), (x0, y0, x1, y1), len(best) / max(1, detectors), evidence(detections), points, detail)
 
 
 def _four_points(face: Detection) -> NDArray[np.float64]:
@@ -257,6 +260,7 @@ def candidates(
     - size: side relative to the largest credible face of the photo
     - agreement: share of the detectors that saw it
     - centre: nearness to the middle of the photo
+    - sharpness: detail around the eyes relative to the sharpest credible face: the subject is in focus
     - person, dataset: likeness to the usual place in the person's other photos, in all photos
     """
     if not faces:
@@ -264,6 +268,7 @@ def candidates(
     places = [place(face.box, width, height) for face in faces]
     credible = [p.log_size for p, face in zip(places, faces, strict=True) if face.evidence >= CREDIBLE]
     largest = max(credible or [p.log_size for p in places])
+    sharpest = max((face.sharpness for face in faces if face.evidence >= CREDIBLE and face.sharpness > 0), default=0.0)
     found = []
     for face, at in zip(faces, places, strict=True):
         signals = {
@@ -271,6 +276,8 @@ def candidates(
             "agreement": face.agreement,
             "centre": math.exp(-0.5 * (((at.x - 0.5) / 0.25) ** 2 + ((at.y - 0.5) / 0.35) ** 2)),
         }
+        if sharpest > 0 and not math.isnan(face.sharpness):
+            signals["sharpness"] = min(1.0, face.sharpness / sharpest)
         if person is not None:
             signals["person"] = person.likeness(at)
         if dataset is not None:

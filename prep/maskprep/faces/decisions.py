@@ -10,7 +10,6 @@ keep     empty                          box of the choice that is confirmed, "x0
 face     number of the face             box of that face
 box      "x0 y0 x1 y1" in photo pixels  box of the choice that is replaced
 drop     empty                          box of the choice that is dropped
-relabel  attribute=value                attribute=value as found before
 =======  =============================  ==========================================================
 """
 
@@ -25,7 +24,7 @@ from maskprep.errors import UserError
 from maskprep.faces.choice import Box, Choice, Face, iou
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
-VERDICTS = ("keep", "drop", "face", "box", "relabel")
+VERDICTS = ("keep", "drop", "face", "box")
 
 SAME_BOX_IOU = 0.5
 """An expected box and one found now are the same when they overlap this much."""
@@ -75,7 +74,7 @@ def read_decisions(path: Path) -> list[Decision]:
             raise UserError(f"'{path}', line {row.line}: '{row.value}' is no number of a face.")
         if row.verdict == "box" and parse_box(row.value) is None:
             raise UserError(f"'{path}', line {row.line}: '{row.value}' is no box.", 'A box is "x0 y0 x1 y1" in pixels.')
-        if row.expected and row.verdict != "relabel" and parse_box(row.expected) is None:
+        if row.expected and parse_box(row.expected) is None:
             raise UserError(f"'{path}', line {row.line}: expected '{row.expected}' is no box.")
     return rows
 
@@ -109,8 +108,6 @@ def by_image(decisions: Iterable[Decision], contents: dict[str, str]) -> tuple[d
     found: dict[str, Decision] = {}
     lost = []
     for decision in decisions:
-        if decision.verdict == "relabel":
-            continue
         holders = images.get(decision.content, [])
         if decision.image in holders:
             holders = [decision.image]  # of several copies, the one that was ruled on

@@ -14,14 +14,14 @@ import pyarrow as pa
 
 from maskprep.faces.choice import group
 from maskprep.faces.detectors import Detection, open_detectors
-from maskprep.faces.ladder import Seen, climb
+from maskprep.faces.ladder import Seen, climb, sharpness
 from maskprep.photos.decode import PhotoError, load
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "detect"
-VERSION = 2
-TABLE_VERSION = 1
+VERSION = 3
+TABLE_VERSION = 2
 ROWS_PER_SHARD = 64
 
 FACE = pa.struct(
@@ -29,6 +29,7 @@ FACE = pa.struct(
         ("detector", pa.string()),
         ("rung", pa.string()),
         ("score", pa.float64()),
+        ("sharpness", pa.float64()),
         ("box", pa.list_(pa.float64())),
         ("keypoints", pa.list_(pa.float64())),
     ]
@@ -47,6 +48,7 @@ TABLE = schema_of(
         ("x1", pa.float64()),
         ("y1", pa.float64()),
         ("keypoints", pa.list_(pa.float64())),
+        ("sharpness", pa.float64()),
     ]
 )
 """faces.parquet. ``face`` counts the detections of an image, those of one face side by side and its best first;
@@ -84,17 +86,19 @@ class DetectStage:
                     pixels = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                return {"faces": [_record(s) for s in climb(pixels, find, keep, len(self.thresholds))]}, None
+                seen = climb(pixels, find, keep, len(self.thresholds))
+                return {"faces": [_record(s, sharpness(pixels, s.face.box)) for s in seen]}, None
 
             yield compute
 
 
-def _record(seen: Seen) -> dict[str, Any]:
+def _record(seen: Seen, detail: float) -> dict[str, Any]:
     face = seen.face
     return {
         "detector": face.detector,
         "rung": seen.rung,
         "score": face.score,
+        "sharpness": detail,
         "box": list(face.box),
         "keypoints": face.keypoints.ravel().tolist(),
     }
@@ -111,7 +115,7 @@ def assemble(rows: pa.Table) -> pa.Table:
             for i in members:
                 x0, y0, x1, y1 = detections[i].box
                 place = {"image": image, "face": number, "group": first, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
-                keep = ("detector", "rung", "score", "keypoints")
+                keep = ("detector", "rung", "score", "keypoints", "sharpness")
                 out.append({**place, **{name: faces[i][name] for name in keep}})
                 number += 1
     return pa.Table.from_pylist(out, schema=TABLE)
@@ -119,16 +123,32 @@ def assemble(rows: pa.Table) -> pa.Table:
 
 def _detection(face: dict[str, Any]) -> Detection:
     x0, y0, x1, y1 = face["box"]
-    return Detection(face["detector"], face["score"], (x0, y0, x1, y1), np.reshape(face["keypoints"], (-1, 2)))
+    points = np.reshape(face["keypoints"], (-1, 2))
+    return Detection(face["detector"], face["score"], (x0, y0, x1, y1), points, face["sharpness"])
 
 
 def detections_by_image(faces: pd.DataFrame) -> dict[str, list[list[tuple[int, Detection]]]]:
     """faces.parquet as detections: image -> faces -> (number, detection), in the table's order."""
     result: dict[str, list[list[tuple[int, Detection]]]] = {}
-    columns: Sequence[str] = ("image", "face", "group", "detector", "score", "x0", "y0", "x1", "y1", "keypoints")
-    for image, face, first, detector, score, x0, y0, x1, y1, points in zip(*(faces[c] for c in columns), strict=True):
+    columns: Sequence[str] = (
+        "image",
+        "face",
+        "group",
+        "detector",
+        "score",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+        "keypoints",
+        "sharpness",
+    )
+    for image, face, first, detector, score, x0, y0, x1, y1, points, detail in zip(
+        *(faces[c] for c in columns), strict=True
+    ):
         groups = result.setdefault(image, [])
         if face == first:
             groups.append([])
-        groups[-1].append((int(face), Detection(detector, score, (x0, y0, x1, y1), np.reshape(points, (-1, 2)))))
+        seen = Detection(detector, score, (x0, y0, x1, y1), np.reshape(points, (-1, 2)), detail)
+        groups[-1].append((int(face), seen))
     return result

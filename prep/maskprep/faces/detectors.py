@@ -7,6 +7,7 @@ they fail on different masked faces; so all of them look at every photo and noth
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,14 @@ class Detection:
         keypoints: float [k, 2] in the same pixels; the first three are the right eye, the left eye (the person's
             own right and left) and the nose tip, followed by the mouth (BlazeFace: centre and the two ears;
             YuNet: right and left corner).
+        sharpness: detail around the eyes, see :func:`maskprep.faces.ladder.sharpness`; NaN when not measured.
     """
 
     detector: str
     score: float
     box: tuple[float, float, float, float]
     keypoints: NDArray[np.float64]
+    sharpness: float = math.nan
 
 
 Find = Callable[[Pixels], list[Detection]]

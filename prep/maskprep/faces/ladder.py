@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.faces.choice import CREDIBLE, Face, group, merge, place
+from maskprep.faces.choice import CREDIBLE, Box, Face, group, merge, place
 from maskprep.faces.detectors import WORKING_SIDE, Detection, Find, reduce_for_detection
 from maskprep.photos.decode import Pixels
 
@@ -163,6 +163,31 @@ def map_face(face: Detection, back: NDArray[np.float64]) -> Detection:
 
 def _scaled(face: Detection, factor: float) -> Detection:
     return face if factor == 1.0 else map_face(face, _similarity(factor, 0.0, 0.0))
+
+
+def sharpness(photo: Pixels, box: Box) -> float:
+    """Detail of the upper half of a face (a mask has none): spread of the Laplacian relative to that of the greys.
+
+    Measured at a width of 64 pixels or less, so that a large face is not thought blurred for its size.
+
+    Args:
+        photo: uint8 [h, w, 3].
+        box: in its pixels; may reach beyond its border.
+
+    Returns:
+        0 (flat or blurred) to about 2; 0 for a box outside the photo.
+    """
+    import cv2
+
+    height, width = photo.shape[:2]
+    x0, x1 = (int(np.clip(v, 0, width)) for v in (box[0], box[2]))
+    y0, y1 = (int(np.clip(v, 0, height)) for v in (box[1], (box[1] + box[3]) / 2))
+    if x1 - x0 < 8 or y1 - y0 < 4:
+        return 0.0
+    part: Any = cv2.cvtColor(np.ascontiguousarray(photo[y0:y1, x0:x1]), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    if x1 - x0 > 64:
+        part = cv2.resize(part, (64, max(4, round(64 * (y1 - y0) / (x1 - x0)))), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(part, cv2.CV_32F).std() / (part.std() + 5))
 
 
 def faces_of(detections: Sequence[Detection], detectors: int) -> list[Face]:

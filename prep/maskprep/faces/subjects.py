@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.faces.choice import (
+    Box,
     Candidate,
     Choice,
     ChooseSettings,
@@ -45,6 +46,12 @@ TABLE = schema_of(
     ]
 )
 """subjects.parquet. keypoints: right eye, left eye, nose tip, mouth centre of the chosen face, as x, y, ..."""
+
+
+def _inside(box: Box, row: Any) -> bool:
+    """Whether a box shows some of the photo and is not absurdly large."""
+    shows = box[0] < row.width and box[1] < row.height and box[2] > 0 and box[3] > 0
+    return bool(shows and box[2] - box[0] <= 3 * row.width and box[3] - box[1] <= 3 * row.height)
 
 
 @dataclass
@@ -118,6 +125,8 @@ class Subjects:
         if decision is None:
             return choice
         ruled, stale = rule(decision, choice, self._faces.get(image, []))
+        if not stale and ruled.box is not None and not _inside(ruled.box, self._rows[image]):
+            ruled, stale = choice, "the box lies outside the photo or beyond three times its size"
         if stale:
             self.stale.append(f"decisions.csv, line {decision.line}: stale, {stale} ('{image}').")
         return ruled

@@ -19,7 +19,7 @@ from maskprep.errors import UsageError
 RESERVED = frozenset(
     (
         *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail"),
-        *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row"),
+        *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
     )
 )
 """Columns that the tables have already, so no attribute can have their name."""

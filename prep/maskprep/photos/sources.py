@@ -28,7 +28,10 @@ PERSON_FOLDER = re.compile(
 EVAL_FOLDERS = frozenset(("eval", "test", "val", "valid", "validation"))
 TRAIN_FOLDERS = frozenset(("train", "training"))
 PERSON_COLUMNS = ("person", "person_id", "subject", "identity", "id")
-LABEL_COLUMNS = ("label", "class", "target", "ans", "category")
+CLASS = "class"
+"""Name of the one attribute of a layout that does not name its own."""
+
+CLASS_COLUMNS = (CLASS, "label", "target", "ans", "category")
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,7 @@ def _class_folder(path: PurePosixPath) -> str | None:
 def _folders(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
     table = _table(images)
     classes = [_class_folder(PurePosixPath(image)) for image in images]
-    name = schema.names[0] if schema and len(schema.names) == 1 else "label"
+    name = schema.names[0] if schema and len(schema.names) == 1 else CLASS
     table[name] = pd.Series(classes, dtype="str")
     return Described("folders", table, schema or _schema_of(table, name), _loose(table[name]))
 
@@ -251,9 +254,9 @@ def _csv(root: Path, images: Sequence[str], settings: SourceSettings, schema: Sc
     path_column = column("path", *PATH_COLUMNS)
     if path_column is None:
         raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", has)
-    schema = schema or _csv_schema(frame, theirs)
+    schema = schema or _csv_schema(frame, theirs, settings.columns)
     wanted = {"person": column("person", *PERSON_COLUMNS), "split": column("split")}
-    wanted |= {name: column(name, name.lower(), *(LABEL_COLUMNS if name == "label" else ())) for name in schema.names}
+    wanted |= {name: column(name, name.lower(), *(CLASS_COLUMNS if name == CLASS else ())) for name in schema.names}
     if missing := [name for name in schema.names if wanted[name] is None]:
         raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", has)
     used = {path_column, *wanted.values()}
@@ -274,13 +277,13 @@ def _csv(root: Path, images: Sequence[str], settings: SourceSettings, schema: Sc
     return Described("csv", table, schema, notes)
 
 
-def _csv_schema(frame: pd.DataFrame, theirs: dict[str, str]) -> Schema:
-    """The mask attributes that the table has, else its one label column."""
-    known = tuple(a for a in MASK_SCHEMA.attributes if a.name in theirs)
-    if known:
+def _csv_schema(frame: pd.DataFrame, theirs: dict[str, str], columns: dict[str, str]) -> Schema:
+    """The column named as the class, else the mask attributes that the table has, else its one label column."""
+    known = tuple(a for a in MASK_SCHEMA.attributes if a.name in theirs or a.name in columns)
+    if known and CLASS not in columns:
         return Schema(known)
-    name = next((n for n in LABEL_COLUMNS if n in theirs), None)
-    return _schema_of(frame.rename(columns={theirs[name]: "label"}), "label") if name else Schema(())
+    name = columns.get(CLASS) or next((theirs[n] for n in CLASS_COLUMNS if n in theirs), None)
+    return _schema_of(frame.assign(**{CLASS: frame[name]}), CLASS) if name else Schema(())
 
 
 def _schema_of(table: pd.DataFrame, name: str) -> Schema:

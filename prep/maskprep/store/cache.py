@@ -96,9 +96,8 @@ class Cache:
         try:
             data = json.loads(self.dataset.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise UserError(
-                f"'{self.root}' is not a cache: it has no {DATASET}.", "Make one: maskprep run PHOTOS"
-            ) from error
+            what = f"is not a cache: it has no {DATASET}" if self.root.exists() else "does not exist"
+            raise UsageError(f"'{self.root}' {what}.", "Make a cache: maskprep run PHOTOS") from error
         except (ValueError, OSError) as error:
             raise UserError(
                 f"'{self.dataset}' is damaged: {error}.", "Restore it, or delete the cache and run again."

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -66,22 +66,39 @@ class Task:
     rows: tuple[Row, ...]
 
 
+Failure = tuple[str, str]
+"""An image whose row could not be made this time, and why."""
+
+
 class StopRunError(Exception):
     """The run was asked to stop; the shard at hand is not written."""
 
 
-def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], None]) -> int:
-    """Make one shard and commit it: pixels first, the table last. Returns how many rows could not be made."""
+def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], None]) -> list[Failure]:
+    """Make one shard and commit it: pixels first, the table last. Returns the rows that could not be made.
+
+    A stage that fails on one image, in whatever way, costs that image's row and no more.
+    """
     final = shard_path(task.folder, task.chunk.shard)
     pixels_final = final.with_suffix(".npy")
     pixels_temporary = temporary_name(pixels_final)
     made: list[Row] = []
+    failed: list[Failure] = []
     arrays: NDArray[np.uint8] | None = None
     try:
         if stage.array_shape is not None:
             arrays = np.empty((len(task.rows), *stage.array_shape), np.uint8)
         for (image, key), row in zip(task.chunk.pairs, task.rows, strict=True):
-            output = compute(row)
+            try:
+                output = compute(row)
+            except UserError:
+                raise
+            except Exception as error:
+                output = None
+                failed.append((image, f"{type(error).__name__}: {error}"))
+            else:
+                if output is None:
+                    failed.append((image, "it can no longer be read"))
             if output is not None:
                 if arrays is not None and output[1] is not None:
                     arrays[len(made)] = output[1]
@@ -95,7 +112,7 @@ def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], No
         write_table(final, pa.Table.from_pylist(made, schema=pa.schema([*fields, *stage.columns])))
     finally:
         pixels_temporary.unlink(missing_ok=True)
-    return len(task.rows) - len(made)
+    return failed
 
 
 def run(
@@ -105,8 +122,8 @@ def run(
     workers: int = 1,
     engine: str = "processes",
     advance: Callable[[int], None] = lambda n: None,
-) -> int:
-    """Fill the shards of all tasks. Returns how many rows could not be made this time.
+) -> list[Failure]:
+    """Fill the shards of all tasks. Returns the rows that could not be made this time.
 
     One worker, or one task, runs in this process: there is nothing to win from another.
 
@@ -115,11 +132,11 @@ def run(
         UserError: a worker died, naming the photos it was at.
     """
     if not tasks:
-        return 0
+        return []
     workers = min(workers, len(tasks))
     if engine == "serial" or workers <= 1:
         with stage.open() as compute:
-            return sum(fill_shard(stage, compute, task, lambda: advance(1)) for task in tasks)
+            return [failure for task in tasks for failure in fill_shard(stage, compute, task, lambda: advance(1))]
     return _run_processes(stage, tasks, workers, advance)
 
 
@@ -144,7 +161,7 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _run_task(task: Task) -> int:
+def _run_task(task: Task) -> list[Failure]:
     stage: Stage = _worker["stage"]
     if "compute" not in _worker:
         _worker["compute"] = _worker["stack"].enter_context(stage.open())
@@ -171,11 +188,11 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: Callable[[int], None]) -> int:
+def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: Callable[[int], None]) -> list[Failure]:
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (stage, counter, stop))
-    failed = 0
+    failed: list[Failure] = []
     try:
         with _interrupts_wait():
             futures = {pool.submit(_run_task, task): task for task in tasks}
@@ -204,9 +221,11 @@ def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: C
     return failed
 
 
-def _finished(futures: dict[Future[int], Task], counter: Any, advance: Callable[[int], None]) -> Iterator[Future[int]]:
+def _finished(
+    futures: Mapping[Future[list[Failure]], Task], counter: Any, advance: Callable[[int], None]
+) -> Iterator[Future[list[Failure]]]:
     """Futures as they end, with progress reported in between."""
-    pending: set[Future[int]] = set(futures)
+    pending: set[Future[list[Failure]]] = set(futures)
     seen = 0
     while pending:
         done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
