@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 SAMPLE := demo/photos
 CACHE := demo/cache
 RUN := demo/run
+PHOTOS ?= $(SAMPLE)
 
 .PHONY: demo test lint types bench clean
 
@@ -39,8 +40,14 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
+# PHOTOS is any folder of photos; the hard cases need portraits with known faces, see benchmarks/faces.py
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/run.py
+	test -d $(PHOTOS) || $(BIN)/maskprep sample $(PHOTOS)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/crop.py $(PHOTOS)
+	$(BIN)/python benchmarks/memory.py $(PHOTOS)
+	$(BIN)/maskprep run $(PHOTOS) --cache demo/bench-cache
+	$(BIN)/python benchmarks/gather.py demo/bench-cache
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
