@@ -19,11 +19,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import torch
 from PIL import Image
 
 from maskprep.dataset import View, open_view
 from masktrain.learn.batches import Batches
+from masktrain.learn.loop import choose_device
 from masktrain.learn.torchvision_ops import ensure_torchvision
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(view))[: options.images].astype(np.int64)
     height, width = view.size
     print(f"{len(rows)} crops of {height}x{width}, batches of {options.batch_size}, {os.cpu_count()} cores")
-    batches = Batches(view, rows, options.batch_size, torch.device("cpu"))
+    batches = Batches(view, rows, options.batch_size, choose_device("cpu"))
     ours = rate(lambda: sum(len(batch.pixels) for batch in batches.epoch(1)))
     print(f"cache, one thread            {ours:10,.0f} img/s  {1000 / ours:.4f} ms/img")
     peers = {}

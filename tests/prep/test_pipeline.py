@@ -334,7 +334,7 @@ def test_a_photo_that_vanishes_on_the_way_is_said_and_tried_again(work: Work, mo
     monkeypatch.setattr(pipeline, "make_faces", vanish)
     pipeline.bring(job)
     assert job.unreadable == 2
-    assert any("could not be read" in note for note in job.notes)
+    assert any("can no longer be read" in note for note in job.notes)
     assert "new.jpg" not in crops(cache)
     assert len(table(cache, "subjects")) == 9
     monkeypatch.undo()

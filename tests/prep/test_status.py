@@ -97,7 +97,7 @@ def test_only_indexed(work: Work, tmp_path: Path, quick: Path) -> None:
 
 
 def test_no_cache(work: Work, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a cache"):
+    with pytest.raises(UserError, match="does not exist"):
         look((work[0], tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 

@@ -193,9 +193,11 @@ def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: C
     counter, stop = context.Value("q", 0), context.Value("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (stage, counter, stop))
     failed: list[Failure] = []
+    processes: list[Any] = []
     try:
         with _interrupts_wait():
             futures = {pool.submit(_run_task, task): task for task in tasks}
+            processes = list((pool._processes or {}).values())  # the pool forgets them when it breaks
         for future in _finished(futures, counter, advance):
             try:
                 failed += future.result()
@@ -208,7 +210,6 @@ def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: C
                 ) from error
     except BaseException:
         stop.value = 1
-        processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + GRACE_SECONDS
         for process in processes:
