@@ -1,5 +1,4 @@
 """masktrain: a lean trainer on the crops that maskprep caches.
 
-The commands are plain functions too, each in the module of its name: ``masktrain.fit.fit``,
-``masktrain.evaluate.evaluate``, ``masktrain.predict.predict``.
+The commands are plain functions too, with the same names and defaults: see ``masktrain.api``.
 """
