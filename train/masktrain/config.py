@@ -85,7 +85,7 @@ class OptimConfig(Section):
     """Optimiser, schedule and loss."""
 
     epochs: int = setting(8, "Passes over the training images.", "S1.41: 10 are enough in practice", low=1)
-    batch_size: int = setting(16, "Images per step.", "more updates than 32 gives on about 1,000 images; not measured on its own", low=1)
+    batch_size: int = setting(16, "Images per step.", "more updates than 32; not measured on its own", low=1)
     optimizer: str = setting("adamw", "Name of a timm optimiser.", "AdamW, arXiv 1711.05101; S0.7")
     lr: float = setting(
         1e-3,
