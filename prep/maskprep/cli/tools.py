@@ -1,0 +1,86 @@
+"""Commands beside the cache: sample photos and model files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskprep.cli.common import Quiet, app
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder to write to.")],
+    people: Annotated[int, typer.Option(min=2, help="How many people for training.")] = 24,
+    eval_people: Annotated[
+        int | None, typer.Option(min=1, help="How many people to hold out.", show_default="a quarter of --people")
+    ] = None,
+    portraits: Annotated[
+        Path | None, typer.Option(help="Folder of portraits.", show_default="one NASA portrait; mask labels only")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV with file, person, gender, age of the portraits.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    faults: Annotated[bool, typer.Option(help="Plant broken files, as real data has.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
+    from maskprep import show
+    from maskprep.sample.writer import write_sample
+
+    with show.bars(quiet) as bars:
+        started = False
+
+        def advance(done: int, total: int) -> None:
+            nonlocal started
+            if not started:
+                bars.start("sample", total)
+                started = True
+            bars.advance(1)
+
+        made = write_sample(
+            folder,
+            people=people,
+            eval_people=eval_people,
+            portraits=portraits,
+            labels=labels,
+            seed=seed,
+            faults=faults,
+            progress=advance,
+        )
+    show.sample(made)
+
+
+@app.command()
+def weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Model files; all when none is named.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the named files.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Fetch every file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the files' sha256.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the named files from the weights folder.")] = False,
+) -> None:
+    """List the model files; fetch, verify or remove them."""
+    from maskprep import show
+    from maskprep.errors import UsageError
+    from maskprep.store import weights as registry
+
+    if fetch + every + verify + remove > 1:
+        raise UsageError("Give one of --fetch, --all, --verify and --remove.")
+    if (fetch or remove) and not names:
+        raise UsageError("Name the files, for example: maskprep weights --fetch yunet", "Or fetch all: --all")
+    chosen = [registry.find(name).name for name in names] if names else list(registry.REGISTRY)
+    if fetch or every:
+        with show.err.status("fetching") as spinner:
+            for name in chosen:
+                spinner.update(f"fetching {name} ({show.size(registry.REGISTRY[name].size)})")
+                registry.locate(name)
+    if remove:
+        for name in chosen:
+            typer.echo(f"{name}: {'removed' if registry.remove(name) else 'was not there'}")
+        return
+    rows = [registry.verify(name) for name in chosen] if verify else registry.statuses()
+    show.weights([row for row in rows if row.weight.name in chosen])
+    typer.echo(f"folder: {registry.folder()}")
+    if verify and any(row.status == "wrong" for row in rows):
+        raise typer.Exit(1)
