@@ -97,7 +97,9 @@ def test_settings_by_name(
 def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "fit", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert f"[default: {config.OptimConfig().lr}]" in said and config.describe("optim.warmup").metadata["help"] in said
+    assert (
+        f"[default: {config.OptimConfig().lr}]" in said and config.describe("schedule.warmup").metadata["help"] in said
+    )
 
 
 def test_help_answers_at_once() -> None:

@@ -72,7 +72,7 @@ def test_the_best_epoch_is_kept_with_all_it_takes_to_use_it(run: Path, cache: Pa
 def test_a_worse_epoch_does_not_replace_the_best(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score, worse = metrics.score, iter([0.2, 0.9, 0.9, 0.5])
+    score, worse = metrics.score, iter([0.0, 0.2, 0.9, 0.9, 0.5])  # the first before anything is written
     monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse)))
     done = fit(cache, config(optim__epochs=4), out=tmp_path / "run")
     assert done.best["epoch"] == checkpoint.load_sidecar(done.run).epoch == 2  # of two alike, the earlier one
@@ -188,7 +188,7 @@ import os, signal
 from pathlib import Path
 from masktrain import fit
 from masktrain.config import FitConfig
-from masktrain.learn import loop
+from masktrain.learn import host, loop
 
 step, done = loop.train_step, 0
 

@@ -232,7 +232,7 @@ def test_one_batch_can_be_learned_by_heart(cache: Path, kind: str, loss: str) ->
     learner.model.train()
     first = math.inf
     for step in range(120):
-        outputs, loss_now = loop.train_step(learner, batch, 1.0)
+        outputs, loss_now = loop.train_step(learner, batch, config.optim)
         first = float(loss_now) if step == 0 else first
     assert float(loss_now) < 0.02 and float(loss_now) < first / 20
     assert target.probabilities(outputs).argmax(1).tolist() == labels.tolist()

@@ -27,7 +27,7 @@ OPTIONS: dict[str, str] = {}
 
 def option(key: str, *names: str) -> Any:
     """A command-line option for a setting, with the setting's own help; its default is the setting's."""
-    shown = names[0].removeprefix("--") if names else key.rpartition(".")[2]
+    shown = names[0].removeprefix("--").replace("-", "_") if names else key.rpartition(".")[2]
     OPTIONS["recipe" if key == "augment.recipe" else shown] = key
     about = describe(key)
     return typer.Option(*names, help=about.metadata["help"], show_default=about.default is not None)
@@ -58,19 +58,30 @@ def fit(
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
     dropout: Annotated[float, option("model.dropout")] = DEFAULTS.model.dropout,
+    freeze: Annotated[int, option("model.freeze")] = DEFAULTS.model.freeze,
     target: Annotated[str, option("target.kind", "--target")] = DEFAULTS.target.kind,
     loss: Annotated[str, option("loss.name", "--loss")] = DEFAULTS.loss.name,
     label_smoothing: Annotated[float, option("loss.label_smoothing")] = DEFAULTS.loss.label_smoothing,
     class_weights: Annotated[str, option("loss.class_weights")] = DEFAULTS.loss.class_weights,
     recipe: Annotated[str, option("augment.recipe", "--augment")] = DEFAULTS.augment.recipe,
+    mixup: Annotated[float, option("augment.mixup")] = DEFAULTS.augment.mixup,
+    cutmix: Annotated[float, option("augment.cutmix")] = DEFAULTS.augment.cutmix,
+    halves: Annotated[float, option("augment.halves")] = DEFAULTS.augment.halves,
+    sample: Annotated[str, option("sample.kind", "--sample")] = DEFAULTS.sample.kind,
+    sample_by: Annotated[str, option("sample.by", "--sample-by")] = DEFAULTS.sample.by,
+    photos: Annotated[int, option("sample.photos")] = DEFAULTS.sample.photos,
     epochs: Annotated[int, option("optim.epochs")] = DEFAULTS.optim.epochs,
     batch_size: Annotated[int, option("optim.batch_size")] = DEFAULTS.optim.batch_size,
     optimizer: Annotated[str, option("optim.optimizer")] = DEFAULTS.optim.optimizer,
     lr: Annotated[float, option("optim.lr")] = DEFAULTS.optim.lr,
     weight_decay: Annotated[float, option("optim.weight_decay")] = DEFAULTS.optim.weight_decay,
-    warmup: Annotated[float, option("optim.warmup")] = DEFAULTS.optim.warmup,
+    layer_decay: Annotated[float, option("optim.layer_decay")] = DEFAULTS.optim.layer_decay,
+    schedule: Annotated[str, option("schedule.kind", "--schedule")] = DEFAULTS.schedule.kind,
+    warmup: Annotated[float, option("schedule.warmup")] = DEFAULTS.schedule.warmup,
     clip: Annotated[float, option("optim.clip")] = DEFAULTS.optim.clip,
     ema: Annotated[float, option("optim.ema")] = DEFAULTS.optim.ema,
+    select: Annotated[str, option("select.by", "--select")] = DEFAULTS.select.by,
+    patience: Annotated[int, option("select.patience")] = DEFAULTS.select.patience,
     seed: Annotated[int, option("run.seed")] = DEFAULTS.run.seed,
     device: Annotated[str, option("run.device")] = DEFAULTS.run.device,
     amp: Annotated[str, option("run.amp")] = DEFAULTS.run.amp,
@@ -114,6 +125,8 @@ def fit(
     )
     for name, values in fitted.best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
+    if fitted.epochs < config.optim.epochs and resume is None:
+        print(f"        ended after epoch {fitted.epochs}: none was better for {config.select.patience} epochs")
     print(f"next    masktrain evaluate {fitted.run} CACHE")
 
 

@@ -7,55 +7,25 @@ command line needs it for ``--help``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskprep.errors import UsageError
+from masktrain.settings import Section, nearest, parsed, setting, unfold
 
-RECIPES = ("none", "light")
+RECIPES = ("none", "light", "base", "strong")
+SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
+SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
 TARGETS = ("joint", "heads", "ordinal")
 LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 HEADS = ("linear", "cosine")
 MIRRORS = ("none", "mirror")
 AMP = ("auto", "off", "bf16", "fp16")
-
-
-def setting(
-    default: Any,
-    help: str,
-    source: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    choices: Sequence[str] = (),
-) -> Any:
-    """A dataclass field with what there is to know about it.
-
-    Args:
-        help: one line for the command line and the documentation.
-        source: paper, checklist item or measurement that the setting or its default comes from.
-        low, high: limits, both allowed; with ``open_low`` the lower one is not.
-        choices: the allowed names.
-    """
-    limits = {"low": low, "high": high, "open_low": open_low, "choices": tuple(choices)}
-    return field(default=default, metadata={"help": help, "source": source, **limits})
-
-
-class Section:
-    """Checks a section's fields against their types and limits."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(typing.cast(Any, self)):
-            object.__setattr__(self, f.name, _checked(f, hints[f.name], getattr(self, f.name)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +52,22 @@ class ModelConfig(Section):
     name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "S3.10; ImageNet weights at hand offline")
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
+    drop_path: float = setting(
+        0.0, "Share of residual branches dropped while training.", "arXiv 1603.09382", low=0, high=0.9
+    )
+    freeze: int = setting(
+        0,
+        "First stages that do not learn, norms included; -1 for all but the classifier.",
+        "S1.21, S0.11",
+        low=-1,
+    )
+    thaw: float = setting(
+        0.0,
+        "Share of the epochs over which frozen stages thaw one after another, from the top; 0 for never.",
+        "S0.11",
+        low=0,
+        high=1,
+    )
     head: str = setting(
         "linear",
         "Classifier: linear, or cosine (normalised features and weights, outputs times loss.scale; for LDAM).",
@@ -146,8 +132,37 @@ class LossConfig(Section):
 
 
 @dataclass(frozen=True)
+class SampleConfig(Section):
+    """Which training images an epoch holds."""
+
+    kind: str = setting(
+        "all",
+        "all (each once), balanced (classes alike), sqrt (by the root of their size), weighted (sample.shares), person"
+        " (people alike), oversample or undersample (to sample.level).",
+        "S3.7, S4.8, S4.16",
+        choices=SAMPLES,
+    )
+    by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.", "S4.8")
+    shares: tuple[float, ...] = setting((), "Wanted share of each class, for weighted.", "S4.16", low=0)
+    level: float = setting(
+        1.0,
+        "Oversample classes up to this share of the largest; undersample down to the smallest divided by it.",
+        "S4.16, S4.11",
+        low=0,
+        high=1,
+        open_low=True,
+    )
+    photos: int = setting(
+        0,
+        "Photos of each person and class in an epoch, others every epoch; 0 for all (1: one of five worn masks).",
+        "S4.10",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
 class OptimConfig(Section):
-    """Optimiser and schedule."""
+    """Optimiser."""
 
     epochs: int = setting(8, "Passes over the training images.", "S1.41: 10 are enough in practice", low=1)
     batch_size: int = setting(16, "Images per step.", "more updates than 32; not measured on its own", low=1)
@@ -160,7 +175,22 @@ class OptimConfig(Section):
         open_low=True,
     )
     weight_decay: float = setting(0.02, "Weight decay; none on biases and norms.", "timm", low=0)
-    warmup: float = setting(0.1, "Share of the steps that warm up.", "AutoGluon's default", low=0, high=1)
+    layer_decay: float = setting(
+        1.0,
+        "Factor of the learning rate from each layer to the one before it; 1 for none.",
+        "S2.17; arXiv 2106.08254",
+        low=0.1,
+        high=1,
+    )
+    micro_batch: int = setting(
+        0,
+        "Images on the device at once, the gradients adding up; 0 for the whole batch. Halved when memory runs out.",
+        "S4.2",
+        low=0,
+    )
+    sam: float = setting(
+        0.0, "Radius of sharpness-aware minimisation (two passes); 0 for none.", "arXiv 2010.01412", low=0
+    )
     clip: float = setting(1.0, "Largest norm of the gradient; 0 for no limit.", "AutoGluon's default", low=0)
     ema: float = setting(
         0.0,
@@ -172,10 +202,70 @@ class OptimConfig(Section):
 
 
 @dataclass(frozen=True)
+class ScheduleConfig(Section):
+    """The learning rate over the updates."""
+
+    kind: str = setting(
+        "cosine",
+        "cosine, constant, step, multistep, exponential, cyclic, onecycle or plateau (of the selection score).",
+        "S0.10, S4.24",
+        choices=SCHEDULES,
+    )
+    warmup: float = setting(0.1, "Share of the steps that warm up.", "AutoGluon's default", low=0, high=1)
+    floor: float = setting(0.0, "Lowest share of the peak rate.", "S0.10", low=0, high=1)
+    gamma: float = setting(
+        0.1,
+        "Factor of a drop, for step, multistep and plateau; of the whole run for exponential.",
+        "S0.10",
+        low=0,
+        high=1,
+        open_low=True,
+    )
+    stretches: int = setting(3, "Equal stretches of step, each gamma times lower.", "S0.10", low=1)
+    milestones: tuple[float, ...] = setting(
+        (0.6, 0.85), "Shares of the run where multistep drops.", "S0.10", low=0, high=1
+    )
+    cycles: int = setting(3, "Cycles of cyclic, for snapshots.", "S2.20, S4.24", low=1)
+    patience: int = setting(2, "Epochs without a better score before plateau drops.", "S0.10", low=0)
+
+
+@dataclass(frozen=True)
+class SelectConfig(Section):
+    """Which epoch is best, by one criterion for everything."""
+
+    by: str = setting(
+        "macro_f1",
+        "macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such as age.macro_f1.",
+        "S0.34",
+    )
+    patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
+
+
+@dataclass(frozen=True)
 class AugmentConfig(Section):
     """What training images go through; validation never does."""
 
-    recipe: str = setting("light", "Augmentation: none or light.", "S0.30, S1.24", choices=RECIPES)
+    recipe: str = setting("light", "Augmentation: none, light, base or strong.", "S0.30, S1.24, S2.13", choices=RECIPES)
+    mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
+    cutmix: float = setting(
+        0.0, "Share of images with a rectangle of another.", "arXiv 1905.04899; S2.14, S3.13", low=0, high=1
+    )
+    halves: float = setting(
+        0.0,
+        "Share of images whose left or right half is another's.",
+        "S3.13: the first of the fourth cohort",
+        low=0,
+        high=1,
+    )
+    within: float = setting(0.0, "Share of the halves that come from the same class.", "S3.13", low=0, high=1)
+    alpha: float = setting(
+        1.0, "Of the beta distribution of the shares in mixup and cutmix.", "arXiv 1905.04899", low=0, open_low=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixup + self.cutmix + self.halves > 1 + 1e-9:
+            raise UsageError("'mixup', 'cutmix' and 'halves' are shares of the images; they add up to more than 1.")
 
 
 @dataclass(frozen=True)
@@ -207,7 +297,10 @@ class FitConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -254,7 +347,10 @@ SECTIONS: dict[str, Any] = {
     "model": ModelConfig,
     "target": TargetConfig,
     "loss": LossConfig,
+    "sample": SampleConfig,
     "optim": OptimConfig,
+    "schedule": ScheduleConfig,
+    "select": SelectConfig,
     "augment": AugmentConfig,
     "run": RunConfig,
 }
@@ -270,11 +366,6 @@ def describe(key: str) -> dataclasses.Field[Any]:
     """The field behind a dotted name, with its default and its metadata."""
     section, _, name = key.partition(".")
     return next(f for f in dataclasses.fields(SECTIONS[section]) if f.name == name)
-
-
-def nearest(name: str, known: Sequence[str], count: int = 1) -> list[str]:
-    """The known names most like a misspelt one."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
 
 
 def _unknown(key: str) -> UsageError:
@@ -296,63 +387,11 @@ def parse(key: str, text: str) -> Any:
     if type(None) in kinds and text.casefold() in ("none", "null", ""):
         return None
     if tuple in kinds:
-        return tuple(_parsed(key, kinds, part.strip()) for part in text.strip("[]()").split(",") if part.strip())
-    return _parsed(key, kinds, text)
-
-
-def _parsed(key: str, kinds: tuple[Any, ...], text: str) -> Any:
-    try:
-        if bool in kinds:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.casefold()]
-        return next((kind(text) for kind in (int, float) if kind in kinds), text)
-    except (KeyError, ValueError):
-        raise UsageError(f"'{key}' must be {_words(kinds)}, not '{text}'.") from None
+        return tuple(parsed(key, kinds, part.strip()) for part in text.strip("[]()").split(",") if part.strip())
+    return parsed(key, kinds, text)
 
 
 def _kinds(key: str) -> tuple[Any, ...]:
     """The types a setting may have; ``tuple`` among them if it holds several values."""
     section, _, name = key.partition(".")
-    return _unfold(typing.get_type_hints(SECTIONS[section])[name])
-
-
-def _unfold(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) is tuple:
-        return (typing.get_args(hint)[0], tuple)
-    return typing.get_args(hint) or (hint,)
-
-
-def _words(kinds: tuple[Any, ...]) -> str:
-    return " or ".join({type(None): "nothing", tuple: "several of them"}.get(k, k.__name__) for k in kinds)
-
-
-def _checked(f: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
-    """A value of the field's type and within its limits; whole numbers become floats where a float is meant."""
-    kinds = _unfold(hint)
-    if tuple in kinds:
-        if not isinstance(value, list | tuple):
-            raise UsageError(f"'{f.name}' must be a list of {kinds[0].__name__}, not {value!r}.")
-        return tuple(_one_checked(f, kinds[:1], v) for v in value)
-    return _one_checked(f, kinds, value)
-
-
-def _one_checked(f: dataclasses.Field[Any], kinds: tuple[Any, ...], value: Any) -> Any:
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise UsageError(f"'{f.name}' must be {_words(kinds)}, not {value!r}.")
-    about = f.metadata
-    if about["choices"] and value not in about["choices"]:
-        near = nearest(value, about["choices"])
-        raise UsageError(
-            f"'{f.name}' must be one of {', '.join(about['choices'])}, not '{value}'.",
-            f"Did you mean '{near[0]}'?" if near else "",
-        )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = about["low"] < value if about["open_low"] else about["low"] <= value
-        if not (inside and value <= about["high"]):  # false for NaN too
-            above = f"above {about['low']:g}" if about["open_low"] else f"at least {about['low']:g}"
-            most = "" if about["high"] == math.inf else f" and at most {about['high']:g}"
-            raise UsageError(f"'{f.name}' must be {above}{most}, not {value}.")
-        if not math.isfinite(value):
-            raise UsageError(f"'{f.name}' must be a finite number.")
-    return value
+    return unfold(typing.get_type_hints(SECTIONS[section])[name])

@@ -16,20 +16,22 @@ from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from masktrain import folds, metrics, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn import checkpoint, loop
+from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build, check_size, native_size
+from masktrain.learn.sampling import make_sampler
 from masktrain.learn.targets import make_target
 from masktrain.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished fit: its folder, the best epoch's line of metrics.jsonl, and the interval of its macro-F1."""
+    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, and the interval of its macro-F1."""
 
     run: Path
+    epochs: int
     best: dict[str, Any]
     interval: metrics.Interval
 
@@ -53,7 +55,10 @@ def fit(
     if view.schema.num_classes < 2:
         raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
     split = folds.split(view, config.data.val_ratio, config.data.split_seed)
-    device = loop.choose_device(config.run.device)
+    device = host.choose_device(config.run.device)
+    make_sampler(view, split.train, config.sample, config.run.seed)  # settings that cannot be met are found here
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
+    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     mean, std = view.mean_std(split.train)
     learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
 
@@ -102,7 +107,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
             f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
-    device = loop.choose_device(config.run.device)
+    device = host.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
     learner = _learner(config, view, split, mean, std, device, pretrained=False)
     learner.load(state["learner"])
@@ -128,6 +133,7 @@ def _learner(
         view.size,
         pretrained=pretrained,
         dropout=config.model.dropout,
+        drop_path=config.model.drop_path,
         cosine=_cosine(config),
     )
     check_size(model, config.model.name, view.size)
@@ -153,7 +159,8 @@ def _train(
     folds.check(view.table, split)
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
-    train = Batches(view, split.train, size, device, recipe=config.augment.recipe, seed=seed)
+    sampler = make_sampler(view, split.train, config.sample, seed)
+    train = Batches(view, split.train, size, device, augment=config.augment, sampler=sampler, seed=seed)
     val = Batches(view, split.val, size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -177,6 +184,8 @@ def _train(
         "device": str(device),
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
+        "schema": view.schema,
+        "drawn": np.bincount(sampler.labels[sampler.order(1)], minlength=view.schema.num_classes),
     }
 
     def stopped(code: int) -> UserError:
@@ -210,7 +219,7 @@ def _finished(run: Path, view: View) -> Fitted:
     people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
-    return Fitted(run, best, metrics.interval(truth, predicted, people, view.schema.num_classes))
+    return Fitted(run, len(records), best, metrics.interval(truth, predicted, people, view.schema.num_classes))
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:

@@ -13,10 +13,11 @@ from torch import nn
 from maskprep.dataset import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from masktrain.config import MIRRORS, nearest
-from masktrain.learn import loop
+from masktrain.config import MIRRORS
+from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import Sidecar, load_best
+from masktrain.settings import nearest
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Predictor:
 
     model: nn.Module
     sidecar: Sidecar
-    precision: loop.Precision
+    precision: host.Precision
     mirror: bool = False
 
     @property
@@ -71,6 +72,6 @@ def load(run: Path, device: str = "auto", amp: str = "auto", tta: str | None = N
     if tta not in (None, *MIRRORS):
         near = nearest(str(tta), MIRRORS)
         raise UsageError(f"There is no --tta '{tta}'.", f"Did you mean '{near[0]}'?" if near else "Use none or mirror.")
-    chosen = loop.choose_device(device)
+    chosen = host.choose_device(device)
     model, sidecar = load_best(run, chosen)
-    return Predictor(model, sidecar, loop.choose_precision(chosen, amp), (tta or sidecar.tta) == "mirror")
+    return Predictor(model, sidecar, host.choose_precision(chosen, amp), (tta or sidecar.tta) == "mirror")

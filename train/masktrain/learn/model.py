@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
-from masktrain.config import nearest
 from masktrain.learn.torchvision_ops import ensure_torchvision
+from masktrain.settings import nearest
 
 HUB_TIMEOUT = 10
 """Seconds to wait for the hub's first answer."""
@@ -39,6 +39,7 @@ def build(
     *,
     pretrained: bool = False,
     dropout: float = 0.0,
+    drop_path: float = 0.0,
     cosine: float = 0.0,
 ) -> nn.Module:
     """A timm model with a fresh classifier of ``num_classes``, in channels_last.
@@ -61,11 +62,15 @@ def build(
     if tag and name not in (tagged := timm.list_pretrained(f"{base}.*")):
         raise UsageError(f"{base} has no weights '{tag}'.", f"It has: {', '.join(tagged)}.")
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
+    if drop_path:
+        kwargs["drop_path_rate"] = drop_path
     if timm.models.get_pretrained_cfg_value(base, "fixed_input_size"):
         kwargs["img_size"] = size
     try:
         model = _create(timm, name, kwargs, pretrained)
     except (AssertionError, TypeError, ValueError) as error:
+        if "drop_path_rate" in str(error):
+            raise UsageError(f"{name} has no residual branches to drop.", "Set model.drop_path=0.") from error
         raise _misfit(name, size, error) from error
     if cosine:
         classifier = model.get_classifier()  # type: ignore[operator]

@@ -1,14 +1,13 @@
-"""Optimiser and learning rate."""
+"""Optimisers by name, and sharpness-aware steps."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from masktrain.config import OptimConfig, nearest
+from masktrain.config import OptimConfig
+from masktrain.settings import nearest
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -27,23 +26,40 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         near = nearest(config.optimizer.lower(), known)
         raise UsageError(f"timm has no optimiser '{config.optimizer}'.", f"Did you mean '{near[0]}'?" if near else "")
     made: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay
+        model,
+        opt=config.optimizer,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay if config.layer_decay < 1 else None,
     )
     return made
-
-
-def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
-    """Learning rate of an update: linear warm-up, then half a cosine down to zero.
-
-    A function of the number of the update (0..steps-1) alone, so there is no scheduler state to lose.
-    """
-    warm = min(round(config.warmup * steps), steps - 1)
-    if step < warm:
-        return config.lr * (step + 1) / (warm + 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of every group, scaled where the group says so (layer-wise decay)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+@torch.no_grad()
+def climb(model: nn.Module, radius: float) -> list[tuple[nn.Parameter, Tensor]]:
+    """Move the weights to where the loss is highest within a radius, by their gradients (SAM, arXiv 2010.01412).
+
+    Returns:
+        The weights that were moved and what they were, for :func:`descend`.
+    """
+    learning = [p for p in model.parameters() if p.grad is not None]
+    before = [(p, p.detach().clone()) for p in learning]
+    grads = [p.grad for p in learning if p.grad is not None]
+    norm = torch.stack(torch._foreach_norm(grads)).norm()
+    scale = radius / (norm + 1e-12)
+    for parameter, grad in zip(learning, grads, strict=True):
+        parameter.add_(grad * scale)
+    return before
+
+
+@torch.no_grad()
+def descend(before: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Put the weights back to what they were, exactly."""
+    for parameter, value in before:
+        parameter.copy_(value)
