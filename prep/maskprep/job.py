@@ -22,6 +22,7 @@ from maskprep.config import CONFIG_NAME, Config
 from maskprep.errors import UsageError
 from maskprep.faces import detect as detection
 from maskprep.faces.detectors import DETECTORS
+from maskprep.labels.changes import Changes
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos.decode import heic_available
@@ -58,6 +59,7 @@ class Job:
         ignored: files that are no photos, counted by reason.
         layout: layout of the photo folder.
         detected: whether the layout was told by looking at the folder.
+        changes: what the fixes made of the labels, once that is known.
     """
 
     cache: Cache
@@ -73,6 +75,7 @@ class Job:
     ignored: Counter[str] = field(default_factory=Counter)
     layout: str = ""
     detected: bool = True
+    changes: Changes = field(default_factory=Changes)
 
     def path(self, image: str) -> Path:
         """The photo file of an image."""

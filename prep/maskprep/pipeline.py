@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pandas as pd
 
 import maskprep
 from maskprep import config as configuration
+from maskprep import relabel
 from maskprep.errors import UsageError, UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
-from maskprep.faces.decisions import read_decisions
+from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.job import (
     INDEX_FILE,
@@ -34,7 +35,9 @@ from maskprep.job import (
     want_faces,
     want_index,
 )
+from maskprep.labels import changes as changing
 from maskprep.labels import table as labelling
+from maskprep.labels.fixes import Fix
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos import sources
@@ -60,6 +63,8 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
     """
     with job.cache.lock():
+        if upto != "index":
+            relabel.gather(job.config.labels, job.cache.decisions)  # a mistake in a fix is told before the long work
         for folder in (job.cache.root, *job.cache.root.glob("stages/*"), *job.cache.root.glob("views/*")):
             sweep(folder)
         schema = make_index(job)
@@ -89,7 +94,7 @@ def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, w
     asked = configuration.parse(settings)
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
-    asked = dataclasses.replace(asked, views={view: asked.views[view]})
+    asked = dataclasses.replace(asked, views={view: asked.views[view]}, labels=configuration.LabelSettings())
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
     bring(job)
@@ -146,7 +151,7 @@ def subjects_inputs(job: Job) -> str:
         choosing.VERSION,
         settings,
         job.config.detect.detectors,
-        [dataclasses.astuple(ruling) for ruling in read_decisions(job.cache.decisions)],
+        [dataclasses.astuple(ruling) for ruling in of_faces(read_decisions(job.cache.decisions))],
         inputs_of(job.cache.images),
         inputs_of(job.cache.faces),
     )
@@ -155,7 +160,7 @@ def subjects_inputs(job: Job) -> str:
 def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces)
-    rulings = read_decisions(job.cache.decisions)
+    rulings = of_faces(read_decisions(job.cache.decisions))
     return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
 
 
@@ -172,18 +177,25 @@ def make_subjects(job: Job) -> None:
         job.notes.extend(open_subjects(job).stale_rulings())
 
 
-def labels_inputs(job: Job, schema: Schema) -> str:
+def labels_inputs(job: Job, schema: Schema, fixes: Sequence[Fix]) -> str:
     """What labels.parquet would be made from now."""
     made_from = (inputs_of(job.cache.images), inputs_of(job.cache.subjects))
-    return fingerprint("labels", labelling.VERSION, schema.to_dict(), *made_from)
+    return fingerprint("labels", labelling.VERSION, schema.to_dict(), relabel.identity(fixes), *made_from)
 
 
 def make_labels(job: Job, schema: Schema) -> None:
-    """Stage ``labels``: labels.parquet."""
-    inputs = labels_inputs(job, schema)
-    if inputs_of(job.cache.labels) != inputs:
-        images, subjects = read_table(job.cache.images), read_table(job.cache.subjects)
-        write_table(job.cache.labels, labelling.assemble(images, subjects, schema), inputs=inputs)
+    """Stage ``labels``: labels.parquet, the labels as found with the fixes applied."""
+    fixes = relabel.gather(job.config.labels, job.cache.decisions)
+    inputs = labels_inputs(job, schema, fixes)
+    current = inputs_of(job.cache.labels) == inputs
+    if current and not fixes:
+        return
+    images = read_table(job.cache.images)
+    job.changes = changing.apply(images, schema, fixes)
+    job.notes.extend(relabel.notes(job.changes))
+    if not current:
+        subjects = read_table(job.cache.subjects)
+        write_table(job.cache.labels, labelling.assemble(images, subjects, schema, job.changes), inputs=inputs)
         job.computed["labels"] += len(images)
 
 

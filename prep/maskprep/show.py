@@ -14,6 +14,8 @@ from rich.table import Table
 
 from maskprep.errors import UserError
 from maskprep.job import Job
+from maskprep.labels.changes import Changes
+from maskprep.labels.fixes import PRESET
 from maskprep.progress import Silent
 from maskprep.status import Status
 from maskprep.store.tables import read_table
@@ -130,6 +132,31 @@ def status(root: str, found: Status) -> None:
         if counts:
             out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
     out.print(f"{'size':<8} {size(found.size)}")
+
+
+def changes(found: Changes, dry: bool) -> None:
+    """What fixes do to the labels, a line per fix; those of a preset that concern nobody here are only counted."""
+    table = Table()
+    for name in ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome"):
+        table.add_column(name, justify="right" if name == "images" else "left")
+    colours = {"applied": "green", "refused": "red", "absent": "yellow", "overruled": "yellow", "already": "dim"}
+    shown = [o for o in found.outcomes if o.fix.level != PRESET or o.status != "absent"]
+    for outcome in shown:
+        fix = outcome.fix
+        label = "person" if fix.operation == "rename" else fix.field
+        new = {"drop": "(dropped)", "swap": f"{fix.new} (swapped)"}.get(fix.operation, fix.new)
+        was = fix.expected or (fix.person if fix.operation == "rename" else "")
+        said = f"[{colours[outcome.status]}]{outcome.status}[/]"
+        detail = outcome.detail
+        row = (f"{fix.origin}:{fix.line}", fix.selection, label, was, new)
+        table.add_row(*map(escape, row), str(outcome.images), said + escape(f": {detail}" if detail else ""))
+    if shown:
+        out.print(table)
+    if unheard := len(found.outcomes) - len(shown):
+        out.print(f"{unheard} fixes of the preset are about people who are not here")
+    labels = sum(map(len, found.values.values()))
+    verb = "would change" if dry else "changed"
+    out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
 
 
 def statistics(data: dict[str, Any]) -> None:

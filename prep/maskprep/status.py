@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep import pipeline
-from maskprep.errors import UsageError
+from maskprep import pipeline, relabel
+from maskprep.errors import UsageError, UserError
 from maskprep.faces.subjects import Subjects
 from maskprep.job import STAGE_FILE, VIEW_FILE, Job, Wanted, plain, read_identity, want_crops, want_faces, want_index
 from maskprep.labels.schema import Schema
@@ -68,8 +69,7 @@ def survey(job: Job) -> Status:
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
         stages.append(_table("choose", cache.subjects, len(images), current, upstream))
         upstream = upstream or bool(stages[-1].why)
-        current = inputs_of(cache.labels) == pipeline.labels_inputs(job, schema)
-        stages.append(_table("labels", cache.labels, len(images), current, upstream))
+        stages.append(_labels(job, schema, len(images), upstream))
     if cache.images.is_file() and cache.subjects.is_file():
         subjects = read_table(cache.subjects)
         counts["status"] = _count(subjects["status"])
@@ -100,12 +100,24 @@ def _keyed(wanted: Wanted, folder: Path, identity_file: str = STAGE_FILE) -> Sta
     return StageStatus(wanted.name, len(wanted.pairs) - len(missing), len(missing), folder_size(folder), why)
 
 
-def _table(name: str, path: Path, rows: int, current: bool, upstream: bool) -> StageStatus:
+def _table(
+    name: str, path: Path, rows: int, current: bool, upstream: bool, reason: str = "its settings changed"
+) -> StageStatus:
     size = path.stat().st_size if path.is_file() else 0
     if current and not upstream:
         return StageStatus(name, rows, 0, size)
-    why = "not made yet" if not size else "an earlier stage is out of date" if upstream else "its settings changed"
+    why = "not made yet" if not size else "an earlier stage is out of date" if upstream else reason
     return StageStatus(name, 0, rows, size, why)
+
+
+def _labels(job: Job, schema: Schema, rows: int, upstream: bool) -> StageStatus:
+    path = job.cache.labels
+    try:
+        fixes = relabel.gather(job.config.labels, job.cache.decisions)
+    except UserError as error:  # a file of fixes is gone or broken: for people to read, not to fail at
+        return StageStatus("labels", 0, rows, path.stat().st_size if path.is_file() else 0, error.message)
+    current = inputs_of(path) == pipeline.labels_inputs(job, schema, fixes)
+    return _table("labels", path, rows, current, upstream, "its schema or fixes changed")
 
 
 def identity_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -186,8 +198,13 @@ def explain(job: Job, name: str) -> list[str]:
         labels = read_table(job.cache.labels)
         mine = labels[labels["image"] == image].drop(columns="image")
         said = mine.iloc[0].dropna().to_dict() if len(mine) else {}
+        fixed = json.loads(str(said.pop("source", "{}")))
         values = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()]
         lines.append(f"labels    {', '.join(values) or 'none'}")
+        for field, change in fixed.items():
+            why = ", ".join(change[key] for key in ("reason", "source") if key in change)
+            was = "none" if change["was"] is None else change["was"]
+            lines.append(f"  {field} was {was}; changed by {change['by']}" + (f" ({why})" if why else ""))
     lines.extend(_explain_stages(job, image, images))
     return lines
 
