@@ -14,6 +14,7 @@ from maskprep.config import Config, check_view_name
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.job import Job, open_job
 from maskprep.labels.schema import Schema
+from maskprep.leaks import Duplicates, open_duplicates
 from maskprep.pixels.crops import ViewSettings
 from maskprep.progress import Progress
 from maskprep.store.cache import is_cache
@@ -188,6 +189,32 @@ def relabel(
     job.config = dataclasses.replace(job.config, labels=asked)
     pipeline.bring(job, views=())
     return job
+
+
+def duplicates(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    distance: int | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Duplicates:
+    """Find photos that are there twice. The cache is brought up to date, without cutting crops.
+
+    Args:
+        source: photo folder or cache; see :func:`run`.
+        cache: see :func:`run`.
+        config: see :func:`run`.
+        distance: most bits of 256 in which near copies differ; None for the usual one. Others are not kept.
+        workers: see :func:`run`.
+        engine: see :func:`run`.
+        progress: see :func:`run`.
+    """
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    pipeline.bring(job, views=())
+    return open_duplicates(job.cache, distance)
 
 
 def _given(edits: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, crop, stats.
+"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, duplicates, crop, stats.
 
 Every stage asks which rows it wants, makes those that are missing, and assembles its table when its inputs changed.
 Nothing changed means nothing computed.
@@ -36,6 +36,7 @@ from maskprep.job import (
     want_index,
 )
 from maskprep.labels import changes as changing
+from maskprep.labels import duplicates as doubling
 from maskprep.labels import table as labelling
 from maskprep.labels.fixes import Fix
 from maskprep.labels.schema import Schema
@@ -73,6 +74,7 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         make_faces(job)
         make_subjects(job)
         make_labels(job, schema)
+        make_duplicates(job)
         for view in views if views is not None else job.config.views:
             make_crops(job, view)
         make_stats(job)
@@ -197,6 +199,27 @@ def make_labels(job: Job, schema: Schema) -> None:
         subjects = read_table(job.cache.subjects)
         write_table(job.cache.labels, labelling.assemble(images, subjects, schema, job.changes), inputs=inputs)
         job.computed["labels"] += len(images)
+
+
+def duplicates_inputs(job: Job) -> str:
+    """What duplicates.parquet would be made from now."""
+    made_from = (inputs_of(job.cache.images), inputs_of(job.cache.labels))
+    return fingerprint("duplicates", doubling.VERSION, doubling.NEAR, *made_from)
+
+
+def make_duplicates(job: Job) -> None:
+    """Stage ``duplicates``: duplicates.parquet, pairs of photos that are the same or nearly so."""
+    inputs = duplicates_inputs(job)
+    if inputs_of(job.cache.duplicates) == inputs:
+        return
+    images = read_table(job.cache.images, ["image", "content", "phash", "split", "error"])
+    people = [p if isinstance(p, str) else None for p in read_table(job.cache.labels, ["person"])["person"]]
+    job.progress.start("duplicates", len(images))
+    table = doubling.assemble(images, people)
+    job.progress.advance(len(images))
+    write_table(job.cache.duplicates, table, inputs=inputs)
+    job.computed["duplicates"] += len(images)
+    job.notes.extend(doubling.notes(table.to_pandas(), list(images["image"]), people))
 
 
 def make_crops(job: Job, view: str) -> None:
@@ -344,6 +367,7 @@ def _write_dataset(job: Job, described: sources.Described) -> None:
                 },
                 "choose": {"version": choosing.VERSION},
                 "labels": {"version": labelling.VERSION},
+                "duplicates": {"version": doubling.VERSION},
                 "crop": {"version": cropping.VERSION},
             },
         }

@@ -16,6 +16,7 @@ from maskprep.errors import UserError
 from maskprep.job import Job
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
+from maskprep.leaks import Duplicates
 from maskprep.progress import Silent
 from maskprep.status import Status
 from maskprep.store.tables import read_table
@@ -157,6 +158,30 @@ def changes(found: Changes, dry: bool) -> None:
     labels = sum(map(len, found.values.values()))
     verb = "would change" if dry else "changed"
     out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
+
+
+def duplicates(found: Duplicates) -> None:
+    """Counts of photos that are there twice, and the pairs that cross people or splits."""
+    pairs = found.pairs
+    table = Table()
+    for name in ("pairs", "one person", "across people", "across splits", "in eval"):
+        table.add_column(name, justify="left" if name == "pairs" else "right")
+    splits = pairs["split_a"] != pairs["split_b"]
+    inside = ~splits & (pairs["split_a"] != "train") & ~pairs["same_person"]
+    across = ~splits & ~inside & ~pairs["same_person"]
+    for kind in ("exact", "near"):
+        mine = pairs["kind"] == kind
+        counts = (mine & ~splits & pairs["same_person"], mine & across, mine & splits, mine & inside)
+        table.add_row(kind, *(str(int(where.sum())) for where in counts))
+    out.print(table)
+    for pair in pairs[pairs["crossing"]].itertuples():
+        what = "the same file" if pair.kind == "exact" else f"{pair.distance} bits apart"
+        mark = "[dim]waived[/] " if pair.waived else ""
+        out.print(f"{mark}{escape(str(pair.image_a))} = {escape(str(pair.image_b))} ({what})")
+    for group in found.same_ids:
+        out.print(f"people {escape(', '.join(group))}: numbers that differ only in a suffix")
+    for person, folders in found.shared_ids.items():
+        out.print(f"person {escape(person)} has {len(folders)} folders: {escape(', '.join(folders))}")
 
 
 def statistics(data: dict[str, Any]) -> None:

@@ -69,7 +69,13 @@ def survey(job: Job) -> Status:
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
         stages.append(_table("choose", cache.subjects, len(images), current, upstream))
         upstream = upstream or bool(stages[-1].why)
+        waits = upstream  # crops do not depend on what comes now
         stages.append(_labels(job, schema, len(images), upstream))
+        upstream = upstream or bool(stages[-1].why)
+        current = inputs_of(cache.duplicates) == pipeline.duplicates_inputs(job)
+        stages.append(_table("duplicates", cache.duplicates, len(images), current, upstream))
+        if current:
+            counts["pairs"] = _count(read_table(cache.duplicates, ["kind"])["kind"])
     if cache.images.is_file() and cache.subjects.is_file():
         subjects = read_table(cache.subjects)
         counts["status"] = _count(subjects["status"])
@@ -79,7 +85,7 @@ def survey(job: Job) -> Status:
                 stage = _keyed(wanted, cache.view(view), VIEW_FILE)
             else:
                 stage = StageStatus(f"{CROP}:{view}", 0, 0, folder_size(cache.view(view)), "waits for 'choose'")
-            if upstream and not stage.why:
+            if waits and not stage.why:
                 stage = StageStatus(**{**vars(stage), "why": "an earlier stage is out of date"})
             stages.append(stage)
     return Status(stages, counts, folder_size(cache.root))
@@ -205,6 +211,12 @@ def explain(job: Job, name: str) -> list[str]:
             why = ", ".join(change[key] for key in ("reason", "source") if key in change)
             was = "none" if change["was"] is None else change["was"]
             lines.append(f"  {field} was {was}; changed by {change['by']}" + (f" ({why})" if why else ""))
+    if job.cache.duplicates.is_file():
+        pairs = read_table(job.cache.duplicates)
+        for pair in pairs[(pairs["image_a"] == image) | (pairs["image_b"] == image)].to_dict("records"):
+            other = pair["image_b"] if pair["image_a"] == image else pair["image_a"]
+            what = "the same file" if pair["kind"] == "exact" else f"nearly the same, {pair['distance']} bits apart"
+            lines.append(f"copy      {other} ({what})")
     lines.extend(_explain_stages(job, image, images))
     return lines
 

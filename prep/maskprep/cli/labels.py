@@ -1,4 +1,4 @@
-"""Commands about labels: relabel."""
+"""Commands about labels and people: relabel, duplicates."""
 
 from __future__ import annotations
 
@@ -58,3 +58,24 @@ def relabel(
     show.changes(job.changes, dry_run)
     if strict and any(o.status == "refused" for o in job.changes.outcomes):
         raise typer.Exit(3)
+
+
+@app.command()
+def duplicates(
+    source: Source,
+    distance: Annotated[
+        int | None,
+        typer.Option(min=0, max=64, help="Most bits of 256 in which near copies differ.", show_default="10"),
+    ] = None,
+    cache: CacheDir = None,
+    config: ConfigFile = None,
+    workers: Workers = None,
+    engine: Engine = "processes",
+    quiet: Quiet = False,
+) -> None:
+    """Find photos that are there twice, above all across people and splits, and people with two numbers."""
+    from maskprep import api, show
+
+    with show.bars(quiet) as bars:
+        found = api.duplicates(source, cache, config, distance=distance, workers=workers, engine=engine, progress=bars)
+    show.duplicates(found)
