@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
-from masktrain import folds, metrics, runs, show
+from masktrain import bands, folds, metrics, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.augment import Augment, draw_seed
@@ -48,14 +48,15 @@ def fit(
     view = open_view(cache, config.data.view)
     if view.schema.num_classes < 2:
         raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    split = training.split
     device = loop.choose_device(config.run.device)
     mean, std = view.mean_std(split.train)
-    learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
+    learner = _learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
     run = runs.new_run(config, out)
     runs.write_config(run, config)
-    data = runs.data_record(view, split)
+    data = runs.data_record(view, split, training.record)
     checkpoint.write_json(run / runs.DATA, data)
     checkpoint.write_json(run / runs.ENV, runs.environment(str(device)))
     checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
@@ -72,7 +73,7 @@ def fit(
         fallback=int(np.argmax(data["classes"]["train"])),
     )
     _save_last(run, learner, config, sidecar)
-    return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
+    return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
@@ -89,7 +90,8 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    split = training.split
     if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
@@ -97,21 +99,21 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         )
     device = loop.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    learner = _learner(config, view, split, mean, std, device, pretrained=False)
+    learner = _learner(config, training, mean, std, device, pretrained=False)
     learner.load(state["learner"])
-    return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
+    return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
 def _learner(
     config: FitConfig,
-    view: View,
-    split: folds.Split,
+    training: bands.Training,
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
     torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
+    view, split = training.view, training.split
     classes = view.schema.num_classes
     model = build(config.model.name, classes, view.size, pretrained=pretrained, dropout=config.model.dropout)
     check_size(model, config.model.name, view.size)
@@ -122,16 +124,17 @@ def _learner(
 def _train(
     run: Path,
     view: View,
-    split: folds.Split,
+    training: bands.Training,
     learner: loop.Learner,
     config: FitConfig,
     sidecar: checkpoint.Sidecar,
     progress: show.Fit,
 ) -> Fitted:
-    folds.check(view.table, split)
+    split = training.split
+    folds.check(view.table, split, folds.copies(view))
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
-    train = Batches(view, split.train, size, device, recipe=config.augment.recipe, seed=seed)
+    train = Batches(training.view, split.train, size, device, recipe=config.augment.recipe, seed=seed)
     val = Batches(view, split.val, size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -156,7 +159,10 @@ def _train(
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
     }
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, learner.epoch):
+    with (
+        runs.locked(run),
+        progress.running(run, config, runs.data_record(view, split, training.record), about, learner.epoch),
+    ):
         runs.keep_metrics(run, learner.epoch)
         try:
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress)
