@@ -203,8 +203,13 @@ def make_labels(job: Job, schema: Schema) -> None:
 
 def duplicates_inputs(job: Job) -> str:
     """What duplicates.parquet would be made from now."""
-    made_from = (inputs_of(job.cache.images), inputs_of(job.cache.labels))
-    return fingerprint("duplicates", doubling.VERSION, doubling.NEAR, *made_from)
+    people = _people(job.cache) if job.cache.labels.is_file() else []
+    return fingerprint("duplicates", doubling.VERSION, doubling.NEAR, inputs_of(job.cache.images), people)
+
+
+def _people(cache: Cache) -> list[str | None]:
+    """The person of every image by labels.parquet, None where nobody is known."""
+    return [p if isinstance(p, str) else None for p in read_table(cache.labels, ["person"])["person"]]
 
 
 def make_duplicates(job: Job) -> None:
@@ -213,7 +218,7 @@ def make_duplicates(job: Job) -> None:
     if inputs_of(job.cache.duplicates) == inputs:
         return
     images = read_table(job.cache.images, ["image", "content", "phash", "split", "error"])
-    people = [p if isinstance(p, str) else None for p in read_table(job.cache.labels, ["person"])["person"]]
+    people = _people(job.cache)
     job.progress.start("duplicates", len(images))
     table = doubling.assemble(images, people)
     job.progress.advance(len(images))

@@ -128,7 +128,7 @@ def test_the_table_of_pairs() -> None:
     assert [row[:3] for row in found(images, people, -1)] == [("a.jpg", "b.jpg", "exact")]
     shuffled = images.sample(frac=1, random_state=3)
     assert found(shuffled, [people[i] for i in shuffled.index]) == found(images, people)
-    pairs = duplicates.assemble(images, people).to_pandas()
+    pairs = duplicates.assemble(images, people, 10).to_pandas()
     assert duplicates.crossing(pairs)["image_b"].tolist() == ["c.jpg", "d.jpg", "c.jpg", "d.jpg", "d.jpg", "e.jpg"]
 
 

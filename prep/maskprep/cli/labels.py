@@ -65,7 +65,7 @@ def duplicates(
     source: Source,
     distance: Annotated[
         int | None,
-        typer.Option(min=0, max=64, help="Most bits of 256 in which near copies differ.", show_default="10"),
+        typer.Option(min=0, max=64, help="Most bits of 256 in which near copies differ.", show_default="8"),
     ] = None,
     cache: CacheDir = None,
     config: ConfigFile = None,
