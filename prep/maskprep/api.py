@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from maskprep import pipeline
+from maskprep import relabel as relabelling
 from maskprep.config import Config, check_view_name
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.job import Job, open_job
+from maskprep.labels.schema import Schema
+from maskprep.leaks import Duplicates, open_duplicates
 from maskprep.pixels.crops import ViewSettings
 from maskprep.progress import Progress
 from maskprep.store.cache import is_cache
+from maskprep.store.tables import read_table
 
 
 def index(
@@ -137,6 +143,78 @@ def stats(
 ) -> Job:
     """Mean and standard deviation of every view: stats.json, after bringing the crops up to date. See :func:`run`."""
     return run(source, cache, config, workers=workers, engine=engine, progress=progress)
+
+
+def relabel(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    fixes: Sequence[Path] | None = None,
+    preset: str | None = None,
+    min_agree: int | None = None,
+    dry_run: bool = False,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Apply fixes to the labels; the cache remembers them. What they do is the job's ``changes``.
+
+    Args:
+        source: photo folder or cache; see :func:`run`.
+        cache: see :func:`run`.
+        config: see :func:`run`.
+        fixes: CSV or YAML files (:mod:`maskprep.labels.fixes`), in place of those remembered; empty for none. This and
+            the following: None keeps what the cache or maskprep.yaml says.
+        preset: a list of published label errors, ``none`` for none.
+        min_agree: use those of the preset that at least so many published lists agree on.
+        dry_run: only find out what the fixes would do. Photos are indexed if they are not, nothing else is written.
+        workers: see :func:`run`.
+        engine: see :func:`run`.
+        progress: see :func:`run`.
+    """
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    edits: dict[str, Any] = {"min_agree": min_agree}
+    if fixes is not None:
+        edits["fixes"] = tuple(os.fspath(Path(file).resolve()) for file in fixes)
+    asked = dataclasses.replace(job.config.labels, **_given(edits))
+    if preset is not None:
+        asked = dataclasses.replace(asked, preset=None if preset == "none" else preset)
+    relabelling.gather(asked, job.cache.decisions)  # a mistake in a fix is told before anything is done
+    if dry_run:
+        pipeline.bring(job, upto="index")
+        schema = Schema.from_dict(job.cache.read()["schema"])
+        job.changes = relabelling.preview(read_table(job.cache.images), schema, asked, job.cache.decisions)
+        return job
+    job.config = dataclasses.replace(job.config, labels=asked)
+    pipeline.bring(job, views=())
+    return job
+
+
+def duplicates(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    distance: int | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Duplicates:
+    """Find photos that are there twice. The cache is brought up to date, without cutting crops.
+
+    Args:
+        source: photo folder or cache; see :func:`run`.
+        cache: see :func:`run`.
+        config: see :func:`run`.
+        distance: most bits of 256 in which near copies differ; None for the usual one. Others are not kept.
+        workers: see :func:`run`.
+        engine: see :func:`run`.
+        progress: see :func:`run`.
+    """
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    pipeline.bring(job, views=())
+    return open_duplicates(job.cache, distance)
 
 
 def _given(edits: dict[str, Any]) -> dict[str, Any]:

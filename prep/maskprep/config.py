@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -78,6 +79,28 @@ class DetectSettings:
 
 
 @dataclass(frozen=True)
+class LabelSettings:
+    """The ``labels`` section: fixes that are applied to the labels as found (see :mod:`maskprep.labels.fixes`).
+
+    Args:
+        fixes: CSV or YAML files; in maskprep.yaml relative to it.
+        preset: a list of published label errors, or None.
+        min_agree: use those of the preset that at least so many published lists agree on.
+
+    Raises:
+        UsageError: out of range.
+    """
+
+    fixes: tuple[str, ...] = ()
+    preset: str | None = None
+    min_agree: int = 2
+
+    def __post_init__(self) -> None:
+        if self.min_agree < 1:
+            raise UsageError(f"labels.min_agree is at least 1, not {self.min_agree}.")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that decides what a cache holds.
 
@@ -87,6 +110,7 @@ class Config:
         index: reading photos.
         detect: finding faces.
         choose: which face is the subject.
+        labels: fixes of the labels.
         views: sets of crops by name.
     """
 
@@ -95,14 +119,16 @@ class Config:
     index: IndexSettings = field(default_factory=IndexSettings)
     detect: DetectSettings = field(default_factory=DetectSettings)
     choose: ChooseSettings = field(default_factory=ChooseSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
     views: dict[str, ViewSettings] = field(default_factory=lambda: {DEFAULT_VIEW: ViewSettings()})
 
     def settings(self) -> dict[str, Any]:
-        """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
+        """The sections kept in dataset.json and inside a trained run."""
         return {
             "index": dataclasses.asdict(self.index),
             "detect": dataclasses.asdict(self.detect),
             "choose": dataclasses.asdict(self.choose),
+            "labels": dataclasses.asdict(self.labels),
             "views": {name: dataclasses.asdict(view) for name, view in self.views.items()},
         }
 
@@ -152,7 +178,11 @@ def load(path: Path, base: Config | None = None) -> Config:
     if not isinstance(data, Mapping):
         raise UsageError(f"'{path}' must hold named sections, not {type(data).__name__}.")
     try:
-        return parse(data, base)
+        parsed = parse(data, base)
+        if "labels" in data:  # absolute, since the cache remembers them
+            fixes = tuple(os.fspath((path.parent / file).resolve()) for file in parsed.labels.fixes)
+            parsed = dataclasses.replace(parsed, labels=dataclasses.replace(parsed.labels, fixes=fixes))
+        return parsed
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
 

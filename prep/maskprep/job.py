@@ -22,6 +22,7 @@ from maskprep.config import CONFIG_NAME, Config
 from maskprep.errors import UsageError
 from maskprep.faces import detect as detection
 from maskprep.faces.detectors import DETECTORS
+from maskprep.labels.changes import Changes
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos.decode import heic_available
@@ -59,6 +60,7 @@ class Job:
         layout: layout of the photo folder.
         detected: whether the layout was told by looking at the folder.
         crew: the workers of this command.
+        changes: what the fixes made of the labels, once that is known.
     """
 
     cache: Cache
@@ -75,6 +77,7 @@ class Job:
     layout: str = ""
     detected: bool = True
     crew: engines.Crew = field(default_factory=engines.Crew)
+    changes: Changes = field(default_factory=Changes)
 
     def path(self, image: str) -> Path:
         """The photo file of an image."""

@@ -1,4 +1,4 @@
-"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, crop, stats.
+"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, duplicates, crop, stats.
 
 Every stage asks which rows it wants, makes those that are missing, and assembles its table when its inputs changed.
 Nothing changed means nothing computed.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pandas as pd
 
 import maskprep
 from maskprep import config as configuration
+from maskprep import relabel
 from maskprep.errors import UsageError, UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
-from maskprep.faces.decisions import read_decisions
+from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.job import (
     INDEX_FILE,
@@ -34,7 +35,10 @@ from maskprep.job import (
     want_faces,
     want_index,
 )
+from maskprep.labels import changes as changing
+from maskprep.labels import duplicates as doubling
 from maskprep.labels import table as labelling
+from maskprep.labels.fixes import Fix
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos import sources
@@ -60,6 +64,8 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
     """
     with job.cache.lock(), engines.Crew(job.workers, job.engine) as job.crew:
+        if upto != "index":
+            relabel.gather(job.config.labels, job.cache.decisions)  # a mistake in a fix is told before the long work
         for folder in (job.cache.root, *job.cache.root.glob("stages/*"), *job.cache.root.glob("views/*")):
             sweep(folder)
         schema = make_index(job)
@@ -68,6 +74,7 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         make_faces(job)
         make_subjects(job)
         make_labels(job, schema)
+        make_duplicates(job)
         for view in views if views is not None else job.config.views:
             make_crops(job, view)
         make_stats(job)
@@ -89,7 +96,7 @@ def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, w
     asked = configuration.parse(settings)
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
-    asked = dataclasses.replace(asked, views={view: asked.views[view]})
+    asked = dataclasses.replace(asked, views={view: asked.views[view]}, labels=configuration.LabelSettings())
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
     bring(job)
@@ -146,7 +153,7 @@ def subjects_inputs(job: Job) -> str:
         choosing.VERSION,
         settings,
         job.config.detect.detectors,
-        [dataclasses.astuple(ruling) for ruling in read_decisions(job.cache.decisions)],
+        [dataclasses.astuple(ruling) for ruling in of_faces(read_decisions(job.cache.decisions))],
         inputs_of(job.cache.images),
         inputs_of(job.cache.faces),
     )
@@ -155,7 +162,7 @@ def subjects_inputs(job: Job) -> str:
 def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces)
-    rulings = read_decisions(job.cache.decisions)
+    rulings = of_faces(read_decisions(job.cache.decisions))
     return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
 
 
@@ -172,19 +179,52 @@ def make_subjects(job: Job) -> None:
         job.notes.extend(open_subjects(job).stale_rulings())
 
 
-def labels_inputs(job: Job, schema: Schema) -> str:
+def labels_inputs(job: Job, schema: Schema, fixes: Sequence[Fix]) -> str:
     """What labels.parquet would be made from now."""
     made_from = (inputs_of(job.cache.images), inputs_of(job.cache.subjects))
-    return fingerprint("labels", labelling.VERSION, schema.to_dict(), *made_from)
+    return fingerprint("labels", labelling.VERSION, schema.to_dict(), relabel.identity(fixes), *made_from)
 
 
 def make_labels(job: Job, schema: Schema) -> None:
-    """Stage ``labels``: labels.parquet."""
-    inputs = labels_inputs(job, schema)
-    if inputs_of(job.cache.labels) != inputs:
-        images, subjects = read_table(job.cache.images), read_table(job.cache.subjects)
-        write_table(job.cache.labels, labelling.assemble(images, subjects, schema), inputs=inputs)
+    """Stage ``labels``: labels.parquet, the labels as found with the fixes applied."""
+    fixes = relabel.gather(job.config.labels, job.cache.decisions)
+    inputs = labels_inputs(job, schema, fixes)
+    current = inputs_of(job.cache.labels) == inputs
+    if current and not fixes:
+        return
+    images = read_table(job.cache.images)
+    job.changes = changing.apply(images, schema, fixes)
+    job.notes.extend(relabel.notes(job.changes))
+    if not current:
+        subjects = read_table(job.cache.subjects)
+        write_table(job.cache.labels, labelling.assemble(images, subjects, schema, job.changes), inputs=inputs)
         job.computed["labels"] += len(images)
+
+
+def duplicates_inputs(job: Job) -> str:
+    """What duplicates.parquet would be made from now."""
+    people = _people(job.cache) if job.cache.labels.is_file() else []
+    return fingerprint("duplicates", doubling.VERSION, doubling.NEAR, inputs_of(job.cache.images), people)
+
+
+def _people(cache: Cache) -> list[str | None]:
+    """The person of every image by labels.parquet, None where nobody is known."""
+    return [p if isinstance(p, str) else None for p in read_table(cache.labels, ["person"])["person"]]
+
+
+def make_duplicates(job: Job) -> None:
+    """Stage ``duplicates``: duplicates.parquet, pairs of photos that are the same or nearly so."""
+    inputs = duplicates_inputs(job)
+    if inputs_of(job.cache.duplicates) == inputs:
+        return
+    images = read_table(job.cache.images, ["image", "content", "phash", "split", "error"])
+    people = _people(job.cache)
+    job.progress.start("duplicates", len(images))
+    table = doubling.assemble(images, people)
+    job.progress.advance(len(images))
+    write_table(job.cache.duplicates, table, inputs=inputs)
+    job.computed["duplicates"] += len(images)
+    job.notes.extend(doubling.notes(table.to_pandas(), list(images["image"]), people))
 
 
 def make_crops(job: Job, view: str) -> None:
@@ -332,6 +372,7 @@ def _write_dataset(job: Job, described: sources.Described) -> None:
                 },
                 "choose": {"version": choosing.VERSION},
                 "labels": {"version": labelling.VERSION},
+                "duplicates": {"version": doubling.VERSION},
                 "crop": {"version": cropping.VERSION},
             },
         }

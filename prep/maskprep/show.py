@@ -14,6 +14,9 @@ from rich.table import Table
 
 from maskprep.errors import UserError
 from maskprep.job import Job
+from maskprep.labels.changes import Changes
+from maskprep.labels.fixes import PRESET
+from maskprep.leaks import Duplicates
 from maskprep.progress import Silent
 from maskprep.status import Status
 from maskprep.store.tables import read_table
@@ -130,6 +133,55 @@ def status(root: str, found: Status) -> None:
         if counts:
             out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
     out.print(f"{'size':<8} {size(found.size)}")
+
+
+def changes(found: Changes, dry: bool) -> None:
+    """What fixes do to the labels, a line per fix; those of a preset that concern nobody here are only counted."""
+    table = Table()
+    for name in ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome"):
+        table.add_column(name, justify="right" if name == "images" else "left")
+    colours = {"applied": "green", "refused": "red", "absent": "yellow", "overruled": "yellow", "already": "dim"}
+    shown = [o for o in found.outcomes if o.fix.level != PRESET or o.status != "absent"]
+    for outcome in shown:
+        fix = outcome.fix
+        label = "person" if fix.operation == "rename" else fix.field
+        new = {"drop": "(dropped)", "swap": f"{fix.new} (swapped)"}.get(fix.operation, fix.new)
+        was = fix.expected or (fix.person if fix.operation == "rename" else "")
+        said = f"[{colours[outcome.status]}]{outcome.status}[/]"
+        detail = outcome.detail
+        row = (f"{fix.origin}:{fix.line}", fix.selection, label, was, new)
+        table.add_row(*map(escape, row), str(outcome.images), said + escape(f": {detail}" if detail else ""))
+    if shown:
+        out.print(table)
+    if unheard := len(found.outcomes) - len(shown):
+        out.print(f"{unheard} fixes of the preset are about people who are not here")
+    labels = sum(map(len, found.values.values()))
+    verb = "would change" if dry else "changed"
+    out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
+
+
+def duplicates(found: Duplicates) -> None:
+    """Counts of photos that are there twice, and the pairs that cross people or splits."""
+    pairs = found.pairs
+    table = Table()
+    for name in ("pairs", "one person", "across people", "across splits", "in eval"):
+        table.add_column(name, justify="left" if name == "pairs" else "right")
+    splits = pairs["split_a"] != pairs["split_b"]
+    inside = ~splits & (pairs["split_a"] != "train") & ~pairs["same_person"]
+    across = ~splits & ~inside & ~pairs["same_person"]
+    for kind in ("exact", "near"):
+        mine = pairs["kind"] == kind
+        counts = (mine & ~splits & pairs["same_person"], mine & across, mine & splits, mine & inside)
+        table.add_row(kind, *(str(int(where.sum())) for where in counts))
+    out.print(table)
+    for pair in pairs[pairs["crossing"]].itertuples():
+        what = "the same file" if pair.kind == "exact" else f"{pair.distance} bits apart"
+        mark = "[dim]waived[/] " if pair.waived else ""
+        out.print(f"{mark}{escape(str(pair.image_a))} = {escape(str(pair.image_b))} ({what})")
+    for group in found.same_ids:
+        out.print(f"people {escape(', '.join(group))}: numbers that differ only in a suffix")
+    for person, folders in found.shared_ids.items():
+        out.print(f"person {escape(person)} has {len(folders)} folders: {escape(', '.join(folders))}")
 
 
 def statistics(data: dict[str, Any]) -> None:

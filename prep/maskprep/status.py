@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep import pipeline
-from maskprep.errors import UsageError
+from maskprep import pipeline, relabel
+from maskprep.errors import UsageError, UserError
 from maskprep.faces.subjects import Subjects
 from maskprep.faces.words import compare
 from maskprep.job import STAGE_FILE, VIEW_FILE, Job, Wanted, plain, read_identity, want_crops, want_faces, want_index
@@ -69,8 +70,13 @@ def survey(job: Job) -> Status:
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
         stages.append(_table("choose", cache.subjects, len(images), current, upstream))
         upstream = upstream or bool(stages[-1].why)
-        current = inputs_of(cache.labels) == pipeline.labels_inputs(job, schema)
-        stages.append(_table("labels", cache.labels, len(images), current, upstream))
+        waits = upstream  # crops do not depend on what comes now
+        stages.append(_labels(job, schema, len(images), upstream))
+        upstream = upstream or bool(stages[-1].why)
+        current = inputs_of(cache.duplicates) == pipeline.duplicates_inputs(job)
+        stages.append(_table("duplicates", cache.duplicates, len(images), current, upstream))
+        if current:
+            counts["pairs"] = _count(read_table(cache.duplicates, ["kind"])["kind"])
     if cache.images.is_file() and cache.subjects.is_file():
         subjects = read_table(cache.subjects)
         counts["status"] = _count(subjects["status"])
@@ -80,7 +86,7 @@ def survey(job: Job) -> Status:
                 stage = _keyed(wanted, cache.view(view), VIEW_FILE)
             else:
                 stage = StageStatus(f"{CROP}:{view}", 0, 0, folder_size(cache.view(view)), "waits for 'choose'")
-            if upstream and not stage.why:
+            if waits and not stage.why:
                 stage = StageStatus(**{**vars(stage), "why": "an earlier stage is out of date"})
             stages.append(stage)
     return Status(stages, counts, folder_size(cache.root))
@@ -101,12 +107,24 @@ def _keyed(wanted: Wanted, folder: Path, identity_file: str = STAGE_FILE) -> Sta
     return StageStatus(wanted.name, len(wanted.pairs) - len(missing), len(missing), folder_size(folder), why)
 
 
-def _table(name: str, path: Path, rows: int, current: bool, upstream: bool) -> StageStatus:
+def _table(
+    name: str, path: Path, rows: int, current: bool, upstream: bool, reason: str = "its settings changed"
+) -> StageStatus:
     size = path.stat().st_size if path.is_file() else 0
     if current and not upstream:
         return StageStatus(name, rows, 0, size)
-    why = "not made yet" if not size else "an earlier stage is out of date" if upstream else "its settings changed"
+    why = "not made yet" if not size else "an earlier stage is out of date" if upstream else reason
     return StageStatus(name, 0, rows, size, why)
+
+
+def _labels(job: Job, schema: Schema, rows: int, upstream: bool) -> StageStatus:
+    path = job.cache.labels
+    try:
+        fixes = relabel.gather(job.config.labels, job.cache.decisions)
+    except UserError as error:  # a file of fixes is gone or broken: for people to read, not to fail at
+        return StageStatus("labels", 0, rows, path.stat().st_size if path.is_file() else 0, error.message)
+    current = inputs_of(path) == pipeline.labels_inputs(job, schema, fixes)
+    return _table("labels", path, rows, current, upstream, "its schema or fixes changed")
 
 
 def identity_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -187,8 +205,19 @@ def explain(job: Job, name: str) -> list[str]:
         labels = read_table(job.cache.labels)
         mine = labels[labels["image"] == image].drop(columns="image")
         said = mine.iloc[0].dropna().to_dict() if len(mine) else {}
+        fixed = json.loads(str(said.pop("source", "{}")))
         values = [f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()]
         lines.append(f"labels    {', '.join(values) or 'none'}")
+        for field, change in fixed.items():
+            why = ", ".join(change[key] for key in ("reason", "source") if key in change)
+            was = "none" if change["was"] is None else change["was"]
+            lines.append(f"  {field} was {was}; changed by {change['by']}" + (f" ({why})" if why else ""))
+    if job.cache.duplicates.is_file():
+        pairs = read_table(job.cache.duplicates)
+        for pair in pairs[(pairs["image_a"] == image) | (pairs["image_b"] == image)].to_dict("records"):
+            other = pair["image_b"] if pair["image_a"] == image else pair["image_a"]
+            what = "the same file" if pair["kind"] == "exact" else f"nearly the same, {pair['distance']} bits apart"
+            lines.append(f"copy      {other} ({what})")
     lines.extend(_explain_stages(job, image, images))
     return lines
 

@@ -33,7 +33,7 @@ def why(found: Status) -> dict[str, str]:
 
 def test_all_is_current(work: Work) -> None:
     found = look(work)
-    assert [stage.name for stage in found.stages] == ["index", "detect", "choose", "labels", "crop:face"]
+    assert [stage.name for stage in found.stages] == ["index", "detect", "choose", "labels", "duplicates", "crop:face"]
     assert all(stage.rows == 8 and stage.missing == 0 and stage.size > 0 for stage in found.stages)
     assert why(found) == {}
     assert found.counts["status"] == {"ok": 8}
@@ -60,7 +60,7 @@ def test_new_changed_and_gone_photos(work: Work) -> None:
     found = look(work)
     assert found.stages[0].missing == 2
     assert why(found)["index"] == "1 changed, 1 new, 1 photos are gone"
-    assert set(why(found)) == {"index", "choose", "labels", "crop:face"}
+    assert set(why(found)) == {"index", "choose", "labels", "duplicates", "crop:face"}
     api.run(*work, engine="serial")
     assert why(look(work)) == {}
 
@@ -92,7 +92,7 @@ def test_changed_settings_are_named(work: Work, tmp_path: Path, settings: str, s
 def test_only_indexed(work: Work, tmp_path: Path, quick: Path) -> None:
     api.index(work[0], tmp_path / "new", quick, engine="serial")
     found = look((work[0], tmp_path / "new"))
-    assert todo(found) == {"detect": 8, "choose": 8, "labels": 8}
+    assert todo(found) == {"detect": 8, "choose": 8, "labels": 8, "duplicates": 8}
     assert why(found)["choose"] == "not made yet"
 
 

@@ -130,15 +130,102 @@ def test_a_split_that_shares_a_person_is_refused(cache: Path) -> None:
         folds.check(view.table, leaky(view))
 
 
-def test_the_same_photo_under_two_people_is_refused(synthetic: ModuleType, tmp_path: Path) -> None:
+def share(cache: Path, *pairs: tuple[str, str], distance: int = 4) -> None:
+    """Write duplicates.parquet: pairs of images that are nearly the same."""
+    images = pd.read_parquet(cache / "images.parquet").set_index("image")
+    rows = [
+        {"image_a": a, "image_b": b, "kind": "near", "distance": distance, "same_person": False}
+        | {"split_a": images["split"][a], "split_b": images["split"][b]}
+        for a, b in (sorted(pair) for pair in pairs)
+    ]
+    pd.DataFrame(rows).to_parquet(cache / "duplicates.parquet")
+
+
+def of(person: int, photo: int = 2, held_out: bool = False) -> str:
+    state = ("wear", "wear", "wear", "incorrect", "normal")[photo]
+    return f"eval/{person:04d}{photo}.jpg" if held_out else f"train/{person:04d}_x/{state}{photo}.jpg"
+
+
+def test_people_who_share_a_photo_stay_together(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy")
+    before = folds.split(open_view(copy), 0.2, 0)
+    share(copy, (of(3), of(8)), (of(8, 4), of(21)), (of(5, 0), of(5, 1)))
+    for seed in range(5):
+        view = open_view(copy)
+        made = folds.split(view, 0.2, seed)
+        assert made.linked == (("0003", "0008", "0021"),)
+        held_out = set(view.table["person"].iloc[made.val])
+        assert len(held_out & {"0003", "0008", "0021"}) in (0, 3)
+        assert len(made.train) + len(made.val) == len(before.train) + len(before.val)
+        assert 4 <= len(held_out) <= 9
+
+
+def test_nothing_shared_changes_no_split(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy")
+    before = folds.split(open_view(copy), 0.2, 0)
+    share(copy, (of(5, 0), of(5, 1)))
+    after = folds.split(open_view(copy), 0.2, 0)
+    assert after.hash == before.hash and after.linked == ()
+
+
+def test_the_same_file_under_two_people_links_them_without_a_table(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy")
+    images = pd.read_parquet(copy / "images.parquet")
+    images.loc[images["image"].isin([of(4), of(17)]), "content"] = "same"
+    images.to_parquet(copy / "images.parquet")
+    assert folds.split(open_view(copy), 0.2, 0).linked == (("0004", "0017"),)
+
+
+def test_numbers_with_a_suffix_stay_together() -> None:
+    table = boostcamp_table(40).replace({"person": {"000007": "000006-1"}})
+    linked = folds.link_people(table, pd.DataFrame({"image_a": [], "image_b": []}))
+    assert linked == (("000006", "000006-1"),)
+    for seed in range(5):
+        fold = folds.fold_people(table, MASK_SCHEMA, 5, seed, linked)
+        assert fold["000006"] == fold["000006-1"] and len(fold) == 40
+
+
+def test_a_copy_in_the_eval_split_is_refused_unless_waived(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy")
+    share(copy, (of(2), of(31, 1, held_out=True)), (of(9), of(30, 0, held_out=True)), distance=7)
+    with pytest.raises(UserError) as error:
+        folds.split(open_view(copy), 0.2, 0)
+    assert error.value.message == (
+        "2 training photos are (nearly) the same as photos of the eval split: "
+        f"{of(2)} = {of(31, 1, True)} (7 of 256 bits apart); {of(9)} = {of(30, 0, True)} (7 of 256 bits apart)."
+    )
+    line = error.value.hint.splitlines()[-1]  # can be pasted as it is
+    other = f"c00300,{of(30, 0, True)},keep,duplicate:c00092,,,,"  # from the other side
+    (copy / "decisions.csv").write_text(f"content,image,verdict,value,expected,reason,by,when\n{line}\n{other}\n")
+    assert folds.split(open_view(copy), 0.2, 0).linked == ()
+
+
+def test_a_dropped_copy_is_no_longer_in_the_way(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy")
+    share(copy, (of(2), of(31, 1, held_out=True)))
+    for image in (of(2), of(31, 1, held_out=True)):
+        labels = pd.read_parquet(copy / "labels.parquet")
+        labels.assign(excluded=labels["excluded"].where(labels["image"] != image, "fix: a copy")).to_parquet(
+            copy / "labels.parquet"
+        )
+        folds.split(open_view(copy), 0.2, 0)
+        labels.to_parquet(copy / "labels.parquet")
+
+
+def test_a_split_that_copies_cross_is_refused(synthetic: ModuleType, tmp_path: Path) -> None:
     copy = synthetic.write_cache(tmp_path / "copy")
     view = open_view(copy)
     made = folds.split(view, 0.2, 0)
     a, b = view.table["image"][made.train[0]], view.table["image"][made.val[0]]
-    images = pd.read_parquet(copy / "images.parquet")
-    images.loc[images["image"].isin([a, b]), "content"] = "same"
-    images.to_parquet(copy / "images.parquet")
-    with pytest.raises(UserError, match=f"{a} and {b} are the same photo"):
+    share(copy, (a, b))
+    with pytest.raises(UserError, match="copies of a photo on both sides"):
+        folds.check(view.table, made, folds.copies(view))
+
+
+def test_everybody_linked_is_an_error(synthetic: ModuleType, tmp_path: Path) -> None:
+    copy = synthetic.write_cache(tmp_path / "copy", people=3, eval_people=0)
+    share(copy, (of(0), of(1)), (of(1), of(2)))
+    with pytest.raises(UserError, match=r"there are 1\. 3 people share"):
         folds.split(open_view(copy), 0.2, 0)
 
 

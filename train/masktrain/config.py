@@ -43,6 +43,17 @@ class DataConfig(Section):
         low=0,
         high=2**32 - 1,
     )
+    train_bins: str | None = setting(
+        None,
+        "Other limits for a number in training, such as age=30,58; everything is scored by the schema's.",
+        "S4.9, S4.31: ages near 60 are hard to tell apart",
+    )
+    drop_intervals: str | None = setting(
+        None, "Numbers not to train on, both ends too, such as age=28-29,57-59.", "S1.23; teams dropped 28-29 and 57-59"
+    )
+    label_margin: str | None = setting(
+        None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61).", "S1.23"
+    )
 
 
 @dataclass(frozen=True)

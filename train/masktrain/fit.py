@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import folds, metrics, runs, show
+from masktrain import bands, folds, metrics, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
@@ -54,17 +54,18 @@ def fit(
     view = open_view(cache, config.data.view)
     if view.schema.num_classes < 2:
         raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    split = training.split
     device = host.choose_device(config.run.device)
-    make_sampler(view, split.train, config.sample, config.run.seed)  # settings that cannot be met are found here
+    make_sampler(training.view, split.train, config.sample, config.run.seed)  # what cannot be met is found here
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
     loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     mean, std = view.mean_std(split.train)
-    learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
+    learner = _learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
     run = runs.new_run(config, out)
     runs.write_config(run, config)
-    data = runs.data_record(view, split)
+    data = runs.data_record(view, split, training.record)
     checkpoint.write_json(run / runs.DATA, data)
     checkpoint.write_json(run / runs.ENV, runs.environment(str(device)))
     checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
@@ -84,7 +85,7 @@ def fit(
         tta=config.run.tta,
     )
     _save_last(run, learner, config, sidecar)
-    return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
+    return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
@@ -101,7 +102,8 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    split = training.split
     if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
@@ -109,20 +111,20 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         )
     device = host.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    learner = _learner(config, view, split, mean, std, device, pretrained=False)
+    learner = _learner(config, training, mean, std, device, pretrained=False)
     learner.load(state["learner"])
-    return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
+    return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
 def _learner(
     config: FitConfig,
-    view: View,
-    split: folds.Split,
+    training: bands.Training,
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
+    view, split = training.view, training.split
     target = make_target(config.target.kind, view.schema)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
     objective = make_objective(target, labels, config)
@@ -150,17 +152,18 @@ def _cosine(config: FitConfig) -> float:
 def _train(
     run: Path,
     view: View,
-    split: folds.Split,
+    training: bands.Training,
     learner: loop.Learner,
     config: FitConfig,
     sidecar: checkpoint.Sidecar,
     progress: show.Fit,
 ) -> Fitted:
-    folds.check(view.table, split)
+    split = training.split
+    folds.check(view.table, split, folds.copies(view))
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
-    sampler = make_sampler(view, split.train, config.sample, seed)
-    train = Batches(view, split.train, size, device, augment=config.augment, sampler=sampler, seed=seed)
+    sampler = make_sampler(training.view, split.train, config.sample, seed)
+    train = Batches(training.view, split.train, size, device, augment=config.augment, sampler=sampler, seed=seed)
     val = Batches(view, split.val, size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -202,7 +205,7 @@ def _train(
 
     snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped)
     where = (learner.epoch, learner.step)
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, *where):
+    with runs.locked(run), progress.running(run, config, runs.data_record(view, split, training.record), about, *where):
         runs.keep_metrics(run, learner.epoch)
         with snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)

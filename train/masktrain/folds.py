@@ -1,10 +1,14 @@
-"""Who is trained on and who is held out. People are split, never pictures (S0.28, S1.34)."""
+"""Who is trained on and who is held out. People are split, never pictures (S0.28, S1.34).
+
+People who share a photo, or nearly the same photo, or whose numbers differ only in a suffix, stay on one side.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +18,11 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UserError
+from maskprep.faces.decisions import COLUMNS
+from maskprep.labels.duplicates import same_ids
 from maskprep.labels.schema import Schema
+from maskprep.leaks import open_duplicates, waiver
+from maskprep.store.cache import Cache
 
 VARYING_SHARE = 0.05
 """An attribute belongs to the person when it varies within fewer people than this (label errors do that)."""
@@ -28,12 +36,14 @@ class Split:
         train, val: row numbers.
         hash: of every person with their side; equal means the same split.
         left_out: images of the view on neither side, counted by reason.
+        linked: groups of people who had to stay on one side.
     """
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     hash: str
     left_out: dict[str, int]
+    linked: tuple[tuple[str, ...], ...] = ()
 
 
 def split(view: View, val_ratio: float, seed: int) -> Split:
@@ -44,15 +54,67 @@ def split(view: View, val_ratio: float, seed: int) -> Split:
         seed: which split.
 
     Raises:
-        UserError: fewer than two people with labelled crops, or the same photo under two people.
+        UserError: fewer than two people with labelled crops, or a photo that is also in the eval split.
     """
     usable, left_out = usable_rows(view)
     table = view.table.iloc[usable]
-    fold = fold_people(table, view.schema, max(2, round(1 / val_ratio)), seed)
+    pairs = copies(view)
+    check_eval(view, table, pairs)
+    linked = link_people(table, pairs)
+    fold = fold_people(table, view.schema, max(2, round(1 / val_ratio)), seed, linked)
     held_out = table["person"].map(fold).to_numpy() == 0
-    made = Split(usable[~held_out], usable[held_out], _hash(table["person"], held_out), left_out)
-    check(view.table, made)
+    made = Split(usable[~held_out], usable[held_out], _hash(table["person"], held_out), left_out, linked)
+    check(view.table, made, pairs)
     return made
+
+
+def copies(view: View) -> pd.DataFrame:
+    """Pairs of photos that are the same or nearly so and were not ruled harmless: image_a, image_b, kind, distance.
+
+    From duplicates.parquet, and by content where a cache has no such table.
+    """
+    cache = Cache(view.path)
+    if cache.duplicates.is_file():
+        pairs = open_duplicates(cache).pairs
+        return pairs[~pairs["waived"]].reset_index(drop=True)
+    images = pd.concat([view.table, view.missing], ignore_index=True)
+    images = images[images["content"].notna()]
+    both = images.merge(images, on="content", suffixes=("_a", "_b"))
+    both = both[both["image_a"] < both["image_b"]]
+    return both.assign(kind="exact", distance=0, content_a=both["content"], content_b=both["content"])
+
+
+def link_people(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    """Groups of people who must stay on one side, each sorted.
+
+    Args:
+        table: the images that are used.
+        pairs: from :func:`copies`.
+    """
+    person = dict(zip(table["image"], table["person"], strict=True))
+    known = zip(pairs["image_a"].map(person), pairs["image_b"].map(person), strict=True)
+    links = [(a, b) for a, b in known if isinstance(a, str) and isinstance(b, str) and a != b]
+    links += [(group[0], other) for group in same_ids(set(table["person"])) for other in group[1:]]
+    return _joined(links)
+
+
+def _joined(links: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    """Connected groups of two and more."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            root[name] = root[root[name]]
+            name = root[name]
+        return name
+
+    for a, b in links:
+        low, high = sorted((find(a), find(b)))
+        root[high] = low
+    groups: dict[str, list[str]] = {}
+    for name in sorted(root):
+        groups.setdefault(find(name), []).append(name)
+    return tuple(tuple(group) for group in groups.values())
 
 
 def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:
@@ -66,19 +128,29 @@ def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:
     return np.flatnonzero(reason.isna().to_numpy()).astype(np.int64), left_out
 
 
-def fold_people(table: pd.DataFrame, schema: Schema, folds: int, seed: int) -> dict[str, int]:
+def fold_people(
+    table: pd.DataFrame, schema: Schema, folds: int, seed: int, linked: Sequence[Sequence[str]] = ()
+) -> dict[str, int]:
     """Fold number of every person, stratified by what does not change from photo to photo (gender x age group).
 
-    Depends on nothing but the people, their labels, the number of folds and the seed.
+    Depends on nothing but the people, their labels, the number of folds, the seed and who is linked.
+
+    Args:
+        linked: groups of people who get the same fold.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    strata = person_strata(table, schema)
+    first = {person: group[0] for group in linked for person in group}
+    everyone = sorted(set(table["person"]))
+    strata = person_strata(table.assign(person=[first.get(p, p) for p in table["person"]]), schema)
     people = np.array(sorted(strata))
     if len(people) < 2:
+        shared = f" {len(everyone)} people share the same photos." if len(everyone) > 1 else ""
         raise UserError(
-            f"A split needs at least two people with labelled crops; there are {len(people)}.",
-            "See how many images have a label and a crop with: maskprep status CACHE",
+            f"A split needs at least two people with labelled crops; there are {len(people)}.{shared}",
+            "See which with: maskprep duplicates CACHE"
+            if shared
+            else "See how many images have a label and a crop with: maskprep status CACHE",
         )
     folds = min(folds, len(people))
     counts = Counter(strata.values())
@@ -91,7 +163,7 @@ def fold_people(table: pd.DataFrame, schema: Schema, folds: int, seed: int) -> d
         warnings.simplefilter("ignore", UserWarning)  # "the least populated class": dealt with above
         for fold, (_, held_out) in enumerate(maker.split(people, values)):
             number.update(dict.fromkeys(people[held_out].tolist(), fold))
-    return number
+    return {person: number[first.get(person, person)] for person in everyone}
 
 
 def person_strata(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
@@ -109,8 +181,48 @@ def person_strata(table: pd.DataFrame, schema: Schema) -> dict[str, str]:
     return strata
 
 
-def check(table: pd.DataFrame, made: Split) -> None:
+def check_eval(view: View, table: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    """Refuse to train on or choose by photos that are also in the eval split: its score would be a lie.
+
+    Args:
+        table: the images that are used.
+        pairs: from :func:`copies`.
+
+    Raises:
+        UserError: naming the pairs, and how to drop or to allow them.
+    """
+    images = pd.concat([view.table, view.missing], ignore_index=True)
+    judged = set(images["image"][(images["split"] == "eval") & images["excluded"].isna()])
+    used = set(table["image"])
+    flipped = pairs.rename(columns=lambda c: f"{c[:-1]}{'ba'[c.endswith('_b')]}" if c.endswith(("_a", "_b")) else c)
+    both = pd.concat([pairs, flipped], ignore_index=True)
+    found = both[both["image_a"].isin(used) & both["image_b"].isin(judged)].sort_values(["image_a", "image_b"])
+    if len(found):
+        first = found.iloc[0]
+        line = waiver(first["content_a"], first["image_a"], first["content_b"])
+        raise UserError(
+            f"{len(found)} training photos are (nearly) the same as photos of the eval split: {_listed(found)}.",
+            "Drop one of each pair with a fix or a ruling. If you have looked and a pair does no harm, allow it by a"
+            f" line in {Cache(view.path).decisions} ({','.join(COLUMNS)}):\n{line}",
+        )
+
+
+def _listed(pairs: pd.DataFrame, most: int = 5) -> str:
+    said = [
+        f"{pair['image_a']} = {pair['image_b']}"
+        + (" (the same file)" if pair["kind"] == "exact" else f" ({pair['distance']} of 256 bits apart)")
+        for pair in pairs.head(most).to_dict("records")
+    ]
+    return "; ".join(said) + (f"; and {len(pairs) - most} more" if len(pairs) > most else "")
+
+
+def check(table: pd.DataFrame, made: Split, pairs: pd.DataFrame | None = None) -> None:
     """Refuse a split that shares a person or a photo between its sides; done every time one is used.
+
+    Args:
+        table: the view's table.
+        made: the split.
+        pairs: from :func:`copies`; None leaves only the people to be checked.
 
     Raises:
         UserError: naming who or what is on both sides.
@@ -120,13 +232,12 @@ def check(table: pd.DataFrame, made: Split) -> None:
         raise UserError(f"The split has {len(train)} training and {len(val)} validation images.")
     if both := sorted(set(train["person"]) & set(val["person"])):
         raise UserError(f"The split is not person-disjoint: {', '.join(both[:5])} are on both sides.")
-    known = dict(zip(train["content"], train["image"], strict=True))
-    for content, image in zip(val["content"], val["image"], strict=True):
-        if content is not None and content in known:
-            raise UserError(
-                f"{known[content]} and {image} are the same photo under two people, one trained on, one held out.",
-                "Exclude one of them, or give both the same person.",
-            )
+    if pairs is not None:
+        sides = [pairs[f"image_{side}"].isin(train["image"]) for side in "ab"]
+        held = [pairs[f"image_{side}"].isin(val["image"]) for side in "ab"]
+        crossed = pairs[(sides[0] & held[1]) | (sides[1] & held[0])]
+        if len(crossed):
+            raise UserError(f"The split puts copies of a photo on both sides: {_listed(crossed)}.")
 
 
 def _hash(people: pd.Series[Any], held_out: NDArray[np.bool_]) -> str:

@@ -97,8 +97,13 @@ def write_config(run: Path, config: FitConfig) -> None:
     write_atomically(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def data_record(view: View, split: Split) -> dict[str, Any]:
-    """What a run was trained on, as kept in data.json."""
+def data_record(view: View, split: Split, training: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a run was trained on, as kept in data.json.
+
+    Args:
+        training: what training did differently (:class:`masktrain.bands.Training`); the counts of the classes are
+            those of the schema all the same.
+    """
     table = view.table
     train, val = table.iloc[split.train], table.iloc[split.val]
     counts = {
@@ -113,6 +118,8 @@ def data_record(view: View, split: Split) -> dict[str, Any]:
         "folds": split.hash,
         "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
         "classes": counts,
+        "training": training or {},
+        "linked": [list(group) for group in split.linked],
         "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
     }
 

@@ -118,6 +118,14 @@ def opening(run: Path, config: FitConfig, data: dict[str, Any], about: dict[str,
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
         lines.insert(2, f"        left out: {', '.join(left_out)}")
+    if bins := data["training"].get("bins"):
+        named = "; ".join(f"{name} at {', '.join(f'{v:g}' for v in limits)}" for name, limits in bins.items())
+        moved = data["training"]["relabelled"]
+        lines.insert(3, f"        in training cut {named}: {moved} images have another label; scored as ever")
+    if linked := data["linked"]:
+        named = "; ".join(" = ".join(group[:4]) + (", ..." if len(group) > 4 else "") for group in linked[:3])
+        more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
+        lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
     if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained:
         lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
     return lines

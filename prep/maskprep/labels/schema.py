@@ -18,7 +18,7 @@ from maskprep.errors import UsageError
 
 RESERVED = frozenset(
     (
-        *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail"),
+        *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "phash"),
         *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
     )
 )

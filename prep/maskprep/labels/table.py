@@ -1,45 +1,80 @@
-"""The table of final labels: what the source says, in the terms of the schema."""
+"""The table of final labels: what the source says, with the fixes applied, in the terms of the schema."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from maskprep.labels.changes import Change, Changes
+from maskprep.labels.fixes import PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema
 
-VERSION = 1
+VERSION = 2
 
 
-def assemble(images: pd.DataFrame, subjects: pd.DataFrame, schema: Schema) -> pa.Table:
+def assemble(images: pd.DataFrame, subjects: pd.DataFrame, schema: Schema, changes: Changes | None = None) -> pa.Table:
     """labels.parquet: image, person, one column per attribute, label (joint class), excluded, source.
 
     Args:
         images: images.parquet.
         subjects: subjects.parquet, in the same order.
         schema: what is classified. A value that is no class of its attribute leaves the label empty.
+        changes: what the fixes make of them.
 
-    ``excluded`` says why an image is not to be trained on; ``source`` holds, as JSON, where each changed value came
-    from (null: everything is as the source says).
+    ``excluded`` says why an image is not to be trained on; ``source`` holds, as JSON, what each changed value was and
+    which fix changed it (null: everything is as the source says).
     """
+    changes = changes or Changes()
+    names = [str(image) for image in images["image"]]
+    people = _changed(names, _plain(images["person"]), PERSON, changes)
     columns: dict[str, pa.Array] = {
-        "image": pa.array(list(images["image"]), pa.string()),
-        "person": pa.array(_plain(images["person"]), pa.string()),
+        "image": pa.array(names, pa.string()),
+        "person": pa.array([None if p is None else str(p) for p in people], pa.string()),
     }
     for attribute in schema.attributes:
         values = _plain(images[attribute.name]) if attribute.name in images else [None] * len(images)
-        columns[attribute.name] = _column(attribute, values)
+        columns[attribute.name] = _column(attribute, _changed(names, values, attribute.name, changes))
     lists = {name: columns[name].to_pylist() for name in schema.joint}
     labels = [schema.label({name: lists[name][i] for name in schema.joint}) for i in range(len(images))]
     columns["label"] = pa.array(labels, pa.int64())
     excluded = [
-        f"{status}: {reason}" if status in ("unreadable", "dropped") else None
-        for status, reason in zip(subjects["status"], _plain(subjects["reason"]), strict=True)
+        f"{status}: {reason}" if status in ("unreadable", "dropped") else _why_dropped(changes.dropped.get(image))
+        for image, status, reason in zip(names, subjects["status"], _plain(subjects["reason"]), strict=True)
     ]
     columns["excluded"] = pa.array(excluded, pa.string())
-    columns["source"] = pa.array([None] * len(images), pa.string())
+    columns["source"] = pa.array([_source(changes.values.get(image)) for image in names], pa.string())
     return pa.table(columns)
+
+
+def _changed(images: list[str], values: list[Any], name: str, changes: Changes) -> list[Any]:
+    found = [changes.values.get(image, {}).get(name) for image in images]
+    return [value if change is None else change.new for value, change in zip(values, found, strict=True)]
+
+
+def _why_dropped(fix: Fix | None) -> str | None:
+    return None if fix is None else f"fix: {fix.reason or fix.place}"
+
+
+def _source(changed: Mapping[str, Change] | None) -> str | None:
+    """JSON: field -> what it was, and the place, reason and source of the fix that changed it."""
+    if not changed:
+        return None
+    record = {
+        name: {"was": _plain_number(change.old), "by": change.fix.place}
+        | {key: text for key in ("reason", "source") if (text := getattr(change.fix, key))}
+        for name, change in sorted(changed.items())
+    }
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, str | None):
+        return value
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def unknown_values(images: pd.DataFrame, schema: Schema) -> list[str]:

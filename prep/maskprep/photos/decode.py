@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from maskprep.photos.likeness import perceptual_hash
+
 Pixels = NDArray[np.uint8]
 
 SUFFIXES = frozenset(
@@ -88,6 +90,7 @@ class Photo:
         orientation: EXIF orientation 1..8, 1 when absent.
         error: None, or the kind of :class:`PhotoError`.
         detail: what the decoder said, None without an error.
+        phash: what it looks like (:func:`maskprep.photos.likeness.perceptual_hash`), None with an error.
     """
 
     content: str
@@ -98,6 +101,7 @@ class Photo:
     orientation: int = 1
     error: str | None = None
     detail: str | None = None
+    phash: str | None = None
 
 
 @cache
@@ -149,7 +153,8 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
                 return Photo(content, size, **header, error=error.kind, detail=error.detail or None)
     except OSError as error:
         return Photo("", 0, error="unreadable", detail=_one_line(error))
-    return Photo(content, size, **{**header, "height": pixels.shape[0], "width": pixels.shape[1]})
+    shape = {"height": pixels.shape[0], "width": pixels.shape[1]}
+    return Photo(content, size, **{**header, **shape}, phash=perceptual_hash(pixels))
 
 
 def _decode(

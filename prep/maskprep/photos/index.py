@@ -16,7 +16,7 @@ from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "index"
-VERSION = 1
+VERSION = 2
 ROWS_PER_SHARD = 128
 
 COLUMNS = schema_of(
@@ -29,6 +29,7 @@ COLUMNS = schema_of(
         ("orientation", pa.int64()),
         ("error", pa.string()),
         ("detail", pa.string()),
+        ("phash", pa.string()),
     ]
 )
 

@@ -61,6 +61,11 @@ class Cache:
         return self.root / "labels.parquet"
 
     @property
+    def duplicates(self) -> Path:
+        """Table of pairs of photos that are the same or nearly so."""
+        return self.root / "duplicates.parquet"
+
+    @property
     def stats(self) -> Path:
         """Mean and standard deviation per view and split."""
         return self.root / "stats.json"

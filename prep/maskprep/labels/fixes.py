@@ -1,0 +1,278 @@
+"""Fixes: rules that change labels, kept in a CSV or YAML file that lives beside the photos or in git.
+
+One row is one fix. Every cell is text, empty where it is not needed; columns may come in any order, and only those that
+are used need to be there:
+
+=========  ==========================================================================================================
+column     meaning
+=========  ==========================================================================================================
+person     selects the images of a person. ``20`` also means ``000020``: spreadsheets cut leading zeros off
+image      selects images by path, by the end of a path, or by a pattern such as ``normal.*`` or ``000020_*/mask?.jpg``
+where      selects by any other column of images.parquet: ``race=Asian; split=train``
+operation  ``set`` (also when empty), ``swap``, ``drop`` or ``rename``
+field      which label: an attribute of the schema, such as mask, gender or age
+expected   what the photos must say now; ``*`` for anything
+new        what is true. A number's class will do too (``<30``): it becomes the nearest number of that class
+other      only for ``swap``: the second image, selected like ``image``
+reason     why, in your words
+source     who says so: a person, a list, a repository
+agree      how many lists say so, where there are several
+=========  ==========================================================================================================
+
+- ``set`` changes one label of all selected images from ``expected`` to ``new``.
+- ``swap`` exchanges one label between the two images ``image`` and ``other`` of the selection: ``image`` goes from
+  ``expected`` to ``new``, ``other`` from ``new`` to ``expected``.
+- ``drop`` excludes the selected images from training; ``field`` and ``expected`` make it conditional.
+- ``rename`` gives the selected images another person, ``new``; ``expected`` is the person they have now.
+
+All selectors of a row must hold. A YAML file holds the same rows as a list of mappings, on its own or under ``fixes``.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskprep.errors import UsageError, UserError
+
+OPERATIONS = ("set", "swap", "drop", "rename")
+ANY = "*"
+PERSON = "person"
+
+COLUMNS = (
+    *("person", "image", "where", "operation", "field", "expected", "new", "other", "reason", "source", "agree"),
+)
+
+PRESET, FILE, RULING = 0, 1, 2
+"""Where a fix comes from. A higher one overrules a lower one; two of the same that disagree are an error."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One fix; the fields are the columns of a file (see the module).
+
+    Args:
+        content: selects by the photo's content; only rulings have it.
+        origin: the file it is from, without its folder.
+        line: its line there, 0 where there are no lines.
+        level: PRESET, FILE or RULING.
+
+    Raises:
+        UsageError: cells that do not fit the operation.
+    """
+
+    person: str = ""
+    image: str = ""
+    where: tuple[tuple[str, str], ...] = ()
+    operation: str = "set"
+    field: str = ""
+    expected: str = ""
+    new: str = ""
+    other: str = ""
+    reason: str = ""
+    source: str = ""
+    agree: int = 0
+    content: str = ""
+    origin: str = ""
+    line: int = 0
+    level: int = FILE
+
+    def __post_init__(self) -> None:
+        if self.operation not in OPERATIONS:
+            raise UsageError(
+                f"unknown operation '{self.operation}'.{nearest(self.operation, OPERATIONS)}",
+                f"Known: {', '.join(OPERATIONS)}.",
+            )
+        if not (self.person or self.image or self.where or self.content):
+            raise UsageError("it selects nothing.", "Give person, image or where.")
+        needed = {
+            "set": ("field", "expected", "new"),
+            "swap": ("image", "other", "field", "expected", "new"),
+            "drop": (),
+            "rename": ("new",),
+        }[self.operation]
+        for name in needed:
+            if not getattr(self, name):
+                hint = f"Use {ANY} if it does not matter." if name == "expected" and self.operation == "set" else ""
+                raise UsageError(f"a {self.operation} needs the column '{name}'.", hint)
+        spare = {"set": ("other",), "drop": ("new", "other"), "rename": ("other",)}.get(self.operation, ())
+        for name in spare:
+            if getattr(self, name):
+                raise UsageError(f"a {self.operation} has no '{name}' ('{getattr(self, name)}').")
+        if self.operation == "swap" and ANY in (self.expected, self.new):
+            raise UsageError(f"a swap must say both values, not '{ANY}'.")
+        if self.operation == "drop" and bool(self.field) != bool(self.expected):
+            raise UsageError("a drop has both 'field' and 'expected', or neither.")
+        if self.operation == "rename":
+            if self.field not in ("", PERSON):
+                raise UsageError(f"a rename changes the person, not '{self.field}'.", "Use set for labels.")
+            if not (self.expected or self.person):
+                raise UsageError("a rename needs the person it expects: give person or expected.")
+        elif self.field == PERSON:
+            raise UsageError(f"a {self.operation} does not change the person.", "Use the operation rename.")
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages: ``fixes.csv, line 3``."""
+        return f"{self.origin}, line {self.line}" if self.line else self.origin
+
+    @property
+    def selection(self) -> str:
+        """What it selects, in words."""
+        parts = [self.person and f"person {self.person}", self.image, *(f"{k}={v}" for k, v in self.where)]
+        return " ".join(part for part in (*parts, self.other and f"↔ {self.other}") if part)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``Did you mean ...?`` with the known name most like a misspelt one, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
+    """The fixes of a file, in order.
+
+    Args:
+        path: .csv (comma, semicolon or tab; UTF-8), .yaml or .yml.
+        level: PRESET or FILE.
+
+    Raises:
+        UserError: the file cannot be read.
+        UsageError: an unknown column or a row that is no fix, naming file and line.
+    """
+    if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
+        raise UsageError(f"'{path}' is neither a .csv nor a .yaml file.", "Fixes are rows of a CSV or YAML file.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(
+            f"The fixes '{path}' are not there.", "Restore the file, or forget it with: maskprep relabel --fixes none"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read '{path}': {error}.", "Save it as UTF-8.") from error
+    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _yaml_rows(path, text)
+    return [_fix(path, line, cells, level) for line, cells in rows]
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    names: list[str] = []
+    end = 0
+    try:
+        for cells in reader:
+            line, end = end + 1, reader.line_num  # a quoted cell may hold line ends
+            if not names:
+                names = [name.strip().lower() for name in cells]
+                _check_columns(path, names)
+            elif any(cell.strip() for cell in cells):
+                if any(cell.strip() for cell in cells[len(names) :]):
+                    raise UsageError(f"{path.name}, line {line}: more cells than columns.", "Quote cells with commas.")
+                rows.append((line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}))
+    except csv.Error as error:
+        raise UserError(f"Cannot read '{path}' as a CSV file: {error}.", "Save it as UTF-8 with a header.") from error
+    if not names:
+        raise UserError(f"'{path}' is empty.", f"Its first line names the columns: {', '.join(COLUMNS)}.")
+    return rows
+
+
+def _yaml_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.BaseLoader)  # BaseLoader: 000020 stays text and does not become 16
+        data = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(data, Mapping):
+        if [*data] != ["fixes"]:
+            raise UsageError(f"{path.name}: unknown key '{next((k for k in data if k != 'fixes'), '')}'.", "Use: fixes")
+        assert isinstance(root, yaml.MappingNode)
+        data, root = data["fixes"], root.value[0][1]
+    if not data:
+        return []
+    if not isinstance(data, list):
+        raise UsageError(f"{path.name} must hold a list of fixes.")
+    assert isinstance(root, yaml.SequenceNode)
+    rows = []
+    for node, row in zip(root.value, data, strict=True):
+        line = node.start_mark.line + 1
+        if not isinstance(row, Mapping) or not all(isinstance(value, str) for value in row.values()):
+            raise UsageError(f"{path.name}, line {line}: a fix is a mapping of columns to texts.")
+        _check_columns(path, list(row))
+        rows.append((line, {str(name): value.strip() for name, value in row.items()}))
+    return rows
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if name and name not in COLUMNS:
+            raise UsageError(
+                f"{path.name}: unknown column '{name}'.{nearest(name, COLUMNS)}",
+                f"Known: {', '.join(COLUMNS)}.",
+            )
+    if len({name for name in names if name}) < sum(bool(name) for name in names):
+        raise UsageError(f"{path.name}: two columns have one name.")
+
+
+def _fix(path: Path, line: int, cells: Mapping[str, str], level: int) -> Fix:
+    values: dict[str, Any] = {name: value for name, value in cells.items() if value}
+    try:
+        if "where" in values:
+            values["where"] = parse_where(values["where"])
+        if "agree" in values:
+            if not (values["agree"].isascii() and values["agree"].isdigit()):
+                raise UsageError(f"'agree' must be a whole number, not '{values['agree']}'.")
+            values["agree"] = int(values["agree"])
+        if "operation" in values:
+            values["operation"] = values["operation"].lower()
+        return Fix(**values, origin=path.name, line=line, level=level)
+    except UsageError as error:
+        raise UsageError(f"{path.name}, line {line}: {error.message}", error.hint) from None
+
+
+def parse_where(text: str) -> tuple[tuple[str, str], ...]:
+    """``column=value; column=value`` as pairs.
+
+    Raises:
+        UsageError: a part without ``=``.
+    """
+    pairs = []
+    for part in text.split(";"):
+        name, equals, value = part.partition("=")
+        if part.strip() and not (equals and name.strip()):
+            raise UsageError(f"'where' must be column=value, not '{part.strip()}'.")
+        if part.strip():
+            pairs.append((name.strip(), value.strip()))
+    return tuple(pairs)
+
+
+# ---------------------------------------------------------------- presets
+
+
+def presets() -> list[str]:
+    """Names of the lists of published label errors that come with the program."""
+    return sorted(path.stem for path in _preset_folder().glob("*.csv"))
+
+
+def read_preset(name: str, min_agree: int) -> list[Fix]:
+    """The fixes of a preset on which at least ``min_agree`` published lists agree.
+
+    Raises:
+        UsageError: no such preset.
+    """
+    if name not in presets():
+        raise UsageError(f"There is no preset '{name}'.{nearest(name, presets())}", f"Known: {', '.join(presets())}.")
+    found = read_fixes(_preset_folder() / f"{name}.csv", PRESET)
+    return [dataclasses.replace(fix, origin=f"preset {name}") for fix in found if fix.agree >= min_agree]
+
+
+def _preset_folder() -> Path:
+    return Path(__file__).with_name("presets")

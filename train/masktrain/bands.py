@@ -1,0 +1,200 @@
+"""Which class a number belongs to in training, and which numbers are too near a limit to learn from.
+
+Everything that is scored keeps the limits of the schema: only the training part of a split has other labels and fewer
+images, and what was changed is counted and kept with the run (S1.23, S4.9, S4.31).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.dataset import View
+from maskprep.errors import UsageError, UserError
+from maskprep.labels.schema import Attribute, Schema
+from masktrain.config import DataConfig
+from masktrain.folds import Split
+from masktrain.settings import nearest
+
+_INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?:-|\.\.)(-?\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What training does differently for some attributes.
+
+    Args:
+        bins: attribute -> limits in place of the schema's, as many of them.
+        drops: attribute -> intervals of numbers not trained on, both ends too.
+        margins: attribute -> distance from a limit within which numbers are not trained on: from ``limit - margin`` up
+            to, but without, ``limit + margin``.
+    """
+
+    bins: dict[str, tuple[float, ...]]
+    drops: dict[str, tuple[tuple[float, float], ...]]
+    margins: dict[str, float]
+
+    def __bool__(self) -> bool:
+        return bool(self.bins or self.drops or self.margins)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training part of a split as it is learnt from.
+
+    Attributes:
+        view: the view, its labels by the limits of training where they are trained on; for nothing but training.
+        split: the split, less the images that are not trained on.
+        record: what was changed: bins, dropped (reason -> images) and relabelled (images); empty without any bands.
+    """
+
+    view: View
+    split: Split
+    record: dict[str, Any]
+
+
+def parse(data: DataConfig, schema: Schema) -> Bands:
+    """The settings ``data.train_bins``, ``data.drop_intervals`` and ``data.label_margin``, checked against a schema.
+
+    Each is ``attribute=values``, several separated by semicolons.
+
+    Raises:
+        UsageError: no such form, an attribute that is no number, or a wrong number of limits.
+    """
+    bins: dict[str, tuple[float, ...]] = {}
+    for name, text in _parts("train_bins", data.train_bins, schema):
+        attribute = schema[name]
+        limits = tuple(_number("train_bins", part) for part in text.split(","))
+        if len(limits) != len(attribute.bins):
+            raise UsageError(
+                f"data.train_bins: {name} has {len(attribute.classes)} classes ({', '.join(attribute.classes)}), so it"
+                f" takes {len(attribute.bins)} limits, not {len(limits)}."
+            )
+        bins[name] = Attribute(name, attribute.classes, limits).bins  # which must increase
+    drops: dict[str, tuple[tuple[float, float], ...]] = {}
+    for name, text in _parts("drop_intervals", data.drop_intervals, schema):
+        drops[name] = tuple(_interval(part.strip()) for part in text.split(","))
+    margins = {}
+    for name, text in _parts("label_margin", data.label_margin, schema):
+        margins[name] = _number("label_margin", text)
+        if margins[name] <= 0:
+            raise UsageError(f"data.label_margin must be above 0, not {text}.")
+    return Bands(bins, drops, margins)
+
+
+def prepare(view: View, split: Split, data: DataConfig) -> Training:
+    """Relabel and thin out the training part of a split; the held-out part stays as it is.
+
+    Raises:
+        UsageError: see :func:`parse`.
+        UserError: a class has no training image left.
+    """
+    bands = parse(data, view.schema)
+    if not bands:
+        return Training(view, split, {})
+    table = view.table
+    reason = pd.Series([None] * len(table), index=table.index, dtype=object)
+    labels = table["label"].copy()
+    for name in sorted({*bands.bins, *bands.drops, *bands.margins}):
+        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        limits = bands.bins.get(name, view.schema[name].bins)
+        for low, high in bands.drops.get(name, ()):
+            reason[(numbers >= low) & (numbers <= high)] = f"{name} {low:g}-{high:g}, in training only"
+        for limit in limits if name in bands.margins else ():
+            margin = bands.margins[name]
+            inside = (numbers >= limit - margin) & (numbers < limit + margin)
+            reason[inside] = f"{name} within {margin:g} of {limit:g}, in training only"
+        if name in bands.bins:
+            labels.iloc[split.train] = _relabelled(view.schema, name, limits, labels, numbers, split.train)
+    left_out = reason.iloc[split.train].dropna()
+    kept = split.train[reason.iloc[split.train].isna().to_numpy()]
+    counts = {str(k): int(n) for k, n in left_out.value_counts().sort_index().items()}
+    _check_classes(view.schema, labels, split.train, kept, {*bands.bins, *bands.drops, *bands.margins})
+    record = {
+        "bins": {name: list(limits) for name, limits in bands.bins.items()},
+        "dropped": counts,
+        "relabelled": int((labels.iloc[kept] != table["label"].iloc[kept]).sum()),
+    }
+    changed = dataclasses.replace(view, table=table.assign(label=labels))
+    return Training(changed, dataclasses.replace(split, train=kept, left_out={**split.left_out, **counts}), record)
+
+
+def _relabelled(
+    schema: Schema,
+    name: str,
+    limits: tuple[float, ...],
+    labels: pd.Series[Any],
+    numbers: NDArray[np.float64],
+    rows: NDArray[np.int64],
+) -> list[int]:
+    """Joint labels of some rows with one attribute cut at other limits."""
+    attribute = Attribute(name, schema[name].classes, limits)
+    place = schema.joint.index(name)
+    found = []
+    for row in rows.tolist():
+        indices: list[int | None] = list(schema.decode(int(labels.iloc[row])))
+        indices[place] = attribute.index(numbers[row])
+        label = schema.encode(indices)
+        assert label is not None  # it had a label, so its number is one
+        found.append(label)
+    return found
+
+
+def _check_classes(
+    schema: Schema, labels: pd.Series[Any], before: NDArray[np.int64], after: NDArray[np.int64], names: set[str]
+) -> None:
+    for name in sorted(names):
+        place = schema.joint.index(name)
+        had, has = ({schema.decode(int(v))[place] for v in labels.iloc[rows]} for rows in (before, after))
+        if lost := sorted(had - has):
+            raise UserError(
+                f"No training image of {name} {schema[name].classes[lost[0]]} is left.",
+                "Drop less with --drop-intervals and --label-margin, or move the limits with --train-bins.",
+            )
+
+
+def _parts(setting: str, text: str | None, schema: Schema) -> list[tuple[str, str]]:
+    """``name=values; name=values`` as pairs, each name an attribute that is a number and part of the joint label."""
+    known = [name for name in schema.joint if schema[name].bins]
+    found: list[tuple[str, str]] = []
+    for part in (text or "").split(";"):
+        name, equals, values = (piece.strip() for piece in part.partition("="))
+        if text is not None and not (name and equals and values):
+            raise UsageError(f"data.{setting} must be attribute=values, not '{part.strip()}'.")
+        if not name:
+            continue
+        if name not in known:
+            near = nearest(name, known)
+            raise UsageError(
+                f"data.{setting}: '{name}' is no number that is classified; there is {', '.join(known) or 'none'}.",
+                f"Did you mean '{near[0]}'?" if near else "",
+            )
+        if name in dict(found):
+            raise UsageError(f"data.{setting} names {name} twice.")
+        found.append((name, values))
+    return found
+
+
+def _number(setting: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"data.{setting}: '{text.strip()}' is no number.")
+    return number
+
+
+def _interval(text: str) -> tuple[float, float]:
+    match = _INTERVAL.fullmatch(text)
+    low, high = (float(match[1]), float(match[2])) if match else (1.0, 0.0)
+    if low > high:
+        raise UsageError(f"data.drop_intervals: '{text}' is no interval.", "Write it as 28-29.")
+    return low, high
