@@ -43,6 +43,8 @@ class DataConfig(Section):
         low=0,
         high=2**32 - 1,
     )
+    fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
+    folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
 
 
 @dataclass(frozen=True)

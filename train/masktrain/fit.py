@@ -37,13 +37,19 @@ class Fitted:
 
 
 def fit(
-    cache: Path, config: FitConfig | None = None, *, out: Path | None = None, progress: show.Fit | None = None
+    cache: Path,
+    config: FitConfig | None = None,
+    *,
+    out: Path | None = None,
+    note: str = "",
+    progress: show.Fit | None = None,
 ) -> Fitted:
     """Train on the people of a cache, keep the epoch that is best on the people held out.
 
     Args:
         config: the settings; defaults where not given.
         out: folder of the run, by default a new one under ``runs/``.
+        note: what the run is to find out; kept with it and shown by ``compare``.
         progress: what shows how it gets on; nothing by default.
 
     Raises:
@@ -52,21 +58,18 @@ def fit(
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
-    if view.schema.num_classes < 2:
-        raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    split = check(view, config)
     device = host.choose_device(config.run.device)
-    make_sampler(view, split.train, config.sample, config.run.seed)  # settings that cannot be met are found here
-    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
-    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     mean, std = view.mean_std(split.train)
-    learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
+    learner = make_learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
 
+    if (twin := runs.twin(config, view.fingerprint(), split.hash)) is not None:
+        (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
     run = runs.new_run(config, out)
     runs.write_config(run, config)
     data = runs.data_record(view, split)
     checkpoint.write_json(run / runs.DATA, data)
-    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)))
+    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
     checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
     sidecar = checkpoint.Sidecar(
         model=config.model.name,
@@ -87,6 +90,27 @@ def fit(
     return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
 
 
+def check(view: View, config: FitConfig) -> folds.Split:
+    """The split of a view; settings that cannot be met are found here, before anything is written.
+
+    Raises:
+        UserError: what cannot be met.
+    """
+    if view.schema.num_classes < 2:
+        raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
+    split = split_of(view, config)
+    make_sampler(view, split.train, config.sample, config.run.seed)
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
+    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
+    return split
+
+
+def split_of(view: View, config: FitConfig) -> folds.Split:
+    """The split that the settings ask for."""
+    data = config.data
+    return folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
+
+
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
     """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
@@ -101,7 +125,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    split = folds.split(view, config.data.val_ratio, config.data.split_seed)
+    split = split_of(view, config)
     if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
@@ -109,12 +133,12 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         )
     device = host.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    learner = _learner(config, view, split, mean, std, device, pretrained=False)
+    learner = make_learner(config, view, split, mean, std, device, pretrained=False)
     learner.load(state["learner"])
     return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
 
 
-def _learner(
+def make_learner(
     config: FitConfig,
     view: View,
     split: folds.Split,
@@ -123,6 +147,7 @@ def _learner(
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
+    """Model, loss and optimiser of a fit, ready for its first step."""
     target = make_target(config.target.kind, view.schema)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
     objective = make_objective(target, labels, config)
@@ -219,7 +244,11 @@ def _finished(run: Path, view: View) -> Fitted:
     people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
-    return Fitted(run, len(records), best, metrics.interval(truth, predicted, people, view.schema.num_classes))
+    interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
+    checkpoint.write_json(
+        run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)}
+    )
+    return Fitted(run, len(records), best, interval)
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:
