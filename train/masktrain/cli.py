@@ -134,7 +134,7 @@ def _fit(
     cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, dry_run: bool, note: str, out: Path | None
 ) -> None:
     """Fit, and print how it went."""
-    from masktrain import crossfit, runs, show
+    from masktrain import crossfit, report, runs, show
     from masktrain import fit as fitting
 
     if dry_run:
@@ -159,8 +159,10 @@ def _fit(
         assert cache is not None
         fitted = fitting.fit(cache, config, out=out, note=note, progress=progress)
     low, high = fitted.interval.low, fitted.interval.high
+    soup = fitted.best.get("soup")
+    which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {fitted.best['epoch']}"
     print(
-        f"best    epoch {fitted.best['epoch']}: macro-F1 {fitted.best['macro_f1']:.4f}"
+        f"best    {which}: macro-F1 {fitted.best['macro_f1']:.4f}"
         f" (95% over {fitted.interval.people} people: {low:.4f} to {high:.4f}),"
         f" accuracy {fitted.best['accuracy']:.4f}"
     )
@@ -168,6 +170,7 @@ def _fit(
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
     if fitted.epochs < (epochs := runs.read_config(fitted.run).optim.epochs):
         print(f"        ended after epoch {fitted.epochs} of {epochs}, as none was better for long enough")
+    print(f"look    {fitted.run / report.FILE}")
     print(f"next    masktrain evaluate {fitted.run} CACHE")
 
 
@@ -192,6 +195,17 @@ def compare(
     from masktrain import show
 
     show.comparison(comparing.compare(runs))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="Where its cache is now, if it moved.")] = None,
+) -> None:
+    """Write report.html again: curves, classes, confusions, worst errors with their photos, settings."""
+    from masktrain import report as reporting
+
+    print(f"written {reporting.report(run, cache)}")
 
 
 @app.command()

@@ -76,8 +76,9 @@ def _row(run: Path) -> Row:
         records = runs.read_metrics(run)
         if not records:
             raise UsageError(f"{run} has no finished epoch yet.", f"Go on with it: masktrain fit --resume {run}")
-        score = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
-        env, interval = _json(run / runs.ENV), _json(run / runs.RESULT).get("interval")
+        env, result = _json(run / runs.ENV), _json(run / runs.RESULT)
+        best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+        score, interval = result.get("best", best), result.get("interval")
         note = env.get("note", "")
     data = runs.read_data(run)
     return Row(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import folds, metrics, runs, show
+from masktrain import folds, metrics, report, runs, show, soup
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
@@ -199,6 +199,7 @@ def _train(
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
             checkpoint.save_best(run, learner.scored, named)
             runs.write_oof(run, view, split.val, probabilities)
+        soup.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
 
     about = {
@@ -231,15 +232,22 @@ def _train(
         runs.keep_metrics(run, learner.epoch)
         with snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
-    return _finished(run, view)
+        made = soup.cook(run, learner, config.select, val, evaluate)
+        if made is not None:
+            named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
+            checkpoint.save_best(run, made.learner.scored, named)
+            runs.write_oof(run, view, split.val, made.probabilities)
+        return _finished(run, view, made)
 
 
-def _finished(run: Path, view: View) -> Fitted:
+def _finished(run: Path, view: View, made: soup.Soup | None) -> Fitted:
     """The result of a run, from what it has written."""
     import pandas as pd
 
     records = runs.read_metrics(run)
     best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+    if made is not None:
+        best = best | made.scores | {"epoch": made.epochs[-1], "soup": made.epochs}
     oof = pd.read_parquet(run / runs.OOF)
     people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
@@ -248,6 +256,7 @@ def _finished(run: Path, view: View) -> Fitted:
     checkpoint.write_json(
         run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)}
     )
+    report.report(run, view.path)
     return Fitted(run, len(records), best, interval)
 
 
