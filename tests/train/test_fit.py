@@ -73,7 +73,7 @@ def test_a_worse_epoch_does_not_replace_the_best(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score, worse = metrics.score, iter([0.0, 0.2, 0.9, 0.9, 0.5])  # the first before anything is written
-    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse)))
+    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse, 0.0)))
     done = fit(cache, config(optim__epochs=4), out=tmp_path / "run")
     assert done.best["epoch"] == checkpoint.load_sidecar(done.run).epoch == 2  # of two alike, the earlier one
     assert [r["best_epoch"] for r in runs.read_metrics(done.run)] == [1, 2, 2, 2]

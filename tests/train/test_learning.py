@@ -175,7 +175,7 @@ def test_sharpness_aware_training(cache: Path) -> None:
 
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     score, worse = metrics.score, iter([0.0, *values])
-    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse)))
+    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse, 0.0)))
 
 
 def test_a_fit_ends_when_nothing_gets_better(

@@ -28,7 +28,7 @@ OPTIONS: dict[str, str] = {}
 def option(key: str, *names: str) -> Any:
     """A command-line option for a setting, with the setting's own help; its default is the setting's."""
     shown = names[0].removeprefix("--").replace("-", "_") if names else key.rpartition(".")[2]
-    OPTIONS["recipe" if key == "augment.recipe" else shown] = key
+    OPTIONS[shown] = key
     about = describe(key)
     return typer.Option(*names, help=about.metadata["help"], show_default=about.default is not None)
 
@@ -54,6 +54,8 @@ def fit(
     cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="The cache to train on.")] = None,
     view: Annotated[str | None, option("data.view")] = DEFAULTS.data.view,
     val_ratio: Annotated[float, option("data.val_ratio")] = DEFAULTS.data.val_ratio,
+    fold: Annotated[str, option("data.fold")] = DEFAULTS.data.fold,
+    folds_file: Annotated[str | None, option("data.folds_file")] = DEFAULTS.data.folds_file,
     split_seed: Annotated[int, option("data.split_seed")] = DEFAULTS.data.split_seed,
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
@@ -63,7 +65,7 @@ def fit(
     loss: Annotated[str, option("loss.name", "--loss")] = DEFAULTS.loss.name,
     label_smoothing: Annotated[float, option("loss.label_smoothing")] = DEFAULTS.loss.label_smoothing,
     class_weights: Annotated[str, option("loss.class_weights")] = DEFAULTS.loss.class_weights,
-    recipe: Annotated[str, option("augment.recipe", "--augment")] = DEFAULTS.augment.recipe,
+    augment: Annotated[str, option("augment.recipe", "--augment")] = DEFAULTS.augment.recipe,
     mixup: Annotated[float, option("augment.mixup")] = DEFAULTS.augment.mixup,
     cutmix: Annotated[float, option("augment.cutmix")] = DEFAULTS.augment.cutmix,
     halves: Annotated[float, option("augment.halves")] = DEFAULTS.augment.halves,
@@ -93,44 +95,136 @@ def fit(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as loss.gamma=3; see masktrain settings."),
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Start from the settings of a recipe; see masktrain recipes.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, over those of the recipe.")] = None,
+    folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
+    note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and try some steps.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
 ) -> None:
     """Train a timm model on people, keep the epoch that is best on people held out."""
-    given = [
+    given = {
         name
-        for name in (*OPTIONS, "settings", "out")
+        for name in (*OPTIONS, "settings", "recipe", "config", "folds", "note", "dry_run", "out")
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
+    }
     if resume is not None and given:
-        names = ", ".join("--" + {"recipe": "augment", "settings": "set"}.get(n, n).replace("_", "-") for n in given)
+        names = ", ".join("--" + {"settings": "set"}.get(n, n).replace("_", "-") for n in sorted(given))
         raise UsageError(f"A resumed run keeps its settings; {names} cannot be given with --resume.")
     if resume is None and cache is None:
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
-    values = {key: context.params[name] for name, key in OPTIONS.items()}
-    config = FitConfig.from_keys(values | assignments(settings or []))
-    from masktrain import fit as fitting
-    from masktrain import show
+    if folds not in (None, "all"):
+        raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
+    values: dict[str, Any] = {}
+    if recipe is not None or config is not None:
+        from masktrain import recipes
 
+        for source in (recipe, config):
+            values |= recipes.read(source) if source is not None else {}
+    values |= assignments(settings or [])
+    chosen = FitConfig.from_keys(values | {key: context.params[n] for n, key in OPTIONS.items() if n in given})
+    _fit(cache, chosen, resume, folds is not None, dry_run, note, out)
+
+
+def _fit(
+    cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, dry_run: bool, note: str, out: Path | None
+) -> None:
+    """Fit, and print how it went."""
+    from masktrain import crossfit, report, runs, show
+    from masktrain import fit as fitting
+
+    if dry_run:
+        assert cache is not None
+        show.planned(cache, config)
+        return
     progress = show.PrintedFit()
+    if folds or (resume is not None and (resume / runs.FOLDS).is_file()):
+        if resume is not None:
+            whole = crossfit.resume(resume, cache, progress=progress)
+        else:
+            assert cache is not None
+            whole = crossfit.crossfit(cache, config, out=out, note=note, progress=progress)
+        people = f"{whole.interval.people} people, each by the model that did not know them"
+        show.scores(f"{whole.run}: {people}", whole.scores, whole.interval)
+        print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in whole.folds)}")
+        print(f"next    masktrain evaluate {whole.run} CACHE (the mean of all models)")
+        return
     if resume is not None:
         fitted = fitting.resume(resume, cache, progress=progress)
     else:
         assert cache is not None
-        fitted = fitting.fit(cache, config, out=out, progress=progress)
+        fitted = fitting.fit(cache, config, out=out, note=note, progress=progress)
     low, high = fitted.interval.low, fitted.interval.high
+    soup = fitted.best.get("soup")
+    which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {fitted.best['epoch']}"
     print(
-        f"best    epoch {fitted.best['epoch']}: macro-F1 {fitted.best['macro_f1']:.4f}"
+        f"best    {which}: macro-F1 {fitted.best['macro_f1']:.4f}"
         f" (95% over {fitted.interval.people} people: {low:.4f} to {high:.4f}),"
         f" accuracy {fitted.best['accuracy']:.4f}"
     )
     for name, values in fitted.best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
-    if fitted.epochs < config.optim.epochs and resume is None:
-        print(f"        ended after epoch {fitted.epochs}: none was better for {config.select.patience} epochs")
+    if fitted.epochs < (epochs := runs.read_config(fitted.run).optim.epochs):
+        print(f"        ended after epoch {fitted.epochs} of {epochs}, as none was better for long enough")
+    print(f"look    {fitted.run / report.FILE}")
     print(f"next    masktrain evaluate {fitted.run} CACHE")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+    """List the recipes that come with masktrain, or show one."""
+    from masktrain import recipes as known
+
+    if name is not None:
+        print(known.text(name), end="")
+        return
+    for each in known.names():
+        print(f"{each:12} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+) -> None:
+    """Show runs beside each other: scores with intervals, and the settings in which they differ."""
+    from masktrain import compare as comparing
+    from masktrain import show
+
+    show.comparison(comparing.compare(runs))
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="Where its cache is now, if it moved.")] = None,
+) -> None:
+    """Write report.html again: curves, classes, confusions, worst errors with their photos, settings."""
+    from masktrain import report as reporting
+
+    print(f"written {reporting.report(run, cache)}")
+
+
+@app.command()
+def folds(
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the people.")],
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    count: Annotated[int, typer.Option("--folds", min=2, help="How many.")] = 5,
+    split_seed: Annotated[int, typer.Option(min=0, help="Which split.")] = 0,
+    view: Annotated[str | None, typer.Option(help="View of the cache.")] = None,
+) -> None:
+    """Write the fold of every person to a file, to use the same folds everywhere (fit --folds-file)."""
+    from maskprep.dataset import open_view
+    from masktrain import folds as folding
+
+    written = folding.write_file(open_view(cache, view), count, split_seed, out)
+    print(f"written {out}: {written} people in {count} folds")
 
 
 @app.command()

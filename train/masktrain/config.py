@@ -23,6 +23,7 @@ SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic",
 TARGETS = ("joint", "heads", "ordinal")
 LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
+SOUPS = ("none", "uniform", "greedy")
 HEADS = ("linear", "cosine")
 MIRRORS = ("none", "mirror")
 AMP = ("auto", "off", "bf16", "fp16")
@@ -54,6 +55,8 @@ class DataConfig(Section):
     label_margin: str | None = setting(
         None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61).", "S1.23"
     )
+    fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
+    folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,18 @@ class SelectConfig(Section):
         "S0.34",
     )
     patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
+    last: int = setting(0, "Last epochs whose weights are kept, for soup.", "S2.6", low=0)
+    soup: str = setting(
+        "none",
+        "Average of the last epochs' weights, kept if it scores higher: none, uniform (SWA) or greedy.",
+        "S2.6; arXiv 1803.05407, 2203.05482",
+        choices=SOUPS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.soup != "none" and self.last < 2:
+            raise UsageError("A soup needs at least two epochs.", "Keep more of them: --set select.last=5")
 
 
 @dataclass(frozen=True)

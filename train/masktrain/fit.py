@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import bands, folds, metrics, runs, show
+from masktrain import bands, folds, metrics, report, runs, show, soup
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
@@ -37,13 +37,19 @@ class Fitted:
 
 
 def fit(
-    cache: Path, config: FitConfig | None = None, *, out: Path | None = None, progress: show.Fit | None = None
+    cache: Path,
+    config: FitConfig | None = None,
+    *,
+    out: Path | None = None,
+    note: str = "",
+    progress: show.Fit | None = None,
 ) -> Fitted:
     """Train on the people of a cache, keep the epoch that is best on the people held out.
 
     Args:
         config: the settings; defaults where not given.
         out: folder of the run, by default a new one under ``runs/``.
+        note: what the run is to find out; kept with it and shown by ``compare``.
         progress: what shows how it gets on; nothing by default.
 
     Raises:
@@ -52,22 +58,19 @@ def fit(
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
-    if view.schema.num_classes < 2:
-        raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
-    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    training = check(view, config)
     split = training.split
     device = host.choose_device(config.run.device)
-    make_sampler(training.view, split.train, config.sample, config.run.seed)  # what cannot be met is found here
-    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
-    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     mean, std = view.mean_std(split.train)
-    learner = _learner(config, training, mean, std, device, pretrained=config.model.pretrained)
+    learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
+    if (twin := runs.twin(config, view.fingerprint(), split.hash)) is not None:
+        (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
     run = runs.new_run(config, out)
     runs.write_config(run, config)
     data = runs.data_record(view, split, training.record)
     checkpoint.write_json(run / runs.DATA, data)
-    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)))
+    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
     checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
     sidecar = checkpoint.Sidecar(
         model=config.model.name,
@@ -88,6 +91,27 @@ def fit(
     return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
+def check(view: View, config: FitConfig) -> bands.Training:
+    """The training part of a view's split; settings that cannot be met are found here, before anything is written.
+
+    Raises:
+        UserError: what cannot be met.
+    """
+    if view.schema.num_classes < 2:
+        raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
+    training = bands.prepare(view, split_of(view, config), config.data)
+    make_sampler(training.view, training.split.train, config.sample, config.run.seed)
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
+    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
+    return training
+
+
+def split_of(view: View, config: FitConfig) -> folds.Split:
+    """The split that the settings ask for."""
+    data = config.data
+    return folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
+
+
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
     """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
@@ -102,7 +126,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    training = bands.prepare(view, folds.split(view, config.data.val_ratio, config.data.split_seed), config.data)
+    training = bands.prepare(view, split_of(view, config), config.data)
     split = training.split
     if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
         raise UserError(
@@ -111,12 +135,12 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         )
     device = host.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    learner = _learner(config, training, mean, std, device, pretrained=False)
+    learner = make_learner(config, training, mean, std, device, pretrained=False)
     learner.load(state["learner"])
     return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
 
 
-def _learner(
+def make_learner(
     config: FitConfig,
     training: bands.Training,
     mean: NDArray[np.float64],
@@ -124,6 +148,7 @@ def _learner(
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
+    """Model, loss and optimiser of a fit, ready for its first step."""
     view, split = training.view, training.split
     target = make_target(config.target.kind, view.schema)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
@@ -177,6 +202,7 @@ def _train(
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
             checkpoint.save_best(run, learner.scored, named)
             runs.write_oof(run, view, split.val, probabilities)
+        soup.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
 
     about = {
@@ -209,20 +235,32 @@ def _train(
         runs.keep_metrics(run, learner.epoch)
         with snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
-    return _finished(run, view)
+        made = soup.cook(run, learner, config.select, val, evaluate)
+        if made is not None:
+            named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
+            checkpoint.save_best(run, made.learner.scored, named)
+            runs.write_oof(run, view, split.val, made.probabilities)
+        return _finished(run, view, made)
 
 
-def _finished(run: Path, view: View) -> Fitted:
+def _finished(run: Path, view: View, made: soup.Soup | None) -> Fitted:
     """The result of a run, from what it has written."""
     import pandas as pd
 
     records = runs.read_metrics(run)
     best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+    if made is not None:
+        best = best | made.scores | {"epoch": made.epochs[-1], "soup": made.epochs}
     oof = pd.read_parquet(run / runs.OOF)
     people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
-    return Fitted(run, len(records), best, metrics.interval(truth, predicted, people, view.schema.num_classes))
+    interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
+    checkpoint.write_json(
+        run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)}
+    )
+    report.report(run, view.path)
+    return Fitted(run, len(records), best, interval)
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:

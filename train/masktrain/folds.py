@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.dataset import View
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS
 from maskprep.labels.duplicates import same_ids
 from maskprep.labels.schema import Schema
 from maskprep.leaks import open_duplicates, waiver
 from maskprep.store.cache import Cache
+from masktrain.answers import listed, read_csv
+from masktrain.config import DataConfig
+from masktrain.learn.checkpoint import write_atomically
 
 VARYING_SHARE = 0.05
 """An attribute belongs to the person when it varies within fewer people than this (label errors do that)."""
@@ -46,23 +50,29 @@ class Split:
     linked: tuple[tuple[str, ...], ...] = ()
 
 
-def split(view: View, val_ratio: float, seed: int) -> Split:
+def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str | None = None) -> Split:
     """Hold out a share of the people, the classes in the same proportions on both sides.
 
     Args:
         val_ratio: wanted share; the split has ``round(1 / val_ratio)`` equal folds, of which the first is held out.
         seed: which split.
+        fold: ``k/K`` to hold out the k-th of K folds instead.
+        file: a CSV with the fold of every person instead of folds made here.
 
     Raises:
-        UserError: fewer than two people with labelled crops, or a photo that is also in the eval split.
+        UserError: fewer than two people with labelled crops, a photo that is also in the eval split, or a folds file
+            that does not fit.
     """
     usable, left_out = usable_rows(view)
     table = view.table.iloc[usable]
     pairs = copies(view)
     check_eval(view, table, pairs)
     linked = link_people(table, pairs)
-    fold = fold_people(table, view.schema, max(2, round(1 / val_ratio)), seed, linked)
-    held_out = table["person"].map(fold).to_numpy() == 0
+    number, folds = _numbers(table, view.schema, val_ratio, seed, fold, file, linked)
+    which = numbered(fold)[0] if fold else 1
+    if which > folds:
+        raise UsageError(f"Fold {which} of {folds} does not exist.", "Folds are counted from 1: --fold 1/5.")
+    held_out = table["person"].map(number).to_numpy() == which - 1
     made = Split(usable[~held_out], usable[held_out], _hash(table["person"], held_out), left_out, linked)
     check(view.table, made, pairs)
     return made
@@ -115,6 +125,87 @@ def _joined(links: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
     for name in sorted(root):
         groups.setdefault(find(name), []).append(name)
     return tuple(tuple(group) for group in groups.values())
+
+
+def count(view: View, config: DataConfig) -> int:
+    """How many folds there are with some settings."""
+    table = view.table.iloc[usable_rows(view)[0]]
+    linked = link_people(table, copies(view))
+    return _numbers(table, view.schema, config.val_ratio, config.split_seed, config.fold, config.folds_file, linked)[1]
+
+
+def numbered(fold: str) -> tuple[int, int]:
+    """k and K of ``k/K``.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    k, _, of = fold.partition("/")
+    if not (k.isdecimal() and of.isdecimal() and 1 <= int(k) <= int(of) and int(of) >= 2):
+        raise UsageError(f"'{fold}' is no fold.", "Write which one of how many, such as 1/5.")
+    return int(k), int(of)
+
+
+def read_file(file: Path, people: Iterable[str]) -> dict[str, int]:
+    """Fold of every person (numbered from 0 in the order of the folds' names), from a CSV with columns person and fold.
+
+    Raises:
+        UserError: columns or people are missing, a person is in two folds, or there is one fold only.
+    """
+    table = read_csv(file)
+    if not {"person", "fold"} <= set(table.columns):
+        raise UserError(f"{file} needs the columns person and fold.", f"It has: {', '.join(table.columns)}.")
+    pairs = table[["person", "fold"]].drop_duplicates()
+    if twice := sorted(pairs["person"][pairs["person"].duplicated()].tolist()):
+        raise UserError(f"{file} puts people into two folds: {listed(twice)}.")
+    if missing := sorted(set(people) - set(pairs["person"])):
+        raise UserError(f"{file} has no fold for {len(missing)} people: {listed(missing)}.")
+    names = sorted(set(pairs["fold"]), key=lambda n: (len(n), n))
+    if len(names) < 2:
+        raise UserError(f"{file} has one fold only.")
+    return {str(p): names.index(f) for p, f in zip(pairs["person"], pairs["fold"], strict=True)}
+
+
+def write_file(view: View, folds: int, seed: int, out: Path) -> int:
+    """Write a folds file for the people of a view, to use the same folds everywhere. Returns how many people.
+
+    Raises:
+        UsageError: the file exists.
+    """
+    if out.exists():
+        raise UsageError(f"{out} already exists.", "Folds that others use are not written over; choose another --out.")
+    table = view.table.iloc[usable_rows(view)[0]]
+    number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
+    lines = ["person,fold", *(f"{p},{k + 1}" for p, k in sorted(number.items()))]
+    write_atomically(out, lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    return len(number)
+
+
+def _numbers(
+    table: pd.DataFrame,
+    schema: Schema,
+    val_ratio: float,
+    seed: int,
+    fold: str,
+    file: str | None,
+    linked: Sequence[Sequence[str]],
+) -> tuple[dict[str, int], int]:
+    """Fold number of every person, and how many folds there are."""
+    if file:
+        number = read_file(Path(file), table["person"])
+        folds = 1 + max(number.values())
+        if fold and numbered(fold)[1] != folds:
+            raise UsageError(f"{file} has {folds} folds, not {numbered(fold)[1]}.")
+        for group in linked:
+            if len({number[person] for person in group}) > 1:
+                raise UserError(
+                    f"{file} puts {listed(group)} into different folds, who share photos or are one person.",
+                    "Give them the same fold. See why with: maskprep duplicates CACHE",
+                )
+        return number, folds
+    folds = numbered(fold)[1] if fold else max(2, round(1 / val_ratio))
+    number = fold_people(table, schema, folds, seed, linked)
+    return number, 1 + max(number.values())
 
 
 def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:

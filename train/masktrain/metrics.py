@@ -124,15 +124,40 @@ def interval(
     seed: int = 0,
 ) -> Interval:
     """Percentile bootstrap interval of macro-F1, resampling whole people (their photos are not independent)."""
+    f1, present, found = _resampled(truth, predicted, people, num_classes, draws, seed)
+    values = (f1 * present).sum(1) / present.sum(1)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), level, found)
+
+
+def class_intervals(
+    truth: Ints,
+    predicted: Ints,
+    people: Sequence[str],
+    num_classes: int,
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """Percentile bootstrap intervals of each class's F1 over people: lower and upper ends [num_classes]."""
+    f1, _, _ = _resampled(truth, predicted, people, num_classes, draws, seed)
+    low, high = np.quantile(f1, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def _resampled(
+    truth: Ints, predicted: Ints, people: Sequence[str], num_classes: int, draws: int, seed: int
+) -> tuple[Floats, NDArray[np.bool_], int]:
+    """F1 of each class and whether it occurs, both [draws, num_classes], for resampled people; and their number."""
     names, person = np.unique(np.asarray(people, dtype=str), return_inverse=True)
     rng = np.random.default_rng(seed)
     right = truth == predicted
-    values = np.empty(draws)
+    values, present = np.empty((draws, num_classes)), np.empty((draws, num_classes), dtype=np.bool_)
     for i in range(draws):
         weight = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[person].astype(np.float64)
         support = np.bincount(truth, weights=weight, minlength=num_classes)
         given = np.bincount(predicted, weights=weight, minlength=num_classes)
-        f1, present = f1_per_class(np.bincount(truth, weights=weight * right, minlength=num_classes), support, given)
-        values[i] = f1[present].mean()
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), level, len(names))
+        hits = np.bincount(truth, weights=weight * right, minlength=num_classes)
+        values[i], present[i] = f1_per_class(hits, support, given)
+    return values, present, len(names)

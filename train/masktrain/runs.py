@@ -25,6 +25,7 @@ from masktrain.folds import Split
 from masktrain.learn.checkpoint import write_atomically
 
 CONFIG, DATA, ENV, METRICS, OOF = "config.yaml", "data.json", "env.json", "metrics.jsonl", "oof.parquet"
+RESULT, FOLDS = "result.json", "folds.json"
 RECORDED = (
     "maskprep",
     "torch",
@@ -66,6 +67,15 @@ def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs"
             return root / f"{name}-{number}"
 
 
+def twin(config: FitConfig, fingerprint: str, folds: str, root: Path = Path("runs")) -> Path | None:
+    """A finished run of the same settings on the same data in the folder of runs, if there is one (S1.15)."""
+    for file in sorted(root.glob(f"{config.model.name}-{config.hash()[:8]}-*/{RESULT}")):
+        data = read_data(file.parent)
+        if (data["fingerprint"], data["folds"]) == (fingerprint, folds):
+            return file.parent
+    return None
+
+
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
@@ -95,6 +105,17 @@ def write_config(run: Path, config: FitConfig) -> None:
     """config.yaml: every value, not only those given."""
     text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
     write_atomically(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_config(run: Path) -> FitConfig:
+    """config.yaml of a run; settings it does not know yet have their defaults.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (run / CONFIG).is_file():
+        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    return FitConfig.from_dict(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")))
 
 
 def data_record(view: View, split: Split, training: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -155,6 +176,8 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": _git(),
+        "defaults": FitConfig().to_dict(),
+        "defaults hash": FitConfig().hash(),
     }
 
 
@@ -181,6 +204,18 @@ def keep_metrics(run: Path, epoch: int) -> None:
     """Cut metrics.jsonl back to the epochs that the checkpoint knows."""
     kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_metrics(run) if r["epoch"] <= epoch]
     write_atomically(run / METRICS, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+
+
+def members(run: Path) -> list[Path]:
+    """The runs of the folds.
+
+    Raises:
+        UsageError: not all of them are finished.
+    """
+    about = json.loads((run / FOLDS).read_text(encoding="utf-8"))
+    if "out_of_fold" not in about:
+        raise UsageError(f"Not all folds of {run} are finished.", f"Go on with: masktrain fit --resume {run}")
+    return [run / f"fold-{k}" for k in range(1, about["folds"] + 1)]
 
 
 def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:

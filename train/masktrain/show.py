@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from masktrain.compare import Comparison
+
 MANY = 12
 """Classes that are no longer listed one by one."""
 
@@ -30,6 +32,9 @@ class Fit:
     ) -> Iterator[None]:
         """Around the training, from step ``step`` of the epoch after ``done`` on."""
         yield
+
+    def say(self, text: str) -> None:
+        """Something that is good to know."""
 
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
         """After a step (see :class:`masktrain.learn.loop.Progress`)."""
@@ -68,6 +73,10 @@ class PrintedFit(Fit):
         with self.bar:
             yield
 
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, flush=True)
+
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
         """Move the bar."""
         if self.bar is None or self.task is None:
@@ -97,12 +106,12 @@ class PrintedFit(Fit):
             print(line, flush=True)
 
 
-def opening(run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
+def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
     """What a fit is about to do: data, people, classes, model."""
     images, people, counts = data["images"], data["people"], data["classes"]
     height, width = about["size"]
     lines = [
-        f"run     {run}",
+        f"run     {run or 'none, this only tries it'}",
         f"data    {images['train']} images of {len(people['train'])} people to train on,"
         f" {images['val']} of {len(people['val'])} held out; view '{data['view']}' {height}x{width}",
         f"classes {min(counts['train'])} to {max(counts['train'])} training images each"
@@ -192,3 +201,38 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def planned(cache: Path, config: FitConfig) -> None:
+    """Print what a fit would do, after trying some steps."""
+    from masktrain import plan as planning
+
+    made = planning.plan(cache, config)
+    for line in opening(None, config, made.data, made.about | {"drawn": made.drawn}) + planning.lines(made, config):
+        print(line)
+    print(f"time    about {clock(made.seconds)} on this machine")
+
+
+def comparison(made: Comparison) -> None:
+    """Print runs beside each other."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table(box=box.SIMPLE_HEAD, header_style="")
+    attributes = list(made.rows[0].score["attributes"])
+    for name in ("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"):
+        table.add_column(name, justify="left" if name in ("run", "note") else "right", overflow="fold")
+    for row in made.rows:
+        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
+        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
+        cells = ["" if value is None else f"{value:.4f}" for value in each]
+        head = (row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}")
+        table.add_row(*head, *cells, row.note)
+    console.print(table, markup=False)
+    for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
+        for key, each in values.items():
+            print(f"{title}: {key} = {' | '.join(str(v) for v in each)}")
+    for warning in made.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)

@@ -226,11 +226,7 @@ def train_epoch(
     Raises:
         UserError: the loss is no longer a number.
     """
-    learner.model.train()
-    if config.model.freeze:
-        groups = stages(learner.model)
-        count = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
-        freeze(learner.model, groups, count)
+    wake(learner.model, config, epoch)
     steps = config.optim.epochs * train.steps
     drops = plateau_drops(learner.scores, config.schedule.patience)
     for i, batch in enumerate(train.epoch(epoch, learner.step), learner.step):
@@ -252,6 +248,15 @@ def train_epoch(
         "train_accuracy": float(learner.sums["right"]) / learner.seen,
         "lr": learning_rate(epoch * train.steps - 1, steps, config.optim.lr, config.schedule, drops),
     }
+
+
+def wake(model: nn.Module, config: FitConfig, epoch: int) -> None:
+    """Make a network ready to learn, but for the stages that are frozen in an epoch."""
+    model.train()
+    if config.model.freeze:
+        groups = stages(model)
+        count = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
+        freeze(model, groups, count)
 
 
 def _mean_loss(learner: Learner, epoch: int) -> float:

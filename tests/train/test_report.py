@@ -1,0 +1,195 @@
+"""What is made when a fit is done: averages of its last epochs, and a page to look at."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from maskprep.errors import UsageError, UserError
+from masktrain import cli, metrics, report, runs
+from masktrain.config import FitConfig, SelectConfig
+from masktrain.fit import fit, resume
+from masktrain.learn import checkpoint, loop
+from masktrain.learn.averaging import mean_state
+
+Make = Callable[..., FitConfig]
+
+
+def test_the_mean_of_weights_by_hand() -> None:
+    states = [
+        {"w": torch.tensor([1.0, 4.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([2.0, 0.0]), "n": torch.tensor(5)},
+    ]
+    mean = mean_state(states)
+    assert mean["w"].tolist() == [1.5, 2.0] and mean["w"].dtype == torch.float32 and int(mean["n"]) == 5
+
+
+def test_only_the_last_epochs_are_kept(cache: Path, config: Make, tmp_path: Path) -> None:
+    done = fit(cache, config(select__last=2, optim__epochs=4), out=tmp_path / "run").run
+    assert sorted(f.stem for f in (done / "epochs").iterdir()) == ["00003", "00004"]
+    last = checkpoint.load_last(done)["learner"]["model"]
+    assert checkpoint.weights_hash(load_file(done / "epochs/00004.safetensors")) == checkpoint.weights_hash(last)
+    assert not (fit(cache, config(optim__epochs=1), out=tmp_path / "other").run / "epochs").exists()
+    with pytest.raises(UsageError, match="at least two epochs"):
+        SelectConfig(soup="greedy", last=1)
+
+
+@pytest.mark.parametrize("kind, wanted", [("uniform", [2, 3, 4]), ("greedy", [2, 4])])
+def test_an_average_that_is_better_is_kept(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, wanted: list[int]
+) -> None:
+    """Epochs score 1, 3, 2, 4; the average of 2 and 4 scores 6, with 3 among them only 5."""
+    criterion, predict = loop.criterion, loop.predict
+    tried: list[str] = []
+    scripted = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.4}
+    averages = {(4,): 0.4, (2, 4): 0.6, (2, 3, 4): 0.5}
+    hashes: dict[str, float] = {}
+    settings = config(select__last=3, select__soup=kind, optim__epochs=4)
+
+    def scored(learner: loop.Learner, *args: object) -> object:
+        found = predict(learner, *args)  # type: ignore[arg-type]
+        state = {k: v.clone() for k, v in learner.scored.state_dict().items()}
+        tried.append(checkpoint.weights_hash(state))
+        if len(tried) == 4:
+            kept = {e: load_file(tmp_path / f"run/epochs/{e:05d}.safetensors") for e in (2, 3)} | {4: state}
+            for epochs, value in averages.items():
+                hashes[checkpoint.weights_hash(mean_state([kept[e] for e in epochs]))] = value
+        return found
+
+    def decides(scores: dict[str, object], by: str) -> float:
+        criterion(scores, by)
+        if not tried:
+            return 0.0
+        return hashes[tried[-1]] if len(tried) > 4 else scripted[len(tried)]
+
+    monkeypatch.setattr(loop, "predict", scored)
+    monkeypatch.setattr(loop, "criterion", lambda s, by: values.setdefault(id(s), (decides(s, by), s))[0])
+    values: dict[int, tuple[float, object]] = {}  # the first score of each, kept alive so that ids stay theirs
+    done = fit(cache, settings, out=tmp_path / "run")
+    assert done.best["soup"] == wanted
+    kept = [load_file(done.run / f"epochs/{e:05d}.safetensors") for e in wanted]
+    best = load_file(done.run / checkpoint.BEST)
+    assert checkpoint.weights_hash(best) == checkpoint.weights_hash(mean_state(kept))
+    oof = pd.read_parquet(done.run / "oof.parquet")
+    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    assert done.best["macro_f1"] == metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), predicted, 6))
+
+
+def test_a_soup_that_is_no_better_is_not_kept(cache: Path, config: Make, tmp_path: Path) -> None:
+    settings = config(select__last=3, select__soup="greedy", select__by="macro_f1")
+    done = fit(cache, settings, out=tmp_path / "run")
+    records = runs.read_metrics(done.run)
+    if "soup" in done.best:
+        assert done.best["macro_f1"] > max(r["macro_f1"] for r in records)
+    else:
+        assert done.best["macro_f1"] == max(r["macro_f1"] for r in records)
+    again = resume(done.run)
+    assert again.best == done.best
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects what a page says and refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images, self.links, self.headings, self.text = 0, [], [], []
+        self.heading = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Count pictures, note links."""
+        self.images += tag == "img"
+        self.heading = tag == "h2"
+        self.links += [
+            v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:image/jpeg;base64,")
+        ]
+
+    def handle_data(self, data: str) -> None:
+        """Note headings and text."""
+        if self.heading:
+            self.headings.append(data)
+        self.heading = False
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def flawed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two wrong answers, the second one with less probability for the truth."""
+    copy = Path(shutil.copytree(run, tmp_path_factory.mktemp("runs") / "flawed"))
+    oof = pd.read_parquet(copy / "oof.parquet")
+    columns = [c for c in oof.columns if c.startswith("p_")]
+    for row, own in ((3, 0.3), (5, 0.1)):
+        label = int(oof["label"].iloc[row])
+        oof.loc[row, columns] = 0.0
+        oof.loc[row, [f"p_{label}", f"p_{(label + 1) % 6}"]] = [own, 1 - own]
+    oof.to_parquet(copy / "oof.parquet")
+    report.report(copy)
+    return copy
+
+
+def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
+    page, run = Checker(), flawed
+    page.feed((run / "report.html").read_text())
+    assert not page.links and len(page.headings) == 6
+    text = " ".join(page.text)
+    best = json.loads((run / "result.json").read_text())["best"]
+    assert f"macro-F1 {best['macro_f1']:.4f}" in text and "wear/male" in text and "crop: ok" in text
+    oof = pd.read_parquet(run / "oof.parquet")
+    wrong = (oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1) != oof["label"].to_numpy()).sum()
+    assert wrong >= 2 and page.images == min(wrong, report.ERRORS) + report.SAMPLES
+    assert "optim.lr" in text and "default 0.001" in text
+
+
+def test_worst_errors_come_first(flawed: Path) -> None:
+    images = pd.read_parquet(flawed / "oof.parquet")["image"]
+    shown = re.findall(r"<figcaption>([^<]+)<br>is", (flawed / "report.html").read_text())
+    assert shown.index(images[5]) < shown.index(images[3])
+
+
+def test_the_page_can_be_made_again(
+    run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "<run>"))
+    (copy / "report.html").unlink()
+    monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(copy), str(cache)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0 and "<h1>&lt;run&gt;</h1>" in (copy / "report.html").read_text()
+    (copy / "result.json").unlink()
+    with pytest.raises(UserError, match="is not finished"):
+        report.report(copy)
+
+
+def test_curves_and_tables_of_odd_values() -> None:
+    assert "polyline" in report.plot({"a": [float("nan"), 1.0], "b": [2.0, 2.0]})
+    assert "<svg" in report.plot({"a": [1.0]})
+    table = report.matrix(np.array([[3, 1], [0, 0]]), ["a<b", "c"], "t")
+    assert "a&lt;b" in table and ">3<" in table and "rgba(194,87,26,0.19)" in table
+    assert "too many" in report.matrix(np.zeros((50, 50), dtype=np.int64), [str(i) for i in range(50)], "t")
+
+
+def test_intervals_of_classes() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    predicted = np.where(rng.random(300) < 0.7, truth, rng.integers(0, 3, 300))
+    people = [str(i // 3) for i in range(300)]
+    low, high = metrics.class_intervals(truth, predicted, people, 4)
+    f1 = [c.f1 for c in metrics_of(truth, predicted)]
+    assert all(lo < f < hi for lo, f, hi in zip(low[:3], f1, high[:3], strict=True)) and high[3] == 0
+    assert (high[:3] - low[:3]).max() < 0.25
+
+
+def metrics_of(truth: np.ndarray, predicted: np.ndarray) -> tuple[metrics.ClassScore, ...]:
+    from maskprep.labels.schema import Attribute, Schema
+
+    return metrics.score(truth, predicted, Schema((Attribute("a", ("x", "y", "z")),))).classes

@@ -1,0 +1,235 @@
+"""Cross-validation, recipes and files of settings, what a fit would do, and runs beside each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from maskprep.dataset import open_view
+from maskprep.errors import UsageError, UserError
+from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, recipes, runs
+from masktrain.config import FitConfig
+from masktrain.fit import fit
+from masktrain.learn import loop
+
+Make = Callable[..., FitConfig]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three folds, stopped in the second and gone on with."""
+    out = tmp_path_factory.mktemp("runs") / "crossed"
+    settings = config(data__val_ratio=0.34, optim__epochs=2)
+    step, count = loop.train_step, iter(range(999))
+
+    def interrupted(*args: object) -> object:
+        if next(count) == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted)
+        with pytest.raises(UserError, match="Stopped in epoch 1 of 2"):
+            crossfit.crossfit(cache, settings, out=out, note="does it add up?")
+    with pytest.raises(UsageError, match="Not all folds"):
+        inference.load(out)
+    crossfit.resume(out)
+    return out
+
+
+def test_everyone_is_held_out_once(crossed: Path, cache: Path) -> None:
+    view = open_view(cache)
+    oof = pd.read_parquet(crossed / "oof.parquet")
+    usable, _ = folds.usable_rows(view)
+    assert sorted(oof["image"]) == view.table["image"].iloc[usable].tolist()
+    people = view.table.set_index("image")["person"].loc[oof["image"]].to_numpy()
+    assert (pd.Series(oof["fold"].to_numpy()).groupby(people).nunique() == 1).all()
+    for k in (1, 2, 3):
+        data = runs.read_data(crossed / f"fold-{k}")
+        assert set(data["people"]["val"]) == set(people[(oof["fold"] == k).to_numpy()])
+
+
+def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
+    oof = pd.read_parquet(crossed / "oof.parquet")
+    about = json.loads((crossed / "folds.json").read_text())
+    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    expected = metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), predicted, 6))
+    assert about["out_of_fold"]["macro_f1"] == pytest.approx(expected, abs=1e-12)
+    assert about["note"] == "does it add up?" and len(about["each"]) == 3
+    assert about["interval"]["low"] <= expected <= about["interval"]["high"] and about["interval"]["people"] == 30
+
+
+def test_the_folds_answer_together(crossed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    view, rows = open_view(cache), np.arange(9)
+    together = inference.load(crossed)(view, rows)
+    each = [inference.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
+    np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
+    assert call(monkeypatch, "predict", crossed, cache, "--out", tmp_path / "p.csv") == 0
+    answers = tmp_path / "answers.csv"
+    pd.read_csv(cache / "truth.csv").rename(columns={"truth": "ans"}).tail(20).to_csv(answers, index=False)
+    assert call(monkeypatch, "evaluate", crossed, cache, "--answers", answers) == 0
+    assert json.loads((crossed / "eval-people.json").read_text())["scores"]["n"] == 20
+
+
+def test_all_folds_from_the_command_line(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "32", "--augment", "none"]
+    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "folds.csv", "--folds", "2") == 0
+    assert "30 people in 2 folds" in capsys.readouterr().out
+    file = ["--folds-file", tmp_path / "folds.csv"]
+    assert call(monkeypatch, "fit", cache, *fast, *file, "--folds", "all", "--out", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "30 people, each by the model that did not know them" in " ".join(said.split())
+    assert said.count("of 15 held out") == 2
+    sides = pd.read_csv(tmp_path / "folds.csv", dtype=str)
+    held_out = runs.read_data(tmp_path / "run" / "fold-2")["people"]["val"]
+    assert held_out == sorted(sides["person"][sides["fold"] == "2"])
+    assert call(monkeypatch, "fit", "--resume", tmp_path / "run") == 0
+    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "folds.csv") == 2
+
+
+def test_one_fold_of_several(cache: Path) -> None:
+    view = open_view(cache)
+    splits = [folds.split(view, 0.2, 0, fold=f"{k}/3") for k in (1, 2, 3)]
+    held_out = np.concatenate([s.val for s in splits])
+    assert sorted(held_out.tolist()) == folds.usable_rows(view)[0].tolist()
+    assert len({s.hash for s in splits}) == 3
+    np.testing.assert_array_equal(folds.split(view, 0.2, 0).val, folds.split(view, 0.5, 0, fold="1/5").val)
+
+
+@pytest.mark.parametrize("fold", ["0/5", "6/5", "1", "1/1", "a/b", "1/5/5"])
+def test_what_is_no_fold(cache: Path, fold: str) -> None:
+    with pytest.raises(UsageError, match=f"'{fold}' is no fold"):
+        folds.split(open_view(cache), 0.2, 0, fold=fold)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("who,fold\n0000,1\n", "needs the columns person and fold"),
+        ("person,fold\n0000,1\n0000,2\n", "into two folds: 0000"),
+        ("person,fold\n0000,1\n0001,2\n", "no fold for 28 people"),
+    ],
+)
+def test_folds_files_that_do_not_fit(cache: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "f.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        folds.split(open_view(cache), 0.2, 0, file=str(tmp_path / "f.csv"))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_says_what_it_is_and_holds_settings(name: str) -> None:
+    assert recipes.text(name).startswith("# ") and "(S" in recipes.text(name).splitlines()[0]
+    values = recipes.read(name)
+    assert values and FitConfig.from_keys(values) != FitConfig()
+
+
+def test_settings_of_a_recipe_a_file_and_the_command_line(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each goes over the one before; what is not given anywhere keeps its default."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {name: test_resnet, pretrained: false}\noptim: {lr: 1e-3, epochs: 7, batch_size: 64}\n")
+    sources = ["--recipe", "ldam", "--config", file, "--set", "optim.epochs=1", "--loss", "focal"]
+    assert call(monkeypatch, "fit", cache, *sources, "--note", "hm", "--out", tmp_path / "run") == 0
+    written = runs.read_config(tmp_path / "run")
+    assert (written.loss.name, written.loss.defer, written.model.head) == ("focal", 0.8, "cosine")
+    assert (written.optim.lr, written.optim.epochs, written.optim.batch_size) == (1e-3, 1, 64)
+    assert written.augment == FitConfig().augment
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["note"] == "hm"
+    assert call(monkeypatch, "recipes") == 0 and call(monkeypatch, "recipes", "ldam") == 0
+    assert "LDAM with deferred re-weighting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("optim: {lrr: 1}", "'optim.lr'"),
+        ("optim: {lr: fast}", "must be float, not 'fast'"),
+        ("optim: 3", "must hold settings"),
+        ("[1, 2]", "must hold sections"),
+        ("{", "is not YAML"),
+    ],
+)
+def test_files_of_settings_that_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert call(monkeypatch, "fit", "nowhere", "--config", tmp_path / "c.yaml") in (1, 2)
+    assert said in capsys.readouterr().err
+    assert call(monkeypatch, "fit", "nowhere", "--recipe", "ldm") == 2
+    assert "Did you mean 'ldam'?" in capsys.readouterr().err
+
+
+def test_what_a_fit_would_do(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "test_resnet", "--no-pretrained", "--batch-size", "8", "--sample", "balanced", "--dry-run"]
+    assert call(monkeypatch, "fit", cache, *options) == 0
+    said = capsys.readouterr().out
+    assert "120 images of 24 people to train on" in said and "wear/male" in said and "3 steps: loss" in said
+    assert "MiB weights" in said and "time    about" in said and "█" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:
+    """AdamW keeps two moments, gradients are as large as the weights, and activations grow with the batch."""
+    small, large = (plan.plan(cache, config(optim__batch_size=n)) for n in (8, 32))
+    weights = 4 * small.about["parameters"]
+    assert 4 * weights <= small.memory["weights"] < 4.01 * weights + 1000
+    assert 3.5 < large.memory["activations"] / small.memory["activations"] < 4.5
+    assert len(small.rates) == 3 * 15 and small.drawn.sum() == 120
+
+
+def test_runs_beside_each_other(
+    run: Path, crossed: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = fit(cache, config(loss__name="focal", optim__epochs=1), out=tmp_path / "other", note="focal?").run
+    env = json.loads((other / "env.json").read_text())
+    env["defaults"]["optim"]["lr"] = 0.5  # as if an older version had had it
+    (other / "env.json").write_text(json.dumps(env))
+    made = compare.compare([other, run])
+    assert [r.score["macro_f1"] for r in made.rows] == sorted((r.score["macro_f1"] for r in made.rows), reverse=True)
+    assert set(made.differs) == {"loss.name", "optim.epochs"} and list(made.changed) == ["optim.lr"]
+    assert not made.warnings
+    assert call(monkeypatch, "compare", other, run, crossed) == 0
+    printed = capsys.readouterr()
+    assert "focal?" in printed.out and "differ in: loss.name" in printed.out
+    assert "defaults that changed: optim.lr" in printed.out and "not scored on the same people" in printed.err
+    assert call(monkeypatch, "compare", tmp_path) == 2
+
+
+def test_the_same_fit_twice_is_noticed(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = config(optim__epochs=1, augment__recipe="none", optim__batch_size=64)
+    first, view = fit(cache, settings).run, open_view(cache)
+    split = folds.split(view, 0.2, 0)
+    assert runs.twin(settings, view.fingerprint(), split.hash) == first
+    assert runs.twin(settings, "other", split.hash) is None
+    changed = dataclasses.replace(settings, run=dataclasses.replace(settings.run, seed=1))
+    assert runs.twin(changed, view.fingerprint(), split.hash) is None
+    assert yaml.safe_load((first / "config.yaml").read_text())["optim"]["batch_size"] == 64

@@ -1,0 +1,146 @@
+"""What a fit would do, without a run folder: data, shares after sampling, model, memory, learning rates, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskprep.dataset import open_view
+from masktrain import fit as fitting
+from masktrain import runs
+from masktrain.config import FitConfig
+from masktrain.learn import host, loop
+from masktrain.learn.batches import Batches
+from masktrain.learn.model import native_size
+from masktrain.learn.sampling import make_sampler
+from masktrain.learn.schedules import learning_rate
+
+STEPS = 3
+"""Steps that are run; the first one is not timed, as it still sets things up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit before it is done.
+
+    Attributes:
+        data: as in data.json.
+        about: model, size, device, steps of an epoch.
+        drawn: training images of each class in the first epoch, after sampling, int64 [C].
+        memory: bytes of ``weights`` (with gradients, optimiser state and average) and of ``activations`` of a step.
+        rates: learning rate of every update.
+        loss: of each step that was run.
+        seconds: that the whole fit may take.
+    """
+
+    data: dict[str, Any]
+    about: dict[str, Any]
+    drawn: NDArray[np.int64]
+    memory: dict[str, int]
+    rates: list[float]
+    loss: list[float]
+    seconds: float
+
+
+def plan(cache: Path, config: FitConfig | None = None) -> Plan:
+    """Prepare a fit as :func:`masktrain.fit.fit` would, run a few steps, and write nothing.
+
+    Raises:
+        UserError: all that would stop the fit.
+    """
+    config = config or FitConfig()
+    view = open_view(cache, config.data.view)
+    training = fitting.check(view, config)
+    split = training.split
+    device = host.choose_device(config.run.device)
+    mean, std = view.mean_std(split.train)
+    learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
+    sampler = make_sampler(training.view, split.train, config.sample, config.run.seed)
+    size = config.optim.batch_size
+    train = Batches(
+        training.view, split.train, size, device, augment=config.augment, sampler=sampler, seed=config.run.seed
+    )
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (where := tensor.untyped_storage().data_ptr()) not in ours:
+            saved[where] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    loop.wake(learner.model, config, epoch=1)
+    ours = {p.untyped_storage().data_ptr() for p in learner.model.parameters()}
+    losses: list[float] = []
+    times: list[float] = []
+    for batch in islice(train.epoch(1), STEPS):
+        started = time.perf_counter()
+        losses.append(_step(learner, batch, config, keep if not losses else None))
+        times.append(time.perf_counter() - started)
+    steps = config.optim.epochs * train.steps
+    # an image takes a third of a training step when it is only looked at
+    looks = config.optim.epochs * len(split.val) / max(train.images / train.steps, 1) / 3
+    states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    weights = sum(p.nbytes for p in learner.model.parameters())
+    return Plan(
+        data=runs.data_record(view, split, training.record),
+        about={
+            "model": config.model.name,
+            "parameters": sum(p.numel() for p in learner.model.parameters()),
+            "native size": native_size(learner.model),
+            "size": view.size,
+            "device": str(device),
+            "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
+            "steps": train.steps,
+            "schema": view.schema,
+        },
+        drawn=np.bincount(sampler.labels[sampler.order(1)], minlength=view.schema.num_classes),
+        memory={
+            "weights": 2 * weights + states + (weights if learner.average is not None else 0),
+            "activations": sum(saved.values()),
+        },
+        rates=[learning_rate(i, steps, config.optim.lr, config.schedule) for i in range(steps)],
+        loss=losses,
+        seconds=float(np.mean(times[1:] or times)) * (steps + looks),
+    )
+
+
+def _step(
+    learner: loop.Learner, batch: Any, config: FitConfig, keep: Callable[[torch.Tensor], torch.Tensor] | None
+) -> float:
+    if keep is None:
+        return float(loop.train_step(learner, batch, config.optim)[1])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        return float(loop.train_step(learner, batch, config.optim)[1])
+
+
+def curve(values: list[float], width: int = 48) -> str:
+    """Values over time as a row of bars, the highest one full."""
+    bars = " ▁▂▃▄▅▆▇█"
+    means = [float(np.mean(part)) for part in np.array_split(np.array(values), min(width, len(values)))]
+    top = max(means) or 1.0
+    return "".join(bars[max(0, min(8, round(8 * m / top)))] for m in means)
+
+
+def lines(made: Plan, config: FitConfig) -> list[str]:
+    """A plan in words."""
+    data, schema = made.data, made.about["schema"]
+    width = max(len(name) for name in schema.class_names)
+    found = [f"{'class':{width}}   train     val   drawn an epoch"]
+    total = max(int(made.drawn.sum()), 1)
+    for k, name in enumerate(schema.class_names):
+        train, val = data["classes"]["train"][k], data["classes"]["val"][k]
+        found.append(f"{name:{width}} {train:7d} {val:7d}  {int(made.drawn[k]):7d} {made.drawn[k] / total:6.1%}")
+    memory = " + ".join(f"{v / 2**20:.0f} MiB {k}" for k, v in made.memory.items())
+    found += [
+        f"memory  {memory}, for {config.optim.micro_batch or config.optim.batch_size} images at once",
+        f"rate    {curve(made.rates)}  {max(made.rates):.2g} at most",
+        f"tried   {len(made.loss)} steps: loss {' '.join(f'{v:.3f}' for v in made.loss)}",
+    ]
+    return found

@@ -1,0 +1,218 @@
+"""report.html of a run: one page that needs nothing else, to look at and to send."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.dataset import View, open_view
+from maskprep.errors import UserError
+from masktrain import metrics, runs
+from masktrain.learn.augment import Augment
+from masktrain.learn.checkpoint import write_atomically
+
+FILE = "report.html"
+ERRORS, SAMPLES, MANY = 24, 12, 40
+COLOURS = ("#2f6db3", "#c2571a", "#3d8b50", "#8a4f9e")
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.4em} h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-size:13px} td,th{padding:2px 8px;text-align:right} th{font-weight:600}
+td:first-child,th:first-child{text-align:left} .big{font-size:1.3em}
+.photos{display:flex;flex-wrap:wrap;gap:10px} figure{margin:0;width:150px;font-size:12px}
+figcaption{line-height:1.3;overflow-wrap:anywhere}
+figure img{width:150px;display:block;border-radius:3px} .grey{color:#777} svg text{font-size:11px;fill:#555}
+.scroll{overflow-x:auto}
+"""
+
+
+def report(run: Path, cache: Path | None = None) -> Path:
+    """Write report.html into a run folder.
+
+    Args:
+        cache: where the cache is now, if it has moved.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no finished run, or the cache no longer has its images.
+    """
+    data, records = runs.read_data(run), runs.read_metrics(run)
+    if not (run / runs.RESULT).is_file():
+        raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
+    view = open_view(cache or Path(data["cache"]), data["view"])
+    oof = pd.read_parquet(run / runs.OOF)
+    rows = pd.Series(view.table.index, index=view.table["image"]).reindex(oof["image"])
+    if rows.isna().any():
+        raise UserError(f"{view.path} no longer has all the images of {run}.")
+    table = view.table.iloc[rows.to_numpy(dtype=np.int64)]
+    truth = oof["label"].to_numpy(dtype=np.int64)
+    p = oof.filter(regex=r"^p_\d+$").to_numpy()
+    result = json.loads((run / runs.RESULT).read_text(encoding="utf-8"))
+    parts = [
+        _head(run, result, data),
+        "<h2>Epochs</h2>" + _curves(records),
+        "<h2>Classes</h2>" + _classes(truth, p.argmax(1), table["person"].tolist(), view),
+        "<h2>What is taken for what</h2>" + _confusions(truth, p.argmax(1), view),
+        "<h2>Worst errors</h2>" + _errors(truth, p, table, view),
+        "<h2>What the model is shown</h2>" + _samples(run, data, view),
+        "<h2>Settings</h2>" + _settings(run),
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>{_e(run.name)}</title><style>{STYLE}</style>" + "\n".join(parts)
+    write_atomically(run / FILE, lambda part: part.write_text(page + "\n", encoding="utf-8"))
+    return run / FILE
+
+
+def _head(run: Path, result: dict[str, Any], data: dict[str, Any]) -> str:
+    best, interval = result["best"], result["interval"]
+    env = json.loads((run / runs.ENV).read_text(encoding="utf-8"))
+    attributes = "; ".join(
+        f"{_e(n)} macro-F1 {v['macro_f1']:.4f}, accuracy {v['accuracy']:.4f}" for n, v in best["attributes"].items()
+    )
+    which = f"Mean of epochs {best['soup']}" if "soup" in best else f"Best epoch {best['epoch']}"
+    note = f"<p>{_e(env['note'])}</p>" if env.get("note") else ""
+    images, people = data["images"], data["people"]
+    return (
+        f"<h1>{_e(run.name)}</h1>{note}<p class=big>macro-F1 {best['macro_f1']:.4f} <span class=grey>(95 % over"
+        f" {interval['people']} people: {interval['low']:.4f} to {interval['high']:.4f})</span>,"
+        f" accuracy {best['accuracy']:.4f}</p><p>{attributes}. {which} of {result['epochs']}.</p>"
+        f"<p class=grey>Trained on {images['train']} images of {len(people['train'])} people, scored on"
+        f" {images['val']} of {len(people['val'])}; {_e(str(env['device']))}.</p>"
+    )
+
+
+def _curves(records: list[dict[str, Any]]) -> str:
+    losses = {"training loss": "train_loss", "validation loss (negative log-likelihood)": "val_loss"}
+    scores = {"macro-F1": "macro_f1", "accuracy": "accuracy", "training accuracy": "train_accuracy"}
+    return "".join(
+        plot({name: [r[key] for r in records] for name, key in series.items()}) for series in (losses, scores)
+    )
+
+
+def plot(series: dict[str, list[float]], width: int = 500, height: int = 220) -> str:
+    """Lines over the epochs as SVG, with their names and the range of their values."""
+    known = [v for values in series.values() for v in values if np.isfinite(v)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    scale = (height - 80) / ((high - low) or 1.0)
+    found = [f'<svg width="{width}" height="{height}" role="img">']
+    for k, (name, values) in enumerate(series.items()):
+        step = (width - 70) / max(len(values) - 1, 1)
+        points = [(50 + i * step, height - 20 - (v - low) * scale) for i, v in enumerate(values) if np.isfinite(v)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        found.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[k]}" stroke-width="2"/>')
+        found += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{COLOURS[k]}"/>' for x, y in points]
+        found.append(f'<text x="50" y="{12 + 13 * k}" style="fill:{COLOURS[k]}">{_e(name)}</text>')
+    found.append(f'<text x="2" y="{height - 16}">{low:.3g}</text><text x="2" y="64">{high:.3g}</text>')
+    count = max(len(v) for v in series.values())
+    return "".join(found) + f'<text x="50" y="{height - 2}">epoch 1 to {count}</text></svg>'
+
+
+def _classes(truth: NDArray[np.int64], predicted: NDArray[np.int64], people: list[str], view: View) -> str:
+    scores = metrics.score(truth, predicted, view.schema).classes
+    low, high = metrics.class_intervals(truth, predicted, people, len(scores))
+    rows = ["<table><tr><th>class<th>images<th>predicted<th>precision<th>recall<th>F1<th>95 % over people<th>"]
+    for k, c in enumerate(scores):
+        bar = (
+            f'<svg width="200" height="12"><rect width="{200 * c.f1:.0f}" height="12" fill="#9dbfe4"/>'
+            f'<line x1="{200 * low[k]:.0f}" x2="{200 * high[k]:.0f}" y1="6" y2="6" stroke="#333" stroke-width="2"/>'
+            "</svg>"
+        )
+        rows.append(
+            f"<tr><td>{_e(c.name)}<td>{c.support}<td>{c.predicted}<td>{c.precision:.3f}<td>{c.recall:.3f}"
+            f"<td>{c.f1:.3f}<td>{low[k]:.3f} to {high[k]:.3f}<td>{bar}"
+        )
+    return "".join(rows) + "</table>"
+
+
+def _confusions(truth: NDArray[np.int64], predicted: NDArray[np.int64], view: View) -> str:
+    schema = view.schema
+    joint = metrics.confusion(truth, predicted, schema.num_classes)
+    parts = [matrix(m, schema[name].classes, name) for name, m in metrics.per_attribute(joint, schema).items()]
+    if len(schema.joint) > 1 and schema.num_classes <= MANY:
+        parts.append(matrix(joint, schema.class_names, "joint label"))
+    return "".join(parts)
+
+
+def matrix(counts: NDArray[np.int64], names: Sequence[str], title: str) -> str:
+    """A confusion matrix as a table, rows the truth, coloured by the share of the row."""
+    if len(names) > MANY:
+        return f"<p>{_e(title)}: {len(names)} classes, too many for a table.</p>"
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows = [f"<div class=scroll><table><tr><th>{_e(title)}" + "".join(f"<th>{_e(n)}" for n in names)]
+    for i, name in enumerate(names):
+        cells = [
+            f'<td style="background:rgba({"47,109,179" if i == j else "194,87,26"},{0.75 * shares[i, j]:.2f})">'
+            f"{counts[i, j] or ''}"
+            for j in range(len(names))
+        ]
+        rows.append(f"<tr><td>{_e(name)}" + "".join(cells))
+    return "".join(rows) + "</table></div><br>"
+
+
+def _errors(truth: NDArray[np.int64], p: NDArray[Any], table: pd.DataFrame, view: View) -> str:
+    """The wrong answers with the least probability for the truth."""
+    own = p[np.arange(len(truth)), truth]
+    wrong = [int(i) for i in np.argsort(own, kind="stable") if p[i].argmax() != truth[i]][:ERRORS]
+    if not wrong:
+        return "<p>None: every answer is right.</p>"
+    names = view.schema.class_names
+    captions = [
+        f"{_e(table['image'].iloc[i])}<br>is {_e(names[truth[i]])} ({own[i]:.0%})<br>taken for"
+        f" {_e(names[p[i].argmax()])} ({p[i].max():.0%})<br><span class=grey>crop: {_e(table['status'].iloc[i])}</span>"
+        for i in wrong
+    ]
+    return photos(view.gather(table.index.to_numpy()[wrong]), captions)
+
+
+def _samples(run: Path, data: dict[str, Any], view: View) -> str:
+    """Training images as the first epoch augments them."""
+    config = runs.read_config(run)
+    people = set(data["people"]["train"])
+    rows = np.flatnonzero(view.table["person"].isin(people) & view.table["label"].notna())
+    chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLES])
+    pixels = view.gather(chosen)
+    Augment(config.augment.recipe, config.run.seed)(pixels, 1, chosen)
+    mixed = config.augment.mixup + config.augment.cutmix + config.augment.halves
+    more = f", {mixed:.0%} of the images then mixed with another" if mixed else ""
+    captions = [_e(view.schema.class_names[int(view.table["label"].iloc[r])]) for r in chosen.tolist()]
+    return f"<p class=grey>recipe {_e(config.augment.recipe)}{more}</p>" + photos(pixels, captions)
+
+
+def photos(pixels: NDArray[np.uint8], captions: Sequence[str]) -> str:
+    """Pictures uint8 [n, H, W, 3] side by side, with captions in HTML."""
+    from PIL import Image
+
+    figures = []
+    for picture, caption in zip(pixels, captions, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=85)
+        text = base64.b64encode(buffer.getvalue()).decode()
+        shown = f'<img src="data:image/jpeg;base64,{text}" alt="">'
+        figures.append(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>")
+    return f"<div class=photos>{''.join(figures)}</div>"
+
+
+def _settings(run: Path) -> str:
+    """Every setting; those that are not the defaults of the run's version stand out."""
+    defaults = json.loads((run / runs.ENV).read_text(encoding="utf-8")).get("defaults", {})
+    rows = []
+    for section, values in runs.read_config(run).to_dict().items():
+        for key, value in values.items():
+            own = defaults.get(section, {}).get(key, value)
+            text = f"<b>{_e(str(value))}</b> <span class=grey>default {_e(str(own))}</span>"
+            rows.append(f"<tr><td>{section}.{key}<td>{text if value != own else _e(str(value))}")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _e(text: str) -> str:
+    return html.escape(text)
