@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from maskprep.errors import UsageError, UserError
+from masktrain import cli_runs
 from masktrain.config import FitConfig, describe
 
 app = typer.Typer(
@@ -152,6 +153,9 @@ def predict(
         print(f"{len(written.unanswered)} without an answer: {', '.join(examples)}{more}", file=sys.stderr)
         if strict:
             raise typer.Exit(3)
+
+
+cli_runs.register(app)
 
 
 def main() -> None:

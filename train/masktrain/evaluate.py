@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from masktrain import answers as tables
-from masktrain import inference, metrics, runs
+from masktrain import metrics, predictors, runs
 from masktrain.learn.checkpoint import write_json
 
 
@@ -68,8 +68,8 @@ def evaluate(
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
     """
-    predictor = inference.load(run, device)
-    pictures = open_view(cache, view or predictor.sidecar.view)
+    predictor = predictors.load(run, device)
+    pictures = predictors.open_for(predictor, cache, view)
     schema = predictor.schema
     images = pd.concat([pictures.table, pictures.missing], ignore_index=True)
     data = runs.read_data(run)
@@ -87,11 +87,12 @@ def evaluate(
         truth = chosen["label"].to_numpy(dtype=np.int64)
         people = chosen["person"].tolist()
     probabilities = np.zeros((len(chosen), schema.num_classes), dtype=np.float32)
-    probabilities[:, predictor.sidecar.fallback] = 1.0
+    probabilities[:, predictor.manual.fallback] = 1.0
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(chosen["image"]).to_numpy()
     cropped = ~np.isnan(rows.astype(np.float64))
     probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
-    predicted = probabilities.argmax(1)
+    predicted = predictor.decide(probabilities)
+    predicted[~cropped] = predictor.manual.fallback
     report = Report(
         run=str(run),
         cache=str(cache),
@@ -108,7 +109,7 @@ def evaluate(
 
 
 def _answered(
-    images: pd.DataFrame, file: Path, predictor: inference.Predictor, data: dict[str, Any], split: str | None
+    images: pd.DataFrame, file: Path, predictor: predictors.Predictor, data: dict[str, Any], split: str | None
 ) -> tuple[pd.DataFrame, NDArray[np.int64], list[str]]:
     """The images of an answers file with their labels and people (the file's own, if it names them)."""
     if split is not None:
@@ -157,7 +158,7 @@ def _same_source(pictures: View, data: dict[str, Any]) -> bool:
     return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])
 
 
-def _warnings(chosen: pd.DataFrame, pictures: View, predictor: inference.Predictor, data: dict[str, Any]) -> list[str]:
+def _warnings(chosen: pd.DataFrame, pictures: View, predictor: predictors.Predictor, data: dict[str, Any]) -> list[str]:
     found = []
     if _same_source(pictures, data):
         seen = chosen["person"].isin(data["people"]["train"]) & (chosen["split"] != "eval")
@@ -166,7 +167,7 @@ def _warnings(chosen: pd.DataFrame, pictures: View, predictor: inference.Predict
                 f"{int(seen.sum())} of the {len(chosen)} images show people the run was trained on:"
                 " this is not a score on people it never saw."
             )
-    geometry = predictor.sidecar.geometry
+    geometry = predictor.manual.inputs[0].geometry
     differs = [k for k in ("margin", "align", "alignment") if geometry.get(k) != pictures.info.get(k)]
     if differs:
         found.append(f"The crops were made with another {' and '.join(differs)} than those the run was trained on.")

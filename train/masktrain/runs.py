@@ -177,9 +177,10 @@ def keep_metrics(run: Path, epoch: int) -> None:
 
 
 def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
-    """oof.parquet: the held-out images with their labels and probabilities."""
+    """oof.parquet: the held-out images with their people, labels and probabilities."""
     table = view.table.iloc[rows]
-    frame = pd.DataFrame({"image": table["image"].to_numpy(), "label": table["label"].to_numpy(dtype=np.int64)})
+    frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
+    frame["label"] = table["label"].to_numpy(dtype=np.int64)
     columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
     write_atomically(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
 

@@ -1,0 +1,33 @@
+"""Commands about what was trained: export it, combine, calibrate, explain and compare it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
+
+
+def export(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/export]")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="onnx, pt2 or safetensors; may be repeated. [default: all]")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache with crops to compare on. [default: the run's own]")] = None,
+) -> None:
+    """Write the model as ONNX, .pt2 and safetensors, each checked against the run on real crops, with a model card."""
+    from masktrain import export as exporting
+
+    done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache)
+    for name, difference in done.differences.items():
+        print(f"{name:12} largest probability difference {difference:.1e} on {done.crops} crops of {done.source}")
+    print(f"written {', '.join(map(str, done.files))}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to masktrain's."""
+    for command in (export,):
+        app.command()(command)
