@@ -27,7 +27,27 @@ def export(
     print(f"written {', '.join(map(str, done.files))}")
 
 
+def ensemble(
+    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="soft (mean), hard (votes; a tie goes to the higher mean probability), weighted, greedy, stack"
+            " (logistic regression), or soup (mean of the weights)."
+        ),
+    ] = "soft",
+    cache: Annotated[Path | None, typer.Option(help="For soup, where the cache is now.")] = None,
+    seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
+) -> None:
+    """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
+    from masktrain import ensemble as combining
+    from masktrain import show_runs
+
+    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (export,):
+    for command in (export, ensemble):
         app.command()(command)

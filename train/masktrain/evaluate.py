@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from masktrain import answers as tables
-from masktrain import metrics, predictors, runs
+from masktrain import heldout, metrics, predictors, runs
 from masktrain.learn.checkpoint import write_json
+from masktrain.members import FILE as ENSEMBLE
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,22 @@ def evaluate(
                 f" ({', '.join(schema.joint)}).",
                 "Give the answers with --answers.",
             )
-        chosen, what = _labelled(images, pictures, data, split)
+        chosen, what, used = _labelled(images, pictures, data, split)
         truth = chosen["label"].to_numpy(dtype=np.int64)
         people = chosen["person"].tolist()
+    held = None
+    if answers is None and used == "val" and (run / ENSEMBLE).is_file():
+        # its members have seen these people, though not all of them each: only the predictions that it kept count
+        held, chosen, truth, people = _kept(heldout.read(run), chosen, pictures)
+        what = f"{len(chosen)} images of people held out, as answered by those of its members that had not seen them"
     probabilities = np.zeros((len(chosen), schema.num_classes), dtype=np.float32)
     probabilities[:, predictor.manual.fallback] = 1.0
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(chosen["image"]).to_numpy()
     cropped = ~np.isnan(rows.astype(np.float64))
-    probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
+    if held is not None:
+        probabilities[cropped] = predictor.calibration.temper(held.probabilities)
+    else:
+        probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
     predicted = predictor.decide(probabilities)
     predicted[~cropped] = predictor.manual.fallback
     report = Report(
@@ -101,7 +110,7 @@ def evaluate(
         scores=metrics.score(truth, predicted, schema),
         interval=metrics.interval(truth, predicted, people, schema.num_classes),
         without_crop=chosen["image"][~cropped].tolist(),
-        warnings=_warnings(chosen, pictures, predictor, data),
+        warnings=_warnings(chosen, pictures, predictor, data, seen=held is None),
         file=run / f"eval-{cache.resolve().name}.json",
     )
     write_json(report.file, report.to_dict())
@@ -128,8 +137,8 @@ def _answered(
 
 def _labelled(
     images: pd.DataFrame, pictures: View, data: dict[str, Any], split: str | None
-) -> tuple[pd.DataFrame, str]:
-    """The images whose labels the cache knows, and what they are in words."""
+) -> tuple[pd.DataFrame, str, str]:
+    """The images whose labels the cache knows, what they are in words, and their split."""
     labelled = images[images["label"].notna() & images["excluded"].isna()]
     if split is None:
         split = "eval" if (labelled["split"] == "eval").any() else "val"
@@ -142,7 +151,7 @@ def _labelled(
     if not len(chosen):
         raise UserError(f"{pictures.path} has no labelled images in the split '{split}'.", "Give them with --answers.")
     names = {"val": "of the people the run held out", "eval": "of the split 'eval'", "train": "of the split 'train'"}
-    return chosen, f"{len(chosen)} images {names[split]}"
+    return chosen, f"{len(chosen)} images {names[split]}", split
 
 
 def _in_split(images: pd.DataFrame, split: str, data: dict[str, Any]) -> pd.Series[bool]:
@@ -158,13 +167,26 @@ def _same_source(pictures: View, data: dict[str, Any]) -> bool:
     return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])
 
 
-def _warnings(chosen: pd.DataFrame, pictures: View, predictor: predictors.Predictor, data: dict[str, Any]) -> list[str]:
+def _kept(
+    held: heldout.HeldOut, chosen: pd.DataFrame, pictures: View
+) -> tuple[heldout.HeldOut, pd.DataFrame, NDArray[np.int64], list[str]]:
+    """Of some images those that an ensemble has kept predictions for, or that have no crop to predict from."""
+    place = {image: i for i, image in enumerate(held.images)}
+    without = set(pictures.missing["image"])
+    chosen = chosen[[i in place or i in without for i in chosen["image"]]].reset_index(drop=True)
+    order = np.array([place[i] for i in chosen["image"] if i not in without], dtype=np.int64)
+    return held.take(order), chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist()
+
+
+def _warnings(
+    chosen: pd.DataFrame, pictures: View, predictor: predictors.Predictor, data: dict[str, Any], seen: bool
+) -> list[str]:
     found = []
-    if _same_source(pictures, data):
-        seen = chosen["person"].isin(data["people"]["train"]) & (chosen["split"] != "eval")
-        if seen.any():
+    if seen and _same_source(pictures, data):
+        trained = chosen["person"].isin(data["people"]["train"]) & (chosen["split"] != "eval")
+        if trained.any():
             found.append(
-                f"{int(seen.sum())} of the {len(chosen)} images show people the run was trained on:"
+                f"{int(trained.sum())} of the {len(chosen)} images show people the run was trained on:"
                 " this is not a score on people it never saw."
             )
     geometry = predictor.manual.inputs[0].geometry

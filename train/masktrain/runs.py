@@ -128,6 +128,19 @@ def read_data(run: Path) -> dict[str, Any]:
     return data
 
 
+def read_settings(run: Path) -> dict[str, Any]:
+    """config.yaml of a run as it stands, also when an earlier version wrote it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{run / CONFIG} cannot be read: {error}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
 def environment(device: str) -> dict[str, Any]:
     """What the run was computed with: versions, machine, commit of the code (S0.15, S1.42)."""
     import torch

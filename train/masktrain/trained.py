@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from maskprep.errors import UsageError
-from masktrain import inference
+from masktrain import inference, members
 from masktrain.learn.checkpoint import Sidecar
 from masktrain.learn.graph import Part
 from masktrain.manual import Input, Manual, Member
@@ -29,12 +29,14 @@ class Single:
         return self.member(*sights[self.view], batch_size)
 
 
-def load(run: Path, device: str) -> tuple[Manual, Single]:
-    """A run folder, with what must be known to use it.
+def load(run: Path, device: str) -> tuple[Manual, Source]:
+    """A run folder or an ensemble's, with what must be known to use it.
 
     Raises:
         UsageError: the folder is not a run, or the device is not here.
     """
+    if (run / members.FILE).is_file():
+        return members.load(run, device)
     member = inference.load(run, device)
     return manual_of(run.resolve().name, member.sidecar), Single(member, member.sidecar.view)
 
@@ -63,4 +65,10 @@ def parts_of(source: Source) -> tuple[list[Part], nn.Module | None]:
     """
     if isinstance(source, Single):
         return [Part(source.member.model, source.member.sidecar, 0)], None
+    if isinstance(source, members.Several):
+        order = list(dict.fromkeys(source.views))
+        parts = [
+            Part(m.model, m.sidecar, order.index(view)) for m, view in zip(source.members, source.views, strict=True)
+        ]
+        return parts, source.combination
     raise UsageError("This has no networks of torch; give the run that it was exported from.")
