@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnxruntime
@@ -19,6 +21,8 @@ from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain import card, cli, export, portable, predictors, runs
 from masktrain.calibration import Calibration
+from masktrain.config import FitConfig
+from masktrain.fit import fit
 from masktrain.predict import predict
 
 
@@ -142,3 +146,23 @@ def test_the_command(
     said = capsys.readouterr().out
     assert "largest probability difference" in said and "MODEL_CARD.md" in said
     assert (tmp_path / "MODEL_CARD.md").is_file() and (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("target", ["heads", "ordinal"])
+def test_other_targets_and_mirror_images(
+    synthetic: ModuleType, config: Callable[..., FitConfig], tmp_path: Path, target: str
+) -> None:
+    cache = synthetic.write_cache(tmp_path / "cache")
+    if target == "ordinal":  # the mask state as if it were bins of a number
+        dataset = json.loads((cache / "dataset.json").read_text())
+        dataset["schema"]["attributes"]["mask"]["bins"] = [1, 2]
+        (cache / "dataset.json").write_text(json.dumps(dataset))
+    own = fit(cache, config(target__kind=target, run__tta="mirror", optim__epochs=1), out=tmp_path / "run").run
+    done = export.export(own, formats=("onnx",))
+    view, rows = open_view(cache), np.arange(30)
+    mirrored = predictors.load(own)(view, rows)
+    assert done.differences["onnx"] < 1e-4
+    np.testing.assert_allclose(predictors.load(done.files[0])(view, rows), mirrored, atol=1e-4)
+    assert np.abs(predictors.load(own, tta="none")(view, rows) - mirrored).max() > 1e-3
+    with pytest.raises(UsageError, match="--tta has no meaning"):
+        predictors.load(done.files[0], tta="mirror")

@@ -7,51 +7,25 @@ command line needs it for ``--help``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskprep.errors import UsageError
+from masktrain.settings import Section, nearest, parsed, setting, unfold
 
-RECIPES = ("none", "light")
-CLASS_WEIGHTS = ("none", "sqrt", "inverse")
+RECIPES = ("none", "light", "base", "strong")
+SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
+SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
+TARGETS = ("joint", "heads", "ordinal")
+LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
+CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
+HEADS = ("linear", "cosine")
+MIRRORS = ("none", "mirror")
 AMP = ("auto", "off", "bf16", "fp16")
-
-
-def setting(
-    default: Any,
-    help: str,
-    source: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    choices: Sequence[str] = (),
-) -> Any:
-    """A dataclass field with what there is to know about it.
-
-    Args:
-        help: one line for the command line and the documentation.
-        source: paper, checklist item or measurement that the setting or its default comes from.
-        low, high: limits, both allowed; with ``open_low`` the lower one is not.
-        choices: the allowed names.
-    """
-    limits = {"low": low, "high": high, "open_low": open_low, "choices": tuple(choices)}
-    return field(default=default, metadata={"help": help, "source": source, **limits})
-
-
-class Section:
-    """Checks a section's fields against their types and limits."""
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(typing.cast(Any, self)):
-            object.__setattr__(self, f.name, _checked(f, hints[f.name], getattr(self, f.name)))
 
 
 @dataclass(frozen=True)
@@ -78,11 +52,117 @@ class ModelConfig(Section):
     name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "S3.10; ImageNet weights at hand offline")
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
+    drop_path: float = setting(
+        0.0, "Share of residual branches dropped while training.", "arXiv 1603.09382", low=0, high=0.9
+    )
+    freeze: int = setting(
+        0,
+        "First stages that do not learn, norms included; -1 for all but the classifier.",
+        "S1.21, S0.11",
+        low=-1,
+    )
+    thaw: float = setting(
+        0.0,
+        "Share of the epochs over which frozen stages thaw one after another, from the top; 0 for never.",
+        "S0.11",
+        low=0,
+        high=1,
+    )
+    head: str = setting(
+        "linear",
+        "Classifier: linear, or cosine (normalised features and weights, outputs times loss.scale; for LDAM).",
+        "S4.22; arXiv 1906.07413",
+        choices=HEADS,
+    )
+
+
+@dataclass(frozen=True)
+class TargetConfig(Section):
+    """What the network answers."""
+
+    kind: str = setting(
+        "joint",
+        "joint (one answer per joint class), heads (one per attribute) or ordinal (heads that know the order of bins).",
+        "S0.6, S4.27, S4.30",
+        choices=TARGETS,
+    )
+    weights: tuple[float, ...] = setting(
+        (), "Weight of each head's loss, in the order of the attributes (default: alike).", "S0.6; 0.8/1/1.7", low=0
+    )
+    losses: tuple[str, ...] = setting(
+        (), "Loss of each head, in the order of the attributes (default: --loss).", "S4.29", choices=LOSSES
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig(Section):
+    """What is minimised."""
+
+    name: str = setting(
+        "ce",
+        "ce, focal, f1 (soft F1), ce_f1 (both), ldam, bce (summed over classes) or soft_margin (their mean).",
+        "S0.8, S4.6, S4.22, S1.28",
+        choices=LOSSES,
+    )
+    label_smoothing: float = setting(
+        0.1,
+        "Target mass spread evenly over all classes (eps/C each, the true class too); not in soft F1.",
+        "S4.46",
+        low=0,
+        high=0.9,
+    )
+    class_weights: str = setting(
+        "sqrt",
+        "Weight of a class by its count n: none, sqrt (n^-1/2), inverse (1/n), log (1/log(1+n)) or effective number.",
+        "S4.22",
+        choices=CLASS_WEIGHTS,
+    )
+    beta: float = setting(
+        0.9999, "Of the effective number, (1-beta)/(1-beta^n).", "arXiv 1901.05555", low=0, high=0.999999
+    )
+    defer: float = setting(
+        0.0, "Share of the training after which class weights begin to count.", "DRW, arXiv 1906.07413", low=0, high=1
+    )
+    gamma: float = setting(2.0, "Focus of the focal loss.", "arXiv 1708.02002", low=0, high=10)
+    f1_share: float = setting(0.7, "Share of soft F1 in ce_f1.", "S4.7: 0.3 CE + 0.7 F1", low=0, high=1)
+    margin: float = setting(0.5, "LDAM's margin of the rarest class.", "arXiv 1906.07413", low=0, high=1)
+    scale: float = setting(
+        30.0, "LDAM's scale of the margins, and of the cosine head's outputs.", "arXiv 1906.07413", low=0, open_low=True
+    )
+
+
+@dataclass(frozen=True)
+class SampleConfig(Section):
+    """Which training images an epoch holds."""
+
+    kind: str = setting(
+        "all",
+        "all (each once), balanced (classes alike), sqrt (by the root of their size), weighted (sample.shares), person"
+        " (people alike), oversample or undersample (to sample.level).",
+        "S3.7, S4.8, S4.16",
+        choices=SAMPLES,
+    )
+    by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.", "S4.8")
+    shares: tuple[float, ...] = setting((), "Wanted share of each class, for weighted.", "S4.16", low=0)
+    level: float = setting(
+        1.0,
+        "Oversample classes up to this share of the largest; undersample down to the smallest divided by it.",
+        "S4.16, S4.11",
+        low=0,
+        high=1,
+        open_low=True,
+    )
+    photos: int = setting(
+        0,
+        "Photos of each person and class in an epoch, others every epoch; 0 for all (1: one of five worn masks).",
+        "S4.10",
+        low=0,
+    )
 
 
 @dataclass(frozen=True)
 class OptimConfig(Section):
-    """Optimiser, schedule and loss."""
+    """Optimiser."""
 
     epochs: int = setting(8, "Passes over the training images.", "S1.41: 10 are enough in practice", low=1)
     batch_size: int = setting(16, "Images per step.", "more updates than 32; not measured on its own", low=1)
@@ -95,24 +175,97 @@ class OptimConfig(Section):
         open_low=True,
     )
     weight_decay: float = setting(0.02, "Weight decay; none on biases and norms.", "timm", low=0)
-    warmup: float = setting(0.1, "Share of the steps that warm up.", "AutoGluon's default", low=0, high=1)
-    label_smoothing: float = setting(
-        0.1, "Target mass spread evenly over all classes (eps/C each, the true class too).", "S4.46", low=0, high=0.9
+    layer_decay: float = setting(
+        1.0,
+        "Factor of the learning rate from each layer to the one before it; 1 for none.",
+        "S2.17; arXiv 2106.08254",
+        low=0.1,
+        high=1,
     )
-    class_weights: str = setting(
-        "sqrt",
-        "Weight of a class in the loss by its count n: none, sqrt (n^-1/2) or inverse (1/n).",
-        "S4.22",
-        choices=CLASS_WEIGHTS,
+    micro_batch: int = setting(
+        0,
+        "Images on the device at once, the gradients adding up; 0 for the whole batch. Halved when memory runs out.",
+        "S4.2",
+        low=0,
+    )
+    sam: float = setting(
+        0.0, "Radius of sharpness-aware minimisation (two passes); 0 for none.", "arXiv 2010.01412", low=0
     )
     clip: float = setting(1.0, "Largest norm of the gradient; 0 for no limit.", "AutoGluon's default", low=0)
+    ema: float = setting(
+        0.0,
+        "Decay of the running average of the weights, which is then what is scored and kept; 0 for none.",
+        "S2.6; warm-up (1+t)/(10+t)",
+        low=0,
+        high=0.99999,
+    )
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Section):
+    """The learning rate over the updates."""
+
+    kind: str = setting(
+        "cosine",
+        "cosine, constant, step, multistep, exponential, cyclic, onecycle or plateau (of the selection score).",
+        "S0.10, S4.24",
+        choices=SCHEDULES,
+    )
+    warmup: float = setting(0.1, "Share of the steps that warm up.", "AutoGluon's default", low=0, high=1)
+    floor: float = setting(0.0, "Lowest share of the peak rate.", "S0.10", low=0, high=1)
+    gamma: float = setting(
+        0.1,
+        "Factor of a drop, for step, multistep and plateau; of the whole run for exponential.",
+        "S0.10",
+        low=0,
+        high=1,
+        open_low=True,
+    )
+    stretches: int = setting(3, "Equal stretches of step, each gamma times lower.", "S0.10", low=1)
+    milestones: tuple[float, ...] = setting(
+        (0.6, 0.85), "Shares of the run where multistep drops.", "S0.10", low=0, high=1
+    )
+    cycles: int = setting(3, "Cycles of cyclic, for snapshots.", "S2.20, S4.24", low=1)
+    patience: int = setting(2, "Epochs without a better score before plateau drops.", "S0.10", low=0)
+
+
+@dataclass(frozen=True)
+class SelectConfig(Section):
+    """Which epoch is best, by one criterion for everything."""
+
+    by: str = setting(
+        "macro_f1",
+        "macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such as age.macro_f1.",
+        "S0.34",
+    )
+    patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
 
 
 @dataclass(frozen=True)
 class AugmentConfig(Section):
     """What training images go through; validation never does."""
 
-    recipe: str = setting("light", "Augmentation: none or light.", "S0.30, S1.24", choices=RECIPES)
+    recipe: str = setting("light", "Augmentation: none, light, base or strong.", "S0.30, S1.24, S2.13", choices=RECIPES)
+    mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
+    cutmix: float = setting(
+        0.0, "Share of images with a rectangle of another.", "arXiv 1905.04899; S2.14, S3.13", low=0, high=1
+    )
+    halves: float = setting(
+        0.0,
+        "Share of images whose left or right half is another's.",
+        "S3.13: the first of the fourth cohort",
+        low=0,
+        high=1,
+    )
+    within: float = setting(0.0, "Share of the halves that come from the same class.", "S3.13", low=0, high=1)
+    alpha: float = setting(
+        1.0, "Of the beta distribution of the shares in mixup and cutmix.", "arXiv 1905.04899", low=0, open_low=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixup + self.cutmix + self.halves > 1 + 1e-9:
+            raise UsageError("'mixup', 'cutmix' and 'halves' are shares of the images; they add up to more than 1.")
 
 
 @dataclass(frozen=True)
@@ -120,7 +273,19 @@ class RunConfig(Section):
     """How it is run."""
 
     seed: int = setting(0, "Seed of every random draw of the training.", "DESIGN 6", low=0, high=2**32 - 1)
+    snapshot_seconds: float = setting(
+        60.0,
+        "Seconds between two snapshots within an epoch, from which --resume goes on; the result does not depend on it.",
+        "issue 6: exact resume",
+        low=0,
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", "torch")
+    tta: str = setting(
+        "none",
+        "Average over the crop and its mirror image when scoring and predicting: none or mirror.",
+        "S4.21",
+        choices=MIRRORS,
+    )
     amp: str = setting("auto", "Mixed precision on CUDA: auto, off, bf16 or fp16.", "S4.5", choices=AMP)
 
 
@@ -130,13 +295,19 @@ class FitConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Every value, as kept in config.yaml and in the checkpoints."""
-        return dataclasses.asdict(self)
+        plain: dict[str, dict[str, Any]] = json.loads(json.dumps(dataclasses.asdict(self)))  # tuples become lists
+        return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FitConfig:
@@ -174,7 +345,12 @@ class FitConfig:
 SECTIONS: dict[str, Any] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "target": TargetConfig,
+    "loss": LossConfig,
+    "sample": SampleConfig,
     "optim": OptimConfig,
+    "schedule": ScheduleConfig,
+    "select": SelectConfig,
     "augment": AugmentConfig,
     "run": RunConfig,
 }
@@ -192,11 +368,6 @@ def describe(key: str) -> dataclasses.Field[Any]:
     return next(f for f in dataclasses.fields(SECTIONS[section]) if f.name == name)
 
 
-def nearest(name: str, known: Sequence[str], count: int = 1) -> list[str]:
-    """The known names most like a misspelt one."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
-
-
 def _unknown(key: str) -> UsageError:
     known = list(keys())
     bare = {k.partition(".")[2]: k for k in known}
@@ -204,27 +375,23 @@ def _unknown(key: str) -> UsageError:
     return UsageError(f"Unknown setting '{key}'.", f"Did you mean '{near[0]}'?" if near else "")
 
 
-def _checked(f: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
-    """A value of the field's type and within its limits; whole numbers become floats where a float is meant."""
-    kinds = typing.get_args(hint) or (hint,)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        wanted = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-        raise UsageError(f"'{f.name}' must be {wanted}, not {value!r}.")
-    about = f.metadata
-    if about["choices"] and value not in about["choices"]:
-        near = nearest(value, about["choices"])
-        raise UsageError(
-            f"'{f.name}' must be one of {', '.join(about['choices'])}, not '{value}'.",
-            f"Did you mean '{near[0]}'?" if near else "",
-        )
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = about["low"] < value if about["open_low"] else about["low"] <= value
-        if not (inside and value <= about["high"]):  # false for NaN too
-            above = f"above {about['low']:g}" if about["open_low"] else f"at least {about['low']:g}"
-            most = "" if about["high"] == math.inf else f" and at most {about['high']:g}"
-            raise UsageError(f"'{f.name}' must be {above}{most}, not {value}.")
-        if not math.isfinite(value):
-            raise UsageError(f"'{f.name}' must be a finite number.")
-    return value
+def parse(key: str, text: str) -> Any:
+    """The value of a setting as text means it: ``none`` for no value, commas between several.
+
+    Raises:
+        UsageError: no such setting, or no value of its type.
+    """
+    if key not in set(keys()):
+        raise _unknown(key)
+    kinds = _kinds(key)
+    if type(None) in kinds and text.casefold() in ("none", "null", ""):
+        return None
+    if tuple in kinds:
+        return tuple(parsed(key, kinds, part.strip()) for part in text.strip("[]()").split(",") if part.strip())
+    return parsed(key, kinds, text)
+
+
+def _kinds(key: str) -> tuple[Any, ...]:
+    """The types a setting may have; ``tuple`` among them if it holds several values."""
+    section, _, name = key.partition(".")
+    return unfold(typing.get_type_hints(SECTIONS[section])[name])

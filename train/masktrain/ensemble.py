@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from maskprep.errors import UsageError, UserError
 from maskprep.store.tables import write_json
 from masktrain import heldout, inference, metrics, paired, runs, soup, voting
-from masktrain.config import nearest
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
 from masktrain.learn.combination import KINDS, Combination
 from masktrain.members import FILE, FORMAT, MEMBERS, Candidate, name_views, read_candidate
 from masktrain.paired import Paired
+from masktrain.settings import nearest
 
 ALL_KINDS = (*KINDS, "soup")
 ALIKE = 0.9

@@ -54,6 +54,7 @@ def evaluate(
     view: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str | None = None,
 ) -> Report:
     """Score a run's best model. Every image with an answer counts, whether it has a crop or not.
 
@@ -62,6 +63,7 @@ def evaluate(
             without, the labelled images of the split ``eval`` if there are any, otherwise ``val``.
         answers: CSV with ImageID (or image, file) and ans (or label, or one column per attribute).
         view: by default the one the run was trained on.
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Returns:
         The report; it is written to ``eval-<cache>.json`` in the run folder, too.
@@ -69,7 +71,7 @@ def evaluate(
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
     """
-    predictor = predictors.load(run, device)
+    predictor = predictors.load(run, device, tta)
     pictures = predictors.open_for(predictor, cache, view)
     schema = predictor.schema
     images = pd.concat([pictures.table, pictures.missing], ignore_index=True)

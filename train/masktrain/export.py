@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from maskprep.errors import UsageError, UserError, missing_extra
 from maskprep.store.tables import fsync_replace, temporary_name, write_atomic
 from masktrain import card, portable, predictors, runs
-from masktrain.config import nearest
 from masktrain.learn.graph import Graph
+from masktrain.settings import nearest
 
 FORMATS = ("onnx", "pt2", "safetensors")
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "model.safetensors"}

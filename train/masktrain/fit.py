@@ -13,20 +13,25 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from masktrain import folds, metrics, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn import checkpoint, loop
+from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
+from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build, check_size, native_size
+from masktrain.learn.sampling import make_sampler
+from masktrain.learn.targets import make_target
+from masktrain.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished fit: its folder, the best epoch's line of metrics.jsonl, and the interval of its macro-F1."""
+    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, and the interval of its macro-F1."""
 
     run: Path
+    epochs: int
     best: dict[str, Any]
     interval: metrics.Interval
 
@@ -42,14 +47,18 @@ def fit(
         progress: what shows how it gets on; nothing by default.
 
     Raises:
-        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C (exit 130).
+        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C or SIGTERM
+            (exit 130 and 143).
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
     if view.schema.num_classes < 2:
         raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
     split = folds.split(view, config.data.val_ratio, config.data.split_seed)
-    device = loop.choose_device(config.run.device)
+    device = host.choose_device(config.run.device)
+    make_sampler(view, split.train, config.sample, config.run.seed)  # settings that cannot be met are found here
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
+    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     mean, std = view.mean_std(split.train)
     learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
 
@@ -70,13 +79,16 @@ def fit(
         std=std.tolist(),
         settings=view.dataset.get("settings", {}),
         fallback=int(np.argmax(data["classes"]["train"])),
+        target=config.target.kind,
+        cosine=_cosine(config),
+        tta=config.run.tta,
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
-    """Go on with a run after its last whole epoch; the weights end up bit-identical to those of an unbroken run.
+    """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
     Args:
         cache: where the cache is now, if it has moved.
@@ -95,7 +107,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
             f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
-    device = loop.choose_device(config.run.device)
+    device = host.choose_device(config.run.device)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
     learner = _learner(config, view, split, mean, std, device, pretrained=False)
     learner.load(state["learner"])
@@ -111,12 +123,28 @@ def _learner(
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
-    torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
-    classes = view.schema.num_classes
-    model = build(config.model.name, classes, view.size, pretrained=pretrained, dropout=config.model.dropout)
-    check_size(model, config.model.name, view.size)
+    target = make_target(config.target.kind, view.schema)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
-    return loop.make_learner(model, config, labels, classes, mean, std, device)
+    objective = make_objective(target, labels, config)
+    torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
+    model = build(
+        config.model.name,
+        target.outputs,
+        view.size,
+        pretrained=pretrained,
+        dropout=config.model.dropout,
+        drop_path=config.model.drop_path,
+        cosine=_cosine(config),
+    )
+    check_size(model, config.model.name, view.size)
+    return loop.make_learner(model, config, objective, mean, std, device)
+
+
+def _cosine(config: FitConfig) -> float:
+    """Scale of a classifier by direction, 0 for a linear one."""
+    if config.model.head == "cosine" and config.target.kind == "ordinal":
+        raise UsageError("A cosine head has no place for limits between ordered classes.", "Set model.head=linear.")
+    return config.loss.scale if config.model.head == "cosine" else 0.0
 
 
 def _train(
@@ -131,7 +159,8 @@ def _train(
     folds.check(view.table, split)
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
-    train = Batches(view, split.train, size, device, recipe=config.augment.recipe, seed=seed)
+    sampler = make_sampler(view, split.train, config.sample, seed)
+    train = Batches(view, split.train, size, device, augment=config.augment, sampler=sampler, seed=seed)
     val = Batches(view, split.val, size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
@@ -143,7 +172,7 @@ def _train(
         runs.append_metrics(run, record)
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
-            checkpoint.save_best(run, learner.model, named)
+            checkpoint.save_best(run, learner.scored, named)
             runs.write_oof(run, view, split.val, probabilities)
         _save_last(run, learner, config, sidecar)
 
@@ -155,17 +184,28 @@ def _train(
         "device": str(device),
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
+        "schema": view.schema,
+        "drawn": np.bincount(sampler.labels[sampler.order(1)], minlength=view.schema.num_classes),
     }
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, learner.epoch):
+
+    def stopped(code: int) -> UserError:
+        return UserError(
+            f"Stopped in epoch {learner.epoch + 1} of {config.optim.epochs}, after {learner.step} of {train.steps}"
+            " steps; everything done so far is kept.",
+            f"Go on with: masktrain fit --resume {run}",
+            code=code,
+        )
+
+    def keep() -> None:
+        if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
+            _save_last(run, learner, config, sidecar)
+
+    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped)
+    where = (learner.epoch, learner.step)
+    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, *where):
         runs.keep_metrics(run, learner.epoch)
-        try:
-            loop.fit(learner, config, train, val, evaluate, after_epoch, progress)
-        except KeyboardInterrupt:
-            raise UserError(
-                f"Stopped; {learner.epoch} of {config.optim.epochs} epochs are done and kept.",
-                f"Go on with: masktrain fit --resume {run}",
-                code=130,
-            ) from None
+        with snapshots.listening():
+            loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
     return _finished(run, view)
 
 
@@ -179,7 +219,7 @@ def _finished(run: Path, view: View) -> Fitted:
     people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
-    return Fitted(run, best, metrics.interval(truth, predicted, people, view.schema.num_classes))
+    return Fitted(run, len(records), best, metrics.interval(truth, predicted, people, view.schema.num_classes))
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:

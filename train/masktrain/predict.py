@@ -41,6 +41,7 @@ def predict(
     view: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str | None = None,
     workers: int | None = None,
 ) -> Predictions:
     """Write the answers of a run's best model for every photo.
@@ -55,6 +56,7 @@ def predict(
         proba: add a column ``p_<class>`` for each class.
         split: ``train`` or ``eval``, for a cache; all images by default.
         view: for a cache; by default the one the run was trained on.
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Raises:
         UserError: the run or the source cannot be used.
@@ -63,7 +65,7 @@ def predict(
         raise UsageError(f"{out} is a folder.", "Name the CSV file to write with --out.")
     if not source.exists():
         raise UsageError(f"{source} does not exist.")
-    predictor = predictors.load(run, device)
+    predictor = predictors.load(run, device, tta)
     if (source / "dataset.json").is_file():
         pictures = predictors.open_for(predictor, source, view)
         return _write(predictor, pictures, out, _cache_rows(pictures, split), proba, batch_size)

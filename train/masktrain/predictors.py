@@ -77,8 +77,11 @@ class Predictor:
         return self.calibration.decide(probabilities)
 
 
-def load(run: Path, device: str = "auto") -> Predictor:
+def load(run: Path, device: str = "auto", tta: str | None = None) -> Predictor:
     """A run's best model, an ensemble, or a file that ``masktrain export`` wrote (.onnx).
+
+    Args:
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Raises:
         UsageError: it is none of these, or the device is not here.
@@ -86,10 +89,12 @@ def load(run: Path, device: str = "auto") -> Predictor:
     if run.suffix == ".onnx":
         from masktrain import portable
 
+        if tta is not None:
+            raise UsageError("--tta has no meaning for an exported file: it does what its run did.")
         return portable.load(run)
     from masktrain import trained
 
-    manual, source = trained.load(run, device)
+    manual, source = trained.load(run, device, tta)
     return Predictor(manual, source, calibrations.load(run, len(manual.classes)))
 
 

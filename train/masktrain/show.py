@@ -7,10 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from maskprep.labels.schema import Schema
 from masktrain.config import FitConfig
 from masktrain.metrics import Interval, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MANY = 12
+"""Classes that are no longer listed one by one."""
 
 
 class Fit:
@@ -18,9 +26,9 @@ class Fit:
 
     @contextmanager
     def running(
-        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
     ) -> Iterator[None]:
-        """Around the training, from epoch ``done`` on."""
+        """Around the training, from step ``step`` of the epoch after ``done`` on."""
         yield
 
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
@@ -35,16 +43,17 @@ class PrintedFit(Fit):
 
     @contextmanager
     def running(
-        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
     ) -> Iterator[None]:
         """Say what will be done, then show how it gets on."""
-        self.epochs, self.images = config.optim.epochs, data["images"]["train"]
+        self.epochs, self.batch, self.images = config.optim.epochs, config.optim.batch_size, int(sum(about["drawn"]))
         self.done, self.loss = done, float("nan")
         self.started = self.epoch_started = time.perf_counter()
         for line in opening(run, config, data, about):
             print(line)
-        if done:
-            print(f"Going on after epoch {done} of {self.epochs}.")
+        if done or step:
+            within = f", step {step} of {about['steps']} of the next" if step else ""
+            print(f"Going on after epoch {done} of {self.epochs}{within}.")
         sys.stdout.flush()
         self.bar, self.task = None, None
         if sys.stdout.isatty():
@@ -79,7 +88,9 @@ class PrintedFit(Fit):
         self.done += 1
         per_epoch = now - self.epoch_started
         self.epoch_started = now
-        line = epoch_line(record, self.epochs) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
+        line = (
+            epoch_line(record, self.epochs, self.batch) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
+        )
         if self.bar is not None:
             self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         else:
@@ -101,6 +112,8 @@ def opening(run: Path, config: FitConfig, data: dict[str, Any], about: dict[str,
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
         f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
     ]
+    if config.sample.kind != "all" or config.sample.photos:
+        lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
@@ -110,13 +123,31 @@ def opening(run: Path, config: FitConfig, data: dict[str, Any], about: dict[str,
     return lines
 
 
-def epoch_line(record: dict[str, Any], epochs: int) -> str:
+def shares(drawn: NDArray[np.int64], schema: Schema) -> str:
+    """Shares of the classes of each attribute among some images, given how many have each joint label."""
+    import numpy as np
+
+    texts = []
+    for k, name in enumerate(schema.joint):
+        axes = tuple(a for a in range(len(schema.sizes)) if a != k)
+        found = np.asarray(drawn).reshape(schema.sizes).sum(axes) / max(sum(drawn), 1)
+        if len(found) > MANY:
+            texts.append(f"{name} {found.min():.2%} to {found.max():.2%} each")
+        else:
+            texts.append(
+                f"{name} " + ", ".join(f"{c} {s:.0%}" for c, s in zip(schema[name].classes, found, strict=True))
+            )
+    return "; ".join(texts)
+
+
+def epoch_line(record: dict[str, Any], epochs: int, batch: int) -> str:
     """One epoch in a line."""
     mark = "*" if record["best_epoch"] == record["epoch"] else " "
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.3f}"
         f"  val {record['val_loss']:.3f}  macro-F1 {record['macro_f1']:.4f}{mark}  accuracy {record['accuracy']:.4f}"
         f"  {record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.1%}"
+        + (f"  micro-batch {record['micro_batch']}" if record["micro_batch"] < batch else "")
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
 from masktrain import metrics
-from masktrain.config import nearest
+from masktrain.settings import nearest
 
 DRAWS = 1000
 TOGETHER = "*"

@@ -29,15 +29,15 @@ class Single:
         return self.member(*sights[self.view], batch_size)
 
 
-def load(run: Path, device: str) -> tuple[Manual, Source]:
+def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Source]:
     """A run folder or an ensemble's, with what must be known to use it.
 
     Raises:
         UsageError: the folder is not a run, or the device is not here.
     """
     if (run / members.FILE).is_file():
-        return members.load(run, device)
-    member = inference.load(run, device)
+        return members.load(run, device, tta)
+    member = inference.load(run, device, tta=tta)
     return manual_of(run.resolve().name, member.sidecar), Single(member, member.sidecar.view)
 
 
@@ -64,11 +64,12 @@ def parts_of(source: Source) -> tuple[list[Part], nn.Module | None]:
         UsageError: it has none that torch knows.
     """
     if isinstance(source, Single):
-        return [Part(source.member.model, source.member.sidecar, 0)], None
+        return [Part(source.member.model, source.member.sidecar, 0, source.member.mirror)], None
     if isinstance(source, members.Several):
         order = list(dict.fromkeys(source.views))
         parts = [
-            Part(m.model, m.sidecar, order.index(view)) for m, view in zip(source.members, source.views, strict=True)
+            Part(m.model, m.sidecar, order.index(v), m.mirror)
+            for m, v in zip(source.members, source.views, strict=True)
         ]
         return parts, source.combination
     raise UsageError("This has no networks of torch; give the run that it was exported from.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,23 @@ class Augment:
         cv2.setNumThreads(1)  # one image is too little to share; torch needs the cores
         self.seed = seed
         self._compose = albumentations.Compose(transforms(recipe))
+        self._steps = list(_walk(self._compose))
 
-    def __call__(self, pixels: NDArray[np.uint8], epoch: int, indices: NDArray[np.int64]) -> None:
-        """Augment a batch in place: uint8 [n, H, W, 3], with the table row of each image."""
+    def __call__(
+        self, pixels: NDArray[np.uint8], epoch: int, indices: NDArray[np.int64], draws: NDArray[np.int64] | None = None
+    ) -> None:
+        """Augment a batch in place: uint8 [n, H, W, 3], with the table row of each image.
+
+        Args:
+            draws: what tells several draws of one image in an epoch from each other, int64 [n] or [n, k].
+        """
+        marks = [[0]] * len(indices) if draws is None else draws.reshape(len(indices), -1).tolist()
         for i, index in enumerate(indices.tolist()):
-            self._compose.set_random_seed(draw_seed(self.seed, epoch, index))
+            # one seed for each step: Compose.set_random_seed gives all of them the same one, and then the flip is
+            # only ever drawn together with everything else
+            seeds = np.random.SeedSequence((self.seed, epoch, index, *marks[i])).generate_state(len(self._steps))
+            for step, seed in zip(self._steps, seeds.tolist(), strict=True):
+                step.set_random_state(np.random.default_rng(seed), random.Random(seed))
             pixels[i] = self._compose(image=pixels[i])["image"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,25 +57,47 @@ def transforms(recipe: str) -> list[Any]:
     """The albumentations of a recipe.
 
     ``light`` keeps what the label hangs on: the nose and the chin stay in the picture (no more than 6 % shift and 10 %
-    scale), nothing is erased, and colours change too little to turn one mask or face into another.
+    scale), nothing is erased, and colours change too little to turn one mask or face into another. ``base`` is the set
+    that the write-ups share (S2.13: affine, elastic, noise, motion blur; no colours). ``strong`` moves further, changes
+    light and colours, and erases patches, as the heavy recipes of the first cohorts did.
     """
     a, cv2 = _import()
     if recipe == "none":
         return []
+
+    def moved(scale: float, shift: float, degrees: float, p: float) -> Any:
+        return a.Affine(
+            scale=(1 - scale, 1 + scale),
+            translate_percent=(-shift, shift),
+            rotate=(-degrees, degrees),
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=p,
+        )
+
+    flip = a.HorizontalFlip(p=0.5)
+    colour = a.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.7)
     if recipe == "light":
-        return [
-            a.HorizontalFlip(p=0.5),
-            a.Affine(
-                scale=(0.9, 1.1),
-                translate_percent=(-0.06, 0.06),
-                rotate=(-10, 10),
-                border_mode=cv2.BORDER_REFLECT_101,
-                p=0.8,
-            ),
-            a.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.7),
-            a.OneOf([a.GaussianBlur(blur_limit=(3, 5)), a.GaussNoise(std_range=(0.01, 0.04))], p=0.2),
-        ]
+        noise = [a.GaussianBlur(blur_limit=(3, 5)), a.GaussNoise(std_range=(0.01, 0.04))]
+        return [flip, moved(0.1, 0.06, 10, 0.8), colour, a.OneOf(noise, p=0.2)]
+    warped = a.ElasticTransform(alpha=20, sigma=6, border_mode=cv2.BORDER_REFLECT_101, p=0.3)
+    noise = [a.GaussNoise(std_range=(0.02, 0.08)), a.MotionBlur(blur_limit=(3, 7))]
+    if recipe == "base":
+        return [flip, moved(0.1, 0.06, 10, 0.8), warped, a.OneOf(noise, p=0.5)]
+    if recipe == "strong":
+        erased = a.CoarseDropout(
+            num_holes_range=(1, 2), hole_height_range=(0.08, 0.25), hole_width_range=(0.08, 0.25), fill="random", p=0.4
+        )
+        light = a.OneOf([a.CLAHE(clip_limit=(1, 3)), a.RandomGamma(gamma_limit=(70, 140)), a.ToGray()], p=0.3)
+        return [flip, moved(0.2, 0.1, 20, 0.9), warped, colour, light, a.OneOf(noise, p=0.5), erased]
     raise ValueError(f"no recipe '{recipe}'")
+
+
+def _walk(step: Any) -> Iterator[Any]:
+    """A step of a recipe and all steps within it."""
+    yield step
+    for inner in getattr(step, "transforms", ()):
+        if hasattr(inner, "set_random_state"):  # ColorJitter keeps functions under that name
+            yield from _walk(inner)
 
 
 def _import() -> tuple[Any, Any]:

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskprep.dataset import View
+from masktrain.config import AugmentConfig
 from masktrain.learn.augment import Augment, draw_seed
+from masktrain.learn.mixing import Mixer
+from masktrain.learn.sampling import Sampler, occurrences
+
+Made = tuple[NDArray[np.int64], Tensor, tuple[Tensor, Tensor] | None]
+NOTHING = AugmentConfig(recipe="none")
 
 RESIDENT_SHARE = 0.4
 """Keep the images on the GPU when they take no more than this share of its free memory."""
@@ -28,11 +34,27 @@ RESIDENT_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images: their table rows [n], pixels uint8 [n, 3, H, W] in channels_last and labels int64 [n]."""
+    """Some images.
+
+    Attributes:
+        rows: their table rows, int64 [n].
+        pixels: uint8 [n, 3, H, W] in channels_last.
+        labels: int64 [n], -1 for none.
+        mixed: where others are mixed in, their labels int64 [n] and the images' own share float32 [n].
+    """
 
     rows: NDArray[np.int64]
     pixels: Tensor
     labels: Tensor
+    mixed: tuple[Tensor, Tensor] | None = None
+
+    def truth(self, num_classes: int) -> Tensor:
+        """Shares of the classes, float32 [n, num_classes]."""
+        own = torch.nn.functional.one_hot(self.labels, num_classes).float()
+        if self.mixed is None:
+            return own
+        labels, share = self.mixed
+        return own * share.unsqueeze(1) + torch.nn.functional.one_hot(labels, num_classes) * (1 - share.unsqueeze(1))
 
 
 class Batches:
@@ -43,10 +65,12 @@ class Batches:
         rows: row numbers of the view's table, int64 [n].
         batch_size: the most images of a batch.
         device: where batches go.
-        recipe: augmentation; ``none`` for validation and prediction.
+        augment: what training images go through; nothing for validation and prediction.
+        sampler: which images an epoch holds; by default each once.
         seed: of the order and the augmentation.
 
     Attributes:
+        images: of an epoch, and in how many ``steps`` they come.
         waited: seconds that the last pass waited for data.
     """
 
@@ -57,25 +81,40 @@ class Batches:
         batch_size: int,
         device: torch.device,
         *,
-        recipe: str = "none",
+        augment: AugmentConfig = NOTHING,
+        sampler: Sampler | None = None,
         seed: int = 0,
     ) -> None:
-        self.view, self.rows, self.device, self.recipe, self.seed = view, rows, device, recipe, seed
-        self.steps = -(-len(rows) // batch_size)
+        self.view, self.rows, self.device, self.seed = view, rows, device, seed
+        self.recipe, self.sampler, self.batch_size = augment.recipe, sampler, batch_size
+        self.images = len(rows) if sampler is None else len(sampler)
+        self.steps = -(-self.images // batch_size)
         self.labels = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
+        self.mixer = Mixer(augment, self.labels, rows, seed)
         self.waited = 0.0
         self._own = threading.local()
         self._resident = self._keep_on_device()
 
     def order(self, epoch: int | None) -> NDArray[np.int64]:
         """Positions in ``rows`` in the order of an epoch; None for the order of the table."""
-        n = len(self.rows)
-        return np.arange(n) if epoch is None else np.random.default_rng([self.seed, epoch]).permutation(n)
+        if epoch is None:
+            return np.arange(len(self.rows))
+        if self.sampler is not None:
+            return self.sampler.order(epoch)
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
 
-    def epoch(self, epoch: int | None) -> Iterator[Batch]:
-        """One pass: shuffled and augmented by the epoch's number, or as they are for None."""
+    def epoch(self, epoch: int | None, start: int = 0) -> Iterator[Batch]:
+        """One pass: sampled and augmented by the epoch's number, or as they are for None.
+
+        Args:
+            start: steps that are done already; the others are what they would have been.
+        """
         self.waited = 0.0
-        parts = np.array_split(self.order(epoch), self.steps) if self.steps else []
+        if not len(self.rows):
+            return
+        order = self.order(epoch)
+        steps = self.steps if epoch is not None else -(-len(order) // self.batch_size)
+        parts = np.array_split(order, steps)[start:]
         if self._resident is not None:
             for part in parts:
                 where = torch.from_numpy(part).to(self.device, non_blocking=True)
@@ -83,11 +122,11 @@ class Batches:
             return
         workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-        pending: deque[Future[tuple[NDArray[np.int64], Tensor]]] = deque()
-        todo = iter(parts)
+        pending: deque[Future[Made]] = deque()
+        repeats = np.array_split(occurrences(order), steps)[start:]
         try:
-            for part in todo:
-                pending.append(pool.submit(self._make, part, epoch))
+            for part, repeat in zip(parts, repeats, strict=True):
+                pending.append(pool.submit(self._make, part, repeat, order, epoch))
                 if len(pending) <= workers:
                     continue
                 yield self._next(pending)
@@ -96,31 +135,51 @@ class Batches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _next(self, pending: deque[Future[tuple[NDArray[np.int64], Tensor]]]) -> Batch:
+    def _next(self, pending: deque[Future[Made]]) -> Batch:
         started = time.perf_counter()
-        part, pixels = pending.popleft().result()
+        part, pixels, mixed = pending.popleft().result()
         self.waited += time.perf_counter() - started
         # NHWC memory seen as NCHW is channels_last: no copy
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return Batch(self.rows[part], pixels, self._labels(part))
+        others = None if mixed is None else (self._sent(mixed[0]), self._sent(mixed[1]))
+        return Batch(self.rows[part], pixels, self._labels(part), others)
 
-    def _make(self, part: NDArray[np.int64], epoch: int | None) -> tuple[NDArray[np.int64], Tensor]:
-        """Pixels uint8 [n, H, W, 3] of some positions, in pinned memory for a GPU."""
+    def _make(
+        self, part: NDArray[np.int64], repeats: NDArray[np.int64], order: NDArray[np.int64], epoch: int | None
+    ) -> Made:
+        """Pixels uint8 [n, H, W, 3] of some positions, in pinned memory for a GPU, and what was mixed into them."""
         pixels = torch.empty((len(part), *self.view.size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        array = self.view.gather(self.rows[part], out=pixels.numpy())
+        array = self._pixels(part, repeats, epoch, pixels.numpy())
+        if epoch is None or not self.mixer.on:
+            return part, pixels, None
+
+        labels, shares = self.mixer(array, part, repeats, epoch, order, lambda p, d: self._pixels(p, d, epoch))
+        return part, pixels, (torch.from_numpy(labels), torch.from_numpy(shares))
+
+    def _pixels(
+        self,
+        part: NDArray[np.int64],
+        draws: NDArray[np.int64],
+        epoch: int | None,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Pixels of some positions, augmented by (seed, epoch, row, draw)."""
+        array = self.view.gather(self.rows[part], out=out)
         if epoch is not None and self.recipe != "none":
             if not hasattr(self._own, "augment"):  # one per thread: albumentations keeps its generators inside
                 self._own.augment = Augment(self.recipe, draw_seed(self.seed))
-            self._own.augment(array, epoch, self.rows[part])
-        return part, pixels
+            self._own.augment(array, epoch, self.rows[part], draws)
+        return array
 
     def _labels(self, part: NDArray[np.int64]) -> Tensor:
-        labels = torch.from_numpy(self.labels[part])
-        return labels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else labels
+        return self._sent(torch.from_numpy(self.labels[part]))
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def _keep_on_device(self) -> Tensor | None:
         """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them and they fit."""
-        if self.device.type != "cuda" or self.recipe != "none":
+        if self.device.type != "cuda" or self.recipe != "none" or self.mixer.on:
             return None
         height, width = self.view.size
         if len(self.rows) * height * width * 3 > RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]:

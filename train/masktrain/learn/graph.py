@@ -14,11 +14,12 @@ from masktrain.learn.loop import normalise
 
 @dataclass(frozen=True)
 class Part:
-    """One network with its sidecar, and the number of the input it looks at."""
+    """One network with its sidecar, the number of the input it looks at, and whether mirror images count too."""
 
     model: nn.Module
     sidecar: Sidecar
     place: int
+    mirror: bool
 
 
 class Answering(nn.Module):
@@ -27,7 +28,8 @@ class Answering(nn.Module):
     def __init__(self, part: Part) -> None:
         super().__init__()
         self.model = part.model
-        self.place = part.place
+        self.target = part.sidecar.answers()
+        self.mirror = part.mirror
         for name, values in (("mean", part.sidecar.mean), ("std", part.sidecar.std)):
             scaled = torch.tensor(values, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1)
             self.register_buffer(name, scaled.clamp(min=1.0) if name == "std" else scaled)
@@ -35,8 +37,8 @@ class Answering(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         """Probabilities of crops."""
         pixels = normalise(crops.permute(0, 3, 1, 2), self.get_buffer("mean"), self.get_buffer("std"))
-        outputs: Tensor = self.model(pixels)
-        return outputs.float().softmax(1)
+        seen = [pixels, pixels.flip(3)] if self.mirror else [pixels]
+        return torch.stack([self.target.probabilities(self.model(view)) for view in seen]).mean(0)
 
 
 class Graph(nn.Module):

@@ -1,9 +1,16 @@
-"""Make the most of a CPU."""
+"""Where and how precisely is computed, and how to make the most of a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maskprep.errors import UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -24,3 +31,47 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # musl
         return False
     return bool(mallopt(M_TRIM_THRESHOLD, -1) and mallopt(M_MMAP_THRESHOLD, 1 << 30))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the forward pass is computed: in float32, or in 16 bits on a GPU."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def context(self) -> AbstractContextManager[Any]:
+        """The autocast of one forward pass."""
+        return torch.autocast(self.device.type, self.dtype or torch.float32, enabled=self.dtype is not None)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device meant by a name, made ready; ``auto`` is the GPU if there is one.
+
+    Raises:
+        UsageError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"There is no device '{name}'.", "Use auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"Training on '{name}' is not supported.", "Use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"Device '{name}' is not here: torch sees {torch.cuda.device_count()} GPUs.", "Use --device cpu."
+        )
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def choose_precision(device: torch.device, amp: str) -> Precision:
+    """16 bits on a GPU: bf16 where it can, otherwise fp16 with a scaler. Float32 on a CPU."""
+    if device.type != "cuda" or amp == "off":
+        return Precision(device, None)
+    if amp == "auto":
+        amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp])

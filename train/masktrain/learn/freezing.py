@@ -1,0 +1,60 @@
+"""Which layers learn. Stages are counted from the image on, as timm groups a model's parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from maskprep.errors import UsageError
+
+
+def stages(model: nn.Module) -> list[list[str]]:
+    """Names of the parameters of each stage, from the stem to the classifier.
+
+    Raises:
+        UsageError: timm does not know the stages of this model.
+    """
+    from masktrain.learn.model import import_timm
+
+    timm = import_timm()
+    matcher: Any = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise UsageError(f"The stages of {type(model).__name__} are not known, so it cannot be frozen.")
+    groups = timm.models.group_parameters(model, matcher(coarse=True))
+    return [list(names) for _, names in sorted(groups.items())]
+
+
+def frozen_stages(epoch: int, epochs: int, count: int, freeze: int, thaw: float) -> int:
+    """How many of the first stages do not learn in an epoch.
+
+    Args:
+        epoch: from 1.
+        count: stages of the model, the classifier among them; that one always learns.
+        freeze: how many are frozen at first, -1 for all but the classifier.
+        thaw: share of the epochs over which they thaw one after another from the top; 0 for never.
+
+    Raises:
+        UsageError: the model has fewer stages.
+    """
+    if freeze >= count:
+        raise UsageError(f"The model has {count} stages, so at most {count - 1} can be frozen, not {freeze}.")
+    first = count - 1 if freeze < 0 else freeze
+    if not thaw:
+        return first
+    return max(0, math.ceil(first * (1 - (epoch - 1) / (epochs * thaw)) - 1e-9))
+
+
+def freeze(model: nn.Module, groups: list[list[str]], count: int) -> None:
+    """Keep the first ``count`` stages as they are: no gradients, and norms that neither learn nor count.
+
+    Call it after ``model.train()``, which wakes all norms.
+    """
+    still = {name for group in groups[:count] for name in group}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in still)
+    for prefix, module in model.named_modules():
+        own = [f"{prefix}.{n}" if prefix else n for n, _ in module.named_parameters(recurse=False)]
+        if own and all(name in still for name in own):
+            module.eval()
