@@ -80,3 +80,17 @@ def load(run: Path, classes: int) -> Calibration:
     except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     return Calibration.from_dict(data, classes, str(file))
+
+
+def ece(probabilities: Table, labels: Ints, bins: int = 15) -> float:
+    """Expected calibration error, 0..1: how far the largest probability is from the share of right answers.
+
+    The mean over bins of equal width, weighted by how many images fall into each (Guo et al., arXiv 1706.04599).
+    """
+    if not len(labels):
+        return 0.0
+    sure = probabilities.max(1).astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    gap = np.bincount(place, weights=right - sure, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))

@@ -47,7 +47,22 @@ def ensemble(
     show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
 
 
+def calibrate(
+    run: Run,
+    thresholds: Annotated[
+        str,
+        typer.Option(help="Keep limits per class: when their gain is clear (above noise), always or never."),
+    ] = "clear",
+    seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
+) -> None:
+    """Fit a temperature, and limits per class for macro-F1, on held-out people; the run uses them from then on."""
+    from masktrain import calibrate as calibrating
+    from masktrain import show_runs
+
+    show_runs.calibrated(calibrating.calibrate(run, thresholds=thresholds, seed=seed))
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (export, ensemble):
+    for command in (export, ensemble, calibrate):
         app.command()(command)

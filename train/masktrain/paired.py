@@ -25,9 +25,16 @@ class Paired:
     people: int
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval excludes no difference at all."""
-        return self.low > 0 or self.high < 0
+    def verdict(self) -> str:
+        """What the interval says, in words."""
+        if self.low > 0:
+            return "clearly better"
+        return "clearly worse" if self.high < 0 else "within noise"
+
+    @property
+    def chance(self) -> str:
+        """The p-value in words; it cannot be smaller than the number of draws allows."""
+        return "p < 0.001" if self.p < 0.001 else f"p = {self.p:.3f}"
 
 
 def compare(
