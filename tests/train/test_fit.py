@@ -81,7 +81,7 @@ def test_a_worse_epoch_does_not_replace_the_best(
 
 def test_the_held_out_probabilities_give_the_recorded_score(run: Path, cache: Path) -> None:
     oof = pd.read_parquet(run / "oof.parquet")
-    assert list(oof.columns) == ["image", "label", *[f"p_{k}" for k in range(6)]]
+    assert list(oof.columns) == ["image", "person", "label", *[f"p_{k}" for k in range(6)]]
     p = oof.filter(like="p_").to_numpy()
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     score = metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), p.argmax(1), 6))

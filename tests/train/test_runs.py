@@ -17,7 +17,7 @@ import yaml
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, recipes, runs
+from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit
 from masktrain.learn import loop
@@ -51,7 +51,7 @@ def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory)
         with pytest.raises(UserError, match="Stopped in epoch 1 of 2"):
             crossfit.crossfit(cache, settings, out=out, note="does it add up?")
     with pytest.raises(UsageError, match="Not all folds"):
-        inference.load(out)
+        predictors.load(out)
     crossfit.resume(out)
     return out
 
@@ -80,7 +80,7 @@ def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
 
 def test_the_folds_answer_together(crossed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     view, rows = open_view(cache), np.arange(9)
-    together = inference.load(crossed)(view, rows)
+    together = predictors.load(crossed)(view, rows)
     each = [inference.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
     np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
     assert call(monkeypatch, "predict", crossed, cache, "--out", tmp_path / "p.csv") == 0

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from maskprep.errors import UsageError, UserError
+from masktrain import cli_runs
 from masktrain.config import FitConfig, describe, keys, parse
 
 app = typer.Typer(
@@ -248,18 +249,44 @@ def evaluate(
         str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")
     ] = None,
     view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Another run to compare with, paired over people.")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Compare with the most frequent class, chance and a linear probe.")
+    ] = False,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Network of the linear probe. [default: the run's, or tf_efficientnet_lite0]"),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--slice", help="Column or attribute to slice by, or several as a*b. [default: status, mask*age]"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     tta: Annotated[str | None, typer.Option(help="none or mirror. [default: as the run was validated]")] = None,
 ) -> None:
     """Score a run: macro-F1 with its interval over people, each attribute, each class."""
     from masktrain import evaluate as evaluating
-    from masktrain import show
+    from masktrain import show, show_runs
 
     report = evaluating.evaluate(
-        run, cache, split=split, answers=answers, view=view, batch_size=batch_size, device=device, tta=tta
+        run,
+        cache,
+        split=split,
+        answers=answers,
+        view=view,
+        against=against,
+        baselines=baselines,
+        probe=probe,
+        by=by,
+        batch_size=batch_size,
+        device=device,
+        tta=tta,
     )
     show.scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
+    show_runs.details(report)
     if report.without_crop:
         print(
             f"{len(report.without_crop)} without a crop, answered with the most frequent training class:"
@@ -308,6 +335,9 @@ def predict(
         print(f"{len(written.unanswered)} without an answer: {', '.join(examples)}{more}", file=sys.stderr)
         if strict:
             raise typer.Exit(3)
+
+
+cli_runs.register(app)
 
 
 def main() -> None:

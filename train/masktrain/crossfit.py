@@ -14,7 +14,7 @@ import pandas as pd
 from maskprep.dataset import open_view
 from maskprep.errors import UserError
 from masktrain import fit as fitting
-from masktrain import folds, metrics, runs, show
+from masktrain import folds, members, metrics, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn.checkpoint import LAST, write_atomically, write_json
 
@@ -98,7 +98,8 @@ def _joined(
     write_atomically(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))
     data = runs.read_data(fitted[0].run)
     everyone = sorted({*data["people"]["train"], *data["people"]["val"]})
-    write_json(run / runs.DATA, data | {"people": {"train": everyone, "val": []}})
+    write_json(run / runs.DATA, data | {"people": {"train": everyone, "val": everyone}})
     scores = {"out_of_fold": made.scores.to_dict(), "interval": dataclasses.asdict(made.interval), "each": made.folds}
     write_json(run / runs.FOLDS, about | scores)
+    members.write(run, "soft", [f.run.name for f in fitted], [0] * len(fitted))
     return made

@@ -1,7 +1,9 @@
-"""Score a run on images with known answers."""
+"""Score a run on images with known answers, beside another run and beside baselines."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,33 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from masktrain import answers as tables
-from masktrain import inference, metrics, runs
+from masktrain import baselines as simple
+from masktrain import calibration, heldout, metrics, paired, predictors, questions, runs, slices
+from masktrain.calibration import Calibration
 from masktrain.learn.checkpoint import write_json
+from masktrain.members import FILE as ENSEMBLE
+from masktrain.questions import Questions
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Something else that answered the same images.
+
+    Args:
+        name: of the other run, or of a baseline.
+        images: how many images both answered.
+        macro_f1, accuracy, interval: its scores on them; the interval is of macro-F1.
+        against: the run minus it.
+    """
+
+    name: str
+    images: int
+    macro_f1: float
+    accuracy: float
+    interval: metrics.Interval
+    against: paired.Paired
 
 
 @dataclass(frozen=True)
@@ -24,6 +48,9 @@ class Report:
     Attributes:
         what: the images that were scored, in words.
         scores, interval: with the interval of macro-F1 over people.
+        ece: expected calibration error of the images that have a crop.
+        slices: scores of parts of the images.
+        rivals: another run, and baselines, on the same images.
         without_crop: images that have no crop; their answer is the most frequent training class.
         warnings: what a reader must know about these scores.
         file: the JSON file in the run folder.
@@ -35,6 +62,9 @@ class Report:
     what: str
     scores: metrics.Scores
     interval: metrics.Interval
+    ece: float
+    slices: list[slices.Slice]
+    rivals: list[Rival]
     without_crop: list[str]
     warnings: list[str]
     file: Path
@@ -44,6 +74,22 @@ class Report:
         return {k: v for k, v in asdict(self).items() if k != "file"}
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What something trained says to some questions.
+
+    Args:
+        probabilities: float32 [n, C], predicted: [n].
+        cropped: whether an image has a crop [n].
+        known: whether there is an answer that counts [n]: of held-out images an ensemble has only those it kept.
+    """
+
+    probabilities: NDArray[np.float32]
+    predicted: NDArray[np.int64]
+    cropped: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+
+
 def evaluate(
     run: Path,
     cache: Path,
@@ -51,6 +97,10 @@ def evaluate(
     split: str | None = None,
     answers: Path | None = None,
     view: str | None = None,
+    against: Path | None = None,
+    baselines: bool = False,
+    probe: str | None = None,
+    by: Sequence[str] | None = None,
     batch_size: int = 64,
     device: str = "auto",
     tta: str | None = None,
@@ -62,6 +112,10 @@ def evaluate(
             without, the labelled images of the split ``eval`` if there are any, otherwise ``val``.
         answers: CSV with ImageID (or image, file) and ans (or label, or one column per attribute).
         view: by default the one the run was trained on.
+        against: another run or ensemble to compare with, on the same images.
+        baselines: compare with the most frequent class, with chance, and with a linear probe on frozen features.
+        probe: network of the linear probe; by default the run's own, if it started from pretrained weights.
+        by: what to slice by, columns or attributes, several together as ``a*b``; see :func:`masktrain.slices.default`.
         tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Returns:
@@ -70,105 +124,141 @@ def evaluate(
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
     """
-    predictor = inference.load(run, device, tta=tta)
-    pictures = open_view(cache, view or predictor.sidecar.view)
-    schema = predictor.schema
-    images = pd.concat([pictures.table, pictures.missing], ignore_index=True)
-    data = runs.read_data(run)
-    if answers is not None:
-        chosen, truth, people = _answered(images, answers, predictor, data, split)
-        what = f"{len(chosen)} images answered in {answers.name}"
-    else:
-        if pictures.schema != schema:
-            raise UserError(
-                f"The cache has other classes ({', '.join(pictures.schema.joint)}) than the run"
-                f" ({', '.join(schema.joint)}).",
-                "Give the answers with --answers.",
-            )
-        chosen, what = _labelled(images, pictures, data, split)
-        truth = chosen["label"].to_numpy(dtype=np.int64)
-        people = chosen["person"].tolist()
-    probabilities = np.zeros((len(chosen), schema.num_classes), dtype=np.float32)
-    probabilities[:, predictor.sidecar.fallback] = 1.0
-    rows = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(chosen["image"]).to_numpy()
-    cropped = ~np.isnan(rows.astype(np.float64))
-    probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
-    predicted = probabilities.argmax(1)
+    if run.is_file():
+        raise UsageError(f"{run} is a file, not a run folder.", "Exported files can be used with masktrain predict.")
+    predictor = predictors.load(run, device, tta)
+    pictures = predictors.open_for(predictor, cache, view)
+    schema, data = predictor.schema, runs.read_data(run)
+    asked = questions.ask(pictures, schema, data, answers, split)
+    predictor, warnings = _fair(predictor, pictures, asked, data)
+    given = answer(run, predictor, pictures, asked, batch_size)
+    asked, given = asked.take(given.known), _take(given, given.known)
+    kept = asked.split == "val" and (run / ENSEMBLE).is_file()
+    if kept:
+        asked = dataclasses.replace(asked, what="of people held out, as answered by its members that had not seen them")
+    warnings += _warnings(asked, pictures, predictor, data, seen=not kept)
+    rivals = []
+    if against is not None:
+        rivals.append(_other(against, cache, asked, given, predictor, warnings, batch_size, device, tta))
+    if baselines or probe is not None:
+        rows = simple.rows(run, predictor, pictures, asked, data, probe=probe, batch_size=batch_size, device=device)
+        rivals += [_rival(name, asked, given.predicted, told) for name, told in rows]
+    columns = {name: values for name, values in asked.columns(cache).items() if name not in schema.names}
+    if by is None:
+        by = slices.default(schema, list(columns))
     report = Report(
         run=str(run),
         cache=str(cache),
         view=pictures.name,
-        what=what,
-        scores=metrics.score(truth, predicted, schema),
-        interval=metrics.interval(truth, predicted, people, schema.num_classes),
-        without_crop=chosen["image"][~cropped].tolist(),
-        warnings=_warnings(chosen, pictures, predictor, data),
+        what=f"{len(asked)} images {asked.what}",
+        scores=metrics.score(asked.truth, given.predicted, schema),
+        interval=metrics.interval(asked.truth, given.predicted, asked.people, schema.num_classes),
+        ece=calibration.ece(given.probabilities[given.cropped], asked.truth[given.cropped]),
+        slices=slices.score(asked.truth, given.predicted, asked.people, schema, columns, by),
+        rivals=rivals,
+        without_crop=asked.images["image"][~given.cropped].tolist(),
+        warnings=warnings,
         file=run / f"eval-{cache.resolve().name}.json",
     )
     write_json(report.file, report.to_dict())
     return report
 
 
-def _answered(
-    images: pd.DataFrame, file: Path, predictor: inference.Predictor, data: dict[str, Any], split: str | None
-) -> tuple[pd.DataFrame, NDArray[np.int64], list[str]]:
-    """The images of an answers file with their labels and people (the file's own, if it names them)."""
-    if split is not None:
-        images = images[_in_split(images, split, data)]
-    table = tables.read_csv(file)
-    if not len(table):
-        raise UserError(f"{file} has no rows.")
-    truth = tables.labels(table, predictor.schema, file)
-    found = tables.match(table[tables.name_column(table, file)].tolist(), images["image"], file)
-    chosen = images.set_index("image", drop=False).loc[found].reset_index(drop=True)
-    people = chosen["person"].tolist()
-    if "person" in table and (table["person"].str.strip() != "").all():
-        people = table["person"].tolist()
-    return chosen, truth, people
+def answer(run: Path, predictor: predictors.Predictor, pictures: View, asked: Questions, batch_size: int) -> Answers:
+    """What a run says to some questions about the images of a view.
+
+    Images without a crop get the most frequent training class. An ensemble answers for people that its members held
+    out by what it has kept of them, as each of the others may have seen them.
+    """
+    manual = predictor.manual
+    probabilities = np.zeros((len(asked), len(manual.classes)), dtype=np.float32)
+    probabilities[:, manual.fallback] = 1.0
+    rows = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(asked.images["image"]).to_numpy()
+    cropped = ~np.isnan(rows.astype(np.float64))
+    known = np.ones(len(asked), dtype=bool)
+    if asked.split == "val" and (run / ENSEMBLE).is_file():
+        held = heldout.read(run)
+        place = pd.Series(np.arange(len(held)), index=held.images).reindex(asked.images["image"]).to_numpy()
+        found = cropped & ~np.isnan(place.astype(np.float64))
+        known = found | ~cropped
+        probabilities[found] = predictor.calibration.temper(held.probabilities[place[found].astype(np.int64)])
+    else:
+        probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
+    predicted = predictor.decide(probabilities)
+    predicted[~cropped] = manual.fallback
+    return Answers(probabilities, predicted, cropped, known)
 
 
-def _labelled(
-    images: pd.DataFrame, pictures: View, data: dict[str, Any], split: str | None
-) -> tuple[pd.DataFrame, str]:
-    """The images whose labels the cache knows, and what they are in words."""
-    labelled = images[images["label"].notna() & images["excluded"].isna()]
-    if split is None:
-        split = "eval" if (labelled["split"] == "eval").any() else "val"
-    chosen = labelled[_in_split(labelled, split, data)].reset_index(drop=True)
-    if split == "val" and not _same_source(pictures, data):
-        raise UsageError(
-            f"{pictures.path} has no labels for the split 'eval', and its people are not those of the run.",
-            "Give the answers with --answers, or choose --split train.",
-        )
-    if not len(chosen):
-        raise UserError(f"{pictures.path} has no labelled images in the split '{split}'.", "Give them with --answers.")
-    names = {"val": "of the people the run held out", "eval": "of the split 'eval'", "train": "of the split 'train'"}
-    return chosen, f"{len(chosen)} images {names[split]}"
+def _take(given: Answers, chosen: NDArray[np.bool_]) -> Answers:
+    return Answers(*(getattr(given, f.name)[chosen] for f in dataclasses.fields(Answers)))
 
 
-def _in_split(images: pd.DataFrame, split: str, data: dict[str, Any]) -> pd.Series[bool]:
-    if split not in ("train", "eval", "val"):
-        raise UsageError(f"There is no split '{split}'.", "Choose train, eval or val.")
-    if split == "val":
-        return images["person"].isin(data["people"]["val"]) & (images["split"] != "eval")
-    return images["split"] == split
+def _fair(
+    predictor: predictors.Predictor, pictures: View, asked: Questions, data: dict[str, Any]
+) -> tuple[predictors.Predictor, list[str]]:
+    """Without the calibration, where it was fitted on the very people that are asked about."""
+    if predictor.calibration == Calibration() or not questions.same_source(pictures, data):
+        return predictor, []
+    same = asked.images["person"].isin(data["people"]["val"]) & (asked.images["split"] != "eval")
+    if not same.any():
+        return predictor, []
+    plain = dataclasses.replace(predictor, calibration=Calibration())
+    return plain, ["The calibration was fitted on people among these images, so it is left out of these scores."]
 
 
-def _same_source(pictures: View, data: dict[str, Any]) -> bool:
-    """Whether a cache was made from the photos that the run was trained on, so that person means the same person."""
-    return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])
-
-
-def _warnings(chosen: pd.DataFrame, pictures: View, predictor: inference.Predictor, data: dict[str, Any]) -> list[str]:
-    found = []
-    if _same_source(pictures, data):
-        seen = chosen["person"].isin(data["people"]["train"]) & (chosen["split"] != "eval")
+def _other(
+    run: Path,
+    cache: Path,
+    asked: Questions,
+    given: Answers,
+    predictor: predictors.Predictor,
+    warnings: list[str],
+    batch_size: int,
+    device: str,
+    tta: str | None,
+) -> Rival:
+    """Another run on the same images; what speaks against the comparison is added to the warnings."""
+    other = predictors.load(run, device, tta)
+    if other.manual.classes != predictor.manual.classes:
+        raise UsageError(f"{run} tells other classes, so it cannot be compared on these answers.")
+    pictures, data = predictors.open_for(other, cache), runs.read_data(run)
+    other, _ = _fair(other, pictures, asked, data)
+    told = answer(run, other, pictures, asked, batch_size)
+    if not told.known.any():
+        raise UserError(f"{run} has no out-of-fold answer for any of these images.")
+    if questions.same_source(pictures, data) and not (asked.split == "val" and (run / ENSEMBLE).is_file()):
+        seen = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
         if seen.any():
+            warnings.append(f"{run} was trained on the people in {int(seen.sum())} of the {len(asked)} images.")
+    both = asked.take(told.known)
+    return _rival(str(run), both, given.predicted[told.known], told.predicted[told.known])
+
+
+def _rival(name: str, asked: Questions, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> Rival:
+    classes = int(max(asked.truth.max(), mine.max(), theirs.max())) + 1
+    matrix = metrics.confusion(asked.truth, theirs, classes)
+    return Rival(
+        name,
+        len(asked),
+        metrics.macro_f1(matrix),
+        metrics.accuracy(matrix),
+        metrics.interval(asked.truth, theirs, asked.people, classes),
+        paired.compare(asked.truth, mine, theirs, asked.people, classes),
+    )
+
+
+def _warnings(
+    asked: Questions, pictures: View, predictor: predictors.Predictor, data: dict[str, Any], seen: bool
+) -> list[str]:
+    found = []
+    if seen and questions.same_source(pictures, data):
+        trained = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
+        if trained.any():
             found.append(
-                f"{int(seen.sum())} of the {len(chosen)} images show people the run was trained on:"
+                f"{int(trained.sum())} of the {len(asked)} images show people the run was trained on:"
                 " this is not a score on people it never saw."
             )
-    geometry = predictor.sidecar.geometry
+    geometry = predictor.manual.inputs[0].geometry
     differs = [k for k in ("margin", "align", "alignment") if geometry.get(k) != pictures.info.get(k)]
     if differs:
         found.append(f"The crops were made with another {' and '.join(differs)} than those the run was trained on.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import bands, folds, metrics, report, runs, show, soup
+from masktrain import bands, epochs, folds, metrics, report, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop
 from masktrain.learn.augment import Augment, draw_seed
@@ -202,7 +202,7 @@ def _train(
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
             checkpoint.save_best(run, learner.scored, named)
             runs.write_oof(run, view, split.val, probabilities)
-        soup.keep(run, learner, config.select)
+        epochs.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
 
     about = {
@@ -235,7 +235,7 @@ def _train(
         runs.keep_metrics(run, learner.epoch)
         with snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
-        made = soup.cook(run, learner, config.select, val, evaluate)
+        made = epochs.cook(run, learner, config.select, val, evaluate)
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
             checkpoint.save_best(run, made.learner.scored, named)
@@ -243,7 +243,7 @@ def _train(
         return _finished(run, view, made)
 
 
-def _finished(run: Path, view: View, made: soup.Soup | None) -> Fitted:
+def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     """The result of a run, from what it has written."""
     import pandas as pd
 

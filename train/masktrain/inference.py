@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,17 @@ from masktrain.config import MIRRORS
 from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import Sidecar, load_best
-from masktrain.runs import FOLDS, members
 from masktrain.settings import nearest
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A run's best model on a device; with ``others``, the mean of all of them is the answer."""
+    """A run's best model on a device."""
 
     model: nn.Module
     sidecar: Sidecar
     precision: host.Precision
     mirror: bool = False
-    others: tuple[Predictor, ...] = ()
 
     @property
     def schema(self) -> Schema:
@@ -59,15 +57,11 @@ class Predictor:
         parts = loop.probabilities_of(
             self.model, self.sidecar.answers(), batches, mean, std.clamp(min=1.0), self.precision, self.mirror
         )
-        own: NDArray[np.float32] = torch.cat(list(parts)).cpu().numpy()
-        total = own.astype(np.float64)
-        for other in self.others:
-            total += other(view, rows, batch_size)
-        return (total / (1 + len(self.others))).astype(np.float32) if self.others else own
+        return torch.cat(list(parts)).cpu().numpy()
 
 
 def load(run: Path, device: str = "auto", amp: str = "auto", tta: str | None = None) -> Predictor:
-    """The best model of a run on a device, or those of all its folds.
+    """The best model of a run on a device.
 
     Args:
         tta: ``mirror`` or ``none``; by default as the run was validated.
@@ -78,9 +72,6 @@ def load(run: Path, device: str = "auto", amp: str = "auto", tta: str | None = N
     if tta not in (None, *MIRRORS):
         near = nearest(str(tta), MIRRORS)
         raise UsageError(f"There is no --tta '{tta}'.", f"Did you mean '{near[0]}'?" if near else "Use none or mirror.")
-    if (run / FOLDS).is_file():
-        first, *others = [load(member, device, amp, tta) for member in members(run)]
-        return replace(first, others=tuple(others))
     chosen = host.choose_device(device)
     model, sidecar = load_best(run, chosen)
     return Predictor(model, sidecar, host.choose_precision(chosen, amp), (tta or sidecar.tta) == "mirror")

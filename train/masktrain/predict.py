@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shutil
 import tempfile
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.store.tables import write_atomic
 from masktrain import answers as tables
-from masktrain import inference
-from masktrain.learn.checkpoint import write_atomically
+from masktrain import predictors
 
 INFO = "info.csv"
 
@@ -64,9 +65,9 @@ def predict(
         raise UsageError(f"{out} is a folder.", "Name the CSV file to write with --out.")
     if not source.exists():
         raise UsageError(f"{source} does not exist.")
-    predictor = inference.load(run, device, tta=tta)
+    predictor = predictors.load(run, device, tta)
     if (source / "dataset.json").is_file():
-        pictures = open_view(source, view or predictor.sidecar.view)
+        pictures = predictors.open_for(predictor, source, view)
         return _write(predictor, pictures, out, _cache_rows(pictures, split), proba, batch_size)
     if split is not None or view is not None:
         raise UsageError(f"{source} is not a cache: --split and --view are for caches.")
@@ -75,7 +76,7 @@ def predict(
         return _write(predictor, pictures, out, _photo_rows(pictures, source), proba, batch_size)
 
 
-def _prepare(source: Path, folder: Path, predictor: inference.Predictor, workers: int) -> View:
+def _prepare(source: Path, folder: Path, predictor: predictors.Predictor, workers: int) -> View:
     """A temporary cache of raw photos, made with the settings that the run has kept."""
     from maskprep import pipeline
 
@@ -84,9 +85,10 @@ def _prepare(source: Path, folder: Path, predictor: inference.Predictor, workers
         photos = folder / "photo"
         photos.mkdir()
         shutil.copy2(source, photos)
-    sidecar = predictor.sidecar
-    pipeline.prepare(photos, folder / "cache", sidecar.settings, sidecar.view, workers)
-    return open_view(folder / "cache", sidecar.view)
+    manual = predictor.manual
+    for wanted in manual.inputs:
+        pipeline.prepare(photos, folder / "cache", manual.settings, wanted.view, workers)
+    return open_view(folder / "cache", manual.view)
 
 
 def _cache_rows(pictures: View, split: str | None) -> list[tuple[str, str | None]]:
@@ -122,7 +124,7 @@ def _named(images: list[str]) -> list[tuple[str, str | None]]:
 
 
 def _write(
-    predictor: inference.Predictor,
+    predictor: predictors.Predictor,
     pictures: View,
     out: Path,
     rows: list[tuple[str, str | None]],
@@ -139,21 +141,18 @@ def _write(
     unanswered = {
         name: "missing" if image is None else _why(status.get(image)) for name, image in rows if image not in place
     }
-    header = ["ImageID", "ans"] + [f"p_{c}" for c in predictor.sidecar.classes] * proba + ["status"] * bool(unanswered)
+    header = ["ImageID", "ans"] + [f"p_{c}" for c in predictor.manual.classes] * proba + ["status"] * bool(unanswered)
 
     def line(name: str, image: str | None) -> list[str]:
         p: NDArray[np.float32] | None = probabilities.get(place[image]) if image in place else None
-        values = [name, "" if p is None else str(int(p.argmax()))]
+        values = [name, "" if p is None else str(int(predictor.decide(p[None])[0]))]
         if proba:
-            values += [""] * len(predictor.sidecar.classes) if p is None else [f"{x:.6g}" for x in p]
+            values += [""] * len(predictor.manual.classes) if p is None else [f"{x:.6g}" for x in p]
         return values + [unanswered.get(name, "ok")] * bool(unanswered)
 
-    def write(part: Path) -> None:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *(line(*row) for row in rows)])
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, write)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *(line(*row) for row in rows)])
+    write_atomic(out, text.getvalue().encode())
     return Predictions(out, len(rows), unanswered)
 
 

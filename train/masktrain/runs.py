@@ -156,6 +156,19 @@ def read_data(run: Path) -> dict[str, Any]:
     return data
 
 
+def read_settings(run: Path) -> dict[str, Any]:
+    """config.yaml of a run as it stands, also when an earlier version wrote it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{run / CONFIG} cannot be read: {error}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
 def environment(device: str) -> dict[str, Any]:
     """What the run was computed with: versions, machine, commit of the code (S0.15, S1.42)."""
     import torch
@@ -219,9 +232,10 @@ def members(run: Path) -> list[Path]:
 
 
 def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
-    """oof.parquet: the held-out images with their labels and probabilities."""
+    """oof.parquet: the held-out images with their people, labels and probabilities."""
     table = view.table.iloc[rows]
-    frame = pd.DataFrame({"image": table["image"].to_numpy(), "label": table["label"].to_numpy(dtype=np.int64)})
+    frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
+    frame["label"] = table["label"].to_numpy(dtype=np.int64)
     columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
     write_atomically(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
 

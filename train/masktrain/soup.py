@@ -1,90 +1,76 @@
-"""Averages of the weights of the last epochs, made when a fit is done (SWA, arXiv 1803.05407; soups, 2203.05482)."""
+"""One network whose weights are the mean of several (model soups, arXiv 2203.05482)."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
-from masktrain.config import SelectConfig
-from masktrain.learn import loop
+from maskprep.dataset import open_view
+from maskprep.errors import UsageError, UserError
+from maskprep.store.tables import write_json
+from masktrain import heldout, inference, metrics, runs
+from masktrain.heldout import HeldOut
+from masktrain.learn import checkpoint
 from masktrain.learn.averaging import mean_state
-from masktrain.learn.batches import Batches
-from masktrain.learn.checkpoint import write_atomically
+from masktrain.members import Candidate
 
-FOLDER = "epochs"
-
-
-@dataclasses.dataclass(frozen=True)
-class Soup:
-    """Averaged weights: of which epochs, their scores, validation probabilities [n, C], and the learner they are in."""
-
-    epochs: list[int]
-    scores: dict[str, Any]
-    probabilities: NDArray[np.float32]
-    learner: loop.Learner
+FILE = "soup.json"
 
 
-def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
-    """Keep the weights of the epoch that is done, and no more than the last ``select.last`` ones."""
-    from safetensors.torch import save_file
+def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> HeldOut:
+    """Average the weights of runs of one architecture that held out the same people, as a plain run.
 
-    if not config.last:
-        return
-    (run / FOLDER).mkdir(exist_ok=True)
-    state = {k: v.detach().cpu().contiguous() for k, v in learner.scored.state_dict().items()}
-    write_atomically(_file(run, learner.epoch), lambda part: save_file(state, part))
-    for file in (run / FOLDER).glob("*.safetensors"):
-        if int(file.stem) <= learner.epoch - config.last:
-            file.unlink()
+    The mean's own predictions on the held-out people are computed and scored. Running means and variances of batch
+    norms are averaged like weights.
 
+    Args:
+        cache: where the crops are if the cache has moved.
 
-def cook(
-    run: Path,
-    learner: loop.Learner,
-    config: SelectConfig,
-    val: Batches,
-    evaluate: Callable[[NDArray[np.float32]], dict[str, Any]],
-) -> Soup | None:
-    """The average of the epochs that are kept, if it scores higher than the best of all epochs.
+    Returns:
+        Its predictions on the held-out people.
 
-    ``uniform`` takes all that are kept; ``greedy`` begins with the best of them and takes each further one, best first,
-    if the average then scores no lower. Running statistics of norms are averaged as the weights are.
+    Raises:
+        UserError: different networks, crops or held-out people; the cache is gone or has changed.
     """
-    from safetensors.torch import load_file
-
-    kept = sorted(int(f.stem) for f in (run / FOLDER).glob("*.safetensors"))
-    kept = [e for e in kept if e <= learner.epoch]
-    if config.soup == "none" or len(kept) < 2:
-        return None
-
-    def scored(epochs: list[int]) -> Soup:
-        states: list[dict[str, Tensor]] = [load_file(_file(run, e)) for e in epochs]
-        net = copy.deepcopy(learner.scored)
-        net.load_state_dict(mean_state(states))
-        own = dataclasses.replace(learner, average=net)
-        probabilities, loss = loop.predict(own, val)
-        return Soup(epochs, {"val_loss": loss, **evaluate(probabilities)}, probabilities, own)
-
-    def worth(soup: Soup) -> float:
-        return loop.criterion(soup.scores, config.by)
-
-    ranked = sorted(kept, key=lambda e: (-learner.scores[e - 1], e))
-    if config.soup == "uniform":
-        best = scored(kept)
-    else:
-        best = scored(ranked[:1])
-        for epoch in ranked[1:]:
-            if worth(tried := scored(sorted([*best.epochs, epoch]))) >= worth(best):
-                best = tried
-    return best if len(best.epochs) > 1 and worth(best) > max(learner.scores) else None
-
-
-def _file(run: Path, epoch: int) -> Path:
-    return run / FOLDER / f"{epoch:05d}.safetensors"
+    first = members[0]
+    for other in members[1:]:
+        if other.held.images.tolist() != first.held.images.tolist():
+            raise UsageError(
+                f"{first.folder} and {other.folder} held out different people: their mean has seen all of them.",
+                "Use --kind soft, or train them with the same --split-seed.",
+            )
+        for what in ("model", "target", "cosine", "size", "geometry", "mean", "std"):
+            if getattr(other.sidecar, what) != getattr(first.sidecar, what):
+                raise UsageError(
+                    f"{first.folder} and {other.folder} have another {what}, so their weights have no mean.",
+                    "Use --kind soft.",
+                )
+    states = [inference.load(m.folder, "cpu").model.state_dict() for m in members]
+    if any({k: v.shape for k, v in s.items()} != {k: v.shape for k, v in states[0].items()} for s in states):
+        raise UsageError("The runs' networks have weights of different shapes, so they have no mean.")
+    mean = mean_state(states)
+    where = cache or Path(first.data["cache"])
+    if not (where / "dataset.json").is_file():
+        raise UsageError(f"The cache of {first.folder} is no longer at {where}.", "Say where it is: --cache CACHE")
+    view = open_view(where, first.sidecar.view)
+    rows = view.table.reset_index().set_index("image")["index"].reindex(first.held.images)
+    if rows.isna().any():
+        raise UserError(f"{where} lacks images that {first.folder} held out.")
+    predictor = inference.load(first.folder, "cpu")
+    predictor.model.load_state_dict(mean)
+    probabilities = predictor(view, rows.to_numpy(dtype=np.int64))
+    made = dataclasses.replace(first.held, probabilities=probabilities.astype(np.float64))
+    matrix = metrics.confusion(made.labels, probabilities.argmax(1), probabilities.shape[1])
+    out.mkdir(parents=True, exist_ok=True)
+    for file in (runs.DATA, runs.CONFIG):
+        shutil.copy2(first.folder / file, out / file)
+    write_json(out / FILE, {"mean of": [m.folder.resolve().name for m in members]})
+    frame = heldout.to_frame(made)
+    checkpoint.write_atomically(out / heldout.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+    sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
+    checkpoint.save_best(out, predictor.model, sidecar)
+    return made

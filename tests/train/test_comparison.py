@@ -1,0 +1,207 @@
+"""What an evaluation says besides the scores: slices, another run, baselines."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.preprocessing import StandardScaler
+
+from maskprep.errors import UsageError, UserError
+from masktrain import baselines, cli, paired, predictors, questions, runs, slices
+from masktrain.config import FitConfig
+from masktrain.evaluate import evaluate
+from masktrain.fit import fit
+from masktrain.learn import model as models
+
+Make = Callable[..., FitConfig]
+
+
+@pytest.fixture
+def own_run(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def worse(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same split that has learnt next to nothing."""
+    return fit(cache, config(optim__epochs=1, optim__lr=1e-6), out=tmp_path_factory.mktemp("worse") / "worse").run
+
+
+def test_the_paired_test_equals_counting_all_swaps() -> None:
+    rng = np.random.default_rng(3)
+    people = [f"p{i // 3}" for i in range(21)]  # 7 people: 128 swaps
+    truth = rng.integers(3, size=21)
+    first = np.where(rng.random(21) < 0.8, truth, rng.integers(3, size=21))
+    second = np.where(rng.random(21) < 0.4, truth, rng.integers(3, size=21))
+
+    def score(predicted: np.ndarray) -> float:
+        return float(f1_score(truth, predicted, average="macro", zero_division=0))
+
+    found = paired.compare(truth, first, second, people, 3)
+    assert found.difference == pytest.approx(score(first) - score(second), abs=1e-12)
+    person = np.array([int(p[1:]) for p in people])
+    extreme = 0
+    for swap in itertools.product((False, True), repeat=7):
+        swapped = np.array(swap)[person]
+        a, b = np.where(swapped, second, first), np.where(swapped, first, second)
+        extreme += abs(score(a) - score(b)) >= abs(found.difference) - 1e-12
+    assert found.p == pytest.approx(extreme / 128, abs=0.035)
+    draws = []
+    for _ in range(500):
+        drawn = rng.integers(7, size=7)
+        rows = np.concatenate([np.flatnonzero(person == p) for p in drawn])
+        draws.append(
+            f1_score(truth[rows], first[rows], average="macro", zero_division=0)
+            - f1_score(truth[rows], second[rows], average="macro", zero_division=0)
+        )
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.05)
+
+
+def test_equal_answers_do_not_differ() -> None:
+    truth = np.arange(12) % 3
+    found = paired.compare(truth, truth, truth, [str(i) for i in range(12)], 3)
+    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1) and found.verdict == "within noise"
+
+
+def test_another_run_is_compared_on_the_same_images(own_run: Path, worse: Path, cache: Path) -> None:
+    report = evaluate(own_run, cache, against=worse)
+    other = evaluate(worse, cache)
+    (rival,) = report.rivals
+    assert rival.images == report.scores.n == other.scores.n
+    assert rival.macro_f1 == pytest.approx(other.scores.macro_f1, abs=1e-12)
+    assert rival.against.difference == pytest.approx(report.scores.macro_f1 - other.scores.macro_f1, abs=1e-12)
+    assert rival.against.low > 0 and rival.against.verdict == "clearly better" and report.warnings == []
+    data = json.loads((worse / "data.json").read_text())
+    moved = Path(shutil.copytree(worse, own_run.parent / "moved"))
+    data["people"] = {"train": data["people"]["train"] + data["people"]["val"], "val": []}
+    (moved / "data.json").write_text(json.dumps(data))
+    warned = evaluate(own_run, cache, against=moved)
+    assert f"moved was trained on the people in {report.scores.n}" in warned.warnings[0]
+
+
+def test_baselines(
+    own_run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def from_scratch(*args: Any, **kwargs: Any) -> Any:
+        return models.build(*args, **kwargs | {"pretrained": False})
+
+    monkeypatch.setattr(baselines, "build", from_scratch)
+    report = evaluate(own_run, cache, probe="test_resnet")
+    names = [r.name for r in report.rivals]
+    assert names == [
+        "most frequent class",
+        "chance (as often as in training)",
+        "linear probe on frozen test_resnet",
+    ]
+    counts = runs.read_data(own_run)["classes"]["train"]
+    view = predictors.open_for(predictors.load(own_run), cache)
+    asked = questions.ask(view, view.schema, runs.read_data(own_run))
+    always = np.full(len(asked), np.argmax(counts))
+    assert report.rivals[0].accuracy == pytest.approx(accuracy_score(asked.truth, always))
+    assert report.rivals[0].macro_f1 == pytest.approx(f1_score(asked.truth, always, average="macro", zero_division=0))
+    assert report.rivals[1].macro_f1 < 0.4 < report.rivals[2].macro_f1 < report.scores.macro_f1 + 0.3
+    argv = [
+        "masktrain",
+        "evaluate",
+        str(own_run),
+        str(cache),
+        "--baselines",
+        "--probe",
+        "test_resnet",
+        "--slice",
+        "mask",
+    ]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().out
+    assert not stop.value.code
+    assert "most frequent class" in said and "calibration error" in said and "incorrect" in said
+
+
+def test_the_probe_is_scikit_learns_and_never_sees_whom_it_is_asked_about(
+    own_run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y, new = rng.normal(size=(90, 5)) * [1, 10, 1, 1, 100], rng.integers(3, size=90), rng.normal(size=(20, 5))
+    scaler = StandardScaler().fit(x)
+    theirs = LogisticRegression(max_iter=300).fit(scaler.transform(x), y).predict(scaler.transform(new))
+    np.testing.assert_array_equal(baselines.regress(x, y, new), theirs)
+    predictor = predictors.load(own_run)
+    view, data = predictors.open_for(predictor, cache), runs.read_data(own_run)
+    asked = questions.ask(view, view.schema, data)
+    seen: list[set[str]] = []
+    features = baselines.features
+
+    def spy(model: Any, view: Any, rows: np.ndarray, *rest: Any) -> np.ndarray:
+        seen.append(set(view.table["person"].iloc[rows]))
+        return features(model, view, rows, *rest)
+
+    monkeypatch.setattr(baselines, "features", spy)
+    baselines.linear_probe("test_resnet", predictor, view, asked, data, pretrained=False)
+    assert seen[0] == set(data["people"]["train"]) and not seen[0] & seen[1]
+
+
+def test_slices(own_run: Path, cache: Path) -> None:
+    report = evaluate(own_run, cache, split="train", by=["status", "mask*gender"])
+    assert {(s.by, s.value): s.images for s in report.slices} == {
+        ("status", "ok"): 148, ("status", "unreadable"): 2,
+        ("mask*gender", "wear male"): 45, ("mask*gender", "wear female"): 45,
+        ("mask*gender", "incorrect male"): 15, ("mask*gender", "incorrect female"): 15,
+        ("mask*gender", "normal male"): 15, ("mask*gender", "normal female"): 15,
+    }  # fmt: skip
+    recall = {c.name: c.recall for c in report.scores.classes}
+    for s in report.slices:
+        if s.by == "mask*gender":
+            assert s.accuracy == pytest.approx(recall[s.value.replace(" ", "/")]) and s.low <= s.accuracy <= s.high
+    with pytest.raises(UsageError, match="no column 'stats'") as error:
+        evaluate(own_run, cache, by=["stats"])
+    assert "status" in error.value.hint
+
+
+def test_the_default_slices() -> None:
+    from maskprep.labels.schema import MASK_SCHEMA
+
+    assert slices.default(MASK_SCHEMA, ["image", "status", "source"]) == ["status", "source", "mask*age"]
+
+
+def test_an_interval_of_shares_by_resampling() -> None:
+    rng = np.random.default_rng(1)
+    people = np.repeat([f"p{i}" for i in range(12)], 4).astype(object)
+    right = rng.random(48) < np.repeat(rng.random(12), 4)
+    low, high = slices.accuracy_interval(right, people)
+    per_person = right.reshape(12, 4).mean(1)
+    draws = [per_person[rng.integers(12, size=12)].mean() for _ in range(4000)]
+    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.03)
+
+
+def test_what_cannot_be_compared(own_run: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    with pytest.raises(UsageError, match="not a run folder"):
+        evaluate(tmp_path / "model.onnx", cache)
+    data = json.loads((own_run / "data.json").read_text())
+    (own_run / "data.json").write_text(json.dumps(data | {"fingerprint": "x", "source": "y"}))
+    with pytest.raises(UserError, match="holds others"):
+        evaluate(own_run, cache, split="train", baselines=True)
+
+
+def test_official_classes_always(own_run: Path, cache: Path, tmp_path: Path) -> None:
+    """Labels to score against are by the cache's schema; a run that tells other classes is not scored on them."""
+    other = Path(shutil.copytree(cache, tmp_path / "other"))
+    dataset = json.loads((other / "dataset.json").read_text())
+    dataset["schema"]["attributes"]["mask"]["classes"] = ["wear", "incorrect", "none"]
+    (other / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.raises(UserError, match="other classes"):
+        evaluate(own_run, other)
+    assert pd.read_parquet(other / "labels.parquet")["label"].notna().any()

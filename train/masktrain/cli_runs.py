@@ -1,0 +1,68 @@
+"""Commands about what was trained: export it, combine, calibrate, explain and compare it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
+
+
+def export(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/export]")] = None,
+    format: Annotated[
+        list[str] | None, typer.Option(help="onnx, pt2 or safetensors; may be repeated. [default: all]")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache with crops to compare on. [default: the run's own]")] = None,
+) -> None:
+    """Write the model as ONNX, .pt2 and safetensors, each checked against the run on real crops, with a model card."""
+    from masktrain import export as exporting
+
+    done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache)
+    for name, difference in done.differences.items():
+        print(f"{name:12} largest probability difference {difference:.1e} on {done.crops} crops of {done.source}")
+    print(f"written {', '.join(map(str, done.files))}")
+
+
+def ensemble(
+    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="soft (mean), hard (votes; a tie goes to the higher mean probability), weighted, greedy, stack"
+            " (logistic regression), or soup (mean of the weights)."
+        ),
+    ] = "soft",
+    cache: Annotated[Path | None, typer.Option(help="For soup, where the cache is now.")] = None,
+    seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
+) -> None:
+    """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
+    from masktrain import ensemble as combining
+    from masktrain import show_runs
+
+    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
+
+
+def calibrate(
+    run: Run,
+    thresholds: Annotated[
+        str,
+        typer.Option(help="Keep limits per class: when their gain is clear (above noise), always or never."),
+    ] = "clear",
+    seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
+) -> None:
+    """Fit a temperature, and limits per class for macro-F1, on held-out people; the run uses them from then on."""
+    from masktrain import calibrate as calibrating
+    from masktrain import show_runs
+
+    show_runs.calibrated(calibrating.calibrate(run, thresholds=thresholds, seed=seed))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to masktrain's."""
+    for command in (export, ensemble, calibrate):
+        app.command()(command)

@@ -1,0 +1,341 @@
+"""Make one run out of several: votes, weighted means, stacking, or the mean of their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from maskprep.errors import UsageError, UserError
+from maskprep.store.tables import write_json
+from masktrain import heldout, inference, metrics, paired, runs, soup, voting
+from masktrain.heldout import HeldOut
+from masktrain.learn import checkpoint
+from masktrain.learn.combination import KINDS, Combination
+from masktrain.members import FILE, MEMBERS, Candidate, read_candidate, write
+from masktrain.paired import Paired
+from masktrain.settings import nearest
+
+ALL_KINDS = (*KINDS, "soup")
+ALIKE = 0.9
+"""Correlation of errors above which members are said to add little to each other."""
+
+TIMED_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One group of members (the folds of one setting, or a single run) and how it does on its own.
+
+    Args:
+        name: of the runs.
+        score, interval: macro-F1 on the images that count.
+        weight: in the mean; None where the kind has none.
+        parameters: of all its networks, and ``ms`` they take for one image on this machine's CPU.
+    """
+
+    name: str
+    score: float
+    interval: metrics.Interval
+    weight: float | None
+    parameters: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A finished ensemble.
+
+    Args:
+        run: its folder.
+        entries: its groups.
+        images: how many images every group has an out-of-fold prediction for.
+        score, interval: macro-F1 of the combination there, fitted on other people than it is scored on.
+        against: compared with the group that is best there.
+        best: number of that group.
+        correlation: of the groups' errors, [groups, groups].
+        notes: what a reader must know.
+    """
+
+    run: Path
+    kind: str
+    entries: list[Entry]
+    images: int
+    score: float
+    interval: metrics.Interval
+    against: Paired | None
+    best: int
+    correlation: NDArray[np.float64]
+    notes: list[str] = field(default_factory=list)
+
+
+def ensemble(
+    given: Sequence[Path], out: Path, *, kind: str = "soft", cache: Path | None = None, seed: int = 0
+) -> Ensemble:
+    """Combine runs into one that evaluate, predict and export accept.
+
+    Runs with equal settings that held out different people are the folds of one model: they form a group and speak as
+    its mean. Whatever is fitted is fitted on out-of-fold predictions, and scored on people it was not fitted on.
+
+    Args:
+        given: run folders, or folders of run folders.
+        out: folder of the ensemble, new or empty.
+        kind: one of :data:`ALL_KINDS`; see :class:`masktrain.learn.combination.Combination`. ``soup`` averages weights.
+        cache: for ``soup``, where the crops are if the cache has moved.
+        seed: which folds of the people the scoring uses.
+
+    Raises:
+        UserError: runs that do not go together, or no image that none of them was trained on.
+    """
+    if kind not in ALL_KINDS:
+        near = nearest(kind, ALL_KINDS)
+        raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
+    members = [read_candidate(folder) for folder in expand(given)]
+    if len(members) < 2:
+        raise UsageError(f"An ensemble needs at least two runs; there is {len(members)}.")
+    check_alike(members)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists.", "Choose another --out.")
+    if kind == "soup":
+        cooked = soup.cook(members, out, cache)
+        tables = np.stack([m.held.probabilities for m in members])
+        return _report(out, kind, members, range(len(members)), voting.Fitted(), tables, cooked)
+    groups = group(members)
+    tables, held = common(members, groups)
+    schema = members[0].sidecar.labels()
+    answer = nested_answer(kind, tables, held.labels)
+    combined = voting.nested(held.labels, held.people, schema, answer, seed)
+    fitted = voting.fit(kind, tables, held.labels)
+    made = dataclasses.replace(held, probabilities=combined)
+    _write(out, kind, members, groups, fitted, made)
+    return _report(out, kind, members, groups, fitted, tables, made)
+
+
+def expand(given: Sequence[Path]) -> list[Path]:
+    """The run folders meant: themselves, or those inside a folder that is none.
+
+    Raises:
+        UsageError: a folder without runs, an ensemble, or a run named twice.
+    """
+    found: list[Path] = []
+    for folder in given:
+        if (folder / runs.FOLDS).is_file():
+            found += runs.members(folder)
+            continue
+        if (folder / FILE).is_file():
+            raise UsageError(f"{folder} is an ensemble itself.", "Name the runs it was made of.")
+        inside = [] if (folder / checkpoint.SIDECAR).is_file() else sorted(folder.glob(f"*/{checkpoint.SIDECAR}"))
+        found += [file.parent for file in inside] or [folder]
+    if len({f.resolve() for f in found}) < len(found):
+        raise UsageError("A run is named twice.", "Use --kind greedy or weighted to give runs more weight than others.")
+    return found
+
+
+def check_alike(members: Sequence[Candidate]) -> None:
+    """Refuse runs that answer different questions, or that look for the subject in different ways."""
+    first = members[0]
+    for other in members[1:]:
+        if other.sidecar.classes != first.sidecar.classes:
+            raise UsageError(f"{first.folder} and {other.folder} tell different classes.")
+        mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
+        if mine != theirs:
+            differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
+            raise UsageError(
+                f"{first.folder} and {other.folder} were trained on crops found with other settings ({differ}),"
+                " so a photo cannot be prepared for both."
+            )
+
+
+def group(members: Sequence[Candidate]) -> list[int]:
+    """Number of each member's group: equal settings and view, and no image in common."""
+    kinds: list[tuple[str, set[str]]] = []
+    numbers = []
+    for member in members:
+        own = {k: v for k, v in member.settings.items() if k not in ("data", "run")}
+        key = json.dumps([own, member.sidecar.view, member.sidecar.geometry], sort_keys=True, default=str)
+        images = set(member.held.images.tolist())
+        for number, (other, seen) in enumerate(kinds):
+            if other == key and not seen & images:
+                seen |= images
+                numbers.append(number)
+                break
+        else:
+            kinds.append((key, images))
+            numbers.append(len(kinds) - 1)
+    return numbers
+
+
+def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], HeldOut]:
+    """Out-of-fold probabilities [groups, n, C] of the images that every group has one for, and those images.
+
+    Raises:
+        UserError: there are none; or runs that disagree on a label.
+    """
+    frames = []
+    for number in range(max(groups) + 1):
+        parts = [heldout.to_frame(m.held) for m, g in zip(members, groups, strict=True) if g == number]
+        frames.append(pd.concat(parts).set_index("image").sort_index())
+    shared = frames[0].index
+    for frame in frames[1:]:
+        shared = shared.intersection(frame.index)
+    if not len(shared):
+        raise UserError(
+            "The runs held out different people, and none was left out by all of them: there is nothing to score on.",
+            "Train them with the same --split-seed, or give all folds of each.",
+        )
+    shared = shared.sort_values()
+    labels = [frame.loc[shared, "label"].to_numpy(dtype=np.int64) for frame in frames]
+    if any((labels[0] != other).any() for other in labels[1:]):
+        raise UserError("The runs were trained on different labels of the same images.", "Train them on one cache.")
+    columns = [c for c in frames[0] if str(c).startswith("p_")]
+    tables = np.stack([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in frames])
+    people = frames[0].loc[shared, "person"].to_numpy(dtype=object)
+    return tables, HeldOut(shared.to_numpy(dtype=object), people, labels[0], tables[0])
+
+
+def nested_answer(
+    kind: str, tables: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.float64]]:
+    """For :func:`masktrain.voting.nested`: combine some images by what is fitted on others."""
+    numbers = range(len(tables))
+
+    def answer(known: NDArray[np.bool_], asked: NDArray[np.bool_]) -> NDArray[np.float64]:
+        fitted = voting.fit(kind, tables[:, known], labels[known])
+        with torch.inference_mode():
+            return np.asarray(combination(kind, numbers, fitted)(torch.from_numpy(tables[:, asked]).float()).numpy())
+
+    return answer
+
+
+def combination(kind: str, groups: Sequence[int], fitted: voting.Fitted) -> Combination:
+    """The module that combines members by what was fitted for their groups."""
+    weights = None if fitted.weights is None else fitted.weights.tolist()
+    return Combination(kind, groups, weights, fitted.coefficients, fitted.intercepts)
+
+
+def _write(
+    out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: HeldOut
+) -> None:
+    """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
+    out.mkdir(parents=True, exist_ok=True)
+    folders = []
+    for number, member in enumerate(members):
+        folders.append(folder := f"{MEMBERS}/{number:02d}-{member.folder.resolve().name}")
+        (out / folder).mkdir(parents=True)
+        for file in (checkpoint.BEST, checkpoint.SIDECAR, runs.CONFIG):
+            shutil.copy2(member.folder / file, out / folder / file)
+    seen = sorted({p for m in members for p in m.data["people"]["train"]})
+    data = {
+        **members[0].data,
+        "folds": None,
+        "people": {"train": seen, "val": sorted(set(made.people.tolist()))},
+        "images": {**members[0].data["images"], "val": len(made)},
+        "classes": {
+            **members[0].data["classes"],
+            "val": np.bincount(made.labels, minlength=made.probabilities.shape[1]).tolist(),
+        },
+    }
+    write_json(out / runs.DATA, data)
+    frame = heldout.to_frame(made)
+    checkpoint.write_atomically(out / heldout.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+    about = {"kind": kind, "members": [m.folder.resolve().name for m in members]}
+    checkpoint.write_atomically(
+        out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False))
+    )
+    learnt = (fitted.weights, fitted.coefficients, fitted.intercepts)
+    write(
+        out, kind, folders, groups, *(None if v is None else v.tolist() for v in learnt)
+    )  # last: now it is an ensemble
+
+
+def _report(
+    out: Path,
+    kind: str,
+    members: Sequence[Candidate],
+    groups: Sequence[int],
+    fitted: voting.Fitted,
+    tables: NDArray[np.float64],
+    made: HeldOut,
+) -> Ensemble:
+    """Scores, diversity and cost."""
+    classes, labels, people = tables.shape[2], made.labels, made.people.tolist()
+    answers = [table.argmax(1) for table in tables]
+    scores = [metrics.macro_f1(metrics.confusion(labels, a, classes)) for a in answers]
+    best = int(np.argmax(scores))
+    cost = [measure(m.folder) for m in members]
+    entries = []
+    for g, answered in enumerate(answers):
+        mine = [i for i, number in enumerate(groups) if number == g]
+        name = members[mine[0]].folder.name + (f" and {len(mine) - 1} more folds" if len(mine) > 1 else "")
+        weight = None if fitted.weights is None else float(fitted.weights[g])
+        parameters, ms = sum(cost[i][0] for i in mine), sum(cost[i][1] for i in mine)
+        interval = metrics.interval(labels, answered, people, classes)
+        entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
+    predicted = made.probabilities.argmax(1)
+    correlation = error_correlation(np.array([a != labels for a in answers]))
+    notes = _notes(members, groups, tables, correlation)
+    return Ensemble(
+        run=out,
+        kind=kind,
+        entries=entries,
+        images=len(made),
+        score=metrics.macro_f1(metrics.confusion(labels, predicted, classes)),
+        interval=metrics.interval(labels, predicted, people, classes),
+        against=paired.compare(labels, predicted, answers[best], people, classes) if len(entries) > 1 else None,
+        best=best,
+        correlation=correlation,
+        notes=notes,
+    )
+
+
+def _notes(
+    members: Sequence[Candidate], groups: Sequence[int], tables: NDArray[np.float64], correlation: NDArray[np.float64]
+) -> list[str]:
+    notes = []
+    count = len(tables)
+    if len(members) > count:
+        notes.append(
+            "Folds of one model are scored by the one fold that had not seen the person; new photos are answered by the"
+            " mean of all folds."
+        )
+    if count > 1:
+        mean = float(correlation[~np.eye(count, dtype=bool)].mean())
+        if mean > ALIKE:
+            notes.append(f"The members err on the same images (mean correlation {mean:.2f}): little is to be gained.")
+        notes.append("Which member is best was seen on the images it is compared on, so it looks a little too good.")
+    most = max(len(m.held) for m in members)
+    if tables.shape[1] < most // 2:
+        notes.append(f"Only {tables.shape[1]} images were held out by all; runs held out up to {most} each.")
+    return notes
+
+
+def error_correlation(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Pearson correlation of being wrong [members, members], of [members, n]; 0 where a member is always the same."""
+    centred = wrong - wrong.mean(1, keepdims=True)
+    norm = np.sqrt((centred**2).sum(1))
+    scale = np.where(norm > 0, norm, 1.0)
+    found = (centred @ centred.T) / np.outer(scale, scale)
+    np.fill_diagonal(found, 1.0)
+    return np.asarray(found)
+
+
+def measure(run: Path) -> tuple[int, float]:
+    """Parameters of a run's network, and milliseconds for one image on this machine's CPU in batches of 16."""
+    member = inference.load(run, "cpu")
+    pixels = torch.zeros(TIMED_BATCH, 3, *member.sidecar.size).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        member.model(pixels)
+        started = time.perf_counter()
+        member.model(pixels)
+        ms = (time.perf_counter() - started) * 1000 / TIMED_BATCH
+    return sum(p.numel() for p in member.model.parameters()), ms

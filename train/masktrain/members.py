@@ -1,0 +1,164 @@
+"""An ensemble's folder as a source of probabilities: ensemble.json and the members it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskprep.errors import UserError
+from masktrain import heldout, inference, runs
+from masktrain.heldout import HeldOut
+from masktrain.learn.checkpoint import Sidecar, load_sidecar, write_json
+from masktrain.learn.combination import Combination
+from masktrain.manual import Input, Manual, Member
+from masktrain.predictors import Sights
+
+FILE, MEMBERS = "ensemble.json", "members"
+FORMAT = 1
+
+WORDS = {
+    "soft": "mean of the probabilities",
+    "hard": "one vote each, ties to the higher mean probability",
+    "weighted": "weighted mean of the probabilities, weights fitted for likelihood",
+    "greedy": "weighted mean of the probabilities, members taken greedily for macro-F1",
+    "stack": "logistic regression on the log-probabilities",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that may take part: its sidecar, its held-out predictions, data.json and config.yaml."""
+
+    folder: Path
+    sidecar: Sidecar
+    held: HeldOut
+    data: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def read_candidate(run: Path) -> Candidate:
+    """A run with its held-out predictions.
+
+    Raises:
+        UserError: it is no run, has no such predictions, or cannot be read.
+    """
+    sidecar, data = load_sidecar(run), runs.read_data(run)
+    return Candidate(run, sidecar, heldout.read(run), data, runs.read_settings(run))
+
+
+@dataclass(frozen=True)
+class Several:
+    """The networks of an ensemble, the view each looks at, and what combines them."""
+
+    members: tuple[inference.Predictor, ...]
+    views: tuple[str, ...]
+    combination: Combination
+
+    def __call__(self, sights: Sights, batch_size: int) -> NDArray[np.float32]:
+        """Probabilities of the images."""
+        tables = [m(*sights[v], batch_size) for m, v in zip(self.members, self.views, strict=True)]
+        with torch.inference_mode():
+            return np.asarray(self.combination(torch.from_numpy(np.stack(tables))).numpy())
+
+
+def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Several]:
+    """An ensemble, with what must be known to use it.
+
+    Raises:
+        UserError: ensemble.json or a member is broken.
+    """
+    try:
+        kept = json.loads((run / FILE).read_text(encoding="utf-8"))
+        if kept["format"] != FORMAT:
+            raise UserError(f"{run / FILE} was written by another version of masktrain.", "Make the ensemble again.")
+        folders, views = [run / m["folder"] for m in kept["members"]], tuple(m["view"] for m in kept["members"])
+        combination = Combination(
+            kept["kind"],
+            [m["group"] for m in kept["members"]],
+            kept["weights"],
+            kept["coefficients"],
+            kept["intercepts"],
+        )
+        loaded = tuple(inference.load(folder, device, tta=tta) for folder in folders)
+        inputs: dict[str, Input] = {}
+        for member, view in zip(loaded, views, strict=True):
+            size = (member.sidecar.size[0], member.sidecar.size[1])
+            inputs.setdefault(view, Input(view, size, member.sidecar.geometry))
+        manual = Manual(
+            schema=loaded[0].sidecar.schema,
+            inputs=tuple(inputs.values()),
+            members=tuple(
+                Member(p.sidecar.model, m["run"], m["view"], p.sidecar.mean, p.sidecar.std)
+                for m, p in zip(kept["members"], loaded, strict=True)
+            ),
+            settings=kept["settings"],
+            fallback=kept["fallback"],
+            combination=WORDS[kept["kind"]],
+        )
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(f"{run / FILE} cannot be used: {error}", "Make the ensemble again.") from error
+    return manual, Several(loaded, views, combination.eval())
+
+
+def write(
+    out: Path,
+    kind: str,
+    folders: Sequence[str],
+    groups: Sequence[int],
+    weights: Sequence[float] | None = None,
+    coefficients: Sequence[Sequence[float]] | None = None,
+    intercepts: Sequence[float] | None = None,
+) -> None:
+    """Write ensemble.json, by which a folder that holds runs is an ensemble.
+
+    Args:
+        folders: of the members, within ``out``.
+        groups: number of each one's group; see :class:`masktrain.learn.combination.Combination` for the rest.
+    """
+    sidecars = [load_sidecar(out / folder) for folder in folders]
+    views, settings = name_views(sidecars)
+    fallbacks = [s.fallback for s in sidecars]
+    kept = {
+        "format": FORMAT,
+        "kind": kind,
+        "members": [
+            {"folder": folder, "run": Path(folder).name, "group": g, "view": view}
+            for folder, g, view in zip(folders, groups, views, strict=True)
+        ],
+        "fallback": max(sorted(set(fallbacks)), key=fallbacks.count),
+        "settings": settings,
+        "weights": weights,
+        "coefficients": coefficients,
+        "intercepts": intercepts,
+    }
+    write_json(out / FILE, kept)
+
+
+def name_views(sidecars: Sequence[Sidecar]) -> tuple[list[str], dict[str, Any]]:
+    """A name for each member's crops, the same for the same crops, and the preprocessing settings with all of them.
+
+    Views of one name and different geometry get their size appended, and a number if need be.
+    """
+    names: list[str] = []
+    taken: list[tuple[str, Input]] = []
+    views: dict[str, Any] = {}
+    for sidecar in sidecars:
+        size = (sidecar.size[0], sidecar.size[1])
+        wanted = Input(sidecar.view, size, sidecar.geometry)
+        same = next((name for name, known in taken if known.size == size and known.fits(sidecar.geometry)), None)
+        if same is None:
+            candidates = [sidecar.view, f"{sidecar.view}-{size[0]}x{size[1]}"]
+            candidates += [f"{candidates[1]}-{k}" for k in range(2, len(sidecars) + 2)]
+            same = next(name for name in candidates if name not in {n for n, _ in taken})
+            taken.append((same, wanted))
+            if sidecar.view in sidecar.settings.get("views", {}):
+                views[same] = sidecar.settings["views"][sidecar.view]
+        names.append(same)
+    return names, {**sidecars[0].settings, "views": views}
