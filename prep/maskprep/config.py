@@ -23,6 +23,7 @@ from maskprep.labels.schema import Schema
 from maskprep.photos.decode import MAX_MEGAPIXELS, PILLOW_LIMIT
 from maskprep.photos.sources import SourceSettings
 from maskprep.pixels.crops import ViewSettings, parse_size
+from maskprep.pixels.mattes import MatteSettings
 
 CONFIG_NAME = "maskprep.yaml"
 
@@ -88,6 +89,7 @@ class Config:
         detect: finding faces.
         choose: which face is the subject.
         views: sets of crops by name.
+        matte: separating the subjects from the background; None for no mattes.
     """
 
     source: SourceSettings = field(default_factory=SourceSettings)
@@ -96,15 +98,17 @@ class Config:
     detect: DetectSettings = field(default_factory=DetectSettings)
     choose: ChooseSettings = field(default_factory=ChooseSettings)
     views: dict[str, ViewSettings] = field(default_factory=lambda: {DEFAULT_VIEW: ViewSettings()})
+    matte: MatteSettings | None = None
 
     def settings(self) -> dict[str, Any]:
         """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
-        return {
+        sections = {
             "index": dataclasses.asdict(self.index),
             "detect": dataclasses.asdict(self.detect),
             "choose": dataclasses.asdict(self.choose),
             "views": {name: dataclasses.asdict(view) for name, view in self.views.items()},
         }
+        return sections if self.matte is None else {**sections, "matte": dataclasses.asdict(self.matte)}
 
 
 def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
@@ -128,6 +132,8 @@ def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
             for view in views:
                 check_view_name(view)
             changes[name] = {**base.views, **views} if base.views != Config().views else views
+        elif name == "matte":
+            changes[name] = _build(MatteSettings, section, name)
         else:
             changes[name] = _build(type(getattr(base, name)), section, name)
     return dataclasses.replace(base, **changes)
