@@ -44,6 +44,9 @@ WORK = ".maskprep"
 REPORT = "rembg.csv"
 SETTINGS = "settings.json"
 ROWS_PER_CHUNK = 8
+EXISTS = "exists"
+"""Status of a photo whose result's place is taken by another file."""
+
 KINDS = ("cutout", "mask")
 
 COLUMNS = schema_of([("file", pa.string()), ("error", pa.string()), *JUDGEMENT])
@@ -81,7 +84,7 @@ class CutoutStage:
                 matte = finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)
                 data = encode(matte.alpha if self.kind == "mask" else cut_out(pixels, matte.alpha))
                 if target.exists() and not self.force and target.read_bytes() != data:
-                    return {**said, "error": f"'{row['file']}' exists and is another picture"}, None
+                    return {**said, "status": EXISTS, "error": f"'{row['file']}' is there and differs"}, None
                 if not target.exists() or target.read_bytes() != data:
                     write_atomic(target, data)
                 return {**said, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
@@ -169,6 +172,8 @@ def cut_folder(
     work = out / WORK
     _same_settings(work / SETTINGS, {"kind": kind, **settings.identity(local)}, force)
     sweep(work)
+    for leftover in out.rglob(".tmp-[0-9]*-*.png"):
+        leftover.unlink(missing_ok=True)
     _forget_lost(work, out, force)
     chunks = plan(work, pairs, ROWS_PER_CHUNK)
     inputs = dict(zip(pairs, rows, strict=True))
@@ -224,19 +229,16 @@ def encode(pixels: Pixels) -> bytes:
 
 
 def _forget_lost(work: Path, out: Path, force: bool) -> None:
-    """Forget chunks of which a result is gone or had failed, and with ``force`` all: they are made again."""
+    """Forget chunks of which a result is gone or its place was taken, and with ``force`` all: they are made again."""
     for shard in shard_numbers(work):
         path = shard_path(work, shard)
-        rows = _read(path)
-        if force or any(r["error"] or not (out / str(r["file"])).is_file() for r in rows):
+        try:
+            rows = read_table(path, ["file", "error", "status"]).to_numpy().tolist()
+        except UserError:  # damaged
+            rows = [["", None, EXISTS]]
+        lost = [file for file, error, _ in rows if not isinstance(error, str) and not (out / file).is_file()]
+        if force or lost or any(status == EXISTS for *_, status in rows):
             path.unlink()
-
-
-def _read(path: Path) -> list[Row]:
-    try:
-        return [dict(zip(("file", "error"), r, strict=True)) for r in read_table(path, ["file", "error"]).to_numpy()]
-    except UserError:
-        return [{"file": "", "error": "damaged"}]
 
 
 def _report(path: Path, results: Sequence[Row], broken: Sequence[tuple[str, str]]) -> None:
