@@ -59,6 +59,7 @@ class Job:
         ignored: files that are no photos, counted by reason.
         layout: layout of the photo folder.
         detected: whether the layout was told by looking at the folder.
+        crew: the workers of this command.
     """
 
     cache: Cache
@@ -74,6 +75,7 @@ class Job:
     ignored: Counter[str] = field(default_factory=Counter)
     layout: str = ""
     detected: bool = True
+    crew: engines.Crew = field(default_factory=engines.Crew)
 
     def path(self, image: str) -> Path:
         """The photo file of an image."""
@@ -233,7 +235,7 @@ def fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
         tasks = [Task(wanted.folder, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
         total = sum(len(task.rows) for task in tasks)
         job.progress.start(wanted.name, total)
-        failed = engines.run(stage, tasks, workers=job.workers, engine=job.engine, advance=job.progress.advance)
+        failed = job.crew.run(stage, tasks, job.progress.advance)
         job.computed[wanted.name] += total - len(failed)
         job.unreadable += len(failed)
         if failed:

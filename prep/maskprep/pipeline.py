@@ -42,6 +42,7 @@ from maskprep.photos import index as indexing
 from maskprep.photos import sources
 from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
+from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
 from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
@@ -60,7 +61,7 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None, 
         UserError: anything the user can mend.
         KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
     """
-    with job.cache.lock():
+    with job.cache.lock(), engines.Crew(job.workers, job.engine) as job.crew:
         for folder in (job.cache.root, *job.cache.root.glob("stages/*"), *job.cache.root.glob("views/*")):
             sweep(folder)
         schema = make_index(job)
