@@ -55,8 +55,11 @@ def test_the_way_from_a_cache_to_answers(
         (["fit", "nowhere", "--lr", "0"], 2, "'lr' must be above 0"),
         (["fit", "nowhere", "--augment", "lite"], 2, "Did you mean 'light'?"),
         (["fit", "--resume", "nowhere"], 2, "no last.ckpt"),
-        (["fit", "--resume", "nowhere", "--lr", "1", "--augment", "none"], 2, "--lr, --augment cannot be given"),
+        (["fit", "--resume", "nowhere", "--lr", "1", "--augment", "none"], 2, "--augment, --lr cannot be given"),
         (["fit", "nowhere", "--epoch", "3"], 2, "--epochs"),
+        (["fit", "nowhere", "--set", "loss.gama=1"], 2, "Did you mean 'loss.gamma'?"),
+        (["fit", "nowhere", "--set", "loss.gamma"], 2, "KEY=VALUE"),
+        (["evaluate", "nowhere", "nowhere", "--tta", "miror"], 2, "Did you mean 'mirror'?"),
         (["evaluate", "nowhere", "nowhere"], 2, "nowhere is not a run"),
         (["predict", "nowhere", "nowhere"], 2, "--out"),
         (["prdict"], 2, "predict"),
@@ -70,8 +73,25 @@ def test_wrong_usage(
     assert said in printed and "Traceback" not in printed
 
 
-def test_every_setting_has_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(cli.OPTIONS.values()) == set(config.keys())
+def test_every_option_is_a_setting() -> None:
+    assert set(cli.OPTIONS.values()) <= set(config.keys())
+    assert len(set(cli.OPTIONS.values())) == len(cli.OPTIONS)  # none twice; --set reaches the others
+
+
+def test_settings_by_name(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    settings = ["--set", "target.weights=1,2", "--set", "loss.gamma=3", "--loss", "focal", "--target", "heads"]
+    assert call(monkeypatch, *FIT, cache, *settings, "--ema", "0.9", "--tta", "mirror", "--out", run) == 0
+    kept = (run / "config.yaml").read_text()
+    assert "gamma: 3.0" in kept and "kind: heads" in kept and "ema: 0.9" in kept and "- 2.0" in kept
+    assert call(monkeypatch, "evaluate", run, cache, "--split", "train", "--tta", "none") == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "settings") == 0
+    known = list(config.keys())
+    said = capsys.readouterr().out
+    assert [line.partition(" = ")[0] for line in said.splitlines() if re.match(r"\w+\.\w+ = ", line)] == known
 
 
 def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UsageError
-from masktrain.config import SECTIONS, FitConfig, OptimConfig, describe, keys
+from masktrain.config import SECTIONS, FitConfig, OptimConfig, describe, keys, parse
 
 
 def test_every_setting_has_help_and_source() -> None:
@@ -18,7 +18,7 @@ def test_every_setting_has_help_and_source() -> None:
 
 
 def test_round_trip() -> None:
-    config = FitConfig.from_keys({"optim.lr": 0.5, "model.name": "resnet18", "data.view": "face"})
+    config = FitConfig.from_keys({"optim.lr": 0.5, "data.view": "face", "target.weights": [1, 2]})
     assert FitConfig.from_dict(config.to_dict()) == config
     assert set(config.to_dict()) == set(SECTIONS) == {f.name for f in dataclasses.fields(FitConfig)}
 
@@ -60,11 +60,37 @@ def test_a_section_must_hold_settings() -> None:
         ("model.name", None, "must be str"),
         ("data.val_ratio", 0.6, r"at most 0\.5"),
         ("augment.recipe", "lite", "one of none, light"),
+        ("target.weights", 1.0, "must be a list of float"),
+        ("target.weights", [1, -1], "at least 0"),
+        ("target.losses", ["ce", "cee"], "one of ce, focal"),
     ],
 )
 def test_ill_typed_and_ill_sized_values_are_refused(key: str, value: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         FitConfig.from_keys({key: value})
+
+
+@pytest.mark.parametrize(
+    "key, text, value",
+    [
+        ("optim.lr", "1e-3", 1e-3),
+        ("optim.epochs", "3", 3),
+        ("model.pretrained", "no", False),
+        ("data.view", "none", None),
+        ("data.view", "face", "face"),
+        ("target.weights", "0.8, 1,1.7", (0.8, 1.0, 1.7)),
+        ("target.losses", "[ce,focal]", ("ce", "focal")),
+        ("target.weights", "", ()),
+    ],
+)
+def test_settings_are_read_from_text(key: str, text: str, value: Any) -> None:
+    assert parse(key, text) == value and type(parse(key, text)) is type(value)
+
+
+@pytest.mark.parametrize("key, text", [("optim.lr", "fast"), ("optim.epochs", "2.5"), ("model.pretrained", "maybe")])
+def test_text_that_means_no_value(key: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"'{key}' must be .*, not '{text}'"):
+        parse(key, text)
 
 
 def test_sections_are_checked_however_they_are_made() -> None:

@@ -27,6 +27,7 @@ from masktrain import folds, metrics, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, loop
+from masktrain.snapshots import Snapshots
 
 Make = Callable[..., FitConfig]
 
@@ -115,48 +116,119 @@ def test_a_seeded_fit_repeats(run: Path, cache: Path, config: Make, tmp_path: Pa
     assert last_hash(other) != last_hash(run)
 
 
-class StopAt:
-    """Raises KeyboardInterrupt at a step of an epoch, as Ctrl-C does."""
+STEP = loop.train_step
+CLOCKS = ("seconds", "images_per_second", "data_wait")
 
-    def __init__(self, epoch: int, step: int) -> None:
-        self.where, self.steps = (epoch, step), 0
+
+def same_records(one: Path, two: Path) -> bool:
+    kept = [[{k: v for k, v in r.items() if k not in CLOCKS} for r in runs.read_metrics(f)] for f in (one, two)]
+    return kept[0] == kept[1]
+
+
+class SignalAt:
+    """Sends this process a signal within a step of an epoch."""
+
+    def __init__(self, number: int, epoch: int, step: int) -> None:
+        self.number, self.when, self.steps = number, (epoch - 1) * 15 + step, 0
 
     def __call__(self, *args: object) -> object:
         self.steps += 1
-        if self.steps == (self.where[0] - 1) * 15 + self.where[1]:
-            raise KeyboardInterrupt
+        if self.steps == self.when:
+            os.kill(os.getpid(), self.number)
         return STEP(*args)
 
 
-STEP = loop.train_step
-
-
-@pytest.mark.parametrize("epoch, step", [(1, 3), (2, 9), (3, 15)])
+@pytest.mark.parametrize(
+    "epoch, step, number", [(1, 3, signal.SIGTERM), (2, 9, signal.SIGINT), (3, 15, signal.SIGTERM)]
+)
 def test_a_stopped_fit_goes_on_bit_by_bit(
-    run: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, step: int
+    run: Path,
+    cache: Path,
+    config: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    step: int,
+    number: int,
 ) -> None:
-    monkeypatch.setattr(loop, "train_step", StopAt(epoch, step))
-    with pytest.raises(UserError, match=f"{epoch - 1} of 3 epochs are done") as error:
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(loop, "train_step", SignalAt(number, epoch, step))
+    with pytest.raises(UserError, match=f"Stopped in epoch {epoch} of 3, after {step} of 15 steps") as error:
         fit(cache, config(), out=tmp_path / "run")
-    assert error.value.code == 130 and f"--resume {tmp_path / 'run'}" in error.value.hint
+    assert error.value.code == 128 + number and f"--resume {tmp_path / 'run'}" in error.value.hint
+    assert checkpoint.load_last(tmp_path / "run")["learner"]["step"] == step
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     monkeypatch.setattr(loop, "train_step", STEP)
     resume(tmp_path / "run")
     assert (best_hash(tmp_path / "run"), last_hash(tmp_path / "run")) == (best_hash(run), last_hash(run))
-    clocks = ("seconds", "images_per_second", "data_wait")
-    one, two = (
-        [{k: v for k, v in r.items() if k not in clocks} for r in runs.read_metrics(f)] for f in (run, tmp_path / "run")
-    )
-    assert one == two
+    assert same_records(run, tmp_path / "run")
     pd.testing.assert_frame_equal(pd.read_parquet(run / "oof.parquet"), pd.read_parquet(tmp_path / "run/oof.parquet"))
 
 
+def test_a_stop_while_scoring_loses_nothing(
+    run: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, times = loop.predict, iter(range(9))
+
+    def interrupted(*args: object) -> object:
+        if next(times) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return predict(*args)
+
+    monkeypatch.setattr(loop, "predict", interrupted)
+    with pytest.raises(UserError, match="epoch 2 of 3, after 15 of 15"):
+        fit(cache, config(), out=tmp_path / "run")
+    monkeypatch.setattr(loop, "predict", predict)
+    resume(tmp_path / "run")
+    assert last_hash(tmp_path / "run") == last_hash(run) and same_records(run, tmp_path / "run")
+
+
+DIES = """
+import os, signal
+from pathlib import Path
+from masktrain import fit
+from masktrain.config import FitConfig
+from masktrain.learn import loop
+
+step, done = loop.train_step, 0
+
+def dies(*args):
+    global done
+    done += 1
+    if done == {kill}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*args)
+
+loop.train_step = dies
+out = Path({out!r})
+if (out / "last.ckpt").exists():
+    fit.resume(out)
+else:
+    fit.fit(Path({cache!r}), FitConfig.from_dict({config!r}), out=out)
+"""
+
+
 def test_a_killed_fit_goes_on_bit_by_bit(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
-    """SIGKILL after the first epoch has been written, at whatever instant that hits."""
-    out = tmp_path / "run"
-    code = (
-        "from pathlib import Path; from masktrain.fit import fit; from masktrain.config import FitConfig;"
-        f"fit(Path({str(cache)!r}), FitConfig.from_dict({config().to_dict()!r}), out=Path({str(out)!r}))"
-    )
+    """SIGKILL at random steps within epochs, twice over; no snapshot is lost, none changes the result."""
+    out, settings = tmp_path / "run", config(run__snapshot_seconds=0.0)
+    seed = int(time.time())
+    print("seed", seed)  # shown when the test fails
+    done = 0
+    for kill in sorted(np.random.default_rng(seed).choice(np.arange(1, 46), 2, replace=False).tolist()):
+        code = DIES.format(kill=kill - done, out=str(out), cache=str(cache), config=settings.to_dict())
+        ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=100)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+        done = kill - 1  # killed within the step after it
+        state = checkpoint.load_last(out)["learner"]
+        assert state["epoch"] * 15 + state["step"] == done
+    resume(out)
+    assert last_hash(out) == last_hash(run) and best_hash(out) == best_hash(run) and same_records(run, out)
+
+
+def test_a_fit_killed_at_any_instant_goes_on(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
+    """SIGKILL from outside while it writes a snapshot after every step, at whatever instant that hits."""
+    out, settings = tmp_path / "run", config(run__snapshot_seconds=0.0)
+    code = DIES.format(kill=0, out=str(out), cache=str(cache), config=settings.to_dict())
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 50
     while len(runs.read_metrics(out)) < 1 and child.poll() is None and time.monotonic() < deadline:
@@ -167,6 +239,21 @@ def test_a_killed_fit_goes_on_bit_by_bit(run: Path, cache: Path, config: Make, t
     resume(out)
     assert [r["epoch"] for r in runs.read_metrics(out)] == [1, 2, 3]
     assert last_hash(out) == last_hash(run)
+
+
+def test_snapshots_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, saved = [0.0], []
+
+    def save() -> None:
+        saved.append(clock[0])
+        clock[0] += 3.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    snapshots = Snapshots(save, 60.0, lambda code: UserError("", code=code))
+    for _ in range(1000):
+        clock[0] += 1.0
+        snapshots.pause()
+    assert saved[0] == 60 and np.diff(saved).min() >= 3 / 0.02
 
 
 def test_a_finished_run_resumes_to_itself(run: Path, tmp_path: Path) -> None:
@@ -251,23 +338,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "old"
 
 
-def test_one_batch_can_be_learned_by_heart(cache: Path) -> None:
-    view = open_view(cache)
-    config = FitConfig.from_keys({"optim.lr": 1e-2, "optim.label_smoothing": 0.0, "model.dropout": 0.0})
-    rows = np.arange(20, 52)
-    labels = view.table["label"].iloc[rows].to_numpy(dtype=np.int64)
-    torch.manual_seed(0)
-    from masktrain.learn.model import build
-
-    mean, std = view.mean_std(rows)
-    learner = loop.make_learner(build("test_resnet", 6, view.size), config, labels, 6, mean, std, torch.device("cpu"))
-    pixels = torch.from_numpy(view.gather(rows)).permute(0, 3, 1, 2)
-    learner.model.train()
-    for _ in range(40):
-        _, loss = loop.train_step(learner, pixels, torch.from_numpy(labels), 1.0)
-    assert float(loss) < 0.02
-
-
 def test_ctrl_c_ends_cleanly_and_soon(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "masktrain.cli", "fit", str(cache), "--model", "test_resnet", "--no-pretrained"]
@@ -281,5 +351,5 @@ def test_ctrl_c_ends_cleanly_and_soon(cache: Path, tmp_path: Path) -> None:
     _, errors = child.communicate(timeout=20)
     assert child.returncode == 130, errors
     assert time.monotonic() - asked < 15  # under 2 s unless the machine is busy
-    assert "Stopped; " in errors and f"--resume {out}" in errors and "Traceback" not in errors
+    assert "Stopped in epoch " in errors and f"--resume {out}" in errors and "Traceback" not in errors
     checkpoint.load_last(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from masktrain.config import OptimConfig
 from masktrain.learn import loop, model
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
-from masktrain.learn.optim import CrossEntropy, class_weights, learning_rate, make_optimizer
+from masktrain.learn.optim import learning_rate, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -93,34 +92,6 @@ def test_optimisers_go_by_name_and_spare_norms_from_decay() -> None:
     with pytest.raises(UsageError, match="no optimiser 'adamwx'") as error:
         make_optimizer(net, OptimConfig(optimizer="adamwx"))
     assert "adamw" in error.value.hint
-
-
-def test_class_weights_by_hand() -> None:
-    labels = np.array([0] * 16 + [1] * 4)
-    sqrt = class_weights(labels, 3, "sqrt")
-    assert sqrt is not None
-    assert sqrt[1] / sqrt[0] == pytest.approx(2) and sqrt[2] == 0
-    assert sqrt[labels].mean() == pytest.approx(1)
-    inverse = class_weights(labels, 3, "inverse")
-    assert inverse is not None and inverse[1] / inverse[0] == pytest.approx(4)
-    assert class_weights(labels, 3, "none") is None
-
-
-def test_the_loss_by_hand_and_its_gradient() -> None:
-    logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]], requires_grad=True)
-    labels = torch.tensor([0, 2])
-    weights, eps = np.array([0.5, 1.0, 2.0]), 0.3
-    loss = CrossEntropy(weights, eps)(logits, labels)
-    by_hand = 0.0
-    for row, label in zip(logits.detach().tolist(), labels.tolist(), strict=True):
-        log_p = [x - math.log(sum(math.exp(y) for y in row)) for x in row]
-        target = [eps / 3 + (1 - eps) * (k == label) for k in range(3)]
-        by_hand += weights[label] * -sum(t * p for t, p in zip(target, log_p, strict=True)) / 2
-    assert float(loss.detach()) == pytest.approx(by_hand, rel=1e-6)
-    loss.backward()
-    assert logits.grad is not None and (logits.grad.abs() > 0).all()
-    plain = CrossEntropy(None, 0.0)(logits, labels)
-    assert float(plain.detach()) == pytest.approx(float(nn.functional.cross_entropy(logits.detach(), labels)))
 
 
 def test_seeds_depend_on_every_number_and_their_order() -> None:

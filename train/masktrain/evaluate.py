@@ -53,6 +53,7 @@ def evaluate(
     view: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str | None = None,
 ) -> Report:
     """Score a run's best model. Every image with an answer counts, whether it has a crop or not.
 
@@ -61,6 +62,7 @@ def evaluate(
             without, the labelled images of the split ``eval`` if there are any, otherwise ``val``.
         answers: CSV with ImageID (or image, file) and ans (or label, or one column per attribute).
         view: by default the one the run was trained on.
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Returns:
         The report; it is written to ``eval-<cache>.json`` in the run folder, too.
@@ -68,7 +70,7 @@ def evaluate(
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
     """
-    predictor = inference.load(run, device)
+    predictor = inference.load(run, device, tta=tta)
     pictures = open_view(cache, view or predictor.sidecar.view)
     schema = predictor.schema
     images = pd.concat([pictures.table, pictures.missing], ignore_index=True)

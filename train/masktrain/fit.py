@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from masktrain import folds, metrics, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
+from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build, check_size, native_size
+from masktrain.learn.targets import make_target
+from masktrain.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ def fit(
         progress: what shows how it gets on; nothing by default.
 
     Raises:
-        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C (exit 130).
+        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C or SIGTERM
+            (exit 130 and 143).
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
@@ -70,13 +74,16 @@ def fit(
         std=std.tolist(),
         settings=view.dataset.get("settings", {}),
         fallback=int(np.argmax(data["classes"]["train"])),
+        target=config.target.kind,
+        cosine=_cosine(config),
+        tta=config.run.tta,
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
-    """Go on with a run after its last whole epoch; the weights end up bit-identical to those of an unbroken run.
+    """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
     Args:
         cache: where the cache is now, if it has moved.
@@ -111,12 +118,27 @@ def _learner(
     device: torch.device,
     pretrained: bool,
 ) -> loop.Learner:
-    torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
-    classes = view.schema.num_classes
-    model = build(config.model.name, classes, view.size, pretrained=pretrained, dropout=config.model.dropout)
-    check_size(model, config.model.name, view.size)
+    target = make_target(config.target.kind, view.schema)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
-    return loop.make_learner(model, config, labels, classes, mean, std, device)
+    objective = make_objective(target, labels, config)
+    torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
+    model = build(
+        config.model.name,
+        target.outputs,
+        view.size,
+        pretrained=pretrained,
+        dropout=config.model.dropout,
+        cosine=_cosine(config),
+    )
+    check_size(model, config.model.name, view.size)
+    return loop.make_learner(model, config, objective, mean, std, device)
+
+
+def _cosine(config: FitConfig) -> float:
+    """Scale of a classifier by direction, 0 for a linear one."""
+    if config.model.head == "cosine" and config.target.kind == "ordinal":
+        raise UsageError("A cosine head has no place for limits between ordered classes.", "Set model.head=linear.")
+    return config.loss.scale if config.model.head == "cosine" else 0.0
 
 
 def _train(
@@ -143,7 +165,7 @@ def _train(
         runs.append_metrics(run, record)
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
-            checkpoint.save_best(run, learner.model, named)
+            checkpoint.save_best(run, learner.scored, named)
             runs.write_oof(run, view, split.val, probabilities)
         _save_last(run, learner, config, sidecar)
 
@@ -156,16 +178,25 @@ def _train(
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
     }
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, learner.epoch):
+
+    def stopped(code: int) -> UserError:
+        return UserError(
+            f"Stopped in epoch {learner.epoch + 1} of {config.optim.epochs}, after {learner.step} of {train.steps}"
+            " steps; everything done so far is kept.",
+            f"Go on with: masktrain fit --resume {run}",
+            code=code,
+        )
+
+    def keep() -> None:
+        if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
+            _save_last(run, learner, config, sidecar)
+
+    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped)
+    where = (learner.epoch, learner.step)
+    with runs.locked(run), progress.running(run, config, runs.data_record(view, split), about, *where):
         runs.keep_metrics(run, learner.epoch)
-        try:
-            loop.fit(learner, config, train, val, evaluate, after_epoch, progress)
-        except KeyboardInterrupt:
-            raise UserError(
-                f"Stopped; {learner.epoch} of {config.optim.epochs} epochs are done and kept.",
-                f"Go on with: masktrain fit --resume {run}",
-                code=130,
-            ) from None
+        with snapshots.listening():
+            loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
     return _finished(run, view)
 
 

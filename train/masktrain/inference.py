@@ -13,6 +13,7 @@ from torch import nn
 from maskprep.dataset import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
+from masktrain.config import MIRRORS, nearest
 from masktrain.learn import loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import Sidecar, load_best
@@ -25,6 +26,7 @@ class Predictor:
     model: nn.Module
     sidecar: Sidecar
     precision: loop.Precision
+    mirror: bool = False
 
     @property
     def schema(self) -> Schema:
@@ -51,16 +53,24 @@ class Predictor:
             for v in (self.sidecar.mean, self.sidecar.std)
         )
         batches = Batches(view, rows, batch_size, self.precision.device)
-        logits = list(loop.logits_of(self.model, batches, mean, std.clamp(min=1.0), self.precision))
-        return torch.cat(logits).softmax(1).cpu().numpy()
+        parts = loop.probabilities_of(
+            self.model, self.sidecar.answers(), batches, mean, std.clamp(min=1.0), self.precision, self.mirror
+        )
+        return torch.cat(list(parts)).cpu().numpy()
 
 
-def load(run: Path, device: str = "auto", amp: str = "auto") -> Predictor:
+def load(run: Path, device: str = "auto", amp: str = "auto", tta: str | None = None) -> Predictor:
     """The best model of a run on a device.
+
+    Args:
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Raises:
         UsageError: the folder is not a run, or the device is not here.
     """
+    if tta not in (None, *MIRRORS):
+        near = nearest(str(tta), MIRRORS)
+        raise UsageError(f"There is no --tta '{tta}'.", f"Did you mean '{near[0]}'?" if near else "Use none or mirror.")
     chosen = loop.choose_device(device)
     model, sidecar = load_best(run, chosen)
-    return Predictor(model, sidecar, loop.choose_precision(chosen, amp))
+    return Predictor(model, sidecar, loop.choose_precision(chosen, amp), (tta or sidecar.tta) == "mirror")

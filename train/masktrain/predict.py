@@ -40,6 +40,7 @@ def predict(
     view: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
+    tta: str | None = None,
     workers: int | None = None,
 ) -> Predictions:
     """Write the answers of a run's best model for every photo.
@@ -54,6 +55,7 @@ def predict(
         proba: add a column ``p_<class>`` for each class.
         split: ``train`` or ``eval``, for a cache; all images by default.
         view: for a cache; by default the one the run was trained on.
+        tta: ``mirror`` or ``none``; by default as the run was validated.
 
     Raises:
         UserError: the run or the source cannot be used.
@@ -62,7 +64,7 @@ def predict(
         raise UsageError(f"{out} is a folder.", "Name the CSV file to write with --out.")
     if not source.exists():
         raise UsageError(f"{source} does not exist.")
-    predictor = inference.load(run, device)
+    predictor = inference.load(run, device, tta=tta)
     if (source / "dataset.json").is_file():
         pictures = open_view(source, view or predictor.sidecar.view)
         return _write(predictor, pictures, out, _cache_rows(pictures, split), proba, batch_size)

@@ -18,9 +18,9 @@ class Fit:
 
     @contextmanager
     def running(
-        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
     ) -> Iterator[None]:
-        """Around the training, from epoch ``done`` on."""
+        """Around the training, from step ``step`` of the epoch after ``done`` on."""
         yield
 
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
@@ -35,7 +35,7 @@ class PrintedFit(Fit):
 
     @contextmanager
     def running(
-        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
     ) -> Iterator[None]:
         """Say what will be done, then show how it gets on."""
         self.epochs, self.images = config.optim.epochs, data["images"]["train"]
@@ -43,8 +43,9 @@ class PrintedFit(Fit):
         self.started = self.epoch_started = time.perf_counter()
         for line in opening(run, config, data, about):
             print(line)
-        if done:
-            print(f"Going on after epoch {done} of {self.epochs}.")
+        if done or step:
+            within = f", step {step} of {about['steps']} of the next" if step else ""
+            print(f"Going on after epoch {done} of {self.epochs}{within}.")
         sys.stdout.flush()
         self.bar, self.task = None, None
         if sys.stdout.isatty():

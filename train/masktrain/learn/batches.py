@@ -34,6 +34,10 @@ class Batch:
     pixels: Tensor
     labels: Tensor
 
+    def truth(self, num_classes: int) -> Tensor:
+        """Shares of the classes, float32 [n, num_classes]."""
+        return torch.nn.functional.one_hot(self.labels, num_classes).float()
+
 
 class Batches:
     """The images of some table rows, in batches of nearly equal size (the last one is never a remainder).
@@ -72,10 +76,14 @@ class Batches:
         n = len(self.rows)
         return np.arange(n) if epoch is None else np.random.default_rng([self.seed, epoch]).permutation(n)
 
-    def epoch(self, epoch: int | None) -> Iterator[Batch]:
-        """One pass: shuffled and augmented by the epoch's number, or as they are for None."""
+    def epoch(self, epoch: int | None, start: int = 0) -> Iterator[Batch]:
+        """One pass: shuffled and augmented by the epoch's number, or as they are for None.
+
+        Args:
+            start: steps that are done already; the others are what they would have been.
+        """
         self.waited = 0.0
-        parts = np.array_split(self.order(epoch), self.steps) if self.steps else []
+        parts = np.array_split(self.order(epoch), self.steps)[start:] if self.steps else []
         if self._resident is not None:
             for part in parts:
                 where = torch.from_numpy(part).to(self.device, non_blocking=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
 FORMAT = 1
@@ -31,6 +32,9 @@ class Sidecar:
         settings: the preprocessing settings of the cache, to prepare raw photos in the same way.
         fallback: the most frequent training class, the answer for a photo without a crop.
         epoch, score: when and how good (validation macro-F1).
+        target: what the outputs mean, see :mod:`masktrain.learn.targets`.
+        cosine: scale of a classifier by direction, 0 for a linear one.
+        tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
     """
 
     model: str
@@ -46,10 +50,17 @@ class Sidecar:
     epoch: int = 0
     score: float = 0.0
     format: int = FORMAT
+    target: str = "joint"
+    cosine: float = 0.0
+    tta: str = "none"
 
     def labels(self) -> Schema:
         """The schema as an object."""
         return Schema.from_dict(self.schema)
+
+    def answers(self) -> Target:
+        """The target as an object."""
+        return make_target(self.target, self.labels())
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
@@ -90,7 +101,8 @@ def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
     from masktrain.learn.model import build
 
     sidecar = load_sidecar(run)
-    model = build(sidecar.model, len(sidecar.classes), (sidecar.size[0], sidecar.size[1]))
+    size = (sidecar.size[0], sidecar.size[1])
+    model = build(sidecar.model, sidecar.answers().outputs, size, cosine=sidecar.cosine)
     try:
         model.load_state_dict(load_file(run / BEST))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from maskprep.errors import UsageError, UserError
 from masktrain.config import FitConfig
 from masktrain.learn.augment import draw_seed
-from masktrain.learn.batches import Batches
+from masktrain.learn.averaging import average_of, decay_at, update_average
+from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.host import keep_freed_memory
-from masktrain.learn.optim import CrossEntropy, class_weights, learning_rate, make_optimizer, set_learning_rate
+from masktrain.learn.losses import Objective
+from masktrain.learn.optim import learning_rate, make_optimizer, set_learning_rate
+from masktrain.learn.targets import Target
 
 LOG_EVERY = 20
 """Steps between two looks at the loss; each look makes a GPU's queue run dry once."""
@@ -49,41 +52,74 @@ class Precision:
 
 @dataclass
 class Learner:
-    """All that changes while training; its :meth:`state` is enough to go on bit by bit."""
+    """All that changes while training; its :meth:`state` is enough to go on bit by bit, at any step.
+
+    Attributes:
+        average: running average of the weights, which is then what is scored and kept.
+        epoch, step: whole epochs done, and steps done in the one that runs.
+        sums: of the epoch that runs: loss over its images and how many were right.
+        seen: images of the epoch that runs.
+        history: every epoch's record so far.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    criterion: CrossEntropy
+    objective: Objective
     precision: Precision
     mean: Tensor
     std: Tensor
     scaler: torch.amp.GradScaler
+    average: nn.Module | None = None
+    mirror: bool = False
     epoch: int = 0
-    best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "score": -1.0})
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    seen: int = 0
+    best: dict[str, Any] = field(default_factory=lambda: {"epoch": 0, "score": -math.inf})
+
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept: the average of its weights if there is one."""
+        return self.average or self.model
+
+    def new_epoch(self) -> None:
+        """Nothing of the next epoch is done yet."""
+        device = self.precision.device
+        # a GPU is slow at float64
+        lost = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self.step, self.seen = 0, 0
+        self.sums = {"loss": lost, "right": torch.zeros((), dtype=torch.int64, device=device)}
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values. No generator states: every draw is a function of (seed, epoch, step, image)."""
         return {
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
+            "step": self.step,
+            "sums": dict(self.sums),
+            "seen": self.seen,
             "best": dict(self.best),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.best = int(state["epoch"]), dict(state["best"])
+        self.step, self.seen = int(state["step"]), int(state["seen"])
+        self.sums = {k: v.to(self.precision.device) for k, v in state["sums"].items()}
 
 
 def make_learner(
     model: nn.Module,
     config: FitConfig,
-    labels: NDArray[np.int64],
-    num_classes: int,
+    objective: Objective,
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     device: torch.device,
@@ -91,21 +127,23 @@ def make_learner(
     """Put a model on a device together with its optimiser and its loss.
 
     Args:
-        labels: of the training images, for the class weights.
         mean, std: of the training crops, per channel, 0..1.
     """
     precision = choose_precision(device, config.run.amp)
     model = model.to(device)
-    weights = class_weights(labels, num_classes, config.optim.class_weights)
-    return Learner(
+    learner = Learner(
         model=model,
         optimizer=make_optimizer(model, config.optim),
-        criterion=CrossEntropy(weights, config.optim.label_smoothing).to(device),
+        objective=objective.to(device),
         precision=precision,
         mean=torch.tensor(mean * 255, dtype=torch.float32, device=device).view(1, 3, 1, 1),
         std=torch.tensor(std * 255, dtype=torch.float32, device=device).view(1, 3, 1, 1).clamp(min=1.0),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
+        average=average_of(model) if config.optim.ema else None,
+        mirror=config.run.tta == "mirror",
     )
+    learner.new_epoch()
+    return learner
 
 
 def fit(
@@ -116,20 +154,22 @@ def fit(
     evaluate: Callable[[NDArray[np.float32]], dict[str, Any]],
     after_epoch: Callable[[dict[str, Any], NDArray[np.float32], bool], None],
     progress: Progress,
+    pause: Callable[[], None],
 ) -> None:
-    """Train from the learner's epoch to the last one.
+    """Train from where the learner stands to the last epoch.
 
     Args:
         evaluate: scores of the validation probabilities [n, C]; its ``macro_f1`` decides which epoch is best.
         after_epoch: called with the epoch's metrics, the probabilities and whether it is the best so far.
+        pause: called wherever the learner's state is whole and may be kept; raises to stop.
     """
     for epoch in range(learner.epoch + 1, config.optim.epochs + 1):
         started = time.perf_counter()
-        trained = train_epoch(learner, config, train, epoch, progress)
+        seen = learner.seen
+        trained = train_epoch(learner, config, train, epoch, progress, pause)
         seconds = time.perf_counter() - started
-        probabilities, loss = predict(learner, val, config.optim.label_smoothing)
+        probabilities, loss = predict(learner, val, pause)
         scores = evaluate(probabilities)
-        learner.epoch = epoch
         best = scores["macro_f1"] > learner.best["score"]
         if best:
             learner.best = {"epoch": epoch, "score": scores["macro_f1"]}
@@ -141,15 +181,24 @@ def fit(
             **scores,
             "best_epoch": learner.best["epoch"],
             "seconds": round(time.perf_counter() - started, 3),
-            "images_per_second": round(len(train.rows) / seconds, 1),
+            "images_per_second": round((learner.seen - seen) / seconds, 1),
             "data_wait": round(train.waited / seconds, 4),
         }
+        learner.epoch = epoch
+        learner.new_epoch()
         after_epoch(record, probabilities, best)
         progress.epoch(record)
 
 
-def train_epoch(learner: Learner, config: FitConfig, train: Batches, epoch: int, progress: Progress) -> dict[str, Any]:
-    """One pass over the training images.
+def train_epoch(
+    learner: Learner,
+    config: FitConfig,
+    train: Batches,
+    epoch: int,
+    progress: Progress,
+    pause: Callable[[], None],
+) -> dict[str, Any]:
+    """One pass over the training images, or what is left of it.
 
     Returns:
         Mean loss, accuracy (on the augmented images, as they were trained on) and the last learning rate.
@@ -158,33 +207,52 @@ def train_epoch(learner: Learner, config: FitConfig, train: Batches, epoch: int,
         UserError: the loss is no longer a number.
     """
     learner.model.train()
-    device = train.device
     steps = config.optim.epochs * train.steps
-    lost = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    seen = 0
-    rate = 0.0
-    for i, batch in enumerate(train.epoch(epoch)):
+    for i, batch in enumerate(train.epoch(epoch, learner.step), learner.step):
         torch.manual_seed(draw_seed(config.run.seed, epoch, i))  # dropout
-        rate = learning_rate((epoch - 1) * train.steps + i, steps, config.optim)
-        set_learning_rate(learner.optimizer, rate)
-        logits, loss = train_step(learner, batch.pixels, batch.labels, config.optim.clip)
-        lost += loss * len(batch.rows)
-        right += (logits.argmax(1) == batch.labels).sum()
-        seen += len(batch.rows)
-        look = i % LOG_EVERY == LOG_EVERY - 1
-        progress.step(epoch, seen, float(lost) / seen if look else None, train.waited)
-    mean = float(lost) / max(seen, 1)
+        done = (epoch - 1) * train.steps + i
+        set_learning_rate(learner.optimizer, learning_rate(done, steps, config.optim))
+        outputs, loss = train_step(learner, batch, config.optim.clip, done / steps)
+        if learner.average is not None:
+            update_average(learner.average, learner.model, decay_at(done, config.optim.ema))
+        learner.sums["loss"] += loss * len(batch.rows)
+        learner.sums["right"] += (learner.objective.target.probabilities(outputs).argmax(1) == batch.labels).sum()
+        learner.seen += len(batch.rows)
+        learner.step = i + 1
+        mean = _mean_loss(learner, epoch) if i % LOG_EVERY == LOG_EVERY - 1 else None
+        progress.step(epoch, learner.seen, mean, train.waited)
+        pause()
+    return {
+        "train_loss": _mean_loss(learner, epoch),
+        "train_accuracy": float(learner.sums["right"]) / learner.seen,
+        "lr": learning_rate(epoch * train.steps - 1, steps, config.optim),
+    }
+
+
+def _mean_loss(learner: Learner, epoch: int) -> float:
+    mean = float(learner.sums["loss"]) / learner.seen
     if not math.isfinite(mean):
-        raise UserError(f"The loss is {mean} in epoch {epoch}.", "Try a lower --lr, or --amp off on a GPU.")
-    return {"train_loss": mean, "train_accuracy": float(right) / max(seen, 1), "lr": rate}
+        raise UserError(
+            f"The loss is {mean} in epoch {epoch}, at step {learner.step} or shortly before.",
+            "Try a lower --lr, or --amp off on a GPU.",
+        )
+    return mean
 
 
-def train_step(learner: Learner, pixels: Tensor, labels: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """One update. Returns the logits [n, C] and the loss, detached and still on the device."""
+def train_step(learner: Learner, batch: Batch, clip: float, done: float = 0.0) -> tuple[Tensor, Tensor]:
+    """One update.
+
+    Args:
+        clip: largest norm of the gradient, 0 for no limit.
+        done: share of the training that is done.
+
+    Returns:
+        The outputs and the loss, detached and still on the device.
+    """
+    truth = batch.truth(math.prod(learner.objective.target.sizes))
     with learner.precision.context():
-        logits = learner.model(normalise(pixels, learner.mean, learner.std))
-        loss = learner.criterion(logits, labels)
+        outputs = learner.model(normalise(batch.pixels, learner.mean, learner.std))
+    loss = learner.objective(outputs, truth, done)
     learner.scaler.scale(loss).backward()
     if clip:
         learner.scaler.unscale_(learner.optimizer)
@@ -192,7 +260,7 @@ def train_step(learner: Learner, pixels: Tensor, labels: Tensor, clip: float) ->
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)
-    return logits.detach(), loss.detach()
+    return outputs.detach(), loss.detach()
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -200,25 +268,40 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return pixels.to(mean.dtype).sub_(mean).div_(std)
 
 
-def predict(learner: Learner, batches: Batches, smoothing: float = 0.0) -> tuple[NDArray[np.float32], float]:
-    """Probabilities float32 [n, C] of images in the order of their rows, and their mean unweighted loss."""
-    logits = list(logits_of(learner.model, batches, learner.mean, learner.std, learner.precision))
-    if not logits:
-        return np.zeros((0, 0), dtype=np.float32), math.nan
-    joined = torch.cat(logits)
-    labels = torch.from_numpy(batches.labels).to(joined.device)
-    loss = nn.functional.cross_entropy(joined, labels, label_smoothing=smoothing, ignore_index=-1)
-    return joined.softmax(1).cpu().numpy(), float(loss)
+def predict(
+    learner: Learner, batches: Batches, pause: Callable[[], None] = lambda: None
+) -> tuple[NDArray[np.float32], float]:
+    """Probabilities float32 [n, C] of images in the order of their rows, and their mean negative log-likelihood."""
+    parts = []
+    for part in probabilities_of(
+        learner.scored, learner.objective.target, batches, learner.mean, learner.std, learner.precision, learner.mirror
+    ):
+        parts.append(part)
+        pause()
+    joined = torch.cat(parts).cpu()
+    labels = torch.from_numpy(batches.labels)
+    right = joined.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[labels >= 0]
+    return joined.numpy(), float(-right.double().clamp(min=1e-12).log().mean())
 
 
-def logits_of(model: nn.Module, batches: Batches, mean: Tensor, std: Tensor, precision: Precision) -> Iterator[Tensor]:
-    """Logits float32 [n, C] batch by batch, without augmentation."""
+def probabilities_of(
+    model: nn.Module,
+    target: Target,
+    batches: Batches,
+    mean: Tensor,
+    std: Tensor,
+    precision: Precision,
+    mirror: bool = False,
+) -> Iterator[Tensor]:
+    """Probabilities float32 [n, C] batch by batch, without augmentation; with ``mirror`` the mean of both sides."""
     model.eval()
     with torch.inference_mode():
         for batch in batches.epoch(None):
+            pixels = normalise(batch.pixels, mean, std)
+            views = [pixels, pixels.flip(3)] if mirror else [pixels]
             with precision.context():
-                logits: Tensor = model(normalise(batch.pixels, mean, std))
-            yield logits.float()
+                outputs = [model(v) for v in views]
+            yield torch.stack([target.probabilities(o) for o in outputs]).mean(0)
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from masktrain.config import nearest
@@ -19,8 +19,27 @@ HUB_TIMEOUT = 10
 """Seconds to wait for the hub's first answer."""
 
 
+class Cosine(nn.Linear):
+    """A classifier by direction: ``scale`` times the cosine between features and each class's weights."""
+
+    def __init__(self, features: int, outputs: int, scale: float) -> None:
+        super().__init__(features, outputs, bias=False)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Outputs [n, outputs] of features [n, features]."""
+        unit = nn.functional.normalize
+        return self.scale * nn.functional.linear(unit(features, dim=1), unit(self.weight, dim=1))
+
+
 def build(
-    name: str, num_classes: int, size: tuple[int, int], *, pretrained: bool = False, dropout: float = 0.0
+    name: str,
+    num_classes: int,
+    size: tuple[int, int],
+    *,
+    pretrained: bool = False,
+    dropout: float = 0.0,
+    cosine: float = 0.0,
 ) -> nn.Module:
     """A timm model with a fresh classifier of ``num_classes``, in channels_last.
 
@@ -28,9 +47,10 @@ def build(
         name: timm's name of the model.
         size: height and width of the crops; models of a fixed input size are built for it.
         pretrained: start from weights: those of maskprep's registry, otherwise timm's from the hub.
+        cosine: scale of a classifier by direction; 0 for the linear one.
 
     Raises:
-        UsageError: timm has no such model, or it cannot take crops of this size.
+        UsageError: timm has no such model, it cannot take crops of this size, or its classifier cannot be replaced.
         UserError: the weights cannot be had.
     """
     timm = import_timm()
@@ -47,6 +67,13 @@ def build(
         model = _create(timm, name, kwargs, pretrained)
     except (AssertionError, TypeError, ValueError) as error:
         raise _misfit(name, size, error) from error
+    if cosine:
+        classifier = model.get_classifier()  # type: ignore[operator]
+        where = next((n for n, m in model.named_modules() if m is classifier), "")
+        if not isinstance(classifier, nn.Linear) or not where:
+            raise UsageError(f"{name} has no single linear classifier, so its head cannot be cosine.")
+        parent, _, last = where.rpartition(".")
+        setattr(model.get_submodule(parent), last, Cosine(classifier.in_features, num_classes, cosine))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -1,14 +1,11 @@
-"""Optimiser, learning rate and loss."""
+"""Optimiser and learning rate."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from maskprep.errors import UsageError
 from masktrain.config import OptimConfig, nearest
@@ -50,42 +47,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the rate of every group, scaled where the group says so (layer-wise decay)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-
-
-def class_weights(labels: NDArray[np.int64], num_classes: int, kind: str) -> NDArray[np.float64] | None:
-    """Weight of each class in the loss by its count n in the training images: n^-1/2, 1/n, or None.
-
-    Scaled to a mean of 1 over the images, so that the learning rate keeps its meaning; absent classes get 0.
-    """
-    if kind == "none":
-        return None
-    count = np.bincount(labels, minlength=num_classes).astype(np.float64)
-    power = {"sqrt": -0.5, "inverse": -1.0}[kind]
-    weight = np.where(count > 0, np.maximum(count, 1) ** power, 0.0)
-    scaled: NDArray[np.float64] = weight * (count.sum() / (weight * count).sum())
-    return scaled
-
-
-class CrossEntropy(nn.Module):
-    """Cross-entropy with class weights and smoothing (eps/C on each of the C classes).
-
-    The mean over the batch is not divided by the weights met in it, so each image counts the same in every batch.
-
-    Args:
-        weights: weight per class [C], or None.
-        smoothing: eps.
-    """
-
-    weights: Tensor | None
-
-    def __init__(self, weights: NDArray[np.float64] | None, smoothing: float) -> None:
-        super().__init__()
-        self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
-        self.smoothing = smoothing
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Loss of logits [n, C] and labels int64 [n]."""
-        loss: Any = nn.functional.cross_entropy(
-            logits.float(), labels, reduction="none", label_smoothing=self.smoothing
-        )
-        return (loss if self.weights is None else loss * self.weights[labels]).mean()  # type: ignore[no-any-return]

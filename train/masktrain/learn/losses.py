@@ -1,0 +1,175 @@
+"""Losses by name. All take shares of classes as the truth, so that mixed and smoothed labels need no second form.
+
+``truth`` is float [n, K] with rows that add up to 1; for plain labels it is one-hot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskprep.errors import UsageError
+from masktrain.config import FitConfig, LossConfig, TargetConfig
+from masktrain.learn.targets import Head, Target
+
+T = TypeVar("T")
+
+
+def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of each image [n]."""
+    return -(truth * logits.log_softmax(1)).sum(1)
+
+
+def focal(logits: Tensor, truth: Tensor, gamma: float) -> Tensor:
+    """Focal loss of each image [n], ``-(1 - p)^gamma log p`` (arXiv 1708.02002), from log-probabilities throughout."""
+    log_p = logits.log_softmax(1)
+    return -(truth * (-torch.expm1(log_p)).clamp(min=0.0) ** gamma * log_p).sum(1)
+
+
+def binary(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy of each image [n], summed over its questions."""
+    return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1)
+
+
+def soft_f1(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """1 - mean F1 over the classes that occur in the truth, with probabilities in place of counts.
+
+    Differentiable throughout: no argmax. ``weight`` [n] counts an image as so many.
+    """
+    p = logits.softmax(1)
+    weight = weight.unsqueeze(1)
+    hits, given, support = (weight * p * truth).sum(0), (weight * p).sum(0), (weight * truth).sum(0)
+    present = support > 0
+    f1 = 2 * hits / (given + support).clamp(min=1e-12)
+    return 1 - (f1 * present).sum() / present.sum().clamp(min=1)
+
+
+def ldam_margins(counts: NDArray[np.int64], largest: float) -> NDArray[np.float64]:
+    """Margin of each class, n^-1/4 scaled so that the rarest that occurs has ``largest`` (arXiv 1906.07413)."""
+    margins = np.where(counts > 0, np.maximum(counts, 1) ** -0.25, 0.0)
+    scaled: NDArray[np.float64] = margins * (largest / margins.max())
+    return scaled
+
+
+def class_weights(counts: NDArray[np.int64], kind: str, beta: float = 0.9999) -> NDArray[np.float64] | None:
+    """Weight of each class in the loss by its count n in the training images, or None.
+
+    sqrt n^-1/2, inverse 1/n, log 1/log(1+n), effective (1-beta)/(1-beta^n) (arXiv 1901.05555). Scaled to a mean of 1
+    over the images, so that the learning rate keeps its meaning; absent classes get 0.
+    """
+    if kind == "none":
+        return None
+    n = np.maximum(counts, 1).astype(np.float64)
+    formulas: dict[str, Callable[[], NDArray[np.float64]]] = {
+        "sqrt": lambda: n**-0.5,
+        "inverse": lambda: 1 / n,
+        "log": lambda: 1 / np.log1p(n),
+        "effective": lambda: (1 - beta) / (1 - beta**n),
+    }
+    weight = np.where(counts > 0, formulas[kind](), 0.0)
+    scaled: NDArray[np.float64] = weight * (counts.sum() / (weight * counts).sum())
+    return scaled
+
+
+class Criterion(nn.Module):
+    """The loss of one head.
+
+    The mean over the batch is not divided by the class weights met in it, so each image counts the same in every batch.
+
+    Args:
+        name: one of ``config.LOSSES``.
+        counts: training images of each class of the head, int64 [K].
+    """
+
+    weights: Tensor | None
+    margins: Tensor
+
+    def __init__(self, name: str, head: Head, counts: NDArray[np.int64], config: LossConfig) -> None:
+        super().__init__()
+        weights = class_weights(counts, config.class_weights, config.beta)
+        self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
+        self.register_buffer("margins", torch.from_numpy(ldam_margins(counts, config.margin) * config.scale).float())
+        self.name, self.head, self.config = name, head, config
+
+    def forward(self, outputs: Tensor, truth: Tensor, weighted: bool = True) -> Tensor:
+        """Loss of the head's outputs [n, outputs] against shares of its classes [n, K].
+
+        Args:
+            weighted: whether the class weights count yet.
+        """
+        weight = torch.ones_like(truth[:, 0])
+        if self.weights is not None and weighted:
+            weight = truth @ self.weights.to(truth.dtype)
+        smooth = truth + self.config.label_smoothing * (1 / truth.shape[1] - truth)
+        if self.name in ("bce", "soft_margin"):
+            odds, asked = self.head.binary(outputs, smooth)
+            return (weight * binary(odds, asked)).mean() / (1 if self.name == "bce" else odds.shape[1])
+        logits = self.head.logits(outputs)
+        if self.name == "focal":
+            return (weight * focal(logits, smooth, self.config.gamma)).mean()
+        if self.name == "ldam":
+            logits = logits - truth * self.margins.to(truth.dtype)
+        share = {"f1": 1.0, "ce_f1": self.config.f1_share}.get(self.name, 0.0)
+        loss = torch.zeros_like(logits[0, 0])
+        if share < 1:
+            loss = loss + (1 - share) * (weight * cross_entropy(logits, smooth)).mean()
+        if share > 0:
+            loss = loss + share * soft_f1(logits, truth, weight)
+        return loss
+
+
+class Objective(nn.Module):
+    """The loss of all outputs: the weighted mean of the losses of the heads.
+
+    Args:
+        target: what the outputs mean.
+        counts: training images of each joint class, int64 [C].
+
+    Raises:
+        UsageError: weights or losses that are not one for each head, or a loss that does not fit a head.
+    """
+
+    def __init__(self, target: Target, counts: NDArray[np.int64], config: LossConfig, heads: TargetConfig) -> None:
+        super().__init__()
+        names = _per_head(target, heads.losses, config.name, "target.losses")
+        weights = _per_head(target, heads.weights, 1.0, "target.weights")
+        if sum(weights) <= 0:
+            raise UsageError("The weights of the heads add up to nothing.", "Set target.weights to numbers above 0.")
+        self.target, self.defer = target, config.defer
+        self.shares = [w / sum(weights) for w in weights]
+        tables = target.truths(torch.from_numpy(counts.astype(np.float64)).unsqueeze(0))
+        of_heads = [t[0].numpy().round().astype(np.int64) for t in tables]
+        self.criteria = nn.ModuleList(
+            Criterion(n, h, c, config) for n, h, c in zip(names, target.heads, of_heads, strict=True)
+        )
+
+    def forward(self, outputs: Tensor, truth: Tensor, done: float = 1.0) -> Tensor:
+        """Loss of outputs [n, outputs] against shares of the joint classes [n, C].
+
+        Args:
+            done: share of the training that is done, 0..1; class weights count from ``loss.defer`` on.
+        """
+        parts = zip(self.criteria, self.target.split(outputs), self.target.truths(truth), self.shares, strict=True)
+        weighted = done >= self.defer
+        return torch.stack([share * criterion(part, own, weighted) for criterion, part, own, share in parts]).sum()
+
+
+def make_objective(target: Target, labels: NDArray[np.int64], config: FitConfig) -> Objective:
+    """The loss of a fit, with class counts from the training labels (joint, [n])."""
+    counts = np.bincount(labels, minlength=int(np.prod(target.sizes)))
+    return Objective(target, counts, config.loss, config.target)
+
+
+def _per_head(target: Target, given: tuple[T, ...], otherwise: T, what: str) -> tuple[T, ...]:
+    if not given:
+        return (otherwise,) * len(target.heads)
+    if len(given) != len(target.heads):
+        names = ", ".join(h.name for h in target.heads)
+        raise UsageError(f"'{what}' has {len(given)} values; the target has {len(target.heads)} heads: {names}.")
+    return given

@@ -1,0 +1,61 @@
+"""When the state of a fit is kept: every so often, and when someone asks it to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from maskprep.errors import UserError
+
+SHARE = 0.02
+"""Snapshots take no more than this share of the time, however large the state and slow the disk."""
+
+
+class Snapshots:
+    """Keeps a state that is whole, and turns a request to stop into a clean end.
+
+    Args:
+        save: writes the state; what it writes must not depend on when it is called.
+        seconds: between two snapshots, 0 for one at every chance.
+        stopped: the error that ends the fit after a request to stop, made from its exit status.
+    """
+
+    def __init__(self, save: Callable[[], None], seconds: float, stopped: Callable[[int], UserError]) -> None:
+        self._save, self._seconds, self._stopped = save, seconds, stopped
+        self._asked: int | None = None
+        self._next = time.monotonic() + seconds
+
+    def pause(self) -> None:
+        """To be called wherever the state is whole.
+
+        Raises:
+            UserError: someone asked the fit to stop; the state is kept.
+        """
+        if self._asked is not None:
+            self._save()
+            raise self._stopped(128 + self._asked)
+        if (now := time.monotonic()) >= self._next:
+            self._save()
+            took = time.monotonic() - now
+            self._next = now + took + max(self._seconds, took / SHARE if self._seconds else 0.0)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear Ctrl-C and SIGTERM; the second one of a kind ends the process in its usual way."""
+        if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
+            yield
+            return
+        before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._asked = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
