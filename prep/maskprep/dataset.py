@@ -6,6 +6,7 @@ batch touches only its own rows.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.pixels.composite import Background
 from maskprep.pixels.cropping import CHANNELS, FOREGROUND
 from maskprep.pixels.stats import moments
 from maskprep.store.cache import Cache
+from maskprep.store.tables import inputs_of
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -47,6 +50,7 @@ class View:
         dataset: dataset.json, the source and the settings of every stage.
         shards: memory-mapped uint8 [n, H, W, 3] RGB by shard number.
         alphas: memory-mapped mattes uint8 [n, H, W] by shard number, 255 = the subject; only where there are some.
+        background: what lies behind the subjects when crops are gathered.
     """
 
     name: str
@@ -59,20 +63,37 @@ class View:
     dataset: dict[str, Any]
     shards: dict[int, NDArray[np.uint8]] = field(repr=False)
     alphas: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    background: Background = field(default_factory=Background)
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def gather(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Pixels of the given table rows, in the order asked for.
+    def before(self, background: Background) -> View:
+        """The same view with something else behind its subjects; nothing is read before it is gathered."""
+        return dataclasses.replace(self, background=background)
+
+    def gather(
+        self, indices: Indices, out: NDArray[np.uint8] | None = None, epoch: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels of the given table rows, in the order asked for, before :attr:`background`.
 
         Args:
             indices: row numbers of :attr:`table`; repeats are allowed.
             out: where to put them, uint8 [n, H, W, 3]; a new array if not given.
+            epoch: for random backgrounds; without it these are left as they are.
 
         Returns:
             uint8 [n, H, W, 3] RGB. Reads run along the shards, whatever the order asked for.
+
+        Raises:
+            UserError: a crop without a matte, where the background is to change.
         """
+        pixels = self.gather_original(indices, out)
+        self.background.lay(self, pixels, np.asarray(indices, dtype=np.int64), epoch)
+        return pixels
+
+    def gather_original(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """As :meth:`gather`, with the backgrounds that the photos have."""
         where = np.asarray(indices, dtype=np.intp)
         if out is None:
             out = np.empty((len(where), *self.size, 3), dtype=np.uint8)
@@ -102,6 +123,15 @@ class View:
         for i in np.lexsort((row, shard)).tolist():
             out[i] = self.alphas[shard[i]][row[i]]
         return out
+
+    def matte_statuses(self, indices: Indices) -> list[str | None]:
+        """Status of the matte of each of some table rows, None without one."""
+        found: list[str | None] = self.table["matte"].iloc[np.asarray(indices, dtype=np.intp)].tolist()
+        return found
+
+    def mattes_fingerprint(self) -> str:
+        """What the mattes of this view were made from: equal means equal mattes; empty without any."""
+        return inputs_of(self.path / "views" / self.name / "mattes.parquet")
 
     def need_mattes(self, indices: Indices) -> None:
         """Make sure that the crops of some table rows have mattes.

@@ -80,7 +80,15 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None, 
             check_faces(job.cache)
 
 
-def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, workers: int | None = None) -> None:
+def prepare(
+    source: Path,
+    cache: Path,
+    settings: Mapping[str, Any],
+    view: str,
+    workers: int | None = None,
+    *,
+    matted: bool = False,
+) -> None:
     """Crops of other photos by the settings of an earlier cache, as a trained run needs them.
 
     Args:
@@ -89,11 +97,12 @@ def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, w
         settings: the ``settings`` of the earlier cache's dataset.json.
         view: the only view that is cut.
         workers: processes; by default as many as there are cores.
+        matted: whether the crops need mattes.
     """
     asked = configuration.parse(settings)
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
-    asked = dataclasses.replace(asked, views={view: asked.views[view]})
+    asked = dataclasses.replace(asked, views={view: asked.views[view]}, matte=asked.matte if matted else None)
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
     bring(job)

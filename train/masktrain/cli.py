@@ -55,6 +55,8 @@ def fit(
     view: Annotated[str | None, option("data.view")] = DEFAULTS.data.view,
     val_ratio: Annotated[float, option("data.val_ratio")] = DEFAULTS.data.val_ratio,
     split_seed: Annotated[int, option("data.split_seed")] = DEFAULTS.data.split_seed,
+    background: Annotated[str, option("data.background")] = DEFAULTS.data.background,
+    colour: Annotated[str, option("data.colour")] = DEFAULTS.data.colour,
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
     dropout: Annotated[float, option("model.dropout")] = DEFAULTS.model.dropout,

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 
 RECIPES = ("none", "light")
@@ -60,7 +61,7 @@ class Section:
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Which crops, and who is held out."""
+    """Which crops, before which background, and who is held out."""
 
     view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').", "S4.35")
     val_ratio: float = setting(
@@ -73,6 +74,23 @@ class DataConfig(Section):
         low=0,
         high=2**32 - 1,
     )
+    background: str = setting(
+        "original",
+        "Behind the subject: original, mean (the data set's colour), colour, blur, or random (only in training).",
+        "S4.12; needs mattes",
+        choices=BACKGROUNDS,
+    )
+    colour: str = setting("grey", "The colour of --background colour: #rrggbb, r,g,b or a name.", "S4.12")
+    statistics: str = setting(
+        "whole",
+        "Normalise by the mean and std of whole crops, or of the foreground alone (whole or foreground).",
+        "needs mattes for foreground",
+        choices=("whole", "foreground"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_colour(self.colour)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskprep.backgrounds import parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from masktrain import folds, metrics, runs, show
@@ -54,7 +55,9 @@ def fit(
         raise UserError(f"{cache} has {view.schema.num_classes} classes; there is nothing to learn.")
     split = folds.split(view, config.data.val_ratio, config.data.split_seed)
     device = loop.choose_device(config.run.device)
-    mean, std = view.mean_std(split.train)
+    if config.data.background != "original":
+        view.need_mattes(np.concatenate([split.train, split.val]))
+    mean, std = view.mean_std(split.train, foreground=config.data.statistics == "foreground")
     learner = _learner(config, view, split, mean, std, device, pretrained=config.model.pretrained)
 
     run = runs.new_run(config, out)
@@ -77,9 +80,18 @@ def fit(
         target=config.target.kind,
         cosine=_cosine(config),
         tta=config.run.tta,
+        background=config.data.background,
+        colour=_colour(config, mean),
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, split, learner, config, sidecar, progress or show.Fit())
+
+
+def _colour(config: FitConfig, mean: NDArray[np.float64]) -> list[int]:
+    """R, G, B of a background of one colour: as given, or the mean that crops are normalised by."""
+    if config.data.background == "mean":
+        return [int(v) for v in np.rint(mean * 255)]
+    return list(parse_colour(config.data.colour))
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
@@ -97,9 +109,10 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
     split = folds.split(view, config.data.val_ratio, config.data.split_seed)
-    if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
+    mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
+    if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"] or mattes != data.get("mattes"):
         raise UserError(
-            f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
+            f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
     device = loop.choose_device(config.run.device)
@@ -153,6 +166,7 @@ def _train(
     folds.check(view.table, split)
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
+    view = view.before(sidecar.behind(split.train, seed))
     train = Batches(view, split.train, size, device, recipe=config.augment.recipe, seed=seed)
     val = Batches(view, split.val, size, device)
 

@@ -52,7 +52,7 @@ class Predictor:
             torch.tensor(v, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1).to(self.precision.device)
             for v in (self.sidecar.mean, self.sidecar.std)
         )
-        batches = Batches(view, rows, batch_size, self.precision.device)
+        batches = Batches(view.before(self.sidecar.behind()), rows, batch_size, self.precision.device)
         parts = loop.probabilities_of(
             self.model, self.sidecar.answers(), batches, mean, std.clamp(min=1.0), self.precision, self.mirror
         )

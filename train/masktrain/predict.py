@@ -19,6 +19,8 @@ from masktrain import inference
 from masktrain.learn.checkpoint import write_atomically
 
 INFO = "info.csv"
+MATTED = ("mean", "colour", "blur")
+"""Backgrounds for which the crops that are predicted need mattes."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def _prepare(source: Path, folder: Path, predictor: inference.Predictor, workers
         photos.mkdir()
         shutil.copy2(source, photos)
     sidecar = predictor.sidecar
-    pipeline.prepare(photos, folder / "cache", sidecar.settings, sidecar.view, workers)
+    pipeline.prepare(
+        photos, folder / "cache", sidecar.settings, sidecar.view, workers, matted=sidecar.background in MATTED
+    )
     return open_view(folder / "cache", sidecar.view)
 
 

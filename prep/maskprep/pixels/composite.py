@@ -6,40 +6,108 @@ are estimated first.
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.backgrounds import BACKGROUNDS, Colour
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
 from maskprep.pixels.refinement import foreground
 
-BACKGROUNDS = ("original", "mean", "colour", "blur", "random")
-"""What may lie behind the subject. ``random`` is an augmentation: another photo's background, one colour, or noise."""
-
-COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
-COLOURS |= {"green": (0, 255, 0), "blue": (0, 0, 255), "red": (255, 0, 0), "magenta": (255, 0, 255)}
-
-Colour = tuple[int, int, int]
 Floats = NDArray[np.float32]
 
 
-def parse_colour(text: str) -> Colour:
-    """``#rrggbb``, ``r,g,b`` (0..255) or a name as R, G, B.
+NOTHING_FOUND = ("low_contrast", "empty")
+"""Statuses of mattes that found nobody: such a crop keeps its background whatever is asked for."""
+
+DRAW = {"photo": 0.45, "colour": 0.2, "noise": 0.15, "original": 0.2}
+"""What ``random`` draws, and how often."""
+
+
+class Crops(Protocol):
+    """Where crops and their mattes are read from."""
+
+    def gather_original(self, indices: Any, out: Pixels | None = None) -> Pixels:
+        """uint8 [n, H, W, 3]."""
+        ...
+
+    def gather_alpha(self, indices: Any, out: Pixels | None = None) -> Pixels:
+        """uint8 [n, H, W]."""
+        ...
+
+    def matte_statuses(self, indices: Any) -> list[str | None]:
+        """Status of each matte, None without one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Background:
+    """What is to lie behind the subjects of a view.
+
+    Args:
+        kind: one of BACKGROUNDS. ``mean`` is one colour too, that of the data set.
+        colour: R, G, B for ``colour`` and ``mean``.
+        seed: of the draws of ``random``.
+        sources: rows of the table whose backgrounds ``random`` may borrow; none: only colours and noise.
 
     Raises:
-        UsageError: anything else.
+        UsageError: an unknown kind.
     """
-    if text.lower() in COLOURS:
-        return COLOURS[text.lower()]
-    if match := re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", text):
-        return (int(match[1], 16), int(match[2], 16), int(match[3], 16))
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 3 and all(part.isdigit() and int(part) <= 255 for part in parts):
-        return (int(parts[0]), int(parts[1]), int(parts[2]))
-    raise UsageError(f"'{text}' is no colour.", f"Give #rrggbb, r,g,b or one of: {', '.join(COLOURS)}.")
+
+    kind: str = "original"
+    colour: Colour = (128, 128, 128)
+    seed: int = 0
+    sources: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in BACKGROUNDS:
+            raise UsageError(f"Unknown background '{self.kind}'.", f"Known: {', '.join(BACKGROUNDS)}.")
+
+    def changes(self, epoch: int | None) -> bool:
+        """Whether anything is done to a crop: ``random`` is for training: without an epoch, nothing."""
+        return self.kind != "original" and (self.kind != "random" or epoch is not None)
+
+    def lay(self, crops: Crops, pixels: Pixels, rows: NDArray[np.int64], epoch: int | None) -> None:
+        """Give the crops of some table rows their background, in place.
+
+        Args:
+            crops: where mattes, and the other photos, are read from.
+            pixels: uint8 [n, H, W, 3].
+            rows: table row of each crop.
+            epoch: every draw is a function of (seed, epoch, row), whatever the order of work.
+
+        Raises:
+            UserError: a crop has no matte.
+        """
+        if not self.changes(epoch):
+            return
+        alphas = crops.gather_alpha(rows)
+        for i, status in enumerate(crops.matte_statuses(rows)):
+            if status not in NOTHING_FOUND:
+                pixels[i] = self._behind(crops, pixels[i], alphas[i], int(rows[i]), epoch)
+
+    def _behind(self, crops: Crops, pixels: Pixels, alpha: Pixels, row: int, epoch: int | None) -> Pixels:
+        if self.kind == "blur":
+            return place(pixels, alpha, blurred_ground(pixels, alpha))
+        if self.kind != "random":
+            return place(pixels, alpha, np.array(self.colour, np.uint8))
+        assert epoch is not None  # or nothing would change
+        random = np.random.default_rng([self.seed, epoch, row, 0x6261636B])
+        kind = str(random.choice(list(DRAW), p=list(DRAW.values())))
+        if kind == "original":
+            return pixels
+        if kind == "photo" and len(self.sources):
+            other = [int(random.choice(self.sources))]
+            status = crops.matte_statuses(other)[0]
+            if status is not None and status not in NOTHING_FOUND:
+                ground = empty_ground(crops.gather_original(other)[0], crops.gather_alpha(other)[0])
+                return place(pixels, alpha, ground[:, ::-1] if random.random() < 0.5 else ground)
+        if kind == "noise":
+            return place(pixels, alpha, noise(alpha.shape, random))
+        return place(pixels, alpha, random.integers(0, 256, 3).astype(np.uint8))
 
 
 def over(person: Pixels, alpha: Pixels, ground: Pixels) -> Pixels:
@@ -95,7 +163,7 @@ def blurred_ground(pixels: Pixels, alpha: Pixels, strength: float = 0.06) -> Pix
     return _bytes(_near(pixels, _away(alpha), strength * max(alpha.shape)))
 
 
-def noise(size: tuple[int, int], random: np.random.Generator) -> Pixels:
+def noise(size: tuple[int, ...], random: np.random.Generator) -> Pixels:
     """Coloured noise: coarse or fine grain about a random colour, uint8 [H, W, 3]."""
     import cv2
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.pixels.composite import Background
 from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
@@ -35,6 +38,7 @@ class Sidecar:
         target: what the outputs mean, see :mod:`masktrain.learn.targets`.
         cosine: scale of a classifier by direction, 0 for a linear one.
         tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
+        background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
     """
 
     model: str
@@ -53,10 +57,23 @@ class Sidecar:
     target: str = "joint"
     cosine: float = 0.0
     tta: str = "none"
+    background: str = "original"
+    colour: list[int] = field(default_factory=lambda: [128, 128, 128])
 
     def labels(self) -> Schema:
         """The schema as an object."""
         return Schema.from_dict(self.schema)
+
+    def behind(self, sources: NDArray[np.int64] | None = None, seed: int = 0) -> Background:
+        """What is to lie behind the subjects.
+
+        Args:
+            sources: table rows whose backgrounds may be borrowed in training.
+            seed: of the random ones.
+        """
+        colour = (self.colour[0], self.colour[1], self.colour[2])
+        rows = np.zeros(0, np.int64) if sources is None else sources
+        return Background(self.background, colour, seed, rows)
 
     def answers(self) -> Target:
         """The target as an object."""
