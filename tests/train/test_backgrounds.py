@@ -22,32 +22,10 @@ from masktrain.learn.batches import Batches
 CPU = torch.device("cpu")
 
 
-def give_mattes(cache: Path, missing: int = 0) -> None:
-    """Mattes in the format of the cache: the middle of every crop is the subject; the last ``missing`` have none."""
-    folder = cache / "views/face"
-    index = pd.read_parquet(folder / "index.parquet")
-    found = []
-    for number, rows in index.groupby("shard"):
-        table = pd.read_parquet(folder / f"{number:05d}.parquet")
-        pixels = np.load(folder / f"{number:05d}.npy")
-        alpha = np.zeros(pixels.shape[:3], np.uint8)
-        alpha[:, 4:-4, 6:-6] = 255
-        np.save(folder / f"alpha-{number:05d}.npy", alpha)
-        inside = pixels[:, 4:-4, 6:-6].reshape(len(pixels), -1, 3).astype(np.int64)
-        for c, channel in enumerate("rgb"):
-            table[f"fg_sum_{channel}"] = inside[:, :, c].sum(1)
-            table[f"fg_sumsq_{channel}"] = (inside[:, :, c] ** 2).sum(1)
-        table["fg_count"] = inside.shape[1]
-        table.to_parquet(folder / f"{number:05d}.parquet")
-        found.append(table.iloc[rows["row"]][["image", "key"]])
-    mattes = pd.concat(found).sort_values("image").iloc[: len(index) - missing].assign(status="ok")
-    mattes.to_parquet(folder / "mattes.parquet", index=False)
-
-
 @pytest.fixture(scope="module")
 def matted(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache: Path = synthetic.write_cache(tmp_path_factory.mktemp("matted") / "people", people=16)
-    give_mattes(cache)
+    synthetic.give_mattes(cache)
     return cache
 
 
@@ -109,7 +87,7 @@ def test_without_mattes_it_is_an_error_that_says_what_to_do(
         assert "maskprep rembg" in caught.value.hint
     assert not (tmp_path / "run").exists()
     partly = synthetic.write_cache(tmp_path / "partly", people=8)
-    give_mattes(partly, missing=3)
+    synthetic.give_mattes(partly, missing=3)
     with pytest.raises(UserError, match=r"of \d+ crops without mattes"):
         fit(partly, config(data__background="mean"), out=tmp_path / "run")
     with pytest.raises(UsageError, match="must be one of"):
@@ -135,7 +113,7 @@ def test_a_run_does_not_go_on_with_other_mattes(
     from maskprep.store.tables import read_table, write_table
 
     cache = synthetic.write_cache(tmp_path / "people", people=10)
-    give_mattes(cache)
+    synthetic.give_mattes(cache)
     file = cache / "views/face/mattes.parquet"
     write_table(file, read_table(file), inputs="one")
     run = fit(cache, config(data__background="mean", optim__epochs=1), out=tmp_path / "run").run

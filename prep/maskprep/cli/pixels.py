@@ -11,6 +11,38 @@ from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Str
 
 
 @app.command()
+def export(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="New folder to write to.")],
+    format: Annotated[str, typer.Option("--format", help="folder, csv, hf (Parquet) or webdataset (tar).")] = "folder",
+    by: Annotated[str, typer.Option(help="For folder: mirror the source tree, or a folder per class.")] = "source",
+    image_format: Annotated[str, typer.Option(help="png or jpg.")] = "png",
+    background: Annotated[
+        str, typer.Option(help="original, transparent, mean, colour, blur or random; all but the first need mattes.")
+    ] = "original",
+    colour: Annotated[str, typer.Option(help="For --background colour: #rrggbb, r,g,b or a name.")] = "grey",
+    seed: Annotated[int, typer.Option(min=0, help="For --background random.")] = 0,
+    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="the only view, or face")] = None,
+    split: Annotated[str | None, typer.Option(help="Only train or eval.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
+    cache: CacheDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write crops and labels in formats that other tools read."""
+    from maskprep import show
+    from maskprep.export import Settings
+    from maskprep.export import export as write
+    from maskprep.job import open_job
+
+    settings = Settings(format, by, image_format, background, colour, seed, split)
+    job = open_job(source, cache)
+    with show.bars(quiet) as bars:
+        made = write(job.cache.root, out, settings, view=view, force=force, progress=bars)
+    without = f", {made.missing} photos have no crop" if made.missing else ""
+    typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
+
+
+@app.command()
 def rembg(
     source: Source,
     out: Annotated[
