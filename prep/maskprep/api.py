@@ -15,6 +15,7 @@ from maskprep.job import Job, open_job
 from maskprep.pixels import matte_models
 from maskprep.pixels.crops import ViewSettings
 from maskprep.pixels.mattes import MatteSettings
+from maskprep.pixels.matting import check_runtime
 from maskprep.progress import Progress
 from maskprep.store.cache import is_cache
 
@@ -109,6 +110,7 @@ def rembg(
     model: str | None = None,
     on: str | None = None,
     refine: str | None = None,
+    runtime: str | None = None,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -123,6 +125,7 @@ def rembg(
         model: name of a model or path of an ONNX file. This and the following: None keeps what the cache says.
         on: crop, or photo (the whole photo is looked at, and its matte cropped).
         refine: none, guided or closed-form.
+        runtime: onnxruntime or openvino.
         workers: see :func:`run`.
         engine: see :func:`run`.
         progress: see :func:`run`.
@@ -130,7 +133,7 @@ def rembg(
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
     before = job.config.matte
     named = None if model is None else matte_models.find(model).name
-    edits = _given({"model": named, "on": on, "refine": refine})
+    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime})
     if view is not None:
         if view not in job.config.views:
             raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
@@ -140,6 +143,7 @@ def rembg(
     settings = dataclasses.replace(before or MatteSettings(), **edits)
     job.config = dataclasses.replace(job.config, matte=settings)
     matte_models.locate(settings.model)  # before any long work
+    check_runtime(settings.runtime)
     pipeline.bring(job, views=[view] if view is not None else [v for v in job.config.views if settings.covers(v)])
     return job
 
@@ -150,6 +154,7 @@ def cutouts(
     *,
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
+    runtime: str = "onnxruntime",
     kind: str = "cutout",
     force: bool = False,
     workers: int | None = None,
@@ -162,6 +167,7 @@ def cutouts(
         out,
         model=model,
         refinement=refinement,
+        runtime=runtime,
         kind=kind,
         force=force,
         workers=workers,

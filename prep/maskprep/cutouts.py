@@ -30,7 +30,7 @@ from maskprep.pixels.composite import cut_out
 from maskprep.pixels.matte_models import LocalModel
 from maskprep.pixels.matte_rules import finish
 from maskprep.pixels.mattes import JUDGEMENT, MatteSettings
-from maskprep.pixels.matting import matte_of, open_model
+from maskprep.pixels.matting import check_runtime, matte_of, open_model
 from maskprep.pixels.refinement import refine
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
@@ -57,6 +57,7 @@ class CutoutStage:
     """Writes cut-outs. Input rows: path, target, and file (its name relative to the folder of results)."""
 
     model: LocalModel
+    runtime: str
     refinement: str
     kind: str
     force: bool
@@ -71,7 +72,7 @@ class CutoutStage:
 
         cv2.setNumThreads(1)
         nothing = dict.fromkeys(name for name, _ in JUDGEMENT)
-        with open_model(self.model) as predict:
+        with open_model(self.model, runtime=self.runtime) as predict:
 
             def compute(row: Row) -> Output | None:
                 target = Path(str(row["target"]))
@@ -119,6 +120,7 @@ def cut_folder(
     *,
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
+    runtime: str = "onnxruntime",
     kind: str = "cutout",
     force: bool = False,
     max_megapixels: float = MAX_MEGAPIXELS,
@@ -134,6 +136,7 @@ def cut_folder(
             differ only in the suffix keep it: ``b.jpg.png``.
         model: name of a model or path of an ONNX file.
         refinement: none, guided or closed-form.
+        runtime: onnxruntime or openvino.
         kind: ``cutout`` (PNG with transparency) or ``mask`` (the matte alone).
         force: replace files that are there already.
         max_megapixels: larger photos are errors.
@@ -145,7 +148,7 @@ def cut_folder(
         UserError: the folder cannot be used, or the model cannot be had. A photo that cannot be used is no exception
             but a line in :attr:`Cutouts.failed`.
     """
-    settings = MatteSettings(model=matte_models.find(model).name, refine=refinement)
+    settings = MatteSettings(model=matte_models.find(model).name, refine=refinement, runtime=runtime)
     if kind not in KINDS:
         raise UsageError(f"Unknown kind of result '{kind}'.", f"Known: {', '.join(KINDS)}.")
     here, there = source.resolve(), out.resolve()
@@ -157,11 +160,12 @@ def cut_folder(
     if not found.files:
         raise UserError(f"There are no photos in '{source}'.", "Give the folder that holds them.")
     local = matte_models.locate(settings.model)
+    check_runtime(runtime)
     if refinement == "closed-form":
         from maskprep.pixels.refinement import pymatting
 
         pymatting()
-    stage = CutoutStage(local, refinement, kind, force, max_megapixels)
+    stage = CutoutStage(local, runtime, refinement, kind, force, max_megapixels)
     key = fingerprint("cutout", VERSION, kind, max_megapixels, settings.identity(local))
     names = result_names([file.image for file in found.files])
     pairs, rows = [], []

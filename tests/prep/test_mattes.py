@@ -136,6 +136,17 @@ def test_the_same_whatever_the_number_of_workers_and_nothing_is_done_twice(matte
     assert contents(work[1]) == before
 
 
+def test_from_the_command_line(matted: Work, tmp_path: Path, cli: Any) -> None:
+    done = cli("rembg", matted[1], "--refine", "guided", "-j", 1)
+    assert done.returncode == 0 and "mattes  face: 8 ok; selfie (licence: Apache-2.0)" in done.stdout
+    out = cli("export", matted[1], "--out", tmp_path / "out", "--background", "transparent")
+    assert out.returncode == 0 and len(list((tmp_path / "out").rglob("*.png"))) == 8
+    assert cli("export", matted[1], "--out", tmp_path / "out").returncode == 2
+    stats = cli("stats", matted[1], "-q")
+    assert "foreground" in stats.stdout and (matted[1] / "stats-face.png").is_file()
+    assert cli("rembg", matted[1], "--force").returncode == 2
+
+
 class StoppedError(Exception):
     """As if the machine went off."""
 
@@ -282,6 +293,16 @@ def test_ours_equals_rembgs_own(faces: np.ndarray, u2netp: Path, monkeypatch: py
             theirs = np.asarray(remove(Image.fromarray(pixels), session=session, only_mask=True))
             assert clear and ours.shape == theirs.shape
             assert np.abs(ours.astype(int) - theirs).mean() < 1
+
+
+def test_openvino_gives_the_same_mattes(matted: Work, faces: np.ndarray, u2netp: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    with open_model(locate("u2netp")) as known, open_model(locate("u2netp"), runtime="openvino") as quick:
+        for pixels in faces:
+            one, other = (matte_of(predict(pixels), (32, 32))[0] for predict in (known, quick))
+            assert np.abs(one.astype(int) - other).max() <= 1 and np.abs(one.astype(int) - other).mean() < 0.1
+    with pytest.raises(UsageError, match="runtime"):
+        rembg(matted, runtime="openvinno")
 
 
 def test_a_file_of_ones_own_is_run_as_it_is(faces: np.ndarray, u2netp: Path, tmp_path: Path) -> None:

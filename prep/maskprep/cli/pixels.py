@@ -56,6 +56,9 @@ def rembg(
         str | None, typer.Option(help="Look at the crop, or at the whole photo.", show_default="crop")
     ] = None,
     refine: Annotated[str | None, typer.Option(help="Edges: none, guided or closed-form.", show_default="none")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime, or openvino (quicker).", show_default="onnxruntime")
+    ] = None,
     mask: Annotated[bool, typer.Option("--mask", help="With --out: the mattes instead of cut-outs.")] = False,
     force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
     cache: CacheDir = None,
@@ -78,6 +81,7 @@ def rembg(
                 out,
                 model=model or "u2netp",
                 refinement=refine or "none",
+                runtime=runtime or "onnxruntime",
                 kind="mask" if mask else "cutout",
                 force=force,
                 workers=workers,
@@ -100,6 +104,7 @@ def rembg(
             model=model,
             on=on,
             refine=refine,
+            runtime=runtime,
             workers=workers,
             engine=engine,
             progress=bars,

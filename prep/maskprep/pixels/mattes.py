@@ -25,7 +25,7 @@ from maskprep.pixels.cropping import FOREGROUND, sums
 from maskprep.pixels.crops import warp
 from maskprep.pixels.matte_models import LocalModel
 from maskprep.pixels.matte_rules import SOLID, box_mask, face_mask, finish, photo_mask
-from maskprep.pixels.matting import matte_of, open_model
+from maskprep.pixels.matting import RUNTIMES, matte_of, open_model
 from maskprep.pixels.refinement import REFINEMENTS, refine
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
@@ -58,6 +58,7 @@ class MatteSettings:
         model: name of a model, or path of an ONNX file.
         on: ``crop`` looks at the crop, ``photo`` at the whole photo, whose matte is then cropped.
         refine: none, guided or closed-form.
+        runtime: what runs the network, onnxruntime or openvino.
         views: which views get mattes; none named: all.
 
     Raises:
@@ -67,10 +68,15 @@ class MatteSettings:
     model: str = matte_models.DEFAULT
     on: str = "crop"
     refine: str = "none"
+    runtime: str = "onnxruntime"
     views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value, known in (("on", self.on, WHERE), ("refine", self.refine, REFINEMENTS)):
+        for name, value, known in (
+            ("on", self.on, WHERE),
+            ("refine", self.refine, REFINEMENTS),
+            ("runtime", self.runtime, RUNTIMES),
+        ):
             if value not in known:
                 raise UsageError(f"Unknown matte.{name} '{value}'.", f"Known: {', '.join(known)}.")
 
@@ -80,7 +86,7 @@ class MatteSettings:
 
     def identity(self, model: LocalModel) -> dict[str, Any]:
         """Version, settings and weights that a matte's key is made from."""
-        settings = {"model": model.label, "on": self.on, "refine": self.refine}
+        settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
         return {"version": VERSION, "settings": settings, "weights": {model.label: model.sha256}}
 
 
@@ -111,7 +117,7 @@ class MatteStage:
         cv2.setNumThreads(1)
         stretch = self.model.model.stretch
         last: dict[str, Any] = {"path": None}
-        with open_model(self.model) as predict:
+        with open_model(self.model, runtime=self.settings.runtime) as predict:
 
             def compute(row: Row) -> Output | None:
                 if last["path"] != row["pixels"]:
