@@ -11,11 +11,16 @@ from typing import Any
 from maskprep import pipeline
 from maskprep import relabel as relabelling
 from maskprep.config import Config, check_view_name
+from maskprep.cutouts import Cutouts, cut_folder
 from maskprep.dataset import DEFAULT_VIEW
+from maskprep.errors import UsageError
 from maskprep.job import Job, open_job
 from maskprep.labels.schema import Schema
 from maskprep.leaks import Duplicates, open_duplicates
+from maskprep.pixels import matte_models
 from maskprep.pixels.crops import ViewSettings
+from maskprep.pixels.mattes import MatteSettings
+from maskprep.pixels.matting import check_runtime
 from maskprep.progress import Progress
 from maskprep.store.cache import is_cache
 from maskprep.store.tables import read_table
@@ -98,8 +103,83 @@ def crop(
         choose=dataclasses.replace(job.config.choose, **_given({"no_face": no_face})),
         detect=dataclasses.replace(job.config.detect, **_given({"detectors": detectors})),
     )
-    pipeline.bring(job, views=[view])
+    pipeline.bring(job, views=[view], matted=False)
     return job
+
+
+def rembg(
+    source: Path,
+    cache: Path | None = None,
+    config: Path | None = None,
+    *,
+    view: str | None = None,
+    model: str | None = None,
+    on: str | None = None,
+    refine: str | None = None,
+    runtime: str | None = None,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Job:
+    """Separate the subject of every crop from the background: one soft matte per crop.
+
+    Args:
+        source: photo folder or cache; see :func:`run`.
+        cache: see :func:`run`.
+        config: see :func:`run`.
+        view: which crops; None for those that have mattes already, or all.
+        model: name of a model or path of an ONNX file. This and the following: None keeps what the cache says.
+        on: crop, or photo (the whole photo is looked at, and its matte cropped).
+        refine: none, guided or closed-form.
+        runtime: onnxruntime or openvino.
+        workers: see :func:`run`.
+        engine: see :func:`run`.
+        progress: see :func:`run`.
+    """
+    job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    before = job.config.matte
+    named = None if model is None else matte_models.find(model).name
+    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime})
+    if view is not None:
+        if view not in job.config.views:
+            raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+        earlier = () if before is None else before.views
+        if before is None or earlier:
+            edits["views"] = tuple(dict.fromkeys([*earlier, view]))
+    settings = dataclasses.replace(before or MatteSettings(), **edits)
+    job.config = dataclasses.replace(job.config, matte=settings)
+    matte_models.locate(settings.model)  # before any long work
+    check_runtime(settings.runtime)
+    pipeline.bring(job, views=[view] if view is not None else [v for v in job.config.views if settings.covers(v)])
+    return job
+
+
+def cutouts(
+    source: Path,
+    out: Path,
+    *,
+    model: str = matte_models.DEFAULT,
+    refinement: str = "none",
+    runtime: str = "onnxruntime",
+    kind: str = "cutout",
+    force: bool = False,
+    workers: int | None = None,
+    engine: str = "processes",
+    progress: Progress | None = None,
+) -> Cutouts:
+    """Cut the person out of every photo below a folder. See :func:`maskprep.cutouts.cut_folder` for the arguments."""
+    return cut_folder(
+        source,
+        out,
+        model=model,
+        refinement=refinement,
+        runtime=runtime,
+        kind=kind,
+        force=force,
+        workers=workers,
+        engine=engine,
+        progress=progress,
+    )
 
 
 def run(

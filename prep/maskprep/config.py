@@ -24,6 +24,7 @@ from maskprep.labels.schema import Schema
 from maskprep.photos.decode import MAX_MEGAPIXELS, PILLOW_LIMIT
 from maskprep.photos.sources import SourceSettings
 from maskprep.pixels.crops import ViewSettings, parse_size
+from maskprep.pixels.mattes import MatteSettings
 
 CONFIG_NAME = "maskprep.yaml"
 
@@ -112,6 +113,7 @@ class Config:
         choose: which face is the subject.
         labels: fixes of the labels.
         views: sets of crops by name.
+        matte: separating the subjects from the background; None for no mattes.
     """
 
     source: SourceSettings = field(default_factory=SourceSettings)
@@ -121,16 +123,18 @@ class Config:
     choose: ChooseSettings = field(default_factory=ChooseSettings)
     labels: LabelSettings = field(default_factory=LabelSettings)
     views: dict[str, ViewSettings] = field(default_factory=lambda: {DEFAULT_VIEW: ViewSettings()})
+    matte: MatteSettings | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The sections kept in dataset.json and inside a trained run."""
-        return {
+        """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
+        sections = {
             "index": dataclasses.asdict(self.index),
             "detect": dataclasses.asdict(self.detect),
             "choose": dataclasses.asdict(self.choose),
             "labels": dataclasses.asdict(self.labels),
             "views": {name: dataclasses.asdict(view) for name, view in self.views.items()},
         }
+        return sections if self.matte is None else {**sections, "matte": dataclasses.asdict(self.matte)}
 
 
 def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
@@ -154,6 +158,8 @@ def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
             for view in views:
                 check_view_name(view)
             changes[name] = {**base.views, **views} if base.views != Config().views else views
+        elif name == "matte":
+            changes[name] = _build(MatteSettings, section, name)
         else:
             changes[name] = _build(type(getattr(base, name)), section, name)
     return dataclasses.replace(base, **changes)

@@ -6,6 +6,7 @@ batch touches only its own rows.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
-from maskprep.pixels.cropping import CHANNELS
+from maskprep.pixels.composite import Background
+from maskprep.pixels.cropping import CHANNELS, FOREGROUND
 from maskprep.pixels.stats import moments
 from maskprep.store.cache import Cache
+from maskprep.store.tables import inputs_of
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -39,12 +42,15 @@ class View:
         schema: what is classified.
         table: one row per image that has a crop, sorted by image, numbered from 0: image, person (the image itself
             where nobody is named), split (train or eval), status, content, label (nullable joint class), excluded
-            (null or the reason), the attributes, key, shard, row, and the per-crop sums.
+            (null or the reason), the attributes, key, shard, row, the per-crop sums, matte (its status, null for a crop
+            without one) and the sums of the foreground.
         missing: the images without a crop, with the same columns up to the attributes.
         size: height and width of the crops in pixels.
         info: view.json, the geometry of the crops.
         dataset: dataset.json, the source and the settings of every stage.
         shards: memory-mapped uint8 [n, H, W, 3] RGB by shard number.
+        alphas: memory-mapped mattes uint8 [n, H, W] by shard number, 255 = the subject; only where there are some.
+        background: what lies behind the subjects when crops are gathered.
     """
 
     name: str
@@ -56,20 +62,38 @@ class View:
     info: dict[str, Any]
     dataset: dict[str, Any]
     shards: dict[int, NDArray[np.uint8]] = field(repr=False)
+    alphas: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    background: Background = field(default_factory=Background)
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def gather(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Pixels of the given table rows, in the order asked for.
+    def before(self, background: Background) -> View:
+        """The same view with something else behind its subjects; nothing is read before it is gathered."""
+        return dataclasses.replace(self, background=background)
+
+    def gather(
+        self, indices: Indices, out: NDArray[np.uint8] | None = None, epoch: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels of the given table rows, in the order asked for, before :attr:`background`.
 
         Args:
             indices: row numbers of :attr:`table`; repeats are allowed.
             out: where to put them, uint8 [n, H, W, 3]; a new array if not given.
+            epoch: for random backgrounds; without it these are left as they are.
 
         Returns:
             uint8 [n, H, W, 3] RGB. Reads run along the shards, whatever the order asked for.
+
+        Raises:
+            UserError: a crop without a matte, where the background is to change.
         """
+        pixels = self.gather_original(indices, out)
+        self.background.lay(self, pixels, np.asarray(indices, dtype=np.int64), epoch)
+        return pixels
+
+    def gather_original(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """As :meth:`gather`, with the backgrounds that the photos have."""
         where = np.asarray(indices, dtype=np.intp)
         if out is None:
             out = np.empty((len(where), *self.size, 3), dtype=np.uint8)
@@ -78,12 +102,73 @@ class View:
             out[i] = self.shards[shard[i]][row[i]]
         return out
 
-    def mean_std(self, indices: Indices) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def gather_alpha(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Mattes of the given table rows, in the order asked for.
+
+        Args:
+            indices: as for :meth:`gather`.
+            out: where to put them, uint8 [n, H, W]; a new array if not given.
+
+        Returns:
+            uint8 [n, H, W], 255 = the subject.
+
+        Raises:
+            UserError: one of the crops has no matte.
+        """
+        where = np.asarray(indices, dtype=np.intp)
+        self.need_mattes(where)
+        if out is None:
+            out = np.empty((len(where), *self.size), dtype=np.uint8)
+        shard, row = self._shard[where], self._row[where]
+        for i in np.lexsort((row, shard)).tolist():
+            out[i] = self.alphas[shard[i]][row[i]]
+        return out
+
+    def matte_statuses(self, indices: Indices) -> list[str | None]:
+        """Status of the matte of each of some table rows, None without one."""
+        found: list[str | None] = self.table["matte"].iloc[np.asarray(indices, dtype=np.intp)].tolist()
+        return found
+
+    def mattes_fingerprint(self) -> str:
+        """What the mattes of this view were made from: equal means equal mattes; empty without any."""
+        return inputs_of(self.path / "views" / self.name / "mattes.parquet")
+
+    def need_mattes(self, indices: Indices) -> None:
+        """Make sure that the crops of some table rows have mattes.
+
+        Raises:
+            UserError: they do not, naming some.
+        """
+        rows = self.table.iloc[np.asarray(indices, dtype=np.intp)]
+        if not rows["matte"].isna().any():
+            return
+        without = rows["image"][rows["matte"].isna()]
+        listed = ", ".join(without.iloc[:3]) + (", ..." if len(without) > 3 else "")
+        which = "no" if len(without) == len(rows) else f"{len(without)} of {len(rows)} crops without"
+        raise UserError(
+            f"View '{self.name}' of {self.path} has {which} mattes" + (f" ({listed})." if which != "no" else "."),
+            f"Make them with: maskprep rembg {self.path} --view {self.name}",
+        )
+
+    def mean_std(
+        self, indices: Indices, *, foreground: bool = False
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation per channel (0..1, float64 [3]) over whole crops, without touching pixels.
 
         Exact: the integer sums kept per crop are added as integers; one division and one root are rounded.
+
+        Args:
+            indices: row numbers of :attr:`table`.
+            foreground: only over pixels that are the subject's (matte at least 128); the background and what lies
+                beyond the photo's border do not count.
+
+        Raises:
+            UserError: no crops, or crops without mattes where the foreground is wanted.
         """
-        found = moments(self.table.iloc[np.asarray(indices, dtype=np.intp)])
+        where = np.asarray(indices, dtype=np.intp)
+        if foreground:
+            self.need_mattes(where)
+        found = moments(self.table.iloc[where], "fg_" if foreground else "")
         if found is None:
             raise UserError("No crops to take the mean and standard deviation of.")
         return np.array(found.mean), np.array(found.std)
@@ -124,12 +209,13 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
     schema = Schema.from_dict(dataset["schema"])
     images = image_table(path, schema)
     crops, shards = _open_shards(folder, size)
+    crops, alphas = _open_mattes(folder, crops, size)
     table = images.merge(crops, on="image", how="inner", validate="one_to_one").sort_values("image", ignore_index=True)
     if len(table) != len(crops):
         stray = sorted(set(crops["image"]) - set(table["image"]))
         raise _corrupt(path, f"view '{folder.name}' has crops of images that images.parquet does not list", stray)
     missing = images[~images["image"].isin(table["image"])].sort_values("image", ignore_index=True)
-    return View(folder.name, path, schema, table, missing, size, info, dataset, shards)
+    return View(folder.name, path, schema, table, missing, size, info, dataset, shards, alphas)
 
 
 def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
@@ -185,7 +271,8 @@ def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dic
     for number in sorted(set(index["shard"].tolist())):
         file = folder / f"{number:05d}.npy"
         rows = _read_table(file.with_suffix(".parquet"), ["image", "key", "row", *sums, "count"])
-        rows = rows[["image", "key", "row", *sums, "count"]].assign(shard=number).astype({"image": object})
+        kept = [c for c in ("image", "key", "row", *sums, "count", *FOREGROUND) if c in rows]
+        rows = rows[kept].assign(shard=number).astype({"image": object})
         shards[number] = _map_shard(file, len(rows), size)
         tables.append(rows)
     if not shards:
@@ -196,15 +283,42 @@ def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dic
     return crops.astype(dict.fromkeys([*sums, "count"], "int64")), shards
 
 
-def _map_shard(file: Path, rows: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Memory-map one shard and check its shape against its table and its view."""
+def _open_mattes(
+    folder: Path, crops: pd.DataFrame, size: tuple[int, int]
+) -> tuple[pd.DataFrame, dict[int, NDArray[np.uint8]]]:
+    """The crops with the status of their mattes and the sums of their foreground, and the mapped alpha planes.
+
+    A matte counts only for the very crop it was made from, by key.
+    """
+    for name in FOREGROUND:
+        if name not in crops:
+            crops[name] = None
+    file = folder / "mattes.parquet"
+    if not file.is_file():
+        return crops.assign(matte=None), {}
+    mattes = _read_table(file, ["image", "key", "status"]).rename(columns={"status": "matte"})
+    crops = crops.merge(mattes[["image", "key", "matte"]].astype(object), on=["image", "key"], how="left")
+    crops["matte"] = crops["matte"].where(crops["matte"].notna(), None)
+    alphas = {}
+    for shard, rows in crops[crops["matte"].notna()].groupby("shard"):
+        number = int(str(shard))
+        alphas[number] = _map_shard(folder / f"alpha-{number:05d}.npy", int(rows["row"].max()) + 1, size, least=True)
+    return crops, alphas
+
+
+def _map_shard(file: Path, rows: int, size: tuple[int, int], *, least: bool = False) -> NDArray[np.uint8]:
+    """Memory-map one shard and check its shape against its table and its view.
+
+    Args:
+        least: for mattes: one plane per row instead of three, and possibly more rows than are known here.
+    """
     try:
         pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except FileNotFoundError:
         raise _corrupt(file.parent, f"{file.name} is missing") from None
     except (ValueError, OSError, EOFError) as error:
         raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
-    wanted = (rows, *size, 3)
+    wanted = (max(rows, len(pixels)), *size) if least else (rows, *size, 3)
     if pixels.shape != wanted or pixels.dtype != np.uint8:
         raise _corrupt(file.parent, f"{file.name} holds {pixels.dtype} {pixels.shape}, its tables say uint8 {wanted}")
     return pixels

@@ -26,13 +26,14 @@ from maskprep.labels.changes import Changes
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
 from maskprep.photos.decode import heic_available
+from maskprep.photos.listing import some
 from maskprep.photos.walk import walk
-from maskprep.pixels import cropping
+from maskprep.pixels import cropping, matte_models, mattes
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache, is_cache, resolve
-from maskprep.store.engine import Row
-from maskprep.store.shards import Pair
+from maskprep.store.engine import Row, Stage, Task
+from maskprep.store.shards import Pair, plan
 from maskprep.store.tables import fingerprint
 
 STAGE_FILE = "stage.json"
@@ -195,6 +196,55 @@ def want_crops(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame
         pairs.append((image, fingerprint(content, corners, turned, stage)))
         rows.append({"path": os.fspath(job.path(image)), "box": corners, "keypoints": turned})
     return Wanted(f"{cropping.NAME}:{view}", job.cache.view(view), identity, pairs, rows)
+
+
+def want_mattes(job: Job, view: str, crops: Wanted, images: pd.DataFrame, subjects: pd.DataFrame) -> Wanted:
+    """Every crop of a view, keyed by the crop, the face in it, the settings and the model.
+
+    The rows lack what only the finished crops tell: where their pixels lie, and their transforms.
+
+    Raises:
+        UserError: there are no matte settings, or the model's file cannot be had.
+    """
+    settings = job.config.matte
+    if settings is None:
+        raise UsageError("The cache has no settings for mattes.", f"Make mattes with: maskprep rembg {job.cache.root}")
+    identity = settings.identity(matte_models.locate(settings.model))
+    stage = fingerprint(mattes.NAME, identity)
+    photos = {i: (w, h) for i, w, h in zip(images["image"], images["width"], images["height"], strict=True)}
+    columns = (subjects[c] for c in ("image", "status", "x0", "y0", "x1", "y1"))
+    faces = {image: (status, box) for image, status, *box in zip(*columns, strict=True)}
+    pairs: list[Pair] = []
+    rows: list[Row] = []
+    for image, key in crops.pairs:
+        status, box = faces[image]
+        corners = None if any(pd.isna(v) for v in box) else tuple(float(v) for v in box)
+        seen = status in ("ok", "ambiguous", "decided")  # a rescued box is a guess: it does not make a face
+        pairs.append((image, fingerprint(key, corners, seen, stage)))
+        width, height = (int(v) for v in photos[image])
+        size = {"width": width, "height": height}
+        rows.append({"photo": os.fspath(job.path(image)), **size, "box": corners, "force": seen})
+    return Wanted(f"{mattes.NAME}:{view}", job.cache.rows(f"{mattes.NAME}-{view}"), identity, pairs, rows)
+
+
+# ---------------------------------------------------------------- making what is missing
+
+
+def fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
+    """Make a stage's missing shards. Returns whether there were any."""
+    chunks = plan(wanted.folder, wanted.pairs, rows_per_shard)
+    if chunks:
+        inputs = dict(zip(wanted.pairs, wanted.rows, strict=True))
+        tasks = [Task(wanted.folder, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
+        total = sum(len(task.rows) for task in tasks)
+        job.progress.start(wanted.name, total)
+        failed = job.crew.run(stage, tasks, job.progress.advance)
+        job.computed[wanted.name] += total - len(failed)
+        job.unreadable += len(failed)
+        if failed:
+            examples = some([f"{image}: {why}" for image, why in sorted(failed)])
+            job.notes.append(f"{len(failed)} photos failed in '{wanted.name}' ({examples}); the next run tries again.")
+    return bool(chunks)
 
 
 # ---------------------------------------------------------------- identities

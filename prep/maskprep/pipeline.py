@@ -1,4 +1,4 @@
-"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, duplicates, crop, stats.
+"""Bringing a cache up to date, stage by stage: index, detect, choose, labels, duplicates, crop, matte, stats.
 
 Every stage asks which rows it wants, makes those that are missing, and assembles its table when its inputs changed.
 Nothing changed means nothing computed.
@@ -28,6 +28,7 @@ from maskprep.job import (
     VIEW_FILE,
     Job,
     Wanted,
+    fill,
     open_job,
     plain,
     read_identity,
@@ -40,24 +41,25 @@ from maskprep.labels import duplicates as doubling
 from maskprep.labels import table as labelling
 from maskprep.labels.fixes import Fix
 from maskprep.labels.schema import Schema
+from maskprep.matte_stage import make_mattes, matte_entry
 from maskprep.photos import index as indexing
 from maskprep.photos import sources
 from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
-from maskprep.store.engine import Stage, Task
-from maskprep.store.shards import drop_damaged, finish, live_rows, plan, read_rows, sweep
+from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
 
 
-def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) -> None:
+def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None, matted: bool = True) -> None:
     """Bring a cache up to date.
 
     Args:
         job: from :func:`open_job`.
         upto: ``index`` stops after images.parquet; anything later does everything.
         views: which views to cut, None for all of the configuration.
+        matted: whether the views that are to have mattes get them.
 
     Raises:
         UserError: anything the user can mend.
@@ -77,13 +79,23 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         make_duplicates(job)
         for view in views if views is not None else job.config.views:
             make_crops(job, view)
+            if matted and job.config.matte is not None and job.config.matte.covers(view):
+                make_mattes(job, view)
         make_stats(job)
         check_accounts(job.cache)
         if job.config.choose.no_face == "error":
             check_faces(job.cache)
 
 
-def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, workers: int | None = None) -> None:
+def prepare(
+    source: Path,
+    cache: Path,
+    settings: Mapping[str, Any],
+    view: str,
+    workers: int | None = None,
+    *,
+    matted: bool = False,
+) -> None:
     """Crops of other photos by the settings of an earlier cache, as a trained run needs them.
 
     Args:
@@ -92,11 +104,17 @@ def prepare(source: Path, cache: Path, settings: Mapping[str, Any], view: str, w
         settings: the ``settings`` of the earlier cache's dataset.json.
         view: the only view that is cut.
         workers: processes; by default as many as there are cores.
+        matted: whether the crops need mattes.
     """
     asked = configuration.parse(settings)
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
-    asked = dataclasses.replace(asked, views={view: asked.views[view]}, labels=configuration.LabelSettings())
+    asked = dataclasses.replace(
+        asked,
+        views={view: asked.views[view]},
+        labels=configuration.LabelSettings(),
+        matte=asked.matte if matted else None,
+    )
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
     bring(job)
@@ -117,7 +135,7 @@ def make_index(job: Job) -> Schema:
     job.detected = job.config.source.layout == "auto"
     job.notes.extend(described.notes)
     _write_dataset(job, described)
-    _fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
+    fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
     _close(wanted)
     rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
     assert rows is not None  # there are photos, and each has a row
@@ -135,7 +153,7 @@ def make_faces(job: Job) -> None:
     settings = job.config.detect
     thresholds = {name: settings.threshold(name) for name in settings.detectors}
     stage = detection.DetectStage(thresholds, settings.low, job.config.index.max_megapixels)
-    _fill(job, wanted, stage, detection.ROWS_PER_SHARD)
+    fill(job, wanted, stage, detection.ROWS_PER_SHARD)
     _close(wanted)
     live = live_rows(wanted.folder, wanted.pairs)
     inputs = fingerprint("faces", detection.TABLE_VERSION, live[["image", "key"]].to_numpy().tolist())
@@ -236,7 +254,7 @@ def make_crops(job: Job, view: str) -> None:
     stage = cropping.CropStage(settings, job.config.index.max_megapixels)
     if damaged := drop_damaged(wanted.folder, stage.array_shape):
         job.notes.append(f"{damaged} shards of view '{view}' had lost their pixels and were made again.")
-    changed = _fill(job, wanted, stage, cropping.rows_per_shard(settings.size))
+    changed = fill(job, wanted, stage, cropping.rows_per_shard(settings.size))
     path = wanted.folder / INDEX_FILE
     live = live_rows(wanted.folder, wanted.pairs)
     inputs = fingerprint("view", live.to_numpy().tolist())
@@ -323,23 +341,6 @@ def write_log(job: Job, command: str, seconds: float) -> None:
 # ---------------------------------------------------------------- shared by the stages
 
 
-def _fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
-    """Make a stage's missing shards. Returns whether there were any."""
-    chunks = plan(wanted.folder, wanted.pairs, rows_per_shard)
-    if chunks:
-        inputs = dict(zip(wanted.pairs, wanted.rows, strict=True))
-        tasks = [Task(wanted.folder, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
-        total = sum(len(task.rows) for task in tasks)
-        job.progress.start(wanted.name, total)
-        failed = job.crew.run(stage, tasks, job.progress.advance)
-        job.computed[wanted.name] += total - len(failed)
-        job.unreadable += len(failed)
-        if failed:
-            examples = some([f"{image}: {why}" for image, why in sorted(failed)])
-            job.notes.append(f"{len(failed)} photos failed in '{wanted.name}' ({examples}); the next run tries again.")
-    return bool(chunks)
-
-
 def _close(wanted: Wanted) -> None:
     """Tidy a stage whose rows are assembled into a table, and note what they were made with."""
     finish(wanted.folder, wanted.pairs)
@@ -374,6 +375,7 @@ def _write_dataset(job: Job, described: sources.Described) -> None:
                 "labels": {"version": labelling.VERSION},
                 "duplicates": {"version": doubling.VERSION},
                 "crop": {"version": cropping.VERSION},
+                **matte_entry(job),
             },
         }
     )

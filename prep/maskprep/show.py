@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from maskprep.job import Job
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
 from maskprep.leaks import Duplicates
+from maskprep.pixels.planes import DESCRIPTION, MATTES
 from maskprep.progress import Silent
 from maskprep.status import Status
 from maskprep.store.tables import read_table
 from maskprep.store.weights import WeightStatus
 
 if TYPE_CHECKING:
+    from maskprep.cutouts import Cutouts
     from maskprep.sample.writer import SampleSummary
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -196,6 +199,27 @@ def statistics(data: dict[str, Any]) -> None:
                     numbers = (" ".join(f"{v:.4f}" for v in values[key]) for key in ("mean", "std"))
                     table.add_row(view, split, part, *numbers, str(values["images"]))
     out.print(table)
+
+
+def mattes(job: Job) -> None:
+    """What the mattes are: the model with its licence, and how many have which status, per view."""
+    for view in job.cache.views():
+        folder = job.cache.view(view)
+        if (folder / MATTES).is_file() and (folder / DESCRIPTION).is_file():
+            about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            statuses = _counts(read_table(folder / MATTES, ["status"])["status"])
+            out.print(f"mattes  {escape(view)}: {statuses}; {escape(about['model'])} (licence: {about['licence']})")
+
+
+def cutouts(made: Cutouts) -> None:
+    """The outcome of cutting out a folder."""
+    if made.ignored:
+        err.print(f"ignored: {escape(', '.join(f'{n} {what}' for what, n in sorted(made.ignored.items())))}")
+    for image, why in made.failed:
+        err.print(f"[red]failed:[/red] {escape(image)}: {escape(why)}")
+    said = ", ".join(f"{n} {status}" for status, n in sorted(made.statuses.items()))
+    done = made.photos - len(made.failed)
+    out.print(f"{escape(str(made.folder))}: {done} of {made.photos} photos, {made.made} made now ({said or 'none'})")
 
 
 def sample(made: SampleSummary) -> None:

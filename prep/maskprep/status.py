@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -14,9 +15,22 @@ from maskprep import pipeline, relabel
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.subjects import Subjects
 from maskprep.faces.words import compare
-from maskprep.job import STAGE_FILE, VIEW_FILE, Job, Wanted, plain, read_identity, want_crops, want_faces, want_index
+from maskprep.job import (
+    STAGE_FILE,
+    VIEW_FILE,
+    Job,
+    Wanted,
+    plain,
+    read_identity,
+    want_crops,
+    want_faces,
+    want_index,
+    want_mattes,
+)
 from maskprep.labels.schema import Schema
+from maskprep.pixels import planes
 from maskprep.pixels.cropping import NAME as CROP
+from maskprep.pixels.mattes import NAME as MATTE
 from maskprep.store.shards import read_index
 from maskprep.store.tables import inputs_of, read_table
 
@@ -89,11 +103,30 @@ def survey(job: Job) -> Status:
             if waits and not stage.why:
                 stage = StageStatus(**{**vars(stage), "why": "an earlier stage is out of date"})
             stages.append(stage)
+            if job.config.matte is not None and job.config.matte.covers(view):
+                stages.append(_mattes(job, view, images, subjects, bool(stage.why)))
     return Status(stages, counts, folder_size(cache.root))
 
 
-def _keyed(wanted: Wanted, folder: Path, identity_file: str = STAGE_FILE) -> StageStatus:
-    have = read_index(folder)
+def _mattes(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame, upstream: bool) -> StageStatus:
+    name, folder = f"{MATTE}:{view}", job.cache.view(view)
+    size = sum(path.stat().st_size for path in folder.glob("alpha-*"))
+    if list(subjects["image"]) != list(images["image"]):
+        return StageStatus(name, 0, 0, size, "waits for 'choose'")
+    try:
+        wanted = want_mattes(job, view, want_crops(job, view, images, subjects), images, subjects)
+    except UserError as problem:  # the model is not here
+        return StageStatus(name, 0, 0, size, problem.message)
+    have = pd.concat([planes.committed(folder), read_index(wanted.folder)], ignore_index=True)
+    stage = _keyed(wanted, folder, planes.DESCRIPTION, have)
+    why = stage.why or ("an earlier stage is out of date" if upstream else "")
+    return StageStatus(name, stage.rows, stage.missing, size, why)
+
+
+def _keyed(
+    wanted: Wanted, folder: Path, identity_file: str = STAGE_FILE, have: pd.DataFrame | None = None
+) -> StageStatus:
+    have = read_index(folder) if have is None else have
     pairs = set(zip(have["image"], have["key"], strict=True))
     images = set(have["image"])
     missing = [image for image, key in wanted.pairs if (image, key) not in pairs]
@@ -242,15 +275,38 @@ def _explain_choice(job: Job, image: str) -> list[str]:
     return lines + [f"  {sentence}" for sentence in chooser.not_faces(image)]
 
 
+def _explain_mattes(job: Job, image: str) -> list[str]:
+    """What there is to say about an image's mattes, per view."""
+    lines = []
+    for view in job.cache.views():
+        path = job.cache.view(view) / planes.MATTES
+        mattes = read_table(path).set_index("image") if path.is_file() else pd.DataFrame()
+        if image in mattes.index:
+            row = mattes.loc[image]
+            seen: str = "" if pd.isna(row["face_coverage"]) else f", of the face {row['face_coverage']:.2f} were seen"
+            parts = f"{row['components']} part{'s' if row['components'] != 1 else ''}"
+            said = f"covers {row['coverage']:.2f}{seen}, {parts}, {row['border_share']:.2f} of the border"
+            lines.append(f"matte     {view}: {row['status']}, {said} ({row['model']})")
+    return lines
+
+
 def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:
     lines = []
     stages = [(want_index(job), STAGE_FILE), (want_faces(job, images), STAGE_FILE)]
     subjects = read_table(job.cache.subjects) if job.cache.subjects.is_file() else None
     if subjects is not None and list(subjects["image"]) == list(images["image"]):
         stages += [(want_crops(job, view, images, subjects), VIEW_FILE) for view in job.config.views]
+        if job.config.matte is not None:
+            lines.extend(_explain_mattes(job, image))
+            for view in filter(job.config.matte.covers, job.config.views):
+                with contextlib.suppress(UserError):  # the model is not here
+                    crops = want_crops(job, view, images, subjects)
+                    stages.append((want_mattes(job, view, crops, images, subjects), planes.DESCRIPTION))
     for wanted, identity_file in stages:
         keys = [key for name, key in wanted.pairs if name == image]
-        have = read_index(wanted.folder)
+        matted = wanted.name.startswith(f"{MATTE}:")
+        folder = job.cache.view(wanted.name.partition(":")[2]) if matted else wanted.folder
+        have = planes.committed(folder) if matted else read_index(folder)
         mine = have[have["image"] == image]
         if not keys:
             state = "not wanted"
@@ -258,7 +314,7 @@ def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:
             at = mine[mine["key"] == keys[0]].iloc[0]
             state = f"current (shard {at['shard']:05d}, row {at['row']}, key {keys[0][:12]})"
         elif len(mine):
-            changes = identity_changes(read_identity(wanted.folder / identity_file), wanted.identity)
+            changes = identity_changes(read_identity(folder / identity_file), wanted.identity)
             state = f"out of date: {'; '.join(changes) or 'the photo or its subject changed'}"
         else:
             state = "not made yet"

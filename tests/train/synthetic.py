@@ -126,6 +126,28 @@ def write_view(
     pd.concat(live).sort_values("image")[["image", "shard", "row"]].to_parquet(folder / "index.parquet", index=False)
 
 
+def give_mattes(cache: Path, missing: int = 0) -> None:
+    """Mattes in the format of the cache: the middle of every crop is the subject; the last ``missing`` have none."""
+    folder = cache / "views/face"
+    index = pd.read_parquet(folder / "index.parquet")
+    found = []
+    for number, rows in index.groupby("shard"):
+        table = pd.read_parquet(folder / f"{number:05d}.parquet")
+        pixels = np.load(folder / f"{number:05d}.npy")
+        alpha = np.zeros(pixels.shape[:3], np.uint8)
+        alpha[:, 4:-4, 6:-6] = 255
+        np.save(folder / f"alpha-{number:05d}.npy", alpha)
+        inside = pixels[:, 4:-4, 6:-6].reshape(len(pixels), -1, 3).astype(np.int64)
+        for c, channel in enumerate("rgb"):
+            table[f"fg_sum_{channel}"] = inside[:, :, c].sum(1)
+            table[f"fg_sumsq_{channel}"] = (inside[:, :, c] ** 2).sum(1)
+        table["fg_count"] = inside.shape[1]
+        table.to_parquet(folder / f"{number:05d}.parquet")
+        found.append(table.iloc[rows["row"]][["image", "key"]])
+    mattes = pd.concat(found).sort_values("image").iloc[: len(index) - missing].assign(status="ok")
+    mattes.to_parquet(folder / "mattes.parquet", index=False)
+
+
 def write_json(file: Path, data: Any) -> None:
     """Write JSON."""
     file.write_text(json.dumps(data), encoding="utf-8")

@@ -209,7 +209,10 @@ class Pipeline:
     def __init__(self, synthetic: ModuleType) -> None:
         self.synthetic, self.calls = synthetic, []
 
-    def prepare(self, source: Path, cache: Path, settings: dict[str, Any], view: str, workers: int) -> None:
+    def prepare(
+        self, source: Path, cache: Path, settings: dict[str, Any], view: str, workers: int, matted: bool
+    ) -> None:
+        assert not matted
         self.calls.append((settings, view, workers))
         names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.jpg"))
         good = [n for n in names if "broken" not in n]

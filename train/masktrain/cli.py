@@ -58,6 +58,8 @@ def fit(
     fold: Annotated[str, option("data.fold")] = DEFAULTS.data.fold,
     folds_file: Annotated[str | None, option("data.folds_file")] = DEFAULTS.data.folds_file,
     split_seed: Annotated[int, option("data.split_seed")] = DEFAULTS.data.split_seed,
+    background: Annotated[str, option("data.background")] = DEFAULTS.data.background,
+    colour: Annotated[str, option("data.colour")] = DEFAULTS.data.colour,
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
     dropout: Annotated[float, option("model.dropout")] = DEFAULTS.model.dropout,

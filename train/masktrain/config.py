@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 from masktrain.settings import Section, nearest, parsed, setting, unfold
 
@@ -31,7 +32,7 @@ AMP = ("auto", "off", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    """Which crops, and who is held out."""
+    """Which crops, before which background, and who is held out."""
 
     view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').", "S4.35")
     val_ratio: float = setting(
@@ -57,6 +58,23 @@ class DataConfig(Section):
     )
     fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
     folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
+    background: str = setting(
+        "original",
+        "Behind the subject: original, mean (the data set's colour), colour, blur, or random (only in training).",
+        "S4.12; needs mattes",
+        choices=BACKGROUNDS,
+    )
+    colour: str = setting("grey", "The colour of --background colour: #rrggbb, r,g,b or a name.", "S4.12")
+    statistics: str = setting(
+        "whole",
+        "Normalise by the mean and std of whole crops, or of the foreground alone (whole or foreground).",
+        "needs mattes for foreground",
+        choices=("whole", "foreground"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_colour(self.colour)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskprep.backgrounds import parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.pixels.composite import Background
 from masktrain import bands, epochs, folds, metrics, report, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop
@@ -61,7 +63,7 @@ def fit(
     training = check(view, config)
     split = training.split
     device = host.choose_device(config.run.device)
-    mean, std = view.mean_std(split.train)
+    mean, std = statistics(view, split, config)
     learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
     if (twin := runs.twin(config, view.fingerprint(), split.hash)) is not None:
@@ -86,6 +88,8 @@ def fit(
         target=config.target.kind,
         cosine=_cosine(config),
         tta=config.run.tta,
+        background=config.data.background,
+        colour=_colour(config, mean),
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
@@ -112,6 +116,30 @@ def split_of(view: View, config: FitConfig) -> folds.Split:
     return folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
 
 
+def statistics(view: View, split: folds.Split, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people.
+
+    Raises:
+        UserError: crops without mattes where the settings need them.
+    """
+    if config.data.background != "original":
+        view.need_mattes(np.concatenate([split.train, split.val]))
+    return view.mean_std(split.train, foreground=config.data.statistics == "foreground")
+
+
+def background(config: FitConfig, mean: NDArray[np.float64], rows: NDArray[np.int64]) -> Background:
+    """What is to lie behind the subjects in training; random ones are borrowed from some table rows."""
+    red, green, blue = _colour(config, mean)
+    return Background(config.data.background, (red, green, blue), config.run.seed, rows)
+
+
+def _colour(config: FitConfig, mean: NDArray[np.float64]) -> list[int]:
+    """R, G, B of a background of one colour: as given, or the mean that crops are normalised by."""
+    if config.data.background == "mean":
+        return [int(v) for v in np.rint(mean * 255)]
+    return list(parse_colour(config.data.colour))
+
+
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Fitted:
     """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
@@ -128,9 +156,10 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     view = open_view(cache or Path(data["cache"]), data["view"])
     training = bands.prepare(view, split_of(view, config), config.data)
     split = training.split
-    if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"]:
+    mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
+    if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"] or mattes != data.get("mattes"):
         raise UserError(
-            f"The cache {view.path} has changed since {run} was started: other crops, labels or people.",
+            f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
     device = host.choose_device(config.run.device)
@@ -188,7 +217,11 @@ def _train(
     device, size = learner.precision.device, config.optim.batch_size
     seed = config.run.seed
     sampler = make_sampler(training.view, split.train, config.sample, seed)
-    train = Batches(training.view, split.train, size, device, augment=config.augment, sampler=sampler, seed=seed)
+    behind = background(config, np.array(sidecar.mean), split.train)
+    view = view.before(behind)
+    train = Batches(
+        training.view.before(behind), split.train, size, device, augment=config.augment, sampler=sampler, seed=seed
+    )
     val = Batches(view, split.val, size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Predictor:
     def __call__(self, view: View, rows: NDArray[np.int64], batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities float32 [n, C] of some rows of a view's table, in the order of the rows.
 
+        The view is looked at as it is: :mod:`masktrain.predictors` puts the background behind it that a run wants.
+
         Raises:
             UsageError: the crops have another size than those the model was trained on.
         """

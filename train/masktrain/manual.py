@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from maskprep.dataset import View
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema
+from maskprep.pixels.composite import Background
 
 FORMAT = 1
 DERIVED = ("view", "fingerprint", "stage")
@@ -23,11 +25,31 @@ class Input:
         view: its name in ``settings``.
         size: height and width, pixels.
         geometry: view.json of the cache that the model was trained on.
+        background: what lies behind the subjects, one of :data:`maskprep.backgrounds.BACKGROUNDS`.
+        colour: R, G, B of the backgrounds ``mean`` and ``colour``.
     """
 
     view: str
     size: tuple[int, int]
     geometry: dict[str, Any]
+    background: str = "original"
+    colour: tuple[int, int, int] = (128, 128, 128)
+
+    @property
+    def matted(self) -> bool:
+        """Whether such crops cannot be made without mattes; random backgrounds are for training only."""
+        return self.background not in ("original", "random")
+
+    @property
+    def behind(self) -> tuple[Any, ...]:
+        """What tells its background from another's."""
+        if not self.matted:
+            return ("original",)
+        return (self.background, *(self.colour if self.background != "blur" else ()))
+
+    def of(self, view: View) -> View:
+        """A view before this background."""
+        return view.before(Background(self.background, self.colour))
 
     def fits(self, info: Mapping[str, Any]) -> bool:
         """Whether a view.json describes the same crops, whatever the view is called."""
@@ -97,7 +119,8 @@ class Manual:
             data.pop("classes")
             if data["format"] != FORMAT:
                 raise UserError(f"{file} was exported by another version of masktrain.", "Export the run again.")
-            inputs = tuple(Input(i["view"], (i["size"][0], i["size"][1]), i["geometry"]) for i in data.pop("inputs"))
+            pairs = [(i, {"size": tuple(i["size"]), "colour": tuple(i["colour"])}) for i in data.pop("inputs")]
+            inputs = tuple(Input(**{**i, **tuples}) for i, tuples in pairs)
             members = tuple(Member(**m) for m in data.pop("members"))
             return cls(inputs=inputs, members=members, **data)
         except (ValueError, KeyError, TypeError, IndexError) as error:

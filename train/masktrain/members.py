@@ -89,8 +89,7 @@ def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Severa
         loaded = tuple(inference.load(folder, device, tta=tta) for folder in folders)
         inputs: dict[str, Input] = {}
         for member, view in zip(loaded, views, strict=True):
-            size = (member.sidecar.size[0], member.sidecar.size[1])
-            inputs.setdefault(view, Input(view, size, member.sidecar.geometry))
+            inputs.setdefault(view, input_of(member.sidecar, view))
         manual = Manual(
             schema=loaded[0].sidecar.schema,
             inputs=tuple(inputs.values()),
@@ -141,18 +140,30 @@ def write(
     write_json(out / FILE, kept)
 
 
+def input_of(sidecar: Sidecar, view: str | None = None) -> Input:
+    """The crops that a run's model looks at, under its own name of the view or another."""
+    return Input(
+        view or sidecar.view,
+        (sidecar.size[0], sidecar.size[1]),
+        sidecar.geometry,
+        sidecar.background,
+        (sidecar.colour[0], sidecar.colour[1], sidecar.colour[2]),
+    )
+
+
 def name_views(sidecars: Sequence[Sidecar]) -> tuple[list[str], dict[str, Any]]:
     """A name for each member's crops, the same for the same crops, and the preprocessing settings with all of them.
 
-    Views of one name and different geometry get their size appended, and a number if need be.
+    Views of one name and different geometry or background get their size appended, and a number if need be.
     """
     names: list[str] = []
     taken: list[tuple[str, Input]] = []
     views: dict[str, Any] = {}
     for sidecar in sidecars:
         size = (sidecar.size[0], sidecar.size[1])
-        wanted = Input(sidecar.view, size, sidecar.geometry)
-        same = next((name for name, known in taken if known.size == size and known.fits(sidecar.geometry)), None)
+        wanted = input_of(sidecar)
+        alike = (n for n, i in taken if (i.size, i.behind) == (size, wanted.behind) and i.fits(sidecar.geometry))
+        same = next(alike, None)
         if same is None:
             candidates = [sidecar.view, f"{sidecar.view}-{size[0]}x{size[1]}"]
             candidates += [f"{candidates[1]}-{k}" for k in range(2, len(sidecars) + 2)]

@@ -61,12 +61,19 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     training = fitting.check(view, config)
     split = training.split
     device = host.choose_device(config.run.device)
-    mean, std = view.mean_std(split.train)
+    mean, std = fitting.statistics(view, split, config)
     learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
     sampler = make_sampler(training.view, split.train, config.sample, config.run.seed)
     size = config.optim.batch_size
+    behind = fitting.background(config, mean, split.train)
     train = Batches(
-        training.view, split.train, size, device, augment=config.augment, sampler=sampler, seed=config.run.seed
+        training.view.before(behind),
+        split.train,
+        size,
+        device,
+        augment=config.augment,
+        sampler=sampler,
+        seed=config.run.seed,
     )
     saved: dict[int, int] = {}
 

@@ -87,7 +87,7 @@ def _prepare(source: Path, folder: Path, predictor: predictors.Predictor, worker
         shutil.copy2(source, photos)
     manual = predictor.manual
     for wanted in manual.inputs:
-        pipeline.prepare(photos, folder / "cache", manual.settings, wanted.view, workers)
+        pipeline.prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
     return open_view(folder / "cache", manual.view)
 
 

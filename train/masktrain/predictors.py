@@ -60,15 +60,16 @@ class Predictor:
             return np.zeros((0, len(self.manual.classes)), dtype=np.float32)
         first, *others = self.manual.inputs
         check_size(first, view)
-        sights = {first.view: (view, rows)}
+        sights = {first.view: (first.of(view), rows)}
         for wanted in others:
             other = find_view(view.path, wanted)
             check_size(wanted, other)
-            sights[wanted.view] = (other, _same_images(view, rows, other))
+            sights[wanted.view] = (wanted.of(other), _same_images(view, rows, other))
         return self.calibration.temper(self.source(sights, batch_size))
 
     def of_crops(self, crops: Mapping[str, NDArray[np.uint8]], batch_size: int = 64) -> NDArray[np.float32]:
-        """Probabilities float32 [n, C] of crops in memory: for each input by name uint8 [n, H, W, 3] RGB."""
+        """Probabilities float32 [n, C] of crops in memory: for each input by name uint8 [n, H, W, 3] RGB,
+        before the background that the input has."""
         sights = {i.view: memory(crops[i.view], i, self.schema) for i in self.manual.inputs}
         return self.calibration.temper(self.source(sights, batch_size))
 

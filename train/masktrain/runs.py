@@ -136,6 +136,7 @@ def data_record(view: View, split: Split, training: dict[str, Any] | None = None
         "source": view.dataset.get("source"),
         "view": view.name,
         "fingerprint": view.fingerprint(),
+        "mattes": view.mattes_fingerprint(),
         "folds": split.hash,
         "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
         "classes": counts,

@@ -43,7 +43,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
                 f"{first.folder} and {other.folder} held out different people: their mean has seen all of them.",
                 "Use --kind soft, or train them with the same --split-seed.",
             )
-        for what in ("model", "target", "cosine", "size", "geometry", "mean", "std"):
+        for what in ("model", "target", "cosine", "size", "geometry", "mean", "std", "background", "colour"):
             if getattr(other.sidecar, what) != getattr(first.sidecar, what):
                 raise UsageError(
                     f"{first.folder} and {other.folder} have another {what}, so their weights have no mean.",
@@ -61,6 +61,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     if rows.isna().any():
         raise UserError(f"{where} lacks images that {first.folder} held out.")
     predictor = inference.load(first.folder, "cpu")
+    view = view.before(predictor.sidecar.behind())
     predictor.model.load_state_dict(mean)
     probabilities = predictor(view, rows.to_numpy(dtype=np.int64))
     made = dataclasses.replace(first.held, probabilities=probabilities.astype(np.float64))

@@ -13,7 +13,7 @@ from maskprep.errors import UsageError
 from masktrain import inference, members, runs
 from masktrain.learn.checkpoint import Sidecar
 from masktrain.learn.graph import Part
-from masktrain.manual import Input, Manual, Member
+from masktrain.manual import Manual, Member
 from masktrain.predictors import Sights, Source
 
 
@@ -47,16 +47,11 @@ def manual_of(name: str, sidecar: Sidecar) -> Manual:
     """What a run's sidecar says, in the form that all trained things share."""
     return Manual(
         schema=sidecar.schema,
-        inputs=(input_of(sidecar),),
+        inputs=(members.input_of(sidecar),),
         members=(Member(sidecar.model, name, sidecar.view, sidecar.mean, sidecar.std),),
         settings=sidecar.settings,
         fallback=sidecar.fallback,
     )
-
-
-def input_of(sidecar: Sidecar, view: str | None = None) -> Input:
-    """The crops that a run's model looks at, under its own name of the view or another."""
-    return Input(view or sidecar.view, (sidecar.size[0], sidecar.size[1]), sidecar.geometry)
 
 
 def parts_of(source: Source) -> tuple[list[Part], nn.Module | None]:

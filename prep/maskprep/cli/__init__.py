@@ -6,7 +6,13 @@ import sys
 
 import typer
 
-from maskprep.cli import build, labels, look, tools  # noqa: F401  (importing a module registers its commands)
+from maskprep.cli import (  # noqa: F401  (importing a module registers its commands)
+    build,
+    labels,
+    look,
+    pixels,
+    tools,
+)
 from maskprep.cli.common import app
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Strict, Workers, app, bring
+
+if TYPE_CHECKING:
+    from maskprep.job import Job
 
 
 @app.command()
@@ -101,17 +104,27 @@ def stats(
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mean and standard deviation of the crops, per view and split (stats.json)."""
+    """Mean and standard deviation per view and split, whole and foreground (stats.json), histograms and mean faces."""
     import json
 
     from maskprep import api, show
+    from maskprep.overview import draw_overview
+
+    def tell(job: Job) -> None:
+        show.statistics(json.loads(job.cache.stats.read_text(encoding="utf-8")))
+        with show.bars(quiet) as bars:
+            for view in job.cache.views():
+                drawn = draw_overview(
+                    job.cache.root, view, start=lambda n: bars.start("picture", n), advance=bars.advance
+                )
+                typer.echo(f"picture  {drawn}")
 
     bring(
         "stats",
         lambda bars: api.stats(source, cache, config, workers=workers, engine=engine, progress=bars),
         strict,
         quiet,
-        lambda job: show.statistics(json.loads(job.cache.stats.read_text(encoding="utf-8"))),
+        tell,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.pixels.crops import ViewSettings, transform_for, warp
@@ -22,6 +23,8 @@ SHARD_BYTES = 64 << 20
 MAX_ROWS_PER_SHARD = 256
 
 CHANNELS = ("r", "g", "b")
+FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "fg_count")
+"""Columns for the sums over a crop's foreground."""
 
 COLUMNS = schema_of(
     [
@@ -77,7 +80,7 @@ class CropStage:
         yield compute
 
 
-def sums(pixels: Pixels, where: Pixels | None = None, prefix: str = "") -> dict[str, Any]:
+def sums(pixels: Pixels, where: Pixels | NDArray[np.bool_] | None = None, prefix: str = "") -> dict[str, Any]:
     """Exact per-channel sums, sums of squares and the count of pixels.
 
     Args:

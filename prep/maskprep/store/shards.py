@@ -24,7 +24,10 @@ import pyarrow.parquet as pq
 from maskprep.errors import UserError
 from maskprep.store.tables import read_table, write_json
 
-SHARD_FILE = re.compile(r"(?:alpha-)?(\d{5,})\.(?:npy|parquet)")
+SHARD_FILE = re.compile(r"(\d{5,})\.parquet")
+BESIDE = re.compile(r"(\d{5,})\.npy|alpha-(\d{5,})\.(?:npy|parquet)")
+"""What lies beside a shard's table: its pixels, and what is made from them later (mattes)."""
+
 PLAN = "plan.json"
 SHARES, FEWEST_ROWS = 16, 8
 """Missing rows are cut into about this many shards, each of at least so many rows, so that the workers end together."""
@@ -173,7 +176,7 @@ def sweep(folder: Path) -> None:
     """Remove what an interrupted run left: temporary files, and pixels without their table."""
     for path in folder.glob(".tmp-*"):
         path.unlink(missing_ok=True)
-    for path in folder.glob("*.npy"):
-        match = SHARD_FILE.fullmatch(path.name)
-        if match and not shard_path(folder, int(match.group(1))).exists():
+    for path in [*folder.glob("*.npy"), *folder.glob("alpha-*.parquet")]:
+        match = BESIDE.fullmatch(path.name)
+        if match and not shard_path(folder, int(match.group(1) or match.group(2))).exists():
             path.unlink(missing_ok=True)

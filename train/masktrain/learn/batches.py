@@ -61,7 +61,7 @@ class Batches:
     """The images of some table rows, in batches of nearly equal size (the last one is never a remainder).
 
     Args:
-        view: where the pixels are.
+        view: where the pixels are, and what lies behind the subjects.
         rows: row numbers of the view's table, int64 [n].
         batch_size: the most images of a batch.
         device: where batches go.
@@ -164,7 +164,7 @@ class Batches:
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Pixels of some positions, augmented by (seed, epoch, row, draw)."""
-        array = self.view.gather(self.rows[part], out=out)
+        array = self.view.gather(self.rows[part], out=out, epoch=epoch)
         if epoch is not None and self.recipe != "none":
             if not hasattr(self._own, "augment"):  # one per thread: albumentations keeps its generators inside
                 self._own.augment = Augment(self.recipe, draw_seed(self.seed))
@@ -179,7 +179,8 @@ class Batches:
 
     def _keep_on_device(self) -> Tensor | None:
         """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them and they fit."""
-        if self.device.type != "cuda" or self.recipe != "none" or self.mixer.on:
+        fresh = self.view.background.kind == "random"  # drawn anew in every epoch
+        if self.device.type != "cuda" or self.recipe != "none" or self.mixer.on or fresh:
             return None
         height, width = self.view.size
         if len(self.rows) * height * width * 3 > RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.pixels.composite import Background
 from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
@@ -35,6 +36,7 @@ class Sidecar:
         target: what the outputs mean, see :mod:`masktrain.learn.targets`.
         cosine: scale of a classifier by direction, 0 for a linear one.
         tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
+        background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
     """
 
     model: str
@@ -53,10 +55,16 @@ class Sidecar:
     target: str = "joint"
     cosine: float = 0.0
     tta: str = "none"
+    background: str = "original"
+    colour: list[int] = field(default_factory=lambda: [128, 128, 128])
 
     def labels(self) -> Schema:
         """The schema as an object."""
         return Schema.from_dict(self.schema)
+
+    def behind(self) -> Background:
+        """What is to lie behind the subjects of crops that are looked at; random ones are for training only."""
+        return Background(self.background, (self.colour[0], self.colour[1], self.colour[2]))
 
     def answers(self) -> Target:
         """The target as an object."""

@@ -1,0 +1,115 @@
+"""Commands about the background of crops and photos: rembg, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Strict, Workers, app, bring
+
+
+@app.command()
+def export(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="New folder to write to.")],
+    format: Annotated[str, typer.Option("--format", help="folder, csv, hf (Parquet) or webdataset (tar).")] = "folder",
+    by: Annotated[str, typer.Option(help="For folder: mirror the source tree, or a folder per class.")] = "source",
+    image_format: Annotated[str, typer.Option(help="png or jpg.")] = "png",
+    background: Annotated[
+        str, typer.Option(help="original, transparent, mean, colour, blur or random; all but the first need mattes.")
+    ] = "original",
+    colour: Annotated[str, typer.Option(help="For --background colour: #rrggbb, r,g,b or a name.")] = "grey",
+    seed: Annotated[int, typer.Option(min=0, help="For --background random.")] = 0,
+    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="the only view, or face")] = None,
+    split: Annotated[str | None, typer.Option(help="Only train or eval.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
+    cache: CacheDir = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write crops and labels in formats that other tools read."""
+    from maskprep import show
+    from maskprep.export import Settings
+    from maskprep.export import export as write
+    from maskprep.job import open_job
+
+    settings = Settings(format, by, image_format, background, colour, seed, split)
+    job = open_job(source, cache)
+    with show.bars(quiet) as bars:
+        made = write(job.cache.root, out, settings, view=view, force=force, progress=bars)
+    without = f", {made.missing} photos have no crop" if made.missing else ""
+    typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
+
+
+@app.command()
+def rembg(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option(help="Only write cut-outs of all photos to this folder, without a cache.")
+    ] = None,
+    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="u2netp, u2net, selfie, ... or the path of an ONNX file.", show_default="u2netp")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Look at the crop, or at the whole photo.", show_default="crop")
+    ] = None,
+    refine: Annotated[str | None, typer.Option(help="Edges: none, guided or closed-form.", show_default="none")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime, or openvino (quicker).", show_default="onnxruntime")
+    ] = None,
+    mask: Annotated[bool, typer.Option("--mask", help="With --out: the mattes instead of cut-outs.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
+    cache: CacheDir = None,
+    config: ConfigFile = None,
+    workers: Workers = None,
+    engine: Engine = "processes",
+    strict: Strict = False,
+    quiet: Quiet = False,
+) -> None:
+    """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
+    from maskprep import api, show
+    from maskprep.errors import UsageError
+
+    if out is not None:
+        if view is not None or on is not None or cache is not None or config is not None:
+            raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
+        with show.bars(quiet) as bars:
+            made = api.cutouts(
+                source,
+                out,
+                model=model or "u2netp",
+                refinement=refine or "none",
+                runtime=runtime or "onnxruntime",
+                kind="mask" if mask else "cutout",
+                force=force,
+                workers=workers,
+                engine=engine,
+                progress=bars,
+            )
+        show.cutouts(made)
+        if made.failed:
+            raise typer.Exit(1)
+        return
+    if mask or force:
+        raise UsageError("--mask and --force need --out.")
+    bring(
+        "rembg",
+        lambda bars: api.rembg(
+            source,
+            cache,
+            config,
+            view=view,
+            model=model,
+            on=on,
+            refine=refine,
+            runtime=runtime,
+            workers=workers,
+            engine=engine,
+            progress=bars,
+        ),
+        strict,
+        quiet,
+        show.mattes,
+    )

@@ -1,0 +1,340 @@
+"""Crops out of a cache, as other tools read them: image folders, CSV, Parquet as ``datasets`` has it, WebDataset.
+
+The same cache and settings give the same bytes. An export that was stopped goes on; one with other settings is never
+mixed into it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from maskprep.backgrounds import BACKGROUNDS, parse_colour
+from maskprep.cutouts import encode, result_names
+from maskprep.dataset import View, open_view
+from maskprep.errors import UsageError, UserError
+from maskprep.photos.decode import Pixels
+from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
+from maskprep.progress import Progress, Silent
+from maskprep.store.tables import fingerprint, fsync_replace, temporary_name, write_atomic, write_json
+
+FORMATS = ("folder", "csv", "hf", "webdataset")
+IMAGE_FORMATS = ("png", "jpg")
+TRANSPARENT = "transparent"
+RECORD = "export.json"
+VERSION = 1
+SHARD = 1000
+"""Samples in one Parquet or tar file."""
+
+UNLABELLED = "unlabelled"
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an export holds.
+
+    Args:
+        format: one of FORMATS.
+        by: for ``folder``: ``source`` mirrors the photos' tree, ``class`` makes a folder per class and split.
+        image_format: png, or jpg (quality 95, full colour resolution).
+        background: one of BACKGROUNDS, or ``transparent`` (png with alpha).
+        colour: of the background ``colour``.
+        seed: of random backgrounds.
+        split: only train or eval; None for all.
+
+    Raises:
+        UsageError: a value out of range, or values that do not go together.
+    """
+
+    format: str = "folder"
+    by: str = "source"
+    image_format: str = "png"
+    background: str = "original"
+    colour: str = "grey"
+    seed: int = 0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("format", self.format, FORMATS),
+            ("by", self.by, ("source", "class")),
+            ("image-format", self.image_format, IMAGE_FORMATS),
+            ("background", self.background, (*BACKGROUNDS, TRANSPARENT)),
+            ("split", self.split, (None, "train", "eval")),
+        ):
+            if value not in known:
+                near = ", ".join(str(k) for k in known if k is not None)
+                raise UsageError(f"Unknown {name} '{value}'.", f"Known: {near}.")
+        if self.background == TRANSPARENT and self.image_format == "jpg":
+            raise UsageError("JPEG has no transparency.", "Choose --image-format png, or another --background.")
+        if self.by != "source" and self.format != "folder":
+            raise UsageError(f"--by {self.by} is for --format folder.")
+        parse_colour(self.colour)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the folder, how many crops, how many files now, and how many photos have no crop."""
+
+    folder: Path
+    crops: int
+    files: int
+    missing: int
+
+
+def export(
+    cache: Path,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    view: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write the crops of a view.
+
+    Args:
+        cache: the cache.
+        out: a new or empty folder, or one in which the same export was begun.
+        settings: what is written.
+        view: which crops; the only view, or ``face``.
+        force: write into a folder that holds something else, replacing files of the same names.
+        progress: where progress is reported.
+
+    Raises:
+        UserError: the folder holds something else, the view has no mattes where they are needed, or there are no crops.
+    """
+    settings = settings or Settings()
+    opened = open_view(cache, view)
+    table = opened.table if settings.split is None else opened.table[opened.table["split"] == settings.split]
+    if table.empty:
+        where = f" in the split '{settings.split}'" if settings.split else ""
+        raise UserError(f"View '{opened.name}' of {cache} has no crops{where}.")
+    rows = table.index.to_numpy(dtype=np.int64)
+    if settings.background != "original":
+        opened.need_mattes(rows)
+    record = _record(opened, settings, rows)
+    keep = _take(out, opened, record, force)
+    if not keep:  # until all is replaced, nothing in here is known to be this export's
+        write_json(out / RECORD, {**record, "made_from": ""})
+    else:
+        write_json(out / RECORD, record)
+    bars = progress or Silent()
+    bars.start("export", len(rows))
+    writer: Callable[..., int] = {"folder": _folder, "csv": _csv, "hf": _parquet, "webdataset": _tars}[settings.format]
+    files = writer(opened, rows, out, settings, keep, bars.advance)
+    write_json(out / RECORD, record)
+    return Exported(out, len(rows), files, len(opened.missing))
+
+
+def _record(view: View, settings: Settings, rows: Any) -> dict[str, Any]:
+    """export.json: what the export is made from."""
+    chosen = dataclasses.asdict(settings)
+    made_from = fingerprint("export", VERSION, chosen, view.fingerprint(), view.mattes_fingerprint(), rows.tolist())
+    return {"view": view.name, "settings": chosen, "made_from": made_from}
+
+
+def _take(out: Path, view: View, record: dict[str, Any], force: bool) -> bool:
+    """Make sure that the folder may be written to. Returns whether files in it are this export's and can stay."""
+    for home in (view.path, Path(view.dataset["source"]["root"])):
+        if out.resolve().is_relative_to(home.resolve()):
+            raise UsageError(f"The export '{out}' would lie inside '{home}'.", "Name another place with --out.")
+    try:
+        begun = json.loads((out / RECORD).read_text(encoding="utf-8")).get("made_from")
+    except (OSError, ValueError, AttributeError):
+        begun = None
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"'{out}' is a file.", "Name a folder with --out.")
+    if (begun == record["made_from"] and not force) or not out.is_dir() or not any(out.iterdir()):
+        return True
+    if not force:
+        what = "an export with other settings or of other crops" if begun else "something else"
+        raise UsageError(f"'{out}' holds {what}.", "Name a new folder with --out, or write over it with --force.")
+    return False
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pictures(view: View, rows: Sequence[int], settings: Settings) -> Iterator[bytes]:
+    """The encoded crops of some table rows, in order."""
+    if settings.background in ("mean", "colour", "blur", "random"):
+        mean = view.mean_std(np.arange(len(view)))[0] if settings.background == "mean" else None
+        colour = parse_colour(settings.colour)
+        if mean is not None:
+            red, green, blue = (int(v) for v in np.rint(mean * 255))
+            colour = (red, green, blue)
+        view = view.before(Background(settings.background, colour, settings.seed, np.arange(len(view))))
+    for row in rows:
+        pixels = view.gather([row], epoch=0)[0]
+        if settings.background == TRANSPARENT:
+            found = view.matte_statuses([row])[0] not in NOTHING_FOUND
+            alpha = view.gather_alpha([row])[0] if found else np.full(view.size, 255, np.uint8)
+            pixels = cut_out(pixels, alpha)
+        yield encode(pixels) if settings.image_format == "png" else _jpeg(pixels)
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="JPEG", quality=95, subsampling=0)
+    return stream.getvalue()
+
+
+def _names(view: View, rows: Any, settings: Settings) -> list[str]:
+    """File name of every crop: the photo's, with the suffix of the format."""
+    names = result_names(view.table["image"].tolist(), f".{settings.image_format}")  # of all, so a split changes none
+    return [names[image] for image in view.table["image"].iloc[rows]]
+
+
+def _label_columns(view: View) -> list[str]:
+    return ["person", "split", *view.schema.names, "label", "excluded", "status", "matte"]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NA or (not isinstance(value, str) and pd.isna(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+# ---------------------------------------------------------------- formats
+
+
+def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    names = _names(view, rows, settings)
+    if settings.by == "class":
+        classes = view.schema.class_names
+        if not classes:
+            raise UserError(f"{view.path} has no classes.", "Export by source instead.")
+        table = view.table.iloc[rows]
+        folders = [UNLABELLED if pd.isna(label) else _as_folder(classes[int(label)]) for label in table["label"]]
+        names = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, names, strict=True)]
+    return _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
+
+
+def _as_folder(name: str) -> str:
+    """A class as the name of a folder on any system: ``wear/male/<30`` becomes ``wear_male_%3C30``."""
+    return quote(name.replace("/", "_"), safe=" ()+,-._=")
+
+
+def _write_pictures(
+    view: View, rows: Any, paths: Sequence[Path], settings: Settings, keep: bool, advance: Advance
+) -> int:
+    todo = [(row, path) for row, path in zip(rows.tolist(), paths, strict=True) if not (keep and path.is_file())]
+    advance(len(paths) - len(todo))
+    for (_, path), data in zip(todo, pictures(view, [row for row, _ in todo], settings), strict=True):
+        write_atomic(path, data)
+        advance(1)
+    return len(todo)
+
+
+def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    names = [f"images/{name}" for name in _names(view, rows, settings)]
+    files = _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
+    columns = _label_columns(view)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "image", *columns, "class"])
+    for name, (_, row) in zip(names, view.table.iloc[rows].iterrows(), strict=True):
+        label = _plain(row["label"])
+        values = ["" if _plain(row[c]) is None else _plain(row[c]) for c in columns]
+        writer.writerow([name, row["image"], *values, "" if label is None else view.schema.class_names[label]])
+    write_atomic(out / "labels.csv", stream.getvalue().encode())
+    return files + 1
+
+
+def _parts(view: View, rows: Any) -> Iterator[tuple[str, int, int, Any]]:
+    """split, number and count of the file, and its rows."""
+    splits = view.table["split"].iloc[rows]
+    for split in sorted(set(splits), key=["train", "eval"].index):
+        mine = rows[(splits == split).to_numpy()]
+        pieces = np.array_split(mine, -(-len(mine) // SHARD))
+        for number, piece in enumerate(pieces):
+            yield split, number, len(pieces), piece
+
+
+def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    """Parquet files that ``datasets.load_dataset(out)`` reads as they are: ``eval`` is its ``test``."""
+    names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
+    classes = list(view.schema.class_names)
+    texts = [c for c in _label_columns(view) if c not in ("label", "split")]
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    if classes:
+        features["label"] = {"names": classes, "_type": "ClassLabel"}
+    features |= {c: {"dtype": "string", "_type": "Value"} for c in ("file", *texts)}
+    kinds = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()}
+    about = json.dumps({"info": {"features": features}})
+    schema = pa.schema([(c, kinds.get(c, pa.string())) for c in features], metadata={"huggingface": about})
+    files = 0
+    for split, number, count, piece in _parts(view, rows):
+        path = out / "data" / f"{'test' if split == 'eval' else split}-{number:05d}-of-{count:05d}.parquet"
+        if keep and path.is_file():
+            advance(len(piece))
+            continue
+        columns: dict[str, list[Any]] = {c: [] for c in features}
+        for row, data in zip(piece.tolist(), pictures(view, piece.tolist(), settings), strict=True):
+            known = view.table.iloc[row]
+            columns["image"].append({"bytes": data, "path": names[row]})
+            if classes:
+                label = _plain(known["label"])
+                columns["label"].append(-1 if label is None else label)  # as ``datasets`` marks what is unknown
+            columns["file"].append(known["image"])
+            for c in texts:
+                value = _plain(known[c])
+                columns[c].append(None if value is None else f"{value:g}" if isinstance(value, float) else str(value))
+            advance(1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        pq.write_table(pa.table(columns, schema=schema), temporary, compression="none", row_group_size=100)
+        fsync_replace(temporary, path)
+        files += 1
+    return files
+
+
+def _tars(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    """WebDataset: per sample the picture, ``cls`` (the joint label, if known) and ``json``. Keys are the photos' paths.
+
+    WebDataset ends a key at its first dot, so dots in names become ``%2E``.
+    """
+    names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
+    files = 0
+    for split, number, _, piece in _parts(view, rows):
+        path = out / f"{split}-{number:06d}.tar"
+        if keep and path.is_file():
+            advance(len(piece))
+            continue
+        temporary = temporary_name(path)
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+            for row, data in zip(piece.tolist(), pictures(view, piece.tolist(), settings), strict=True):
+                known = view.table.iloc[row]
+                stem = str(PurePosixPath(names[row]).with_suffix(""))
+                key = stem.replace("%", "%25").replace(".", "%2E")
+                label = _plain(known["label"])
+                said = {"image": known["image"], **{c: _plain(known[c]) for c in _label_columns(view)}}
+                members = {settings.image_format: data}
+                if label is not None:
+                    members["cls"] = str(label).encode()
+                members["json"] = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
+                for suffix, content in members.items():
+                    entry = tarfile.TarInfo(f"{key}.{suffix}")
+                    entry.size, entry.mode = len(content), 0o644  # no time, owner or group: the same bytes anywhere
+                    archive.addfile(entry, io.BytesIO(content))
+                advance(1)
+        fsync_replace(temporary, path)
+        files += 1
+    return files

@@ -1,0 +1,178 @@
+"""The models that separate a person from the background: what each expects, under which licence, and where its file is.
+
+The names are those of rembg's sessions. The files are run directly: what a session does to a photo before and after its
+network is a few numbers, kept here, and nobody has to wait for rembg's imports. No model is ever asked over a network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskprep.errors import UsageError, UserError
+from maskprep.store import weights
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+RELEASES = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+DEFAULT = "u2netp"
+
+
+@dataclass(frozen=True)
+class MatteModel:
+    """A model by name.
+
+    Args:
+        name: as given to ``--model``; a path for a file of the user's own.
+        file: its name in the weights folder.
+        licence: of the model, in words where there is no SPDX name.
+        side: height and width of the network's input; 0 when the file says it.
+        norm: mean and standard deviation of the input, after division by the photo's own largest value.
+        sigmoid: whether the network gives logits; None when its values tell (a file of the user's own).
+        stretch: whether rembg stretches the prediction to the full range; a calibrated model needs none.
+        weight: name in the weights registry, where the file can be fetched from; empty for those that cannot.
+        md5: rembg's own pin of a file that is not in the registry.
+        address: name of the file among rembg's releases.
+    """
+
+    name: str
+    file: str
+    licence: str
+    side: int = 320
+    norm: tuple[tuple[float, float, float], tuple[float, float, float]] = IMAGENET
+    sigmoid: bool | None = False
+    stretch: bool = True
+    weight: str = ""
+    md5: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model whose file is here, with the sha256 that its mattes are known by."""
+
+    model: MatteModel
+    path: Path
+    sha256: str
+
+    @property
+    def label(self) -> str:
+        """What tables call it: the name, or a user's own file without its folder."""
+        return self.model.name if self.model.name in MODELS else self.path.name
+
+
+def _released(name: str, licence: str, md5: str, side: int = 320, address: str = "") -> MatteModel:
+    norm = HALF if name.startswith("isnet") else IMAGENET
+    file, logits = f"{name}.onnx", name.startswith("birefnet")
+    return MatteModel(name, file, licence, side, norm, logits, md5=md5, address=address or file)
+
+
+_KNOWN = (
+    MatteModel("u2netp", "u2netp.onnx", "Apache-2.0", weight="u2netp"),
+    MatteModel("u2net", "u2net.onnx", "Apache-2.0", weight="u2net"),
+    MatteModel("selfie", "selfie_segmenter.tflite", "Apache-2.0", 256, stretch=False, weight="selfie_segmenter"),
+    _released("u2net_human_seg", "Apache-2.0", "c09ddc2e0104f800e3e1bb4652583d1f"),
+    _released("silueta", "not stated; U-2-Net made smaller, itself Apache-2.0", "55e59e0d8062d2f5d013f4725ee84782"),
+    _released("isnet-general-use", "Apache-2.0", "fc16ebd8b0c10d971d3513d564d01e29", 1024),
+    _released(
+        "birefnet-portrait",
+        "MIT",
+        "c3a64a6abf20250d090cd055f12a3b67",
+        1024,
+        "BiRefNet-portrait-epoch_150.onnx",
+    ),
+    _released(
+        "birefnet-general",
+        "MIT",
+        "7a35a0141cbbc80de11d9c9a28f52697",
+        1024,
+        "BiRefNet-general-epoch_244.onnx",
+    ),
+    _released(
+        "birefnet-general-lite",
+        "MIT",
+        "4fab47adc4ff364be1713e97b7e66334",
+        1024,
+        "BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
+    ),
+)
+
+MODELS: dict[str, MatteModel] = {model.name: model for model in _KNOWN}
+
+
+def find(name: str) -> MatteModel:
+    """A known model, or a file of the user's own: ``NAME.onnx`` in the weights folder, or a path.
+
+    Raises:
+        UsageError: neither is there; the nearest names are given.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    for path in (Path(name).expanduser(), weights.folder() / name, weights.folder() / f"{name}.onnx"):
+        if path.suffix == ".onnx" and path.is_file():
+            full = str(path.resolve())
+            return MatteModel(full, path.name, "yours to know: a file of your own", 0, sigmoid=None)
+    if name.endswith(".onnx"):
+        raise UsageError(f"There is no model file '{name}', neither here nor in {weights.folder()}.")
+    near = difflib.get_close_matches(name, MODELS, n=2)
+    known = f"Known: {', '.join(MODELS)}; or the path of an ONNX file."
+    likely = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"There is no model named '{name}'.", likely + known)
+
+
+def locate(name: str) -> LocalModel:
+    """A model with its file, fetched if it can be.
+
+    Raises:
+        UsageError: no such model.
+        UserError: its file is not here and cannot be fetched, or has other bytes than it must have.
+    """
+    model = find(name)
+    if model.weight:
+        return LocalModel(model, weights.locate(model.weight), weights.REGISTRY[model.weight].sha256)
+    if not model.md5:
+        return LocalModel(model, Path(model.name), _digest(Path(model.name), "sha256"))
+    for path in _places(model):
+        if path.is_file():
+            if _digest(path, "md5") != model.md5:
+                raise UserError(
+                    f"'{path}' is not the model {name}: its md5 is not {model.md5}.", "Remove or replace it."
+                )
+            return LocalModel(model, path, _digest(path, "sha256"))
+    raise UserError(
+        f"The model {name} is not here, and no trustworthy sha256 of it is known that would let it be fetched.",
+        f"Download {RELEASES}/{model.address} (md5 {model.md5}) and put it into {weights.folder()} as {model.file}.",
+    )
+
+
+def known_sha256(model: MatteModel) -> str | None:
+    """The sha256 of a model without fetching it; None when its file is not here and not in the registry."""
+    if model.weight:
+        return weights.REGISTRY[model.weight].sha256
+    try:
+        return locate(model.name).sha256
+    except UserError:
+        return None
+
+
+def _places(model: MatteModel) -> list[Path]:
+    """Where a file may lie: in our folder, or where rembg keeps those it has fetched."""
+    old = Path(os.environ.get("U2NET_HOME", "~/.u2net")).expanduser()
+    new = Path(os.environ.get("REMBG_HOME", "~/.rembg")).expanduser() / "models" / model.name
+    return [weights.folder() / model.file, new / model.file, old / model.file]
+
+
+_digests: dict[tuple[str, str, int, int], str] = {}
+
+
+def _digest(path: Path, kind: str) -> str:
+    """A file's hash, remembered for this process as long as the file stays as it is."""
+    info = path.stat()
+    key = (kind, str(path), info.st_size, info.st_mtime_ns)
+    if key not in _digests:
+        with path.open("rb") as stream:
+            _digests[key] = hashlib.file_digest(stream, kind).hexdigest()
+    return _digests[key]

@@ -1,0 +1,163 @@
+"""Stage ``matte``: one soft matte per crop, and its home beside the pixels.
+
+The stage's rows are made in small pieces (stages/matte-<view>/), so that workers share them evenly and little is lost
+when it is stopped. When all are there they are put together as planes that are row-aligned with the pixel shards,
+``alpha-NNNNN.npy``, each with its table ``alpha-NNNNN.parquet``, and the pieces are deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from maskprep.errors import UsageError
+from maskprep.photos.decode import PhotoError, load
+from maskprep.pixels import matte_models
+from maskprep.pixels.cropping import FOREGROUND, sums
+from maskprep.pixels.crops import warp
+from maskprep.pixels.matte_models import LocalModel
+from maskprep.pixels.matte_rules import SOLID, box_mask, face_mask, finish, photo_mask
+from maskprep.pixels.matting import RUNTIMES, matte_of, open_model
+from maskprep.pixels.refinement import REFINEMENTS, refine
+from maskprep.store.engine import Compute, Output, Row
+from maskprep.store.tables import schema_of
+
+NAME = "matte"
+VERSION = 1
+ROWS_PER_PIECE = 16
+WHERE = ("crop", "photo")
+
+JUDGEMENT = (
+    ("status", pa.string()),
+    ("coverage", pa.float64()),
+    ("face_coverage", pa.float64()),
+    ("components", pa.int64()),
+    ("border_share", pa.float64()),
+)
+
+COLUMNS = schema_of([*JUDGEMENT, *((name, pa.int64()) for name in FOREGROUND)])
+"""Rows of the stage, besides image, key and row: what there is to say about a matte, and the sums of the foreground."""
+
+TABLE = schema_of([("image", pa.string()), ("key", pa.string()), ("model", pa.string()), *JUDGEMENT])
+"""mattes.parquet of a view. ``key`` is that of the crop, so a matte is never taken for that of another crop."""
+
+
+@dataclass(frozen=True)
+class MatteSettings:
+    """The ``matte`` section of maskprep.yaml.
+
+    Args:
+        model: name of a model, or path of an ONNX file.
+        on: ``crop`` looks at the crop, ``photo`` at the whole photo, whose matte is then cropped.
+        refine: none, guided or closed-form.
+        runtime: what runs the network, onnxruntime or openvino.
+        views: which views get mattes; none named: all.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    model: str = matte_models.DEFAULT
+    on: str = "crop"
+    refine: str = "none"
+    runtime: str = "onnxruntime"
+    views: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("on", self.on, WHERE),
+            ("refine", self.refine, REFINEMENTS),
+            ("runtime", self.runtime, RUNTIMES),
+        ):
+            if value not in known:
+                raise UsageError(f"Unknown matte.{name} '{value}'.", f"Known: {', '.join(known)}.")
+
+    def covers(self, view: str) -> bool:
+        """Whether a view is to have mattes."""
+        return not self.views or view in self.views
+
+    def identity(self, model: LocalModel) -> dict[str, Any]:
+        """Version, settings and weights that a matte's key is made from."""
+        settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
+        return {"version": VERSION, "settings": settings, "weights": {model.label: model.sha256}}
+
+
+@dataclass(frozen=True)
+class MatteStage:
+    """Makes mattes.
+
+    Input rows: pixels (the shard's path) and row; photo (path), width and height; transform (6 numbers); box (4 numbers
+    in the photo, or None) and force (whether a face was really seen there).
+    """
+
+    model: LocalModel
+    settings: MatteSettings
+    size: tuple[int, int]
+    max_megapixels: float
+    columns: pa.Schema = COLUMNS
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Height and width of a crop."""
+        return self.size
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compute]:
+        """Load the model; crops are read from the mapped shards."""
+        import cv2
+
+        cv2.setNumThreads(1)
+        stretch = self.model.model.stretch
+        last: dict[str, Any] = {"path": None}
+        with open_model(self.model, runtime=self.settings.runtime) as predict:
+
+            def compute(row: Row) -> Output | None:
+                if last["path"] != row["pixels"]:
+                    last.update(path=row["pixels"], shard=np.load(row["pixels"], mmap_mode="r"))
+                pixels = np.array(last["shard"][row["row"]])
+                transform = np.reshape(np.asarray(row["transform"], np.float64), (2, 3))
+                if self.settings.on == "photo":
+                    try:
+                        photo = load(Path(str(row["photo"])), self.max_megapixels)
+                    except PhotoError:
+                        return None
+                    whole, clear = matte_of(predict(photo), photo.shape[:2], stretch=stretch)
+                    alpha = warp(whole, transform, self.size, "replicate")
+                else:
+                    alpha, clear = matte_of(predict(pixels), self.size, stretch=stretch)
+                if clear:
+                    alpha = refine(pixels, alpha, self.settings.refine)
+                at = row["box"]
+                face = None if at is None else face_mask(at, self.size, transform)
+                box = None if at is None else box_mask(at, self.size, transform)
+                inside = photo_mask(transform, (row["height"], row["width"]), self.size)
+                matte = finish(alpha, clear, face, box=box, force=row["force"], inside=inside)
+                said = {name: getattr(matte, name) for name, _ in JUDGEMENT}
+                return {**said, **sums(pixels, matte.alpha >= SOLID, "fg_")}, matte.alpha
+
+            yield compute
+
+
+def table(rows: pd.DataFrame, model: str) -> pa.Table:
+    """mattes.parquet.
+
+    Args:
+        rows: image, key (of the crop) and the judgement of every matte, sorted by image.
+        model: name of the model.
+    """
+    return pa.Table.from_pandas(rows.assign(model=model)[TABLE.names], schema=TABLE, preserve_index=False)
+
+
+def describe(settings: MatteSettings, model: LocalModel) -> dict[str, Any]:
+    """mattes.json of a view: the model, its licence and the identity of the stage."""
+    known = model.model
+    named = {"model": model.label, "file": model.path.name, "sha256": model.sha256, "licence": known.licence}
+    return {**dataclasses.asdict(settings), **named, "stage": settings.identity(model)}

@@ -1,0 +1,157 @@
+"""Cut-outs of a plain folder: every photo accounted for, nothing flattened, nothing overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from maskprep import api, cutouts
+from maskprep.errors import UsageError, UserError
+from maskprep.store.weights import locate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def selfie() -> None:
+    try:
+        locate("selfie_segmenter")
+    except UserError as error:
+        pytest.skip(f"the model cannot be had: {error.message}")
+
+
+@pytest.fixture
+def people(tmp_path: Path, make_photos: Callable[..., list[Path]]) -> Path:
+    """The layout in which every person's folder has the same file names."""
+    for person in ("p1", "p2", "deep/p1"):
+        make_photos(tmp_path / "people" / person, 3)
+    return tmp_path / "people"
+
+
+def cut(source: Path, out: Path, **settings: Any) -> cutouts.Cutouts:
+    return api.cutouts(source, out, **{"model": "selfie", "engine": "serial", **settings})
+
+
+def results(out: Path) -> dict[str, str]:
+    return {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in out.rglob("*")
+        if p.is_file() and cutouts.WORK not in p.parts
+    }
+
+
+def test_every_photo_has_a_result_in_the_mirrored_tree(people: Path, tmp_path: Path) -> None:
+    before = results(people)
+    made = cut(people, tmp_path / "out")
+    assert (made.photos, made.made, made.failed, sum(made.statuses.values())) == (9, 9, [], 9)
+    expected = {p.relative_to(people).with_suffix(".png").as_posix() for p in people.rglob("*.jpg")}
+    assert set(results(tmp_path / "out")) == expected | {"rembg.csv"}
+    assert results(people) == before
+    pixels = np.asarray(Image.open(tmp_path / "out/deep/p1/001.png"))
+    source = np.asarray(Image.open(people / "deep/p1/001.jpg"))
+    assert pixels.shape == (*source.shape[:2], 4)
+    solid = pixels[..., 3] == 255
+    assert solid.mean() > 0.05 and (pixels[solid][:, :3] == source[solid]).all()
+    assert pixels[pixels[..., 3] == 0][:, :3].max(initial=0) == 0
+    report = pd.read_csv(tmp_path / "out/rembg.csv")
+    assert report["image"].tolist() == sorted(p.relative_to(people).as_posix() for p in people.rglob("*.jpg"))
+
+
+def test_a_second_run_does_nothing_and_a_lost_result_is_made_again(people: Path, tmp_path: Path) -> None:
+    cut(people, tmp_path / "out")
+    before = results(tmp_path / "out")
+    assert cut(people, tmp_path / "out").made == 0
+    (tmp_path / "out/p2/000.png").unlink()
+    assert cut(people, tmp_path / "out").made > 0
+    assert results(tmp_path / "out") == before
+
+
+def test_names_that_would_collide_keep_their_suffix() -> None:
+    images = ["a/x.jpg", "a/x.png", "a/y.jpg", "b/x.jpg", "a/x.jpg.png", "A/Y.webp", "c/n.tar.jpg"]
+    names = cutouts.result_names(images)
+    assert len({name.casefold() for name in names.values()}) == len(images)
+    assert (names["a/x.jpg"], names["a/x.png"], names["b/x.jpg"]) == ("a/x.jpg.png", "a/x.png.png", "b/x.png")
+    assert (names["a/y.jpg"], names["A/Y.webp"], names["c/n.tar.jpg"]) == ("a/y.jpg.png", "A/Y.webp.png", "c/n.tar.png")
+    assert names["a/x.jpg.png"] == "a/x.jpg.png.png"
+
+
+def test_nothing_is_overwritten_unless_asked_for(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "p1").mkdir(parents=True)
+    (out / "p1/000.png").write_bytes(b"precious")
+    made = cut(people, out)
+    assert made.failed == [("p1/000.jpg", "'p1/000.png' is there and differs")]
+    assert (out / "p1/000.png").read_bytes() == b"precious" and len(results(out)) == 10
+    assert cut(people, out).failed == made.failed  # still there
+    with pytest.raises(UsageError, match="other settings"):
+        cut(people, out, refinement="guided")
+    assert cut(people, out, force=True).failed == []
+    assert (out / "p1/000.png").read_bytes()[:4] == b"\x89PNG"
+    cut(people, out, kind="mask", force=True)
+    assert Image.open(out / "p1/000.png").mode == "L"
+
+
+def test_a_broken_photo_is_named_and_the_rest_is_done(
+    people: Path, tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    (people / "p1/bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (people / "p1/notes.txt").write_text("x")
+    done = cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1)
+    assert done.returncode == 1 and "p1/bad.jpg" in done.stderr and "9 of 10" in done.stdout
+    assert len(results(tmp_path / "out")) == 10
+    again = cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1)
+    assert again.returncode == 1 and "0 made now" in again.stdout  # what is broken stays broken until it changes
+    (people / "p1/bad.jpg").unlink()
+    assert cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1).returncode == 0
+
+
+def test_killed_and_run_again_gives_the_same_bytes(
+    tmp_path: Path, make_photos: Callable[..., list[Path]], command_line: Callable[..., list[str]]
+) -> None:
+    for person in range(12):
+        make_photos(tmp_path / f"people/{person:02d}", 5)
+    people, out = tmp_path / "people", tmp_path / "out"
+    process = subprocess.Popen(
+        command_line("rembg", people, "--out", out, "--model", "selfie", "-j", 2, "-q"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and not list(out.glob(".maskprep/0*.parquet")):
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = len(list(out.glob("*/*.png")))
+    assert done >= 8
+    (out / "00/.tmp-123-000.png").write_bytes(b"half")  # as a kill in the middle of a write leaves it
+    made = cut(people, out)
+    assert made.failed == [] and (made.made < 60 or done == 60)
+    cut(people, tmp_path / "whole")
+    assert results(out) == results(tmp_path / "whole") and len(results(out)) == 61
+    assert not [p for p in out.rglob(".tmp-*") if cutouts.WORK not in p.parts]
+
+
+def test_folders_that_cannot_be_used(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for source, out in (
+        (people, people / "out"),
+        (tmp_path / "empty", tmp_path / "o"),
+        (tmp_path / "nowhere", tmp_path / "o"),
+        (people, tmp_path / "file"),
+    ):
+        with pytest.raises(UserError):
+            cut(source, out)
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,198 @@
+"""Exports: read back with the tools they are for, or by hand; the same bytes again; never over something else."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from maskprep import export as exports
+from maskprep.dataset import View, open_view
+from maskprep.errors import UsageError, UserError
+from maskprep.export import Settings, export
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trainer's synthetic cache, whose images share file names, with mattes: the middle of every crop."""
+    file = Path(__file__).parents[1] / "train" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic", file)
+    assert spec is not None and spec.loader is not None
+    synthetic = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(synthetic)
+    path: Path = synthetic.write_cache(tmp_path_factory.mktemp("export") / "people", people=6, eval_people=2)
+    synthetic.give_mattes(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def view(cache: Path) -> View:
+    return open_view(cache)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def opened(data: bytes | Path) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data) if isinstance(data, bytes) else data))
+
+
+def test_a_folder_mirrors_the_source_tree_pixel_for_pixel(cache: Path, view: View, tmp_path: Path) -> None:
+    made = export(cache, tmp_path / "out")
+    assert (made.crops, made.files, made.missing) == (len(view), len(view), 2)
+    for i, image in enumerate(view.table["image"]):
+        np.testing.assert_array_equal(opened(tmp_path / "out" / Path(image).with_suffix(".png")), view.gather([i])[0])
+    assert export(cache, tmp_path / "out").files == 0
+
+
+def test_a_folder_per_class(cache: Path, view: View, tmp_path: Path) -> None:
+    export(cache, tmp_path / "out", Settings(by="class", image_format="jpg"))
+    row = view.table[view.table["label"].notna()].iloc[0]
+    name = view.schema.class_names[row["label"]].replace("/", "_")
+    found = opened(tmp_path / "out/train" / name / Path(row["image"]).with_suffix(".jpg"))
+    assert np.abs(found.astype(int) - view.gather([row.name])[0]).mean() < 6
+    assert len(list((tmp_path / "out/eval/unlabelled").rglob("*.jpg"))) == 10
+
+
+def test_csv_names_every_picture_with_its_labels(cache: Path, view: View, tmp_path: Path) -> None:
+    export(cache, tmp_path / "out", Settings("csv"))
+    table = pd.read_csv(tmp_path / "out/labels.csv", dtype=str, keep_default_na=False)
+    assert table["image"].tolist() == view.table["image"].tolist()
+    assert all((tmp_path / "out" / path).is_file() for path in table["path"])
+    assert table["label"].tolist() == ["" if pd.isna(v) else str(v) for v in view.table["label"]]
+    first = table[table["label"] != ""].iloc[0]
+    assert first["class"] == view.schema.class_names[int(first["label"])]
+    assert first["mask"] in first["class"] and first["gender"] in first["class"]
+
+
+def test_parquet_is_what_datasets_reads(cache: Path, view: View, tmp_path: Path) -> None:
+    export(cache, tmp_path / "out", Settings("hf"))
+    files = sorted((tmp_path / "out/data").iterdir())
+    assert [f.name for f in files] == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
+    table = pd.read_parquet(files[1])
+    assert set(table["file"]) == set(view.table["image"][view.table["split"] == "train"])
+    where = view.table.set_index("image").index.get_loc(table["file"][3])
+    np.testing.assert_array_equal(opened(table["image"][3]["bytes"]), view.gather([where])[0])
+    assert table["image"][3]["path"] == str(Path(table["file"][3]).with_suffix(".png"))
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "hf"))
+    assert loaded["train"].features["label"].names == list(view.schema.class_names)
+    np.testing.assert_array_equal(np.asarray(loaded["train"][3]["image"]), view.gather([where])[0])
+    assert set(loaded["test"]["label"]) == {-1}
+
+
+def test_webdataset_tars_hold_whole_samples_side_by_side(
+    cache: Path, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "SHARD", 10)
+    export(cache, tmp_path / "out", Settings("webdataset"))
+    seen = []
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as archive:
+            for member in archive:
+                assert (member.mtime, member.uid, member.uname) == (0, 0, "")
+                folder, _, base = member.name.rpartition("/")
+                key, _, suffix = base.partition(".")  # as WebDataset does it
+                samples.setdefault(f"{folder}/{key}", {})[suffix] = archive.extractfile(member).read()  # type: ignore[union-attr]
+        for key, sample in samples.items():
+            said = json.loads(sample["json"])
+            row = view.table[view.table["image"] == said["image"]].iloc[0]
+            assert key == str(Path(said["image"]).with_suffix("")) and path.name.startswith(row["split"])
+            assert ("cls" not in sample) if pd.isna(row["label"]) else int(sample["cls"]) == row["label"]
+            np.testing.assert_array_equal(opened(sample["png"]), view.gather([row.name])[0])
+            seen.append(said["image"])
+        assert len(samples) <= 10
+    assert sorted(seen) == view.table["image"].tolist()
+
+
+def test_backgrounds(cache: Path, view: View, tmp_path: Path) -> None:
+    image = view.table["image"][0]
+    name = Path(image).with_suffix(".png")
+    inside = (slice(4, -4), slice(6, -6))
+    original = view.gather([0])[0]
+    for background, corner in (("colour", (255, 0, 255)), ("transparent", (0, 0, 0, 0))):
+        out = tmp_path / background
+        export(cache, out, Settings(background=background, colour="magenta"))
+        found = opened(out / name)
+        assert tuple(found[0, 0]) == corner
+        np.testing.assert_array_equal(found[inside][..., :3], original[inside])
+    mean = np.rint(view.mean_std(range(len(view)))[0] * 255)
+    export(cache, tmp_path / "mean", Settings(background="mean"))
+    assert (opened(tmp_path / "mean" / name)[0, 0] == mean).all()
+    for seed, out in ((1, "a"), (1, "b"), (2, "c")):
+        export(cache, tmp_path / out, Settings(background="random", seed=seed))
+    one, again, other = ({n: h for n, h in contents(tmp_path / o).items() if n[-4:] == ".png"} for o in "abc")
+    assert one == again and one != other
+
+
+@pytest.mark.parametrize("format", exports.FORMATS)
+def test_an_export_that_was_stopped_goes_on_to_the_same_bytes(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.setattr(exports, "SHARD", 10)
+
+    class Break:
+        left = 25
+
+        def start(self, name: str, total: int) -> None: ...
+
+        def advance(self, steps: int = 1) -> None:
+            self.left -= steps
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(cache, tmp_path / "out", Settings(format), progress=Break())
+    begun = len(contents(tmp_path / "out"))
+    assert begun > 1
+    resumed = export(cache, tmp_path / "out", Settings(format))
+    whole = export(cache, tmp_path / "whole", Settings(format))
+    assert 0 < resumed.files < whole.files
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_it_never_writes_over_something_else(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    with pytest.raises(UsageError, match="something else"):
+        export(cache, out)
+    export(cache, out, force=True)
+    assert (out / "mine.txt").read_text() == "x"
+    with pytest.raises(UsageError, match="other settings"):
+        export(cache, out, Settings(background="mean"))
+    before = contents(out)
+    export(cache, out, Settings(background="mean"), force=True)
+    after = contents(out)
+    assert all(before[n] != after[n] for n in before if n.endswith(".png"))
+    with pytest.raises(UsageError, match="inside"):
+        export(cache, cache / "out", force=True)
+
+
+def test_wrong_settings(cache: Path, tmp_path: Path) -> None:
+    for settings in (
+        {"format": "tfrecord"},
+        {"background": "transparent", "image_format": "jpg"},
+        {"by": "class", "format": "csv"},
+        {"colour": "whitish"},
+        {"split": "val"},
+    ):
+        with pytest.raises(UsageError):
+            Settings(**settings)
+    with pytest.raises(UserError):
+        export(cache, tmp_path / "out", view="nowhere")
+    assert not (tmp_path / "out").exists()
