@@ -15,7 +15,8 @@ from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
 from masktrain import bands, folds, runs
-from masktrain.config import DataConfig, FitConfig
+from masktrain.config import FitConfig
+from masktrain.sections import DataConfig
 
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UsageError
-from masktrain.config import SECTIONS, FitConfig, OptimConfig, describe, keys, parse
+from masktrain.config import SECTIONS, FitConfig, describe, keys, parse
+from masktrain.sections import OptimConfig
 
 
 def test_every_setting_has_help_and_source() -> None:

@@ -13,11 +13,11 @@ from torch import nn
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.config import AugmentConfig, OptimConfig
 from masktrain.learn import host, loop, model
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.optim import make_optimizer
+from masktrain.sections import AugmentConfig, OptimConfig
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain import metrics, runs
-from masktrain.config import FitConfig, OptimConfig
+from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.batches import Batch
@@ -26,6 +26,7 @@ from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
 from masktrain.learn.targets import make_target
+from masktrain.sections import OptimConfig
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")

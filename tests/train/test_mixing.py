@@ -11,10 +11,10 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError
-from masktrain.config import RECIPES, AugmentConfig
 from masktrain.learn.augment import Augment
 from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.mixing import cutmix, halves, mixup
+from masktrain.sections import RECIPES, AugmentConfig
 
 CPU = torch.device("cpu")
 BLACK, WHITE = np.zeros((20, 30, 3), dtype=np.uint8), np.full((20, 30, 3), 255, dtype=np.uint8)

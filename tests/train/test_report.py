@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
 from masktrain import cli, metrics, report, runs
-from masktrain.config import FitConfig, SelectConfig
+from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.averaging import mean_state
+from masktrain.sections import SelectConfig
 
 Make = Callable[..., FitConfig]
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
-from masktrain.config import DataConfig
 from masktrain.folds import Split
+from masktrain.sections import DataConfig
 from masktrain.settings import nearest
 
 _INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?:-|\.\.)(-?\d+(?:\.\d+)?)")

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masktrain.config import SelectConfig
 from masktrain.learn import loop
 from masktrain.learn.averaging import mean_state
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import write_atomically
+from masktrain.sections import SelectConfig
 
 FOLDER = "epochs"
 

@@ -25,8 +25,8 @@ from maskprep.labels.schema import Schema
 from maskprep.leaks import open_duplicates, waiver
 from maskprep.store.cache import Cache
 from masktrain.answers import listed, read_csv
-from masktrain.config import DataConfig
 from masktrain.learn.checkpoint import write_atomically
+from masktrain.sections import DataConfig
 
 VARYING_SHARE = 0.05
 """An attribute belongs to the person when it varies within fewer people than this (label errors do that)."""

@@ -13,10 +13,10 @@ from torch import nn
 from maskprep.dataset import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from masktrain.config import MIRRORS
 from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import Sidecar, load_best
+from masktrain.sections import MIRRORS
 from masktrain.settings import nearest
 
 

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskprep.dataset import View
-from masktrain.config import AugmentConfig
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.mixing import Mixer
 from masktrain.learn.sampling import Sampler, occurrences
+from masktrain.sections import AugmentConfig
 
 Made = tuple[NDArray[np.int64], Tensor, tuple[Tensor, Tensor] | None]
 NOTHING = AugmentConfig(recipe="none")

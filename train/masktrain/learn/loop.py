@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
-from masktrain.config import FitConfig, OptimConfig
+from masktrain.config import FitConfig
 from masktrain.learn.augment import draw_seed
 from masktrain.learn.averaging import average_of, decay_at, update_average
 from masktrain.learn.batches import Batch, Batches
@@ -24,6 +24,7 @@ from masktrain.learn.losses import Objective
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
 from masktrain.learn.schedules import learning_rate, plateau_drops
 from masktrain.learn.targets import Target
+from masktrain.sections import OptimConfig
 
 LOG_EVERY = 20
 """Steps between two looks at the loss; each look makes a GPU's queue run dry once."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskprep.errors import UsageError
-from masktrain.config import FitConfig, LossConfig, TargetConfig
+from masktrain.config import FitConfig
 from masktrain.learn.targets import Head, Target
+from masktrain.sections import LossConfig, TargetConfig
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Criterion(nn.Module):
     The mean over the batch is not divided by the class weights met in it, so each image counts the same in every batch.
 
     Args:
-        name: one of ``config.LOSSES``.
+        name: one of ``sections.LOSSES``.
         counts: training images of each class of the head, int64 [K].
     """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masktrain.config import AugmentConfig
+from masktrain.sections import AugmentConfig
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]

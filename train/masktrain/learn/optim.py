@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from masktrain.config import OptimConfig
+from masktrain.sections import OptimConfig
 from masktrain.settings import nearest
 
 

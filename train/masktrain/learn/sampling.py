@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError
-from masktrain.config import SampleConfig
+from masktrain.sections import SampleConfig
 from masktrain.settings import nearest
 
 Ints = NDArray[np.int64]

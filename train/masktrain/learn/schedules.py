@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from masktrain.config import ScheduleConfig
+from masktrain.sections import ScheduleConfig
 
 LOW = 0.04
 """Share of the peak at which ``onecycle`` starts, and to which ``cyclic`` falls at least (1/25, fastai)."""
