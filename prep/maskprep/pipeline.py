@@ -19,7 +19,7 @@ from maskprep import config as configuration
 from maskprep.errors import UsageError, UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
-from maskprep.faces.decisions import read_decisions
+from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.job import (
     INDEX_FILE,
@@ -146,7 +146,7 @@ def subjects_inputs(job: Job) -> str:
         choosing.VERSION,
         settings,
         job.config.detect.detectors,
-        [dataclasses.astuple(ruling) for ruling in read_decisions(job.cache.decisions)],
+        [dataclasses.astuple(ruling) for ruling in of_faces(read_decisions(job.cache.decisions))],
         inputs_of(job.cache.images),
         inputs_of(job.cache.faces),
     )
@@ -155,7 +155,7 @@ def subjects_inputs(job: Job) -> str:
 def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces)
-    rulings = read_decisions(job.cache.decisions)
+    rulings = of_faces(read_decisions(job.cache.decisions))
     return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
 
 
@@ -281,6 +281,15 @@ def write_log(job: Job, command: str, seconds: float) -> None:
 
 
 # ---------------------------------------------------------------- shared by the stages
+
+
+def make_rows(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> pd.DataFrame:
+    """Bring a stage that has no table of its own up to date. Returns where its live rows lie, sorted by image."""
+    if stage.array_shape is not None:
+        drop_damaged(wanted.folder, stage.array_shape)
+    _fill(job, wanted, stage, rows_per_shard)
+    _close(wanted)
+    return live_rows(wanted.folder, wanted.pairs)
 
 
 def _fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from maskprep.cli import build, look, tools  # noqa: F401  (importing a module registers its commands)
+from maskprep.cli import build, look, review, tools  # noqa: F401  (importing a module registers its commands)
 from maskprep.cli.common import app
 
 

@@ -10,7 +10,11 @@ keep     empty                          box of the choice that is confirmed, "x0
 face     number of the face             box of that face
 box      "x0 y0 x1 y1" in photo pixels  box of the choice that is replaced
 drop     empty                          box of the choice that is dropped
+relabel  "field=new"                    "field=old"
+keep     "duplicate:<content>"          empty; the photo of that content is known to be alike, and may stay
 =======  =============================  ==========================================================
+
+The last two say nothing about the face: see :func:`of_faces`, :func:`relabels` and :func:`waived`.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ from pathlib import Path
 
 from maskprep.errors import UserError
 from maskprep.faces.choice import Box, Choice, Face, iou
+from maskprep.store.cells import unguard
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
-VERDICTS = ("keep", "drop", "face", "box")
+VERDICTS = ("keep", "drop", "face", "box", "relabel")
+DUPLICATE = "duplicate:"
 
 SAME_BOX_IOU = 0.5
 """An expected box and one found now are the same when they overlap this much."""
@@ -60,7 +66,7 @@ def read_decisions(path: Path) -> list[Decision]:
             if missing:
                 raise UserError(f"'{path}' has no column '{missing[0]}'.", f"Its columns are: {', '.join(COLUMNS)}.")
             rows = [
-                Decision(**{name: (row.get(name) or "").strip() for name in COLUMNS}, line=reader.line_num)
+                Decision(**{name: unguard((row.get(name) or "").strip()) for name in COLUMNS}, line=reader.line_num)
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -74,9 +80,43 @@ def read_decisions(path: Path) -> list[Decision]:
             raise UserError(f"'{path}', line {row.line}: '{row.value}' is no number of a face.")
         if row.verdict == "box" and parse_box(row.value) is None:
             raise UserError(f"'{path}', line {row.line}: '{row.value}' is no box.", 'A box is "x0 y0 x1 y1" in pixels.')
-        if row.expected and parse_box(row.expected) is None:
+        if row.verdict == "relabel":
+            _check_relabel(path, row)
+        elif row.expected and parse_box(row.expected) is None:
             raise UserError(f"'{path}', line {row.line}: expected '{row.expected}' is no box.")
     return rows
+
+
+def _check_relabel(path: Path, row: Decision) -> None:
+    field, equals, new = row.value.partition("=")
+    if not (field.strip() and equals and new.strip()):
+        raise UserError(f"'{path}', line {row.line}: '{row.value}' is no new label.", 'Write it as "field=new".')
+    before, equals, old = row.expected.partition("=")
+    if row.expected and not (before.strip() == field.strip() and equals and old.strip()):
+        raise UserError(
+            f"'{path}', line {row.line}: expected '{row.expected}' is no label '{field.strip()}'.",
+            f'Write it as "{field.strip()}=old".',
+        )
+
+
+def of_faces(decisions: Iterable[Decision]) -> list[Decision]:
+    """The rulings about which face counts."""
+    return [d for d in decisions if d.verdict != "relabel" and not d.value.startswith(DUPLICATE)]
+
+
+def relabels(decisions: Iterable[Decision]) -> list[Decision]:
+    """The rulings on labels; of several on one label of one photo, the last."""
+    last = {(d.content, d.image, d.value.partition("=")[0].strip()): d for d in decisions if d.verdict == "relabel"}
+    return list(last.values())
+
+
+def waived(decisions: Iterable[Decision]) -> set[frozenset[str]]:
+    """The pairs of contents that were looked at and may stay although they are alike."""
+    return {
+        frozenset((d.content, d.value.removeprefix(DUPLICATE).strip()))
+        for d in decisions
+        if d.verdict == "keep" and d.value.startswith(DUPLICATE)
+    }
 
 
 def parse_box(text: str) -> Box | None:
