@@ -58,6 +58,7 @@ class Job:
         ignored: files that are no photos, counted by reason.
         layout: layout of the photo folder.
         detected: whether the layout was told by looking at the folder.
+        crew: the workers of this command.
     """
 
     cache: Cache
@@ -73,6 +74,7 @@ class Job:
     ignored: Counter[str] = field(default_factory=Counter)
     layout: str = ""
     detected: bool = True
+    crew: engines.Crew = field(default_factory=engines.Crew)
 
     def path(self, image: str) -> Path:
         """The photo file of an image."""

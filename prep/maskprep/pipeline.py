@@ -59,7 +59,7 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None) 
         UserError: anything the user can mend.
         KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
     """
-    with job.cache.lock():
+    with job.cache.lock(), engines.Crew(job.workers, job.engine) as job.crew:
         for folder in (job.cache.root, *job.cache.root.glob("stages/*"), *job.cache.root.glob("views/*")):
             sweep(folder)
         schema = make_index(job)
@@ -300,7 +300,7 @@ def _fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
         tasks = [Task(wanted.folder, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
         total = sum(len(task.rows) for task in tasks)
         job.progress.start(wanted.name, total)
-        failed = engines.run(stage, tasks, workers=job.workers, engine=job.engine, advance=job.progress.advance)
+        failed = job.crew.run(stage, tasks, job.progress.advance)
         job.computed[wanted.name] += total - len(failed)
         job.unreadable += len(failed)
         if failed:

@@ -12,6 +12,7 @@ import pandas as pd
 from maskprep import pipeline
 from maskprep.errors import UsageError
 from maskprep.faces.subjects import Subjects
+from maskprep.faces.words import compare
 from maskprep.job import STAGE_FILE, VIEW_FILE, Job, Wanted, plain, read_identity, want_crops, want_faces, want_index
 from maskprep.labels.schema import Schema
 from maskprep.pixels.cropping import NAME as CROP
@@ -199,13 +200,17 @@ def _explain_choice(job: Job, image: str) -> list[str]:
     lines = [f"subject   {choice.status}{box}" + (f" — {choice.reason}" if choice.reason else "")]
     if choice.status == "unreadable":
         return lines
-    for candidate in chooser.candidates(image):
+    ranked = chooser.candidates(image)
+    chosen = next((c for c in ranked if c.face.faces[0] == choice.face), None)
+    for candidate in ranked:
         face = candidate.face
         mine = "the subject" if face.faces[0] == choice.face else "not chosen"
         signals = ", ".join(f"{name} {value:.2f}" for name, value in candidate.signals.items())
         size = f"{face.box[2] - face.box[0]:.0f}x{face.box[3] - face.box[1]:.0f} px"
         lines.append(f"  face {face.faces[0]:<3} mark {candidate.mark:.2f}, {mine}; {size}; {signals}")
-    return lines
+        if chosen is not None and candidate is not chosen and choice.status != "decided":
+            lines.append(f"           face {choice.face} and not this one: {compare(chosen, candidate)}")
+    return lines + [f"  {sentence}" for sentence in chooser.not_faces(image)]
 
 
 def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:

@@ -23,6 +23,7 @@ from maskprep.faces.choice import (
     common_extent,
     group,
     habit,
+    holds_another,
     iou,
     merge,
     place,
@@ -30,6 +31,7 @@ from maskprep.faces.choice import (
 from maskprep.faces.detect import TABLE
 from maskprep.faces.detectors import DETECTORS, Detection
 from maskprep.faces.subjects import STATUSES, Subjects
+from maskprep.faces.words import compare, not_faces
 
 SIZE = (400, 400)
 
@@ -159,6 +161,56 @@ def test_detections_in_any_order_give_the_same_choice() -> None:
         expected = expected or got
         assert got[0] == expected[0]
         assert got[1:] == expected[1:]
+
+
+def plain_face(number: int, box: Box, evidence: float) -> Face:
+    return Face((number,), box, 1 / 3, evidence, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "within", "none"),
+    [
+        (0.75, 0.95, (120, 120, 200, 200), True),
+        (0.75, 0.85, (120, 120, 200, 200), False),  # the inner one is not sure enough
+        (0.95, 0.97, (120, 120, 200, 200), False),  # the outer one is nearly as sure
+        (0.75, 0.95, (220, 120, 300, 200), False),  # only half of it lies inside
+        (0.75, 0.95, (150, 150, 180, 180), False),  # too small: an eye or a badge on a large face
+    ],
+)
+def test_a_box_that_holds_a_surer_face_is_no_face(outer: float, inner: float, within: Box, none: bool) -> None:
+    large, small = plain_face(0, (100, 100, 260, 260), outer), plain_face(1, within, inner)
+    assert holds_another(large, [large, small], *SIZE) is none
+    assert not holds_another(small, [large, small], *SIZE)
+    assert (large in [c.face for c in candidates([large, small], *SIZE)]) is not none
+    assert len(not_faces([large, small], *SIZE)) == none
+
+
+def test_what_the_photo_does_not_show_is_not_looked_for_inside() -> None:
+    outer, inner = plain_face(0, (100, 200, 300, 395), 0.75), plain_face(1, (120, 300, 240, 500), 0.99)
+    assert holds_another(outer, [outer, inner], *SIZE)  # 100 of the 200 rows of the inner box lie within the photo
+    assert not holds_another(outer, [outer, inner], 400, 500)
+
+
+def test_half_a_face_in_front_is_not_smaller_than_a_whole_one_behind() -> None:
+    """A face of 75.5 x 100 whose left half is beyond the border, by hand: the height says how large it is."""
+    whole, cut = place((100, 100, 175.5, 200), *SIZE), place((0, 100, 37.75, 200), *SIZE)
+    assert cut.log_size == pytest.approx(whole.log_size)
+    assert place((50, 100, 87.75, 200), *SIZE).log_size == pytest.approx(whole.log_size - 0.5 * math.log(2))
+    below = place((100, 350, 175.5, 400), *SIZE)
+    assert below.log_size == pytest.approx(whole.log_size)
+
+
+def test_words_name_what_weighs_most_first() -> None:
+    a = Candidate(plain_face(0, square(200, 200, 90), 1.0), {"size": 0.9, "agreement": 1.0, "centre": 1.0})
+    b = Candidate(plain_face(1, square(90, 90, 100), 0.5), {"size": 1.0, "agreement": 1 / 3, "centre": 0.995})
+    said = compare(a, b)
+    assert (
+        said.index("hardly a face")
+        < said.index("more detectors (1.00 against 0.33)")
+        < said.index("although not larger")
+    )
+    assert "middle" not in said  # too little to be worth a word
+    assert compare(a, a) == "nothing sets them apart"
 
 
 def test_one_face_of_three_detectors_is_one_face() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.store.engine import Task, run
+from maskprep.store.engine import Crew, Task, run
 from maskprep.store.shards import plan, shard_numbers
 
 
@@ -67,6 +67,23 @@ def test_models_are_loaded_once_per_worker_and_closed(toy: ModuleType, tmp_path:
     opened = (tmp_path / "opened").read_text().split()
     assert len(opened) == len(set(opened)) <= 2
     assert {path.name for path in tmp_path.glob("closed-*")} == {f"closed-{pid}" for pid in opened}
+
+
+def test_stages_share_the_workers_but_not_their_models(toy: ModuleType, tmp_path: Path) -> None:
+    pids = []
+    with Crew(2) as crew:
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            stage = toy.ToyStage(opened=str(tmp_path / name))
+            tasks = tasks_of(tmp_path / name / "x", 12, 1, dict.fromkeys(range(12), "sleep"))
+            assert crew.run(stage, tasks, lambda n: None) == []
+            pids.append(set((tmp_path / name / "opened").read_text().split()))
+        # whoever works for the second stage has let go of the first one's models
+        closed = {path.name.removeprefix("closed-") for path in (tmp_path / "first").glob("closed-*")}
+        assert pids[1] & pids[0] <= closed
+        assert pids[0] | pids[1] == {str(process.pid) for process in multiprocessing.active_children()}
+    assert len(pids[0] | pids[1]) <= 2
+    assert no_children()
 
 
 def test_nothing_to_do_loads_nothing(toy: ModuleType, tmp_path: Path) -> None:

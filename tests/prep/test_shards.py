@@ -255,3 +255,8 @@ def test_lost_pixels_are_made_again(toy: ModuleType, tmp_path: Path, damage: str
     assert drop_damaged(tmp_path, (2, 3)) == 1
     fill(toy.ToyStage(), tmp_path, wanted, 2)
     assert_right(tmp_path, wanted)
+
+
+@pytest.mark.parametrize(("rows", "sizes"), [(400, [25] * 16), (1100, [64] * 17 + [12]), (10, [8, 2])])
+def test_shards_are_small_enough_for_the_workers_to_end_together(tmp_path: Path, rows: int, sizes: list[int]) -> None:
+    assert [len(chunk.pairs) for chunk in plan(tmp_path, pairs_of(range(rows)), 64)] == sizes

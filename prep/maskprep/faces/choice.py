@@ -33,11 +33,18 @@ CREDIBLE = 0.75
 AGREED_SCORE = 0.3
 """Score from which on detectors of different families confirm each other."""
 
+INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
+"""A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
+least this share of its side, and at least this evidence: see :func:`holds_another`."""
+
 WEIGHTS = {"size": 0.4, "agreement": 0.15, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
 FACE_ASPECT = 0.755
 """Width by height of an upright face's box in the reference extent, for boxes that no detector gave."""
+
+EDGE = 0.01
+"""A box that comes this near to the photo's border, relative to the photo's side, may be cut by it."""
 
 NO_FACE = ("rescue", "drop", "whole", "error")
 
@@ -163,12 +170,21 @@ def common_extent(face: Detection) -> Box:
 
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes, 0..1."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+    shared = _area(_overlap(a, b))
+    return shared / (_area(a) + _area(b) - shared) if shared else 0.0
+
+
+def _overlap(a: Box, b: Box) -> Box:
+    """What two boxes share; without area where they share nothing."""
+    return (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+
+
+def _area(box: Box) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _clipped(box: Box, width: int, height: int) -> Box:
+    return _overlap(box, (0.0, 0.0, float(width), float(height)))
 
 
 def group(detections: Sequence[Detection]) -> list[list[int]]:
@@ -215,6 +231,22 @@ def evidence(detections: Sequence[Detection]) -> float:
     return max(sure, CREDIBLE) if len(families) > 1 else sure
 
 
+def holds_another(face: Face, others: Sequence[Face], width: int, height: int) -> bool:
+    """Whether a face's box holds a whole other face, as far as the photo shows it: then it is no face itself.
+
+    Faces are not transparent, but detectors take a small head with its shoulders, or two heads side by side, for one
+    large face now and then. The doubt of a face is one minus its evidence.
+    """
+    for other in others:
+        if other is face or other.evidence < SURE or 1 - face.evidence < SURER * (1 - other.evidence):
+            continue
+        outer, inner = _clipped(face.box, width, height), _clipped(other.box, width, height)
+        shared = _area(_overlap(outer, inner))
+        if INNER_SIDE**2 * _area(outer) <= _area(inner) < _area(outer) and shared >= INSIDE * _area(inner) > 0:
+            return True
+    return False
+
+
 def merge(detections: Sequence[Detection], faces: Sequence[int], detectors: int) -> Face:
     """One face of its detections; ``faces`` are their numbers, ``detectors`` how many detectors looked."""
     best: dict[str, Detection] = {}
@@ -237,8 +269,17 @@ def _four_points(face: Detection) -> NDArray[np.float64]:
 
 
 def place(box: Box, width: int, height: int) -> Place:
-    """Where a box lies in a photo of the given size."""
-    area = max(1e-6, (box[2] - box[0]) * (box[3] - box[1]))
+    """Where a box lies in a photo of the given size.
+
+    A face cut by the border is as large as its whole side says: half a face in front is not smaller than a whole one
+    behind it.
+    """
+    wide, high = box[2] - box[0], box[3] - box[1]
+    cut_x = box[0] <= EDGE * width or box[2] >= (1 - EDGE) * width
+    cut_y = box[1] <= EDGE * height or box[3] >= (1 - EDGE) * height
+    full_wide = max(wide, high * FACE_ASPECT) if cut_x else wide
+    full_high = max(high, wide / FACE_ASPECT) if cut_y else high
+    area = max(1e-6, full_wide * full_high)
     return Place((box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height, 0.5 * math.log(area / (width * height)))
 
 
@@ -255,7 +296,7 @@ def habit(places: Sequence[Place]) -> Habit | None:
 def candidates(
     faces: Sequence[Face], width: int, height: int, person: Habit | None = None, dataset: Habit | None = None
 ) -> list[Candidate]:
-    """Every face with its signals, best first.
+    """Every face with its signals, best first; without those that :func:`holds_another` says are none.
 
     - size: side relative to the largest credible face of the photo
     - agreement: share of the detectors that saw it
@@ -263,6 +304,7 @@ def candidates(
     - sharpness: detail around the eyes relative to the sharpest credible face: the subject is in focus
     - person, dataset: likeness to the usual place in the person's other photos, in all photos
     """
+    faces = [face for face in faces if not holds_another(face, faces, width, height)]
     if not faces:
         return []
     places = [place(face.box, width, height) for face in faces]

@@ -26,9 +26,10 @@ from maskprep.faces.choice import (
 )
 from maskprep.faces.decisions import Decision, by_image, rule
 from maskprep.faces.detect import detections_by_image
+from maskprep.faces.words import not_faces
 from maskprep.store.tables import schema_of
 
-VERSION = 2
+VERSION = 3
 
 STATUSES = ("ok", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
 
@@ -117,6 +118,11 @@ class Subjects:
         """Every face of one image with its signals, best first."""
         row = self._rows[image]
         return candidates(self._faces.get(image, []), row.width, row.height, *self.context(image))
+
+    def not_faces(self, image: str) -> list[str]:
+        """Sentences about the detections of one image that count as no face."""
+        row = self._rows[image]
+        return not_faces(self._faces.get(image, []), row.width, row.height)
 
     def choose(self, image: str) -> Choice:
         """The subject of one image: a person's ruling where there is one, else the automatic choice."""

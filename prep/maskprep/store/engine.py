@@ -115,6 +115,81 @@ def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], No
     return failed
 
 
+class Crew:
+    """The workers of one command. They are started by the first stage that needs them and kept for the next ones.
+
+    Args:
+        workers: how many processes at most.
+        engine: one of ENGINES; ``serial`` starts none.
+    """
+
+    def __init__(self, workers: int = 1, engine: str = "processes") -> None:
+        self._workers, self._engine = workers, engine
+        self._context = multiprocessing.get_context("spawn")
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def run(self, stage: Stage, tasks: Sequence[Task], advance: Callable[[int], None]) -> list[Failure]:
+        """Fill the shards of all tasks. Returns the rows that could not be made this time.
+
+        One worker, or one task, runs in this process: there is nothing to win from another.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once every worker has stopped (within about two seconds).
+            UserError: a worker died, naming the photos it was at.
+        """
+        if not tasks:
+            return []
+        if self._engine == "serial" or min(self._workers, len(tasks)) <= 1:
+            with stage.open() as compute:
+                return [failure for task in tasks for failure in fill_shard(stage, compute, task, lambda: advance(1))]
+        if self._pool is None:
+            self._counter, self._stop = self._context.Value("q", 0), self._context.Value("b", 0)
+            given = (self._counter, self._stop)
+            self._pool = ProcessPoolExecutor(self._workers, self._context, _start_worker, given)
+        failed: list[Failure] = []
+        processes: list[Any] = []
+        start = self._counter.value
+        try:
+            with _interrupts_wait():
+                futures = {self._pool.submit(_run_task, stage, task): task for task in tasks}
+                processes = list((self._pool._processes or {}).values())  # the pool forgets them when it breaks
+            for future in _finished(futures, self._counter, start, advance):
+                try:
+                    failed += future.result()
+                except BrokenProcessPool as error:
+                    at = futures[future].chunk.pairs
+                    raise UserError(
+                        f"A worker process died while working on photos such as '{at[0][0]}' .. '{at[-1][0]}'.",
+                        "It may have run out of memory: run the command again with fewer --workers; finished work is"
+                        " kept. (A script of your own must call it under: if __name__ == '__main__'.)",
+                    ) from error
+        except BaseException:
+            self._end(processes)
+            raise
+        return failed
+
+    def _end(self, processes: Sequence[Any]) -> None:
+        """Stop the workers at once."""
+        assert self._pool is not None
+        self._stop.value = 1
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool = None
+        deadline = time.monotonic() + GRACE_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.terminate()
+                process.join(GRACE_SECONDS)
+
+
 def run(
     stage: Stage,
     tasks: Sequence[Task],
@@ -123,21 +198,9 @@ def run(
     engine: str = "processes",
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Failure]:
-    """Fill the shards of all tasks. Returns the rows that could not be made this time.
-
-    One worker, or one task, runs in this process: there is nothing to win from another.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C, once every worker has stopped (within about two seconds).
-        UserError: a worker died, naming the photos it was at.
-    """
-    if not tasks:
-        return []
-    workers = min(workers, len(tasks))
-    if engine == "serial" or workers <= 1:
-        with stage.open() as compute:
-            return [failure for task in tasks for failure in fill_shard(stage, compute, task, lambda: advance(1))]
-    return _run_processes(stage, tasks, workers, advance)
+    """:meth:`Crew.run` with workers of its own."""
+    with Crew(workers, engine) as crew:
+        return crew.run(stage, tasks, advance)
 
 
 # ---------------------------------------------------------------- worker processes
@@ -145,15 +208,14 @@ def run(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(stage: Stage, counter: Any, stop: Any) -> None:
-    """Set a worker up: no Ctrl-C of its own, ends when its parent does, models loaded once at the first task."""
+def _start_worker(counter: Any, stop: Any) -> None:
+    """Set a worker up: no Ctrl-C of its own, ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    stack = contextlib.ExitStack()
-    Finalize(None, stack.close, exitpriority=100)  # models are closed before the interpreter ends
-    _worker.update(stage=stage, counter=counter, stop=stop, stack=stack)
+    _worker.update(counter=counter, stop=stop, stage=None, stack=contextlib.ExitStack())
+    Finalize(None, lambda: _worker["stack"].close(), exitpriority=100)  # models are closed before the interpreter ends
 
 
 def _end_with(parent: Any) -> None:
@@ -161,10 +223,12 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _run_task(task: Task) -> list[Failure]:
-    stage: Stage = _worker["stage"]
-    if "compute" not in _worker:
-        _worker["compute"] = _worker["stack"].enter_context(stage.open())
+def _run_task(stage: Stage, task: Task) -> list[Failure]:
+    """One shard; the models stay loaded until a task of another stage comes."""
+    if _worker["stage"] != stage:
+        _worker["stack"].close()
+        _worker.update(stage=None, stack=contextlib.ExitStack())
+        _worker.update(compute=_worker["stack"].enter_context(stage.open()), stage=stage)
 
     def tick() -> None:
         with _worker["counter"].get_lock():
@@ -188,46 +252,12 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run_processes(stage: Stage, tasks: Sequence[Task], workers: int, advance: Callable[[int], None]) -> list[Failure]:
-    context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Value("b", 0)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (stage, counter, stop))
-    failed: list[Failure] = []
-    processes: list[Any] = []
-    try:
-        with _interrupts_wait():
-            futures = {pool.submit(_run_task, task): task for task in tasks}
-            processes = list((pool._processes or {}).values())  # the pool forgets them when it breaks
-        for future in _finished(futures, counter, advance):
-            try:
-                failed += future.result()
-            except BrokenProcessPool as error:
-                at = futures[future].chunk.pairs
-                raise UserError(
-                    f"A worker process died while working on photos such as '{at[0][0]}' .. '{at[-1][0]}'.",
-                    "It may have run out of memory: run the command again with fewer --workers; finished work is kept."
-                    " (A script of your own must call it under: if __name__ == '__main__'.)",
-                ) from error
-    except BaseException:
-        stop.value = 1
-        pool.shutdown(wait=False, cancel_futures=True)
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.terminate()
-                process.join(GRACE_SECONDS)
-        raise
-    pool.shutdown()
-    return failed
-
-
 def _finished(
-    futures: Mapping[Future[list[Failure]], Task], counter: Any, advance: Callable[[int], None]
+    futures: Mapping[Future[list[Failure]], Task], counter: Any, start: int, advance: Callable[[int], None]
 ) -> Iterator[Future[list[Failure]]]:
     """Futures as they end, with progress reported in between."""
     pending: set[Future[list[Failure]]] = set(futures)
-    seen = 0
+    seen = start
     while pending:
         done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
         now = counter.value

@@ -26,6 +26,8 @@ from maskprep.store.tables import read_table, write_json
 
 SHARD_FILE = re.compile(r"(?:alpha-)?(\d{5,})\.(?:npy|parquet)")
 PLAN = "plan.json"
+SHARES, FEWEST_ROWS = 16, 8
+"""Missing rows are cut into about this many shards, each of at least so many rows, so that the workers end together."""
 
 Pair = tuple[str, str]
 """(image, key)."""
@@ -92,7 +94,13 @@ def read_rows(folder: Path, live: pd.DataFrame) -> pa.Table | None:
 
 
 def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int) -> list[Chunk]:
-    """The shards that must still be made so that every wanted pair has a row. Writes the plan down."""
+    """The shards that must still be made so that every wanted pair has a row. Writes the plan down.
+
+    Args:
+        folder: the stage's folder.
+        wanted: every pair that is to have a row.
+        rows_per_shard: the most rows of a shard.
+    """
     have = set(zip(*(read_index(folder)[c] for c in ("image", "key")), strict=True))
     missing = [pair for pair in wanted if pair not in have]
     earlier = _read_plan(folder)
@@ -104,8 +112,9 @@ def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int) -> list[Chun
     planned = {pair for chunk in chunks for pair in chunk.pairs}
     rest = [pair for pair in missing if pair not in planned]
     first = 1 + max([*committed, *(chunk.shard for chunk in earlier)], default=-1)
-    for i, at in enumerate(range(0, len(rest), rows_per_shard)):
-        chunks.append(Chunk(first + i, tuple(rest[at : at + rows_per_shard])))
+    step = min(rows_per_shard, max(FEWEST_ROWS, -(-len(rest) // SHARES)))
+    for i, at in enumerate(range(0, len(rest), step)):
+        chunks.append(Chunk(first + i, tuple(rest[at : at + step])))
     if chunks:
         folder.mkdir(parents=True, exist_ok=True)
         everything = [*(c for c in earlier if c not in chunks), *chunks]
