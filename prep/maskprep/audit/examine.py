@@ -18,6 +18,7 @@ from maskprep.audit.rulings import State, settled, states
 from maskprep.faces.decisions import read_decisions, waived
 from maskprep.job import Job
 from maskprep.labels.schema import Schema
+from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
 from maskprep.store.tables import read_table, write_table
 
@@ -63,7 +64,7 @@ def examine(job: Job, predictions: Sequence[Path] = ()) -> Audit:
         UserError: anything the user can mend.
     """
     pipeline.bring(job)
-    with job.cache.lock():
+    with job.cache.lock(), engines.Crew(job.workers, job.engine) as job.crew:
         context = open_context(job, predictions)
         job.progress.start("checks", len(CHECKS))
         outcome = run_checks(context, CHECKS.values(), job.progress.advance)
