@@ -74,7 +74,7 @@ def descriptors(patches: Pixels, people: Sequence[str | None]) -> Floats:
         far = np.linalg.norm(within, axis=1, keepdims=True)
         within *= np.minimum(1, 1.5 * np.median(far) / np.maximum(1e-9, far))  # a wrong photo must not excuse itself
         covariance = within.T @ within / room
-        covariance += 0.1 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        covariance += (0.1 * np.trace(covariance) / len(covariance) + 1e-9) * np.eye(len(covariance))
         values = np.linalg.solve(np.linalg.cholesky(covariance), values.T).T
     return np.asarray(values / np.maximum(1e-9, np.linalg.norm(values, axis=1, keepdims=True)), np.float64)
 

@@ -437,6 +437,7 @@ function openLabels() {
   $("labels").showModal();
 }
 $("labels").addEventListener("keydown", (event) => {
+  event.stopPropagation();   // the same key must not rule on the grid once the dialog has closed
   const choice = /^[1-9]$/.test(event.key) && $("labels").querySelector(`[data-key="${event.key}"]`);
   if (choice) { event.preventDefault(); choice.click(); }
 });
