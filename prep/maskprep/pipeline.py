@@ -48,6 +48,7 @@ from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
+from maskprep.store.engine import Stage
 from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
 
@@ -339,6 +340,15 @@ def write_log(job: Job, command: str, seconds: float) -> None:
 
 
 # ---------------------------------------------------------------- shared by the stages
+
+
+def make_rows(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> pd.DataFrame:
+    """Bring a stage that has no table of its own up to date. Returns where its live rows lie, sorted by image."""
+    if stage.array_shape is not None:
+        drop_damaged(wanted.folder, stage.array_shape)
+    fill(job, wanted, stage, rows_per_shard)
+    _close(wanted)
+    return live_rows(wanted.folder, wanted.pairs)
 
 
 def _close(wanted: Wanted) -> None:

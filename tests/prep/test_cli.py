@@ -17,7 +17,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-COMMANDS = ["index", "crop", "stats", "run", "status", "explain", "sheet", "sample", "weights"]
+COMMANDS = [
+    "audit",
+    "decisions",
+    "index",
+    "review",
+    "crop",
+    "stats",
+    "run",
+    "status",
+    "explain",
+    "sheet",
+    "sample",
+    "weights",
+]
 HEAVY = ["numpy", "pandas", "cv2", "mediapipe", "pyarrow", "PIL", "rich.progress", "yaml", "torch"]
 
 Work = tuple[Path, Path]

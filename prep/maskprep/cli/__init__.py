@@ -11,6 +11,7 @@ from maskprep.cli import (  # noqa: F401  (importing a module registers its comm
     labels,
     look,
     pixels,
+    review,
     tools,
 )
 from maskprep.cli.common import app

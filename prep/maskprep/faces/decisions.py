@@ -26,6 +26,7 @@ from pathlib import Path
 
 from maskprep.errors import UserError
 from maskprep.faces.choice import Box, Choice, Face, iou
+from maskprep.store.cells import unguard
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
 VERDICTS = ("keep", "drop", "face", "box", "relabel")
@@ -65,7 +66,7 @@ def read_decisions(path: Path) -> list[Decision]:
             if missing:
                 raise UserError(f"'{path}' has no column '{missing[0]}'.", f"Its columns are: {', '.join(COLUMNS)}.")
             rows = [
-                Decision(**{name: (row.get(name) or "").strip() for name in COLUMNS}, line=reader.line_num)
+                Decision(**{name: unguard((row.get(name) or "").strip()) for name in COLUMNS}, line=reader.line_num)
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -1,0 +1,153 @@
+"""What checks look at: the tables of a cache as plain frames, and each readable photo as a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.audit.predictions import Predictions
+from maskprep.faces.choice import Box, Candidate, ChooseSettings, Habit, Place, place
+from maskprep.faces.subjects import Subjects
+from maskprep.labels.schema import Schema
+from maskprep.photos.decode import Pixels
+from maskprep.pixels.crops import ViewSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One readable photo and its subject.
+
+    Args:
+        image: its key.
+        person: who is on it, None where nobody is named.
+        width: of the upright photo, pixels.
+        height: likewise.
+        status: from subjects.parquet.
+        box: the subject's, None without one.
+        keypoints: right eye, left eye, nose tip, mouth centre, float [4, 2]; None when not seen.
+        reason: from subjects.parquet.
+        candidates: every face with its signals, best first.
+        habit: where the subject usually is in the person's other photos, None with fewer than two.
+    """
+
+    image: str
+    person: str | None
+    width: float
+    height: float
+    status: str
+    box: Box | None
+    keypoints: NDArray[np.float64] | None
+    reason: str
+    candidates: tuple[Candidate, ...]
+    habit: Habit | None
+
+    @property
+    def place(self) -> Place | None:
+        """Where the subject lies in the photo."""
+        return None if self.box is None else place(self.box, int(self.width), int(self.height))
+
+    @cached_property
+    def chosen(self) -> Candidate | None:
+        """The face that the subject's box was taken from: the one whose box it is, within a pixel."""
+        for candidate in self.candidates:
+            box = candidate.face.box
+            if self.box is not None and max(abs(a - b) for a, b in zip(box, self.box, strict=True)) < 1:
+                return candidate
+        return None
+
+
+@dataclass(frozen=True)
+class Context:
+    """The tables of a cache.
+
+    Args:
+        images: images.parquet.
+        faces: faces.parquet.
+        subjects: subjects.parquet, in the order of images.
+        labels: labels.parquet, likewise.
+        schema: what is classified.
+        detectors: how many looked at each photo.
+        choose: how subjects were chosen.
+        views: geometry of the views that were cut.
+        measures: image and the columns of :mod:`maskprep.audit.measure`.
+        patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
+        mattes: mattes.parquet of each view that has one.
+        duplicates: duplicates.parquet, None when there is none.
+        predictions: out-of-fold predictions of one or more runs.
+        twins: photos beside which a hidden file ``._<name>`` lies.
+    """
+
+    images: pd.DataFrame
+    faces: pd.DataFrame
+    subjects: pd.DataFrame
+    labels: pd.DataFrame
+    schema: Schema
+    detectors: int = 3
+    choose: ChooseSettings = field(default_factory=ChooseSettings)
+    views: dict[str, ViewSettings] = field(default_factory=dict)
+    measures: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"image": []}))
+    patches: Pixels = field(default_factory=lambda: np.empty((0, 48, 48, 3), np.uint8))
+    mattes: dict[str, pd.DataFrame] = field(default_factory=dict)
+    duplicates: pd.DataFrame | None = None
+    predictions: tuple[Predictions, ...] = ()
+    twins: frozenset[str] = frozenset()
+    _memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, name: str, compute: Callable[[Context], T]) -> T:
+        """What several checks need, computed by the first of them."""
+        if name not in self._memory:
+            self._memory[name] = compute(self)
+        found: T = self._memory[name]
+        return found
+
+    @cached_property
+    def scenes(self) -> dict[str, Scene]:
+        """Every readable photo, in the order of the tables."""
+        chooser = Subjects(self.images, self.faces, self.detectors, self.choose)
+        found = {}
+        names = ("status", "reason", "x0", "y0", "x1", "y1", "keypoints")
+        columns = [self.images[c] for c in ("image", "person", "width", "height", "error")]
+        columns += [self.subjects[c] for c in names]
+        for image, person, width, height, error, status, reason, *box, points in zip(*columns, strict=True):
+            if isinstance(error, str):
+                continue
+            found[image] = Scene(
+                image,
+                person if isinstance(person, str) else None,
+                float(width),
+                float(height),
+                str(status),
+                None if pd.isna(box[0]) else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+                None if points is None or np.ndim(points) == 0 else np.reshape(points, (4, 2)).astype(np.float64),
+                reason if isinstance(reason, str) else "",
+                tuple(chooser.candidates(image)),
+                chooser.context(image)[0],
+            )
+        return found
+
+    @cached_property
+    def people(self) -> dict[str, list[str]]:
+        """person -> images, readable or not, in the order of the tables."""
+        found: dict[str, list[str]] = {}
+        for image, person in zip(self.labels["image"], self.labels["person"], strict=True):
+            if isinstance(person, str):
+                found.setdefault(person, []).append(image)
+        return found
+
+    @cached_property
+    def person_of(self) -> dict[str, str]:
+        """image -> person, for those that have one."""
+        return {image: person for person, images in self.people.items() for image in images}
+
+    @cached_property
+    def split_of(self) -> dict[str, str]:
+        """image -> train or eval."""
+        return dict(zip(self.images["image"], self.images["split"], strict=True))

@@ -1,0 +1,194 @@
+"""Findings and the registry of checks.
+
+A check is a pure function from a :class:`~maskprep.audit.context.Context` to (image, severity, detail). Severities of
+all checks share one meaning, so that one list can be sorted: about how likely a person who looks will change
+something.
+
+=========  ==================================================================
+severity   meaning
+=========  ==================================================================
+1.0        certain: the file is broken, one photo lies in train and in eval
+0.5 ..     more likely wrong than right
+0.2 ..     unusual; worth a look when there is time
+below 0.2  not reported
+=========  ==================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from maskprep.errors import UsageError
+from maskprep.store.tables import schema_of
+
+if TYPE_CHECKING:
+    from maskprep.audit.context import Context
+
+KINDS = ("faces", "identity", "pixels", "mattes", "labels", "model")
+
+LOWEST = 0.2
+"""Findings below this severity are not reported."""
+
+LIKELY = 0.5
+"""From this severity on a finding is more likely right than wrong."""
+
+TABLE = schema_of([("image", pa.string()), ("check", pa.string()), ("severity", pa.float64()), ("detail", pa.string())])
+"""audit/findings.parquet, the most severe first."""
+
+Hit = tuple[str, float, str]
+"""image, severity 0..1, and why, in words."""
+
+
+class NotRunError(Exception):
+    """A check that cannot say anything about this data set; the message says why."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Args:
+        name: as in findings.parquet and ``--fail-on``.
+        kind: one of KINDS.
+        about: one line for people.
+        find: the function.
+    """
+
+    name: str
+    kind: str
+    about: str
+    find: Callable[[Context], Iterable[Hit]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check has to say about one image."""
+
+    image: str
+    check: str
+    severity: float
+    detail: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All findings, the most severe first, and for each check that was not run, why."""
+
+    findings: tuple[Finding, ...]
+    not_run: dict[str, str]
+
+    def table(self) -> pa.Table:
+        """findings.parquet."""
+        return pa.Table.from_pylist([vars(f) for f in self.findings], schema=TABLE)
+
+    def images(self) -> list[str]:
+        """The images with findings, worst first (see :func:`ranked`)."""
+        return ranked(self.findings)
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(name: str, kind: str, about: str) -> Callable[[Callable[[Context], Iterable[Hit]]], Check]:
+    """Register a check under a name."""
+
+    def register(find: Callable[[Context], Iterable[Hit]]) -> Check:
+        if kind not in KINDS or name in CHECKS:
+            raise ValueError(f"check {name} of kind {kind}")
+        CHECKS[name] = Check(name, kind, about, find)
+        return CHECKS[name]
+
+    return register
+
+
+def run_checks(context: Context, checks: Iterable[Check], advance: Callable[[int], None] = lambda n: None) -> Outcome:
+    """Run checks and sort what they found. Of several hits of one check on one image the worst is kept."""
+    found: dict[tuple[str, str], Finding] = {}
+    not_run: dict[str, str] = {}
+    for each in checks:
+        try:
+            for image, severity, detail in each.find(context):
+                key = (image, each.name)
+                if severity >= LOWEST and (key not in found or severity > found[key].severity):
+                    found[key] = Finding(image, each.name, round(min(1.0, float(severity)), 4), detail)
+        except NotRunError as reason:
+            not_run[each.name] = str(reason)
+        advance(1)
+    return Outcome(tuple(in_order(found.values())), not_run)
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The most severe first; ties by image and check."""
+    return sorted(findings, key=lambda f: (-f.severity, f.image, f.check))
+
+
+def ranked(findings: Iterable[Finding]) -> list[str]:
+    """Images, worst first: by their worst finding, then by the sum of all."""
+    worst: dict[str, float] = {}
+    total: dict[str, float] = {}
+    for f in findings:
+        worst[f.image] = max(worst.get(f.image, 0.0), f.severity)
+        total[f.image] = total.get(f.image, 0.0) + f.severity
+    return sorted(worst, key=lambda image: (-worst[image], -total[image], image))
+
+
+def ramp(value: float, low: float, high: float, bottom: float = 0.0, top: float = 1.0) -> float:
+    """From ``bottom`` at ``low`` straight to ``top`` at ``high``, level beyond; 0 below ``low``. ``low`` may be the
+    larger number. NaN gives 0."""
+    if math.isnan(value):
+        return 0.0
+    share = (value - low) / (high - low)
+    return 0.0 if share < 0 else bottom + (top - bottom) * min(1.0, share)
+
+
+def robust(values: Sequence[float], floor: float) -> tuple[float, float]:
+    """Median and spread of some numbers: 1.4826 times the median absolute deviation, but at least ``floor``."""
+    known = np.asarray([v for v in values if not math.isnan(v)], np.float64)
+    if not len(known):
+        return math.nan, floor
+    middle = float(np.median(known))
+    return middle, max(floor, 1.4826 * float(np.median(np.abs(known - middle))))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """``CHECK[:SEVERITY]``, what --fail-on takes."""
+
+    name: str
+    severity: float
+
+    def met(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        """The findings that reach it."""
+        kinds = {each.name: each.kind for each in CHECKS.values()}
+        for f in findings:
+            if self.name in ("any", f.check, kinds.get(f.check)) and f.severity >= self.severity:
+                yield f
+
+
+def parse_threshold(text: str) -> Threshold:
+    """``CHECK``, ``KIND`` or ``any``, with ``:SEVERITY`` (default 0.5).
+
+    Raises:
+        UsageError: no such check, or no severity from 0 to 1.
+    """
+    import difflib
+
+    name, _, number = text.partition(":")
+    known = [*CHECKS, *KINDS, "any"]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, 0.5)
+        hint = f"Did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"There is no check '{name}'.", f"{hint}Known: {', '.join(known)}.")
+    try:
+        severity = float(number) if number else LIKELY
+    except ValueError:
+        severity = math.nan
+    if not 0 <= severity <= 1:
+        raise UsageError(f"'{number}' is no severity.", "A severity is a number from 0 to 1.")
+    return Threshold(name, severity)

@@ -1,0 +1,248 @@
+"""Checks of the labels: against each other, against names and folders, and against what the picture shows."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.audit.context import Context
+from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.audit.likeness import bayes, looks, ratio
+from maskprep.labels.schema import Attribute, fold
+
+CONSTANT = 0.95
+"""An attribute that this share of people has one value of is theirs (gender, age), not the photo's (mask)."""
+
+RELIABLE = 0.75
+"""How far from chance (0) to always right (1) the look of a face must tell an attribute to be asked."""
+
+PER_CLASS, PEOPLE = 20, 10
+"""Photos of each class and people that it takes to learn what a class looks like."""
+
+
+def classes_of(c: Context, attribute: Attribute) -> dict[str, int]:
+    """image -> class index, for images with a value."""
+    if attribute.name not in c.labels:
+        return {}
+    cut: dict[object, int | None] = {}
+    found = {}
+    for image, value in zip(c.labels["image"], c.labels[attribute.name], strict=True):
+        if pd.isna(value):
+            continue
+        if value not in cut:
+            cut[value] = attribute.index(value)
+        index = cut[value]
+        if index is not None:
+            found[image] = index
+    return found
+
+
+def of_people(c: Context, classes: dict[str, int]) -> bool:
+    """Whether an attribute is a person's rather than a photo's."""
+    counts = [len({classes[i] for i in images if i in classes}) for images in c.people.values() if len(images) > 1]
+    known = [n for n in counts if n]
+    return bool(known) and sum(n == 1 for n in known) >= CONSTANT * len(known)
+
+
+@check("label_missing", "labels", "A training photo without a label, or with a value that is no class.")
+def label_missing(c: Context) -> Iterable[Hit]:
+    """Where nearly all training photos have a label, those that do not."""
+    if not c.schema.joint:
+        raise NotRunError("there is nothing to classify")
+    rows = zip(c.labels["image"], c.labels["label"], c.labels["excluded"], strict=True)
+    training = [(i, pd.isna(v)) for i, v, x in rows if c.split_of[i] == "train" and not isinstance(x, str)]
+    share = sum(missing for _, missing in training) / max(1, len(training))
+    for image, missing in training:
+        if missing and (severity := ramp(share, 0.5, 0.0, 0.3, 0.8)):
+            yield image, severity, f"no label; {1 - share:.0%} of the training photos have one"
+
+
+@check("label_person", "labels", "One person has several values of what is a person's, such as gender or age.")
+def label_person(c: Context) -> Iterable[Hit]:
+    """Attributes that nearly everyone has one value of."""
+    for attribute in c.schema.attributes:
+        classes = classes_of(c, attribute)
+        if not of_people(c, classes):
+            continue
+        for person, images in c.people.items():
+            counts = Counter(classes[i] for i in images if i in classes)
+            if len(counts) > 1:
+                usual = counts.most_common(1)[0]
+                said = ", ".join(f"{n} {attribute.classes[k]}" for k, n in sorted(counts.items()))
+                for image in images:
+                    if image in classes:
+                        odd = classes[image] != usual[0] or usual[1] * 2 <= counts.total()
+                        yield image, 0.85 if odd else 0.4, f"{attribute.name} of {person}: {said}"
+
+
+@check("label_pattern", "labels", "A person's number of photos per class is unlike everybody else's.")
+def label_pattern(c: Context) -> Iterable[Hit]:
+    """Attributes that vary within a person, such as mask state: 5, 1 and 1 for nearly everyone."""
+    ran = False
+    for attribute in c.schema.attributes:
+        classes = classes_of(c, attribute)
+        if not classes or of_people(c, classes):
+            continue
+        counts = {p: Counter(classes[i] for i in images if i in classes) for p, images in c.people.items()}
+        shapes = Counter(tuple(n[k] for k in range(len(attribute.classes))) for n in counts.values() if n)
+        if len(shapes) == 0 or shapes.most_common(1)[0][1] < 0.6 * shapes.total():
+            continue
+        ran = True
+        usual = shapes.most_common(1)[0][0]
+        for person, n in counts.items():
+            shape = tuple(n[k] for k in range(len(attribute.classes)))
+            if not n or shape == usual:
+                continue
+            over = {k for k, (a, b) in enumerate(zip(shape, usual, strict=True)) if a > b}
+            said = ", ".join(f"{a} {name}" for a, name in zip(shape, attribute.classes, strict=True))
+            text = f"{person} has {said}; nearly everyone has {', '.join(map(str, usual))}"
+            broken = sum(i not in c.scenes for i in c.people[person])
+            severity = 0.6 if over else 0.35
+            chosen = [i for i in c.people[person] if classes.get(i) in over] if over else c.people[person][:1]
+            for image in chosen:
+                yield image, severity, text + (f" ({broken} of the files are broken)" if broken else "")
+    if not ran:
+        raise NotRunError("there is no number of photos per class that most people share")
+
+
+@check("label_path", "labels", "The label and the photo's own name or folder say different things.")
+def label_path(c: Context) -> Iterable[Hit]:
+    """Words of the path that name a class, such as ``female`` or ``incorrect``, against the label."""
+    for attribute in c.schema.attributes:
+        if attribute.bins:
+            continue
+        names = {fold(name): k for k, name in enumerate(attribute.classes)}
+        for image, k in classes_of(c, attribute).items():
+            path = PurePosixPath(image)
+            words = [fold(w) for w in (*re.split(r"[^\w]+|_", image.removesuffix(path.suffix)), path.parent.name)]
+            said = {names[w] for w in words if w in names}
+            if len(said) == 1 and k not in said:
+                other = attribute.classes[said.pop()]
+                yield image, 0.6, f"{attribute.name} is '{attribute.classes[k]}', the path says '{other}'"
+
+
+@check("label_border", "labels", "A number that lies at the border of two classes, such as age 59 of 60.")
+def label_border(c: Context) -> Iterable[Hit]:
+    """Within a fiftieth of the limit, at least one unit."""
+    ran = False
+    for attribute in c.schema.attributes:
+        if not attribute.bins or attribute.name not in c.labels:
+            continue
+        ran = True
+        for image, value in zip(c.labels["image"], c.labels[attribute.name], strict=True):
+            if attribute.index(value) is None:
+                continue
+            limit = min(attribute.bins, key=lambda b: abs(b - float(value)))
+            if abs(float(value) - limit) <= max(1.0, abs(limit) / 50):
+                yield image, 0.25, f"{attribute.name} {value:g} lies at the limit {limit:g}"
+    if not ran:
+        raise NotRunError("no attribute is a number cut into classes")
+
+
+# ---------------------------------------------------------------- what the picture shows
+
+
+@dataclass(frozen=True)
+class Look:
+    """What faces look like, for one attribute.
+
+    Args:
+        attribute: which.
+        images: keys of the units compared: photos, or people (then all photos of each).
+        classes: class by label, int64 [n].
+        scores: float64 [n, k], see :func:`maskprep.audit.likeness.looks`.
+        reliability: 0 (chance) to 1 (always right), on people not learned from.
+    """
+
+    attribute: Attribute
+    images: list[list[str]]
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    reliability: float
+
+
+def look(c: Context, attribute: Attribute) -> Look | str:
+    """What the faces look like, or why that cannot be told."""
+    classes = classes_of(c, attribute)
+    rows = [
+        (i, image)
+        for i, image in enumerate(c.measures["image"])
+        if image in classes and image in c.scenes and c.scenes[image].box is not None
+    ]
+    present = sorted({classes[image] for _, image in rows})
+    counts = Counter(classes[image] for _, image in rows)
+    groups = [c.person_of.get(image, image) for _, image in rows]
+    if len(present) < 2 or min(counts.values()) < PER_CLASS or len(set(groups)) < PEOPLE:
+        return f"'{attribute.name}' needs two classes of {PER_CLASS} photos and {PEOPLE} people"
+    number = {k: n for n, k in enumerate(present)}
+    told = np.array([number[classes[image]] for _, image in rows], np.int64)
+    scores = looks(c.patches[[i for i, _ in rows]], told, len(present), groups)
+    units: dict[str, list[int]] = {}
+    personal = of_people(c, classes)
+    for at, (_, image) in enumerate(rows):
+        units.setdefault(f"{groups[at]}\n{told[at]}" if personal else image, []).append(at)
+    members = list(units.values())
+    score = np.array([scores[m].mean(axis=0) for m in members])
+    label = np.array([told[m[0]] for m in members], np.int64)
+    right = [float((score[label == k].argmax(axis=1) == k).mean()) for k in range(len(present))]
+    reliability = (float(np.mean(right)) - 1 / len(present)) / (1 - 1 / len(present))
+    if reliability < RELIABLE:
+        return f"'{attribute.name}' cannot be told from the face's colours (reliability {max(0.0, reliability):.0%})"
+    named = Attribute(attribute.name, tuple(attribute.classes[k] for k in present))
+    return Look(named, [[rows[at][1] for at in m] for m in members], label, score, reliability)
+
+
+@check("label_picture", "labels", "The picture looks like another class, going by the colours of other people's faces.")
+def label_picture(c: Context) -> Iterable[Hit]:
+    """For each attribute that the face's colours tell reliably; two photos of one person that look swapped confirm
+    each other."""
+    found = [look(c, attribute) for attribute in c.schema.attributes if attribute.name in c.schema.joint]
+    ready = [each for each in found if isinstance(each, Look)]
+    if not ready:
+        raise NotRunError("; ".join(str(each) for each in found) or "there is nothing to classify")
+    for each in ready:
+        yield from _unlike(c, each)
+
+
+def _unlike(c: Context, seen: Look) -> Iterator[Hit]:
+    names = seen.attribute.classes
+    spread = {
+        (a, b): robust((seen.scores[seen.classes == a, b] - seen.scores[seen.classes == a, a]).tolist(), 0.08)
+        for a in range(len(names))
+        for b in range(len(names))
+        if a != b
+    }
+    odds: dict[int, tuple[float, int]] = {}  # unit -> likelihood ratio of the likeliest other class, and that class
+    for i, (a, score) in enumerate(zip(seen.classes.tolist(), seen.scores, strict=True)):
+        ways = []
+        for b in range(len(names)):
+            if b != a and score[b] > score[a]:
+                middle, width = spread[(b, a)]
+                ways.append((ratio(float(score[b] - score[a]), spread[(a, b)], (-middle, width)), b))
+        if ways:
+            odds[i] = max(ways)
+    partners: dict[tuple[str, int, int], list[int]] = {}
+    for i, (_, b) in odds.items():
+        person = c.person_of.get(seen.images[i][0])
+        if person is not None and len(seen.images[i]) == 1:
+            partners.setdefault((person, int(seen.classes[i]), b), []).append(i)
+    for i, (likelihood, b) in odds.items():
+        a = int(seen.classes[i])
+        image = seen.images[i][0]
+        swapped = partners.get((c.person_of.get(image, ""), b, a), []) if len(seen.images[i]) == 1 else []
+        text = f"{seen.attribute.name} is '{names[a]}', it looks like '{names[b]}'"
+        if swapped:
+            best = max(swapped, key=lambda j: odds[j][0])
+            likelihood *= max(1.0, odds[best][0])
+            text += f"; {PurePosixPath(seen.images[best][0]).name} looks the other way round: swapped?"
+        for each in seen.images[i]:
+            severity = bayes(likelihood)
+            yield each, 0.0 if math.isnan(severity) else severity, text

@@ -1,0 +1,156 @@
+"""Checks of the photos' pixels, on the numbers that the stage ``measure`` keeps, and of duplicates."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from maskprep.audit.context import Context
+from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+
+GREY = 0.03
+"""Distance from grey that 95% of a colourless photo stay below."""
+
+
+def _column(c: Context, name: str) -> dict[str, float]:
+    """image -> value, for photos of which it is known."""
+    return {i: float(v) for i, v in zip(c.measures["image"], c.measures[name], strict=True) if not pd.isna(v)}
+
+
+@check("file_broken", "pixels", "The file cannot be read.")
+def file_broken(c: Context) -> Iterable[Hit]:
+    """Every photo with an error."""
+    for image, error, detail in zip(c.images["image"], c.images["error"], c.images["detail"], strict=True):
+        if isinstance(error, str):
+            more = f": {detail}" if isinstance(detail, str) else ""
+            yield image, 1.0, f"the file is {error.replace('_', ' ')}{more}"
+
+
+@check("file_odd", "pixels", "A file that careless tools stumble over; here it was read as it should be.")
+def file_odd(c: Context) -> Iterable[Hit]:
+    """Turned by its EXIF tag, a rare suffix, another format than its suffix says, or a hidden twin (``._name``)."""
+    suffixes = Counter(PurePosixPath(image).suffix for image in c.images["image"])
+    columns = (c.images[name] for name in ("image", "format", "orientation"))
+    for image, kind, orientation in zip(*columns, strict=True):
+        suffix = PurePosixPath(image).suffix
+        said = Image.registered_extensions().get(suffix.lower())
+        if image in c.twins:
+            yield image, 0.3, "a hidden twin '._' lies beside it; some tools take that for a photo"
+        if isinstance(kind, str) and said is not None and said != {"MPO": "JPEG", "DIB": "BMP"}.get(kind, kind):
+            yield image, 0.35, f"the file is {kind}, its name says {said}"
+        if orientation != 1:
+            yield image, 0.25, f"stored turned (EXIF orientation {orientation}); tools that ignore that see it turned"
+        if suffix != suffix.lower() and suffixes[suffix] <= len(c.images) / 10:
+            yield image, 0.25, f"the suffix '{suffix}' is written unlike the others"
+
+
+@check("blurry", "pixels", "The face is blurred compared with the others.")
+def blurry(c: Context) -> Iterable[Hit]:
+    """Detail of the face at 64 pixels, by its logarithm's robust z score; a set that is sharp throughout has none."""
+    values = {image: math.log(max(1e-4, v)) for image, v in _column(c, "detail").items()}
+    usual = robust(list(values.values()), 0.2)
+    for image, value in values.items():
+        if severity := ramp((usual[0] - value) / usual[1], 3.0, 7.0, 0.3, 0.85):
+            yield image, severity, f"{math.exp(value - usual[0]):.0%} of the usual detail"
+
+
+@check("dark", "pixels", "The face is very dark.")
+def dark(c: Context) -> Iterable[Hit]:
+    """Even the bright parts of the face are dark."""
+    for image, value in _column(c, "high").items():
+        if severity := ramp(value, 0.35, 0.1, 0.3, 0.9):
+            yield image, severity, f"95% of the face is darker than {value:.0%}"
+
+
+@check("bright", "pixels", "The face is overexposed.")
+def bright(c: Context) -> Iterable[Hit]:
+    """Even the dark parts of the face are bright."""
+    for image, value in _column(c, "low").items():
+        if severity := ramp(value, 0.65, 0.95, 0.3, 0.9):
+            yield image, severity, f"95% of the face is brighter than {value:.0%}"
+
+
+@check("low_contrast", "pixels", "The face has hardly any contrast.")
+def low_contrast(c: Context) -> Iterable[Hit]:
+    """Distance of the 5th and the 95th percentile of the face's luma."""
+    high = _column(c, "high")
+    for image, low in _column(c, "low").items():
+        if severity := ramp(high[image] - low, 0.2, 0.03, 0.3, 0.9):
+            yield image, severity, f"the face's luma spans {high[image] - low:.0%}"
+
+
+@check("compressed", "pixels", "Heavy JPEG compression.")
+def compressed(c: Context) -> Iterable[Hit]:
+    """JPEG quality told from the quantisation tables."""
+    for image, value in _column(c, "quality").items():
+        if severity := ramp(value, 50, 10, 0.25, 0.8):
+            yield image, severity, f"JPEG quality {value:.0f}"
+
+
+@check("grayscale", "pixels", "A photo without colour in a set with colour.")
+def grayscale(c: Context) -> Iterable[Hit]:
+    """Nothing is far from grey; the fewer such photos there are, the odder each is."""
+    values = _column(c, "chroma")
+    grey = [image for image, value in values.items() if value < GREY]
+    share = len(grey) / max(1, len(values))
+    for image in grey:
+        if severity := ramp(share, 0.3, 0.0, 0.2, 0.55):
+            yield image, severity, f"no colour; {1 - share:.0%} of the photos have some"
+
+
+@check("upscaled", "pixels", "The photo was enlarged from a small original, or is out of focus throughout.")
+def upscaled(c: Context) -> Iterable[Hit]:
+    """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels."""
+    for image, value in _column(c, "fine").items():
+        if severity := ramp(value, 0.012, 0.002, 0.35, 0.7):
+            yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
+    for image, scene in c.scenes.items():
+        if scene.box is None:
+            continue
+        side = max(scene.box[2] - scene.box[0], scene.box[3] - scene.box[1])
+        for name, view in c.views.items():
+            if view.crop == "face":
+                factor = min(view.size) / max(1e-6, side * (1 + 2 * view.margin))
+                if severity := ramp(factor, 2.0, 6.0, 0.3, 0.8):
+                    yield image, severity, f"the crop of view '{name}' enlarges it {factor:.1f} times"
+
+
+@check("odd_size", "pixels", "The photo's shape or size is unlike the others'.")
+def odd_size(c: Context) -> Iterable[Hit]:
+    """Robust z scores of the logarithms of aspect and of the number of pixels."""
+    shapes = {i: math.log(s.width / s.height) for i, s in c.scenes.items()}
+    sizes = {i: math.log(s.width * s.height) for i, s in c.scenes.items()}
+    for values, floor, what in ((shapes, 0.15, "shape"), (sizes, 0.3, "size")):
+        usual = robust(list(values.values()), floor)
+        for image, value in values.items():
+            if severity := ramp(abs(value - usual[0]) / usual[1], 3.0, 8.0, 0.25, 0.6):
+                scene = c.scenes[image]
+                yield image, severity, f"{scene.width:.0f}x{scene.height:.0f} pixels, an unusual {what}"
+
+
+@check("duplicate", "pixels", "The same photo, or nearly the same, is there twice.")
+def duplicate(c: Context) -> Iterable[Hit]:
+    """Worst when the two lie in train and eval or belong to different people."""
+    if c.duplicates is None:
+        raise NotRunError("there is no table of duplicates yet; make it with: maskprep duplicates")
+    rows: Iterator[Any] = c.duplicates.itertuples(index=False)
+    for row in rows:
+        exact = row.kind == "exact"
+        leak = row.split_a != row.split_b
+        if leak:
+            severity = 1.0 if exact else 0.8
+        elif not row.same_person:
+            severity = 0.9 if exact else 0.65
+        else:
+            severity = 0.6 if exact else 0.2
+        where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
+        who = "" if row.same_person else ", another person"
+        how = "the same bytes or pixels" if exact else f"{row.distance} of 64 bits differ"
+        yield row.image_a, severity, f"{how} as {row.image_b}{who}{where}"
+        yield row.image_b, severity, f"{how} as {row.image_a}{who}{where}"

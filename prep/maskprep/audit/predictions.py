@@ -1,0 +1,74 @@
+"""Out-of-fold predictions of trained runs: read, checked against the data set, and averaged per attribute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.errors import UserError
+from maskprep.labels.schema import Schema
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one run predicted for images that it was not trained on.
+
+    Args:
+        name: of the file, for people.
+        images: keys.
+        labels: joint class that the run was told, int64 [n].
+        probabilities: float64 [n, classes], rows sum to 1.
+    """
+
+    name: str
+    images: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def of_attribute(self, schema: Schema, name: str) -> NDArray[np.float64]:
+        """Probabilities of one attribute's classes, summed over the joint classes that share it, float64 [n, k]."""
+        axis = schema.joint.index(name)
+        others = tuple(1 + i for i in range(len(schema.joint)) if i != axis)
+        return np.asarray(self.probabilities.reshape(-1, *schema.sizes).sum(axis=others), np.float64)
+
+
+def read_predictions(path: Path, schema: Schema, known: set[str]) -> Predictions:
+    """Read an oof.parquet (image, label, p_0 .. p_k); images that the cache does not list are left out.
+
+    Args:
+        path: the file, or the folder of a run.
+        schema: what is classified.
+        known: images of the cache.
+
+    Raises:
+        UserError: no such file, columns missing, another number of classes, or no image in common.
+    """
+    file = path / "oof.parquet" if path.is_dir() else path
+    try:
+        table = pd.read_parquet(file)
+    except FileNotFoundError as error:
+        hint = "masktrain fit writes oof.parquet into its run."
+        raise UserError(f"There are no predictions '{file}'.", hint) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{file}' cannot be read: {error}.", "Give an oof.parquet.") from error
+    wanted = [f"p_{k}" for k in range(schema.num_classes)]
+    absent = [c for c in ("image", "label", *wanted) if c not in table]
+    extra = [c for c in table if str(c).startswith("p_") and c not in wanted]
+    if absent or extra:
+        what = f"has no column '{absent[0]}'" if absent else f"has more classes than the data set ({extra[0]})"
+        raise UserError(f"'{file}' {what}; the data set has {schema.num_classes} classes.", "Was it another schema?")
+    table = table[table["image"].isin(known)].drop_duplicates("image").reset_index(drop=True)
+    if table.empty:
+        raise UserError(f"'{file}' has no image in common with the cache.", "Was it another data set?")
+    values = table[wanted].to_numpy(np.float64)
+    labels = pd.to_numeric(table["label"], errors="coerce").to_numpy(np.float64)
+    if not np.isfinite(values).all() or (values < 0).any() or not np.isin(labels, range(schema.num_classes)).all():
+        raise UserError(f"'{file}' holds probabilities or labels that are none.", "Write it again with masktrain fit.")
+    total = values.sum(axis=1, keepdims=True)
+    if (np.abs(total - 1) > 0.05).any():
+        raise UserError(f"'{file}' holds rows that do not add up to 1.", "The columns p_0 .. are probabilities.")
+    return Predictions(str(file), tuple(table["image"]), labels.astype(np.int64), values / total)

@@ -1,0 +1,221 @@
+"""A real browser rules on the report and on the review page, and the pipeline obeys."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from browser import Page, browser
+from PIL import Image
+
+from maskprep import api
+from maskprep.audit.examine import examine
+from maskprep.audit.page import write_report
+from maskprep.audit.server import address, open_desk, open_server
+from maskprep.faces.decisions import read_decisions
+from maskprep.job import open_job
+
+TEXT = "<b>&\"' =x"
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    with browser() as page:
+        page.size(1366, 768)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image, yunet: None) -> tuple[Path, Path]:
+    """Two classes of photos, one photo with two faces of nearly the same size, one broken, one with a hostile name."""
+    root = tmp_path_factory.mktemp("review")
+    for i in range(6):
+        folder = root / "photos" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = Image.new("RGB", (420, 260), (90 + 20 * i, 120, 150))
+        photo.paste(portrait.resize((170, 170)), (20 if i == 0 else 120, 50))
+        if i == 0:
+            photo.paste(portrait.resize((160, 160)), (240, 50))
+        photo.save(folder / f"{i}.jpg", quality=92)
+    (root / "photos" / "cat" / "broken.jpg").write_bytes((root / "photos" / "cat" / "1.jpg").read_bytes()[:1500])
+    shutil.copy(root / "photos" / "cat" / "3.jpg", root / "photos" / "cat" / "<img src=x onerror=alert(1)>.jpg")
+    settings = root / "m.yaml"
+    settings.write_text("detect: {detectors: [yunet]}\nviews: {face: {size: 64, margin: 0.35}}\n")
+    api.run(root / "photos", root / "cache", settings, engine="serial")
+    return root / "photos", root / "cache"
+
+
+@pytest.fixture
+def cache(made: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made[1], tmp_path / "cache"))
+
+
+def show_every(tab: Page) -> None:
+    tab.click('[data-show="every"]')
+    tab.until("shown.length === count")
+
+
+def go(tab: Page, image: str) -> None:
+    tab.run(f"(at = data.path.indexOf({image!r}), refresh())")
+
+
+def drag_box(tab: Page) -> None:
+    tab.key("b")
+    tab.until("document.querySelector('.stage.drawing')")
+    tab.run("document.querySelector('.stage img').decode()")
+    area = "document.querySelector('.stage .frame').getBoundingClientRect()"
+    x, y, w, h = tab.run(f"(({{x, y, width, height}}) => [x, y, width, height])({area})")
+    tab.mouse("mousePressed", x + 0.25 * w, y + 0.25 * h, clickCount=1)
+    tab.mouse("mouseMoved", x + 0.5 * w, y + 0.5 * h)
+    tab.mouse("mouseMoved", x + 0.75 * w, y + 0.75 * h)
+    tab.mouse("mouseReleased", x + 0.75 * w, y + 0.75 * h, clickCount=1)
+
+
+def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
+    job = open_job(cache, workers=1)
+    page = write_report(job, examine(job))
+    tab.open(page.as_uri())
+    tab.until("document.querySelectorAll('.card').length > 0")
+    assert tab.run("document.querySelector('.card').dataset.image") == "cat/broken.jpg"  # the worst first
+
+    tab.click('[data-facet="checks"] [data-value="face_ambiguous"]')  # filter by check
+    tab.until("shown.length === 1")
+    assert tab.run("data.path[at]") == "dog/0.jpg"
+    tab.until("document.querySelector('.stage img').naturalWidth === 420")  # the photo itself, from disk
+    assert tab.run("document.querySelectorAll('.stage .tag').length") == 2
+    tab.key("2")  # the other face
+    tab.until("isRuled(data.path.indexOf('dog/0.jpg'))")
+
+    tab.click("#clear")
+    show_every(tab)
+    go(tab, "cat/broken.jpg")
+    tab.key("a")  # a broken photo cannot be accepted
+    assert tab.run("rulings.length") == 1
+    go(tab, "cat/broken.jpg")
+    tab.key("d")
+    go(tab, "cat/1.jpg")
+    tab.key("a")
+    tab.key("u")  # and take that back
+    tab.until("rulings.length === 2")
+    go(tab, "cat/5.jpg")
+    drag_box(tab)
+    tab.until("rulings.length === 3")
+    go(tab, "dog/2.jpg")
+    tab.key("l")  # change its label
+    tab.until("document.getElementById('labels').open")
+    tab.key("1")
+    tab.until("rulings.length === 4")
+    tab.run(f"document.getElementById('by').value = {TEXT!r}")
+    go(tab, "dog/4.jpg")
+    tab.key("x")
+    go(tab, "cat/<img src=x onerror=alert(1)>.jpg")
+    tab.key("x")
+    tab.key("d")  # both at once
+    tab.until("rulings.length === 6")
+    assert tab.run("document.getElementById('progress-text').textContent").endswith("ruled")
+
+    tab.open(page.as_uri())  # kept in the browser
+    tab.until("rulings.length === 6")
+    tab.downloads_to(tmp_path)
+    tab.key("e")
+    exported = tmp_path / "decisions.csv"
+    end = time.monotonic() + 15
+    while not exported.is_file() and time.monotonic() < end:
+        time.sleep(0.05)
+    shutil.copy(exported, cache / "decisions.csv")
+    rows = {d.image: d for d in read_decisions(exported)}
+    assert {image: d.verdict for image, d in rows.items()} == {
+        "dog/0.jpg": "face",
+        "cat/broken.jpg": "drop",
+        "cat/5.jpg": "box",
+        "dog/2.jpg": "relabel",
+        "dog/4.jpg": "drop",
+        "cat/<img src=x onerror=alert(1)>.jpg": "drop",
+    }
+    assert rows["dog/4.jpg"].by == TEXT and (rows["dog/2.jpg"].value, rows["dog/2.jpg"].expected) == (
+        "class=cat",
+        "class=dog",
+    )
+    box = [float(v) for v in rows["cat/5.jpg"].value.split()]
+    assert box == pytest.approx([105, 65, 315, 195], abs=3)
+    assert not tab.errors
+
+    before = pd.read_parquet(cache / "subjects.parquet").set_index("image")
+    job = api.run(cache)
+    after = pd.read_parquet(cache / "subjects.parquet").set_index("image")
+    assert job.computed["detect"] == 0 and job.computed["crop:face"] == 2  # the other face and the box
+    assert not [note for note in job.notes if "stale" in note]
+    assert after["status"].to_dict() == {
+        **before["status"].to_dict(),
+        "dog/0.jpg": "decided",
+        "cat/5.jpg": "decided",
+        "dog/4.jpg": "dropped",
+        "cat/<img src=x onerror=alert(1)>.jpg": "dropped",
+    }
+    assert abs(after.at["dog/0.jpg", "x0"] - before.at["dog/0.jpg", "x0"]) > 100
+    assert after.loc["cat/5.jpg", ["x0", "y0", "x1", "y1"]].tolist() == box
+    again = examine(open_job(cache, workers=1))
+    assert not {f.image for f in again.open.findings} & set(rows)
+
+
+def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
+    job = open_job(cache, workers=1)
+    desk = open_desk(job, examine(job), "ann")
+    with open_server(desk) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab.errors.clear()
+        tab.open(address(server, desk))
+        show_every(tab)
+        go(tab, "dog/0.jpg")
+        tab.until("document.querySelector('.stage img').naturalWidth === 420")
+        tab.key("2")
+        tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert [(d.image, d.verdict, d.by) for d in read_decisions(cache / "decisions.csv")] == [
+            ("dog/0.jpg", "face", "ann")
+        ]
+        job_two = open_desk(job, examine(open_job(cache, workers=1)), "bob")  # another person, another tab
+        number = job_two.photos.index("cat/1.jpg")
+        content = pd.read_parquet(cache / "images.parquet")["content"][number]
+        job_two.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
+        go(tab, "cat/5.jpg")
+        tab.key("a")
+        tab.until("rulings.length === 3")
+        tab.key("u")
+        tab.until("document.getElementById('saved').textContent === 'saved' && rulings.length === 2")
+        assert {d.image for d in read_decisions(cache / "decisions.csv")} == {"dog/0.jpg", "cat/1.jpg"}
+        assert not tab.errors
+        desk.token = "another"  # as if the command had been started again
+        go(tab, "cat/3.jpg")
+        tab.key("d")  # what is not saved is not shown as ruled
+        tab.until("document.getElementById('saved').className === 'bad'")
+        tab.until("rulings.length === 2")
+        server.shutdown()
+
+
+def test_twenty_thousand_images_scroll(tab: Page, cache: Path, tmp_path: Path) -> None:
+    from maskprep.audit.page import page_data, render, write_thumbs
+
+    job = open_job(cache, workers=1)
+    audit = examine(job)
+    data = page_data(job, audit, write_thumbs(job, cache / "audit" / "thumbs"))
+    times = 20_000 // len(data["path"]) + 1
+    n = len(data["path"])
+    for key, value in list(data.items()):
+        if isinstance(value, list) and len(value) == n and key not in ("kinds", "checks", "people", "order"):
+            data[key] = value * times
+    data["path"] = [f"{i}/{path}" for i, path in enumerate(data["path"])]
+    data["values"] = {name: values * times for name, values in data["values"].items()}
+    data["findings"] = [[i, 0, 0.2 + 0.8 * (i % 997) / 997, "made up"] for i in range(len(data["path"]))]
+    page = cache / "audit" / "large.html"
+    page.write_text(render(data))
+    tab.open(page.as_uri())
+    tab.until("shown.length >= 20000")
+    assert tab.run("document.querySelectorAll('.card').length") < 120
+    tab.run("document.getElementById('scroll').scrollTop = 1e9")
+    tab.until("nodes.has(shown[shown.length - 1])")
+    assert tab.run("document.querySelectorAll('.card').length") < 120

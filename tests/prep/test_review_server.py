@@ -1,0 +1,182 @@
+"""The review server: what it gives, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from maskprep.audit.examine import examine
+from maskprep.audit.rulings import change
+from maskprep.audit.server import Desk, open_desk, open_server
+from maskprep.errors import UserError
+from maskprep.faces.decisions import Decision, read_decisions
+from maskprep.job import open_job
+
+Work = tuple[Path, Path]
+
+
+class Client:
+    """Sends requests as nobody's browser would correct them."""
+
+    def __init__(self, server: ThreadingHTTPServer, desk: Desk, cache: Path) -> None:
+        self.port, self.token, self.cache = int(server.server_address[1]), desk.token, cache
+        self.desk = desk
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"Host": f"127.0.0.1:{self.port}", "Content-Type": "application/json", **headers}
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        if data is not None and "Content-Length" not in given:
+            given["Content-Length"] = str(len(data))
+        for name, value in given.items():
+            connection.putheader(name, value)
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        found = answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
+        connection.close()
+        return found
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        return self.ask("GET", f"/{self.token}/{path}", **headers)
+
+    def post(self, body: Any, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        origin = {"Origin": f"http://127.0.0.1:{self.port}", **headers}
+        return self.ask("POST", f"/{self.token}/rulings", body, **origin)
+
+    def row(self, number: int, verdict: str = "drop", **more: str) -> dict[str, str]:
+        images = pd.read_parquet(self.cache / "images.parquet")
+        return {"content": images["content"][number], "image": images["image"][number], "verdict": verdict, **more}
+
+
+@pytest.fixture
+def client(work: Work) -> Iterator[Client]:
+    job = open_job(work[1], workers=1)
+    desk = open_desk(job, examine(job), "ann")
+    with open_server(desk) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield Client(server, desk, work[1])
+        server.shutdown()
+
+
+def test_page_crops_and_photos(client: Client) -> None:
+    status, page, headers = client.get("")
+    assert status == 200 and b'"serve":true' in page and b'"by":"ann"' in page
+    assert headers["referrer-policy"] == "no-referrer" and headers["x-content-type-options"] == "nosniff"
+    assert b"default-src &#x27;none&#x27;" in page
+    thumb = next((client.cache / "audit" / "thumbs").rglob("*.jpg"))
+    status, data, _ = client.get(f"thumbs/{thumb.parent.name}/{thumb.name}")
+    assert status == 200 and data == thumb.read_bytes()
+    status, data, _ = client.get("photo/3")
+    assert status == 200 and Image.open(io.BytesIO(data)).size == (240, 200)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "photo/8", "photo/-1", "rulings/", "photo/x", "photo/0/..", "photo/000.jpg", "thumbs/../report.html",
+        "thumbs/aa/../../x.jpg", "thumbs/00/" + "0" * 32 + ".jpg",
+        "../dataset.json", "dataset.json", "decisions.csv", "..%2fdataset.json",
+        "thumbs/%2e%2e/%2e%2e/dataset.json", "//etc/passwd", "audit/report.html",
+    ],
+)  # fmt: skip
+def test_nothing_else_can_be_read(client: Client, path: str) -> None:
+    assert client.get(path)[0] == 404
+
+
+def test_without_token_or_with_another_host_nothing(client: Client) -> None:
+    for path in (
+        "/",
+        "//",
+        f"/{client.token[:-1]}/",
+        f"/x{client.token}/",
+        "/photo/0",
+        f"/?token={client.token}",
+    ):
+        assert client.ask("GET", path)[0] == 403
+    for host in ("evil.example", f"evil.example:{client.port}", "127.0.0.1", f"127.0.0.1.evil.example:{client.port}"):
+        assert client.get("", Host=host)[0] == 403
+        assert client.post({"add": [client.row(0)]}, Host=host, Origin=f"http://{host}")[0] == 403
+    assert client.get("", Host=f"localhost:{client.port}")[0] == 200
+    assert not (client.cache / "decisions.csv").exists()
+
+
+def test_only_the_page_itself_may_write(client: Client) -> None:
+    body = {"add": [client.row(0)]}
+    for origin in ("http://evil.example", "null", "", f"https://127.0.0.1:{client.port}"):
+        assert client.post(body, Origin=origin)[0] == 403
+    assert client.ask("POST", f"/{client.token}/rulings", body)[0] == 403
+    assert client.post(body, **{"Content-Type": "text/plain"})[0] == 415
+    assert client.post(b"", **{"Content-Length": "99999999999"})[0] == 413
+    assert client.ask("PUT", f"/{client.token}/rulings", body)[0] == 501
+    assert not (client.cache / "decisions.csv").exists()
+    assert client.post(body)[0] == 200
+
+
+def test_rulings_are_written_and_taken_back(client: Client) -> None:
+    first, second = client.row(0), client.row(1, "box", value="1 2 50 60", by="ann")
+    status, answer, _ = client.post({"add": [first, second]})
+    rows = json.loads(answer)["rulings"]
+    assert status == 200 and [r["verdict"] for r in rows] == ["drop", "box"]
+    path = client.cache / "decisions.csv"
+    change(path, [Decision("0" * 32, "by-hand.jpg", "drop")])  # somebody else, meanwhile
+    status, answer, _ = client.post({"add": [], "remove": [rows[0]]})
+    assert [r["image"] for r in json.loads(answer)["rulings"]] == [second["image"], "by-hand.jpg"]
+    assert [d.image for d in read_decisions(path)] == [second["image"], "by-hand.jpg"]
+    assert json.loads(client.get("rulings")[1])["rulings"] == json.loads(answer)["rulings"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", {"add": 5}, {"add": [{"verdict": "drop"}]}, {"add": ["x"]}])
+def test_nonsense_is_refused_and_named(client: Client, body: Any) -> None:
+    status, answer, _ = client.post(body)
+    assert status == 400 and json.loads(answer)["error"]
+    bad = client.row(0, "explode")
+    assert client.post({"add": [bad]})[0] == 400
+    assert not (client.cache / "decisions.csv").exists()
+
+
+def test_two_tabs_at_once_lose_nothing(client: Client) -> None:
+    def rule(tab: int) -> None:
+        for i in range(8):
+            assert client.post({"add": [client.row(i, reason=f"tab {tab}")]})[0] == 200
+
+    tabs = [threading.Thread(target=rule, args=(tab,)) for tab in range(3)]
+    for tab in tabs:
+        tab.start()
+    for tab in tabs:
+        tab.join()
+    assert len(read_decisions(client.cache / "decisions.csv")) == 24
+
+
+def test_a_taken_port_is_an_error_for_people(client: Client) -> None:
+    with pytest.raises(UserError, match="cannot be used"):
+        open_server(client.desk, client.port)
+
+
+def test_the_command_serves_until_it_is_interrupted(work: Work, command_line: Callable[..., list[str]]) -> None:
+    args = command_line("review", work[1], "--no-open", "-q")
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    host, _, rest = url.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    connection.request("GET", f"/{rest}")
+    assert connection.getresponse().status == 200
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert "Traceback" not in errors and process.returncode in (0, 130)
