@@ -1,11 +1,12 @@
 """Hard photos made from portraits with known faces: who finds the subject?
 
-    python benchmarks/faces.py PORTRAITS [--people 30] [--cases fill,quarter] [--workers 2]
+    python benchmarks/faces.py PORTRAITS [--people 30] [--cases fill,quarter] [--workers 2] [--matte u2netp]
 
 PORTRAITS is in the boostcamp layout (train/images/<person>/<photo>) with truth/faces.json beside train/, a list of
 {"file": "<person>/<photo>", "main": [x0, y0, x1, y1], "others": [...]}. Every case is written to a temporary folder
 and goes through `maskprep crop` as a user's photos would; the detectors alone see the same files. A hit is a chosen box
 with an IoU of at least 0.3 with the subject's (both clipped to the photo), wrong is any other box, lost is none.
+With --matte the choice is made once more with mattes of the whole photos.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=30)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--matte", help="model of the mattes that help to choose")
     parser.add_argument("--keep", type=Path, help="write the photos and caches here and keep them")
     options = parser.parse_args()
     portraits = read_portraits(options.portraits, options.people)
@@ -216,11 +219,17 @@ def main() -> None:
                 for rival, find in others.items():
                     tally.setdefault(rival, []).append(judge(find(made[name].pixels), made[name]))
             api.crop(root / "photos", root / "cache", workers=options.workers)
-            subjects = pd.read_parquet(root / "cache/subjects.parquet").set_index("image")
-            for name, portrait in made.items():
-                row = subjects.loc[f"train/images/{Path(name).with_suffix('.png').as_posix()}"]
-                box = None if pd.isna(row["x0"]) else tuple(row[["x0", "y0", "x1", "y1"]])
-                tally.setdefault("maskprep", []).append(judge(box, portrait))
+            caches = {"maskprep": root / "cache"}
+            if options.matte:
+                caches["maskprep, mattes"] = Path(shutil.copytree(root / "cache", root / "matted"))
+                (root / "matte.yaml").write_text(f"matte: {{model: {options.matte}, on: photo}}\n")
+                api.crop(root / "matted", config=root / "matte.yaml", workers=options.workers)
+            for ours, cache in caches.items():
+                subjects = pd.read_parquet(cache / "subjects.parquet").set_index("image")
+                for name, portrait in made.items():
+                    row = subjects.loc[f"train/images/{Path(name).with_suffix('.png').as_posix()}"]
+                    box = None if pd.isna(row["x0"]) else tuple(row[["x0", "y0", "x1", "y1"]])
+                    tally.setdefault(ours, []).append(judge(box, portrait))
             faces = pd.read_parquet(root / "cache/faces.parquet")
             highest = faces.groupby("image")["rung"].unique()
             rungs[case] = {r: sum(r in set(seen) for seen in highest) / len(made) for r in faces["rung"].unique()}

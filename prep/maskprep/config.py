@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -174,7 +175,7 @@ def load(path: Path, base: Config | None = None) -> Config:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"Cannot read '{path}': {error}.") from error
     except yaml.YAMLError as error:
@@ -191,6 +192,23 @@ def load(path: Path, base: Config | None = None) -> Config:
         return parsed
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
+
+
+def _read_yaml(text: str) -> Any:
+    """YAML in which only true and false are booleans, as since YAML 1.2: ``on`` and ``no`` are words, and ours."""
+    import yaml
+
+    kind = "tag:yaml.org,2002:bool"
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag != kind]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(kind, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    return yaml.load(text, Loader)
 
 
 def check_view_name(name: str) -> None:

@@ -33,8 +33,8 @@ from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache, is_cache, resolve
 from maskprep.store.engine import Row, Stage, Task
-from maskprep.store.shards import Pair, plan
-from maskprep.store.tables import fingerprint
+from maskprep.store.shards import Pair, drop_damaged, finish, live_rows, plan
+from maskprep.store.tables import fingerprint, write_json
 
 STAGE_FILE = "stage.json"
 VIEW_FILE = "view.json"
@@ -245,6 +245,24 @@ def fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
             examples = some([f"{image}: {why}" for image, why in sorted(failed)])
             job.notes.append(f"{len(failed)} photos failed in '{wanted.name}' ({examples}); the next run tries again.")
     return bool(chunks)
+
+
+def make_rows(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> pd.DataFrame:
+    """Bring a stage that has no table of its own up to date. Returns where its live rows lie, sorted by image."""
+    if stage.array_shape is not None:
+        drop_damaged(wanted.folder, stage.array_shape)
+    fill(job, wanted, stage, rows_per_shard)
+    close(wanted)
+    return live_rows(wanted.folder, wanted.pairs)
+
+
+def close(wanted: Wanted) -> None:
+    """Tidy a stage whose rows are assembled into a table, and note what they were made with."""
+    finish(wanted.folder, wanted.pairs)
+    path = wanted.folder / STAGE_FILE
+    if read_identity(path) != plain(wanted.identity):
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"stage": wanted.identity})
 
 
 # ---------------------------------------------------------------- identities

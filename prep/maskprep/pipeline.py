@@ -24,10 +24,9 @@ from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.job import (
     INDEX_FILE,
-    STAGE_FILE,
     VIEW_FILE,
     Job,
-    Wanted,
+    close,
     fill,
     open_job,
     plain,
@@ -42,13 +41,13 @@ from maskprep.labels import table as labelling
 from maskprep.labels.fixes import Fix
 from maskprep.labels.schema import Schema
 from maskprep.matte_stage import make_mattes, matte_entry
+from maskprep.overlap_stage import measure_overlaps, overlap_identity
 from maskprep.photos import index as indexing
 from maskprep.photos import sources
 from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
-from maskprep.store.engine import Stage
 from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
 
@@ -114,11 +113,11 @@ def prepare(
         asked,
         views={view: asked.views[view]},
         labels=configuration.LabelSettings(),
-        matte=asked.matte if matted else None,
+        matte=asked.matte if matted or overlap_identity(asked.matte) else None,  # which may tell who the subject is
     )
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
-    bring(job)
+    bring(job, matted=matted)
 
 
 # ---------------------------------------------------------------- the stages
@@ -137,7 +136,7 @@ def make_index(job: Job) -> Schema:
     job.notes.extend(described.notes)
     _write_dataset(job, described)
     fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
-    _close(wanted)
+    close(wanted)
     rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
     assert rows is not None  # there are photos, and each has a row
     table = indexing.assemble(rows, described.table)
@@ -155,13 +154,21 @@ def make_faces(job: Job) -> None:
     thresholds = {name: settings.threshold(name) for name in settings.detectors}
     stage = detection.DetectStage(thresholds, settings.low, job.config.index.max_megapixels)
     fill(job, wanted, stage, detection.ROWS_PER_SHARD)
-    _close(wanted)
+    close(wanted)
     live = live_rows(wanted.folder, wanted.pairs)
-    inputs = fingerprint("faces", detection.TABLE_VERSION, live[["image", "key"]].to_numpy().tolist())
+    inputs = faces_inputs(job, live)
     if inputs_of(job.cache.faces) != inputs:
         rows = read_rows(wanted.folder, live)
         table = detection.assemble(rows) if rows is not None else detection.TABLE.empty_table()
+        if overlap_identity(job.config.matte):
+            table = measure_overlaps(job, table, live)
         write_table(job.cache.faces, table, inputs=inputs)
+
+
+def faces_inputs(job: Job, live: pd.DataFrame) -> str:
+    """What faces.parquet would be made from: the rows of the stage ``detect``, and the mattes of whole photos."""
+    found = live[["image", "key"]].to_numpy().tolist()
+    return fingerprint("faces", detection.TABLE_VERSION, found, overlap_identity(job.config.matte))
 
 
 def subjects_inputs(job: Job) -> str:
@@ -340,24 +347,6 @@ def write_log(job: Job, command: str, seconds: float) -> None:
 
 
 # ---------------------------------------------------------------- shared by the stages
-
-
-def make_rows(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> pd.DataFrame:
-    """Bring a stage that has no table of its own up to date. Returns where its live rows lie, sorted by image."""
-    if stage.array_shape is not None:
-        drop_damaged(wanted.folder, stage.array_shape)
-    fill(job, wanted, stage, rows_per_shard)
-    _close(wanted)
-    return live_rows(wanted.folder, wanted.pairs)
-
-
-def _close(wanted: Wanted) -> None:
-    """Tidy a stage whose rows are assembled into a table, and note what they were made with."""
-    finish(wanted.folder, wanted.pairs)
-    path = wanted.folder / STAGE_FILE
-    if read_identity(path) != plain(wanted.identity):
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"stage": wanted.identity})
 
 
 def _write_dataset(job: Job, described: sources.Described) -> None:

@@ -28,10 +28,12 @@ from maskprep.job import (
     want_mattes,
 )
 from maskprep.labels.schema import Schema
+from maskprep.overlap_stage import overlap_identity
 from maskprep.pixels import planes
 from maskprep.pixels.cropping import NAME as CROP
 from maskprep.pixels.mattes import NAME as MATTE
-from maskprep.store.shards import read_index
+from maskprep.pixels.overlap import NAME as OVERLAP
+from maskprep.store.shards import live_rows, read_index
 from maskprep.store.tables import inputs_of, read_table
 
 
@@ -81,6 +83,9 @@ def survey(job: Job) -> Status:
         upstream = bool(stages[0].why)
         stages.append(_keyed(want_faces(job, images), cache.rows("detect")))
         upstream = upstream or bool(stages[-1].why)
+        if overlap_identity(job.config.matte):
+            stages.append(_overlaps(job, len(images), upstream))
+            upstream = upstream or bool(stages[-1].why)
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
         stages.append(_table("choose", cache.subjects, len(images), current, upstream))
         upstream = upstream or bool(stages[-1].why)
@@ -106,6 +111,17 @@ def survey(job: Job) -> Status:
             if job.config.matte is not None and job.config.matte.covers(view):
                 stages.append(_mattes(job, view, images, subjects, bool(stage.why)))
     return Status(stages, counts, folder_size(cache.root))
+
+
+def _overlaps(job: Job, images: int, upstream: bool) -> StageStatus:
+    """How much of each face the mattes of whole photos hold: a column of faces.parquet."""
+    folder, cache = job.cache.rows(OVERLAP), job.cache
+    detected = live_rows(cache.rows("detect"), want_faces(job, read_table(cache.images)).pairs)
+    rows, size = len(read_index(folder)), folder_size(folder)
+    if upstream:
+        return StageStatus(OVERLAP, rows, 0, size, "an earlier stage is out of date")
+    current = inputs_of(cache.faces) == pipeline.faces_inputs(job, detected)
+    return StageStatus(OVERLAP, rows, 0 if current else images, size, "" if current else "its settings changed")
 
 
 def _mattes(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame, upstream: bool) -> StageStatus:

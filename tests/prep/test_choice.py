@@ -200,6 +200,28 @@ def test_half_a_face_in_front_is_not_smaller_than_a_whole_one_behind() -> None:
     assert below.log_size == pytest.approx(whole.log_size)
 
 
+def matted(number: int, box: Box, matte: float) -> Face:
+    return Face((number,), box, 1.0, 0.95, np.zeros((4, 2)), math.nan, matte)
+
+
+def test_the_matte_decides_between_two_alike() -> None:
+    """Two faces mirrored about the middle: all but the matte is equal."""
+    left, right = square(130, 200, 100), square(270, 200, 100)
+    for held, other, chosen in ((0.9, 0.1, 0), (0.1, 0.9, 1)):
+        faces = [matted(0, left, held), matted(1, right, other)]
+        assert choose(faces, *SIZE).face == chosen
+        ranked = candidates(faces, *SIZE)
+        assert [c.signals["matte"] for c in ranked] == [1.0, pytest.approx(1 / 9)]
+        assert "more of it in the matte (1.00 against 0.11)" in compare(*ranked)
+
+
+def test_a_matte_of_something_else_says_nothing() -> None:
+    faces = [matted(0, square(130, 200, 100), 0.4), matted(1, square(270, 200, 100), 0.0)]
+    assert all("matte" not in c.signals for c in candidates(faces, *SIZE))
+    faces = [matted(0, square(130, 200, 100), 0.8), matted(1, square(270, 200, 100), math.nan)]
+    assert sorted("matte" in c.signals for c in candidates(faces, *SIZE)) == [False, True]
+
+
 def test_words_name_what_weighs_most_first() -> None:
     a = Candidate(plain_face(0, square(200, 200, 90), 1.0), {"size": 0.9, "agreement": 1.0, "centre": 1.0})
     b = Candidate(plain_face(1, square(90, 90, 100), 0.5), {"size": 1.0, "agreement": 1 / 3, "centre": 0.995})

@@ -179,3 +179,8 @@ def test_view_names_are_folder_names(name: str) -> None:
 def test_good_view_names() -> None:
     for name in ("face", "v1.2", "얼굴", "a-b_c"):
         check_view_name(name)
+
+
+def test_on_and_no_are_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("matte: {on: photo}\nchoose: {no_face: drop}\nsource: {layout: auto}\n")
+    assert load(tmp_path / "c.yaml").matte == MatteSettings(on="photo")

@@ -18,9 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.faces.choice import Box
-from maskprep.job import Job, Wanted
+from maskprep.job import Job, Wanted, make_rows
 from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.pipeline import make_rows
 from maskprep.pixels.crops import ViewSettings, transform_for, warp
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.shards import read_rows

@@ -37,7 +37,15 @@ INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 """A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
 least this share of its side, and at least this evidence: see :func:`holds_another`."""
 
-WEIGHTS = {"size": 0.4, "agreement": 0.15, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05}
+WEIGHTS = {
+    "size": 0.4,
+    "agreement": 0.15,
+    "person": 0.2,
+    "centre": 0.15,
+    "dataset": 0.1,
+    "sharpness": 0.05,
+    "matte": 0.15,
+}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
 FACE_ASPECT = 0.755
@@ -45,6 +53,9 @@ FACE_ASPECT = 0.755
 
 EDGE = 0.01
 """A box that comes this near to the photo's border, relative to the photo's side, may be cut by it."""
+
+MATTED = 0.5
+"""A matte that holds less of every credible face than this has found something else, and says nothing."""
 
 NO_FACE = ("rescue", "drop", "whole", "error")
 
@@ -86,6 +97,7 @@ class Face:
         evidence: how sure it is that this is a face at all, 0..1; see :func:`evidence`.
         keypoints: right eye, left eye, nose tip and mouth centre, float [4, 2], averaged likewise.
         sharpness: detail around the eyes, the median over the detections; NaN when not measured.
+        matte: share of it that the photo's matte holds, 0..1, the median likewise; NaN without a matte.
     """
 
     faces: tuple[int, ...]
@@ -94,6 +106,7 @@ class Face:
     evidence: float
     keypoints: NDArray[np.float64]
     sharpness: float = math.nan
+    matte: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -257,8 +270,9 @@ def merge(detections: Sequence[Detection], faces: Sequence[int], detectors: int)
     boxes = np.array([common_extent(face) for face in best.values()])
     x0, y0, x1, y1 = (float(v) for v in np.average(boxes, axis=0, weights=weights))
     points = np.average([_four_points(face) for face in best.values()], axis=0, weights=weights)
-    detail = float(np.median([face.sharpness for face in detections]))
-    return Face(tuple(faces), (x0, y0, x1, y1), len(best) / max(1, detectors), evidence(detections), points, detail)
+    detail, matte = (float(np.median([getattr(face, name) for face in detections])) for name in ("sharpness", "matte"))
+    seen = len(best) / max(1, detectors)
+    return Face(tuple(faces), (x0, y0, x1, y1), seen, evidence(detections), points, detail, matte)
 
 
 def _four_points(face: Detection) -> NDArray[np.float64]:
@@ -302,6 +316,7 @@ def candidates(
     - agreement: share of the detectors that saw it
     - centre: nearness to the middle of the photo
     - sharpness: detail around the eyes relative to the sharpest credible face: the subject is in focus
+    - matte: share that the whole photo's matte holds, relative to the face of which it holds most: it shows the subject
     - person, dataset: likeness to the usual place in the person's other photos, in all photos
     """
     faces = [face for face in faces if not holds_another(face, faces, width, height)]
@@ -311,6 +326,7 @@ def candidates(
     credible = [p.log_size for p, face in zip(places, faces, strict=True) if face.evidence >= CREDIBLE]
     largest = max(credible or [p.log_size for p in places])
     sharpest = max((face.sharpness for face in faces if face.evidence >= CREDIBLE and face.sharpness > 0), default=0.0)
+    matted = max((face.matte for face in faces if face.evidence >= CREDIBLE and face.matte >= MATTED), default=0.0)
     found = []
     for face, at in zip(faces, places, strict=True):
         signals = {
@@ -320,6 +336,8 @@ def candidates(
         }
         if sharpest > 0 and not math.isnan(face.sharpness):
             signals["sharpness"] = min(1.0, face.sharpness / sharpest)
+        if matted > 0 and not math.isnan(face.matte):
+            signals["matte"] = min(1.0, face.matte / matted)
         if person is not None:
             signals["person"] = person.likeness(at)
         if dataset is not None:

@@ -21,7 +21,7 @@ from maskprep.store.tables import schema_of
 
 NAME = "detect"
 VERSION = 3
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 ROWS_PER_SHARD = 64
 
 FACE = pa.struct(
@@ -49,10 +49,12 @@ TABLE = schema_of(
         ("y1", pa.float64()),
         ("keypoints", pa.list_(pa.float64())),
         ("sharpness", pa.float64()),
+        ("matte", pa.float64()),
     ]
 )
 """faces.parquet. ``face`` counts the detections of an image, those of one face side by side and its best first;
-``group`` is the number of that best one, so detections with one group are one face. keypoints: x, y, x, y, ..."""
+``group`` is the number of that best one, so detections with one group are one face. keypoints: x, y, x, y, ...
+``matte``: mean of the photo's matte within the box, where there are mattes of whole photos and several faces."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def assemble(rows: pa.Table) -> pa.Table:
                 x0, y0, x1, y1 = detections[i].box
                 place = {"image": image, "face": number, "group": first, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
                 keep = ("detector", "rung", "score", "keypoints", "sharpness")
-                out.append({**place, **{name: faces[i][name] for name in keep}})
+                out.append({**place, **{name: faces[i][name] for name in keep}, "matte": None})
                 number += 1
     return pa.Table.from_pylist(out, schema=TABLE)
 
@@ -142,13 +144,14 @@ def detections_by_image(faces: pd.DataFrame) -> dict[str, list[list[tuple[int, D
         "y1",
         "keypoints",
         "sharpness",
+        "matte",
     )
-    for image, face, first, detector, score, x0, y0, x1, y1, points, detail in zip(
+    for image, face, first, detector, score, x0, y0, x1, y1, points, detail, matte in zip(
         *(faces[c] for c in columns), strict=True
     ):
         groups = result.setdefault(image, [])
         if face == first:
             groups.append([])
-        seen = Detection(detector, score, (x0, y0, x1, y1), np.reshape(points, (-1, 2)), detail)
+        seen = Detection(detector, score, (x0, y0, x1, y1), np.reshape(points, (-1, 2)), detail, matte)
         groups[-1].append((int(face), seen))
     return result

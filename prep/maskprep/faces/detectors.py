@@ -37,6 +37,7 @@ class Detection:
             own right and left) and the nose tip, followed by the mouth (BlazeFace: centre and the two ears;
             YuNet: right and left corner).
         sharpness: detail around the eyes, see :func:`maskprep.faces.ladder.sharpness`; NaN when not measured.
+        matte: mean of the whole photo's matte within the box, 0..1; NaN when there is none.
     """
 
     detector: str
@@ -44,6 +45,7 @@ class Detection:
     box: tuple[float, float, float, float]
     keypoints: NDArray[np.float64]
     sharpness: float = math.nan
+    matte: float = math.nan
 
 
 Find = Callable[[Pixels], list[Detection]]

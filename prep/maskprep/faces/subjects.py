@@ -29,7 +29,7 @@ from maskprep.faces.detect import detections_by_image
 from maskprep.faces.words import not_faces
 from maskprep.store.tables import schema_of
 
-VERSION = 3
+VERSION = 4
 
 STATUSES = ("ok", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
 

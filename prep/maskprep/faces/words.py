@@ -13,6 +13,7 @@ MORE = {
     "centre": "nearer to the middle",
     "dataset": "more where most photos have the face",
     "sharpness": "in better focus",
+    "matte": "more of it in the matte",
 }
 """Each signal's comparative."""
 

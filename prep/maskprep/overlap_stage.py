@@ -1,0 +1,67 @@
+"""Stage ``overlap``: bringing up to date how much of each face the mattes of whole photos hold."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from maskprep.job import Job, Wanted, make_rows
+from maskprep.pixels import matte_models, overlap
+from maskprep.pixels.mattes import MatteSettings
+from maskprep.store.engine import Row
+from maskprep.store.shards import Pair, read_rows
+from maskprep.store.tables import fingerprint
+
+
+def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
+    """Version, settings and weights of the stage; empty where no mattes of whole photos are wanted."""
+    if settings is None or settings.on != "photo":
+        return {}
+    model = matte_models.find(settings.model)
+    return {
+        "version": overlap.VERSION,
+        "settings": {"model": model.name, "runtime": settings.runtime},
+        "weights": {model.name: matte_models.known_sha256(model)},
+    }
+
+
+def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> pa.Table:
+    """faces.parquet with its column ``matte`` filled for the photos that show several faces.
+
+    Args:
+        faces: the table as detection made it.
+        detected: image and key of the rows it was made from; equal keys mean equal pictures and equal faces.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+    settings = job.config.matte
+    assert settings is not None  # overlap_identity has said so
+    wanted = _wanted(job, faces.to_pandas(), detected)
+    stage = overlap.OverlapStage(matte_models.locate(settings.model), settings.runtime, job.config.index.max_megapixels)
+    rows = read_rows(wanted.folder, make_rows(job, wanted, stage, overlap.ROWS_PER_SHARD))
+    found = {} if rows is None else dict(zip(*(rows.column(c).to_pylist() for c in ("image", "overlaps")), strict=True))
+    values = [
+        found[image][face] if image in found else None
+        for image, face in zip(faces.column("image").to_pylist(), faces.column("face").to_pylist(), strict=True)
+    ]
+    return faces.set_column(faces.column_names.index("matte"), "matte", pa.array(values, pa.float64()))
+
+
+def _wanted(job: Job, faces: pd.DataFrame, detected: pd.DataFrame) -> Wanted:
+    """Every photo with several faces, keyed by its detections."""
+    identity = overlap_identity(job.config.matte)
+    made_with = fingerprint(overlap.NAME, identity)
+    keys = dict(zip(detected["image"], detected["key"], strict=True))
+    pairs: list[Pair] = []
+    rows: list[Row] = []
+    for image, own in faces.groupby("image", sort=True):
+        if own["group"].nunique() > 1:
+            boxes = own.sort_values("face")[["x0", "y0", "x1", "y1"]].to_numpy(np.float64).ravel().tolist()
+            pairs.append((str(image), fingerprint(keys[image], made_with)))
+            rows.append({"path": os.fspath(job.path(str(image))), "boxes": boxes})
+    return Wanted(overlap.NAME, job.cache.rows(overlap.NAME), identity, pairs, rows)

@@ -1,0 +1,96 @@
+"""How much of each face the matte of the whole photo holds: a help in choosing between several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from maskprep import api
+from maskprep.errors import UserError
+from maskprep.job import open_job
+from maskprep.pixels.matte_models import locate
+from maskprep.pixels.matting import matte_of, open_model
+from maskprep.pixels.overlap import overlap
+from maskprep.status import survey
+
+Work = tuple[Path, Path]
+
+
+@pytest.fixture
+def crowd(portrait: Image.Image, yunet: None, tmp_path: Path) -> Path:
+    """A photo of one face, and one of two of different size."""
+    try:
+        locate("u2netp")
+    except UserError as error:
+        pytest.skip(f"the model cannot be had: {error.message}")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    portrait.resize((200, 200)).save(photos / "one.png")
+    two = Image.new("RGB", (420, 240), (120, 130, 140))
+    two.paste(portrait.resize((220, 220)), (10, 10))
+    two.paste(portrait.resize((130, 130)), (270, 60))
+    two.save(photos / "two.png")
+    return photos
+
+
+def config(folder: Path, text: str) -> Path:
+    file = folder / "settings.yaml"
+    file.write_text("detect: {detectors: [yunet]}\nviews: {face: {size: 32}}\n" + text)
+    return file
+
+
+def test_the_mean_within_a_box_by_hand() -> None:
+    alpha = np.zeros((10, 20), np.uint8)
+    alpha[:, 10:] = 255
+    assert overlap(alpha, (5, 0, 15, 10)) == 0.5
+    assert overlap(alpha, (15, -5, 40, 5)) == 1.0
+    assert overlap(alpha, (9.5, 2, 10.5, 3)) == 0.5  # pixels that a box touches are in it
+    assert overlap(alpha, (30, 0, 40, 10)) is None
+
+
+def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    assert job.computed["overlap"] == 1
+    faces = pd.read_parquet(cache / "faces.parquet").set_index(["image", "face"])
+    assert faces.loc["one.png", "matte"].isna().all() and faces.loc["two.png", "matte"].between(0, 1).all()
+    photo = np.array(Image.open(crowd / "two.png"))
+    with open_model(locate("u2netp")) as predict:
+        alpha, clear = matte_of(predict(photo), photo.shape[:2])
+    assert clear
+    for _, row in faces.loc["two.png"].iterrows():
+        x0, y0, x1, y1 = (round(row[c]) for c in ("x0", "y0", "x1", "y1"))
+        assert row["matte"] == pytest.approx(alpha[y0:y1, x0:x1].mean() / 255, abs=0.05)
+    assert dict(api.crop(crowd, cache, engine="serial").computed) == {}
+    assert [s.why for s in survey(open_job(cache)).stages if s.name == "overlap"] == [""]
+    two = api.crop(crowd, tmp_path / "two", tmp_path / "settings.yaml", workers=2)
+    assert two.computed["overlap"] == 1
+    assert (tmp_path / "two/faces.parquet").read_bytes() == (cache / "faces.parquet").read_bytes()
+
+
+def test_without_mattes_of_whole_photos_nothing_is_measured(crowd: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for text in ("", "matte: {model: u2netp, on: crop}\n"):
+        job = api.crop(crowd, cache, config(tmp_path, text), engine="serial")
+        assert job.computed["overlap"] == 0 and pd.read_parquet(cache / "faces.parquet")["matte"].isna().all()
+    before = pd.read_parquet(cache / "subjects.parquet")
+    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    assert pd.read_parquet(cache / "faces.parquet")["matte"].notna().any()
+    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: crop}\n"), engine="serial")
+    pd.testing.assert_frame_equal(pd.read_parquet(cache / "subjects.parquet"), before)
+
+
+def test_prediction_chooses_as_training_did(crowd: Path, tmp_path: Path) -> None:
+    """Photos for a run trained on such a cache are measured too, though its crops need no mattes."""
+    from maskprep import pipeline
+
+    cache = tmp_path / "cache"
+    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    pipeline.prepare(crowd, tmp_path / "new", job.config.settings(), "face", 1)
+    known, new = (pd.read_parquet(c / "faces.parquet") for c in (cache, tmp_path / "new"))
+    pd.testing.assert_frame_equal(known, new)
+    assert not (tmp_path / "new/views/face/mattes.parquet").exists()
