@@ -39,7 +39,7 @@ def loop(photos: list[Path], find: Find, out: Path | None) -> None:
         if out is None or not faces:
             continue
         box = max(faces, key=lambda f: (f.box[2] - f.box[0]) * (f.box[3] - f.box[1])).box
-        margin = 0.15 * max(box[2] - box[0], box[3] - box[1])
+        margin = 0.35 * max(box[2] - box[0], box[3] - box[1])
         window = tuple(round(v) for v in (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin))
         crop = Image.fromarray(pixels).crop(window).resize((224, 224), Image.Resampling.BILINEAR)
         crop.save(out / f"{i}.jpg", quality=95)

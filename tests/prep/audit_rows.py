@@ -49,7 +49,7 @@ def context(rows: list[dict[str, Any]], schema: Schema = MASK_SCHEMA, **more: An
         for number, box in enumerate(row["faces"]):
             score = row["scores"][number] if row["scores"] else 0.99
             seen = np.ravel(np.vstack([points_in(box), points_in(box)[3:]]))
-            faces.append((row["image"], number, number, "yunet", "as_is", score, *box, seen, 0.5))
+            faces.append((row["image"], number, number, "yunet", "as_is", score, *box, seen, 0.5, np.nan))
         if row["error"] is None:
             values = (row[k] for k in ("light", "low", "high", "chroma", "detail_value", "fine", "quality"))
             measures.append((row["image"], *values))
@@ -65,7 +65,18 @@ def context(rows: list[dict[str, Any]], schema: Schema = MASK_SCHEMA, **more: An
         images,
         pd.DataFrame(
             faces,
-            columns=["image", "face", "group", "detector", "rung", "score", *box_names, "keypoints", "sharpness"],
+            columns=[
+                "image",
+                "face",
+                "group",
+                "detector",
+                "rung",
+                "score",
+                *box_names,
+                "keypoints",
+                "sharpness",
+                "matte",
+            ],
         ),
         pd.DataFrame(subjects, columns=["image", "status", "reason", *box_names, "keypoints"]),
         labels,

@@ -10,6 +10,7 @@ import pytest
 from maskprep.config import Config, check_view_name, load, parse
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA
+from maskprep.pixels.mattes import MatteSettings
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

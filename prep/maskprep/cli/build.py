@@ -41,7 +41,7 @@ def crop(
         str | None, typer.Option(metavar="HxW", help="Size of the crop in pixels.", show_default="224x224")
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="Added on each side, relative to the face's longer side.", show_default="0.15")
+        float | None, typer.Option(help="Added on each side, relative to the face's longer side.", show_default="0.35")
     ] = None,
     align: Annotated[
         str | None, typer.Option(help="none, eyes (level) or similarity (fit keypoints).", show_default="none")

@@ -49,7 +49,7 @@ class ViewSettings:
     """
 
     size: tuple[int, int] = (224, 224)
-    margin: float = 0.15
+    margin: float = 0.35
     align: str = "none"
     crop: str = "face"
     border: str = "reflect"
