@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from maskprep import pipeline
 from maskprep import relabel as relabelling
+from maskprep.audit import rulings
 from maskprep.config import Config, check_view_name
 from maskprep.cutouts import Cutouts, cut_folder
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.job import Job, open_job
 from maskprep.labels.schema import Schema
-from maskprep.leaks import Duplicates, open_duplicates
+from maskprep.leaks import Duplicates, open_duplicates, waivers
 from maskprep.pixels import matte_models
 from maskprep.pixels.crops import ViewSettings
 from maskprep.pixels.mattes import MatteSettings
 from maskprep.pixels.matting import check_runtime
 from maskprep.progress import Progress
+from maskprep.status import find_image
 from maskprep.store.cache import is_cache
 from maskprep.store.tables import read_table
 
@@ -277,6 +280,8 @@ def duplicates(
     config: Path | None = None,
     *,
     distance: int | None = None,
+    allow: Iterable[str] = (),
+    reason: str = "",
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -288,12 +293,21 @@ def duplicates(
         cache: see :func:`run`.
         config: see :func:`run`.
         distance: most bits of 256 in which near copies differ; None for the usual one. Others are not kept.
+        allow: photos whose pairs across people or splits are ruled to do no harm (in decisions.csv).
+        reason: why they do none.
         workers: see :func:`run`.
         engine: see :func:`run`.
         progress: see :func:`run`.
     """
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
     pipeline.bring(job, views=())
+    found = open_duplicates(job.cache, distance)
+    names = [find_image(read_table(job.cache.images, ["image"]), name, job.root) for name in allow]
+    if not names:
+        return found
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    made = [ruling for name in names for ruling in waivers(found, name, reason=reason, by=rulings.login(), when=when)]
+    rulings.change(job.cache.decisions, made)
     return open_duplicates(job.cache, distance)
 
 

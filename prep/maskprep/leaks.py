@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from maskprep.faces.decisions import DUPLICATE, read_decisions, waived
+from maskprep.errors import UsageError
+from maskprep.faces.decisions import DUPLICATE, Decision, read_decisions, waived
 from maskprep.labels.duplicates import assemble, crossing, same_ids, shared_ids
 from maskprep.store.cache import Cache
 from maskprep.store.tables import read_table
@@ -51,6 +52,26 @@ def open_duplicates(cache: Cache, distance: int | None = None) -> Duplicates:
     both = zip(pairs["content_a"], pairs["content_b"], strict=True)
     pairs["waived"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
     return Duplicates(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
+
+
+def waivers(found: Duplicates, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
+    """The rulings that let the pairs of one photo across people or splits be, less those that are there.
+
+    Raises:
+        UsageError: it has none.
+    """
+    pairs = found.pairs[found.pairs["crossing"]]
+    made = []
+    for mine, other in ("ab", "ba"):
+        for pair in pairs[pairs[f"image_{mine}"] == image].to_dict("records"):
+            value = f"{DUPLICATE}{pair[f'content_{other}']}"
+            ruling = Decision(str(pair[f"content_{mine}"]), image, "keep", value, reason=reason, by=by, when=when)
+            made.append((bool(pair["waived"]), ruling))
+    if not made:
+        raise UsageError(
+            f"'{image}' has no copy across people or splits.", "See which photos have with: maskprep duplicates CACHE"
+        )
+    return [ruling for known, ruling in made if not known]
 
 
 def waiver(content: str, image: str, other: str) -> str:

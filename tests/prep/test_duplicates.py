@@ -215,4 +215,12 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     assert after["waived"].tolist() == [True, False] and after["crossing"].all()
     assert after["person_a"].tolist() == [None, "000001-1"] and after["image_a"].tolist() == [b, a]
     statuses = pd.read_parquet(twins / "cache/subjects.parquet").set_index("image")["status"]
+    a_too = cli("duplicates", twins / "cache", "--allow", "mask2.jpg", "--reason", "twins")
+    assert a_too.returncode == 0 and a_too.stdout.count("waived") == 2
+    lines = (twins / "cache/decisions.csv").read_text().splitlines()
+    assert len(lines) == 3 and ",keep,duplicate:" in lines[2] and ",twins," in lines[2]
+    assert cli("duplicates", twins / "cache", "--allow", "mask2.jpg").returncode == 0
+    assert (twins / "cache/decisions.csv").read_text().splitlines() == lines
+    none = cli("duplicates", twins / "cache", "--allow", "000001-1_female_Asian_59/mask1.jpg")
+    assert none.returncode == 2 and "has no copy across" in none.stderr
     assert statuses[b] != "decided"  # the ruling is about the pair, not about the face

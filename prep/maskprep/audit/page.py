@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import getpass
 import hashlib
 import html
 import json
@@ -20,7 +19,7 @@ import pandas as pd
 from maskprep.audit.context import Context
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.findings import CHECKS, KINDS
-from maskprep.audit.rulings import fields
+from maskprep.audit.rulings import fields, login
 from maskprep.dataset import View, open_view
 from maskprep.faces.decisions import COLUMNS, Decision
 from maskprep.faces.subjects import Subjects
@@ -135,7 +134,7 @@ def page_data(job: Job, audit: Audit, thumbs: Mapping[str, str]) -> dict[str, An
         "source": os.fspath(job.root),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "serve": False,
-        "by": _login(),
+        "by": login(),
         "root": _relative(job.root, folder),
         "kinds": list(KINDS),
         "checks": [
@@ -217,10 +216,3 @@ def _relative(root: Path, folder: Path) -> str:
         return quote(Path(os.path.relpath(root, folder)).as_posix(), safe="/") + "/"
     except ValueError:  # another drive
         return root.as_uri() + "/"
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return ""

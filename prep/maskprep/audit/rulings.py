@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import getpass
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -143,6 +144,14 @@ def parse(rows: Iterable[Mapping[str, Any]]) -> list[Decision]:
     if any(not d.content for d in made):
         raise UserError("A ruling names the content of its photo.")
     return made
+
+
+def login() -> str:
+    """Who is at work, for rulings; empty where that is not known."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def change(path: Path, add: Sequence[Decision] = (), remove: Sequence[Decision] = ()) -> list[Decision]:

@@ -67,6 +67,11 @@ def duplicates(
         int | None,
         typer.Option(min=0, max=64, help="Most bits of 256 in which near copies differ.", show_default="8"),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGE", help="Let the pairs of this photo be: you have looked. May be repeated."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why they do no harm, kept with --allow.")] = "",
     cache: CacheDir = None,
     config: ConfigFile = None,
     workers: Workers = None,
@@ -77,5 +82,15 @@ def duplicates(
     from maskprep import api, show
 
     with show.bars(quiet) as bars:
-        found = api.duplicates(source, cache, config, distance=distance, workers=workers, engine=engine, progress=bars)
+        found = api.duplicates(
+            source,
+            cache,
+            config,
+            distance=distance,
+            allow=allow or (),
+            reason=reason,
+            workers=workers,
+            engine=engine,
+            progress=bars,
+        )
     show.duplicates(found)
