@@ -194,6 +194,20 @@ def load(path: Path, base: Config | None = None) -> Config:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
+def differences(before: Config, now: Config) -> list[str]:
+    """In words, which settings differ, such as ``views.face.margin 0.5 → 0.35``."""
+    old, new = _flat(before.settings()), _flat(now.settings())
+    return [f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}" for key in new if old.get(key) != new[key]]
+
+
+def _flat(nested: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{within}.{key}" if within else key
+        found |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
 def _read_yaml(text: str) -> Any:
     """YAML in which only true and false are booleans, as since YAML 1.2: ``on`` and ``no`` are words, and ours."""
     import yaml

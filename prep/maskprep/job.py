@@ -138,14 +138,17 @@ def open_job(
             path = Path(recorded["source"]["config"])
     if path is None and (root / CONFIG_NAME).is_file():
         path = root / CONFIG_NAME
+    loaded = configuration.load(path, base) if path else base
+    changed = configuration.differences(base, loaded) if is_cache(found.root) else []
     return Job(
         found,
         root,
-        configuration.load(path, base) if path else base,
+        loaded,
         path.resolve() if path else None,
         workers or available_workers(),
         engine,
         progress or Silent(),
+        notes=[f"'{path}' counts before what the cache was made with: {some(changed)}."] if changed else [],
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from maskprep.config import Config, check_view_name, load, parse
+from maskprep.config import Config, check_view_name, differences, load, parse
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA
 from maskprep.pixels.mattes import MatteSettings
@@ -180,6 +180,13 @@ def test_view_names_are_folder_names(name: str) -> None:
 def test_good_view_names() -> None:
     for name in ("face", "v1.2", "얼굴", "a-b_c"):
         check_view_name(name)
+
+
+def test_what_a_file_takes_back_is_told(tmp_path: Path) -> None:
+    base = parse({"views": {"face": {"margin": 0.5}}, "choose": {"close": 0.1}})
+    (tmp_path / "c.yaml").write_text("views: {face: {margin: 0.2}}\n")
+    assert differences(base, load(tmp_path / "c.yaml", base)) == ["views.face.margin 0.5 → 0.2"]
+    assert differences(base, base) == []
 
 
 def test_on_and_no_are_words(tmp_path: Path) -> None:
