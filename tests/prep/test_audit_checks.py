@@ -281,6 +281,17 @@ def test_what_runs_find_wrong() -> None:
     assert set(severities(unsure, "model_unsure")) == {"2.jpg"}
 
 
+def test_runs_that_often_err_are_believed_less() -> None:
+    """One image wrong in 60 against 13 in 60 (22%): a severity of 0.65 falls to 0.3 + 0.35 * (1 - errors / 0.3)."""
+    rows = animals()
+    for many in (1, 13):
+        runs = tuple(run(rows, {f"{2 * i}.jpg": 0.97 for i in range(many)}) for _ in range(2))
+        found = severities(context(rows, TWO, predictions=runs), "model_often_wrong")
+        assert found["0.jpg"] == pytest.approx(0.3 + 0.35 * (1 - many / 60 / 0.3), abs=1e-4)
+    runs = tuple(run(rows, {f"{2 * i}.jpg": 0.97 for i in range(25)}) for _ in range(2))
+    assert set(severities(context(rows, TWO, predictions=runs), "model_often_wrong").values()) == {0.3}
+
+
 def test_a_relabelled_image_is_judged_by_its_new_label() -> None:
     rows = animals()
     runs = (run(rows, {"4.jpg": 0.97}), run(rows, {"4.jpg": 0.99}))

@@ -13,6 +13,20 @@ from maskprep.audit.findings import Hit, NotRunError, check, ramp
 from maskprep.audit.predictions import Predictions
 from maskprep.errors import missing_extra
 
+HOPELESS = 0.3
+"""Share of errors from which on a run's disagreement says nothing about the label: people who label err far less."""
+
+DOUBT = 0.3
+"""Severity of a disagreement that says nothing."""
+
+
+def weighed(severity: float, errors: float) -> float:
+    """A severity as it stands for a run that never errs, cut down by the share of images that the runs do get wrong.
+
+    The more often runs err on an attribute, the likelier it is that they, and not the label, are wrong once more.
+    """
+    return DOUBT + max(0.0, 1 - errors / HOPELESS) * (severity - DOUBT)
+
 
 def _runs(c: Context) -> tuple[Predictions, ...]:
     if not c.predictions:
@@ -37,7 +51,7 @@ def _by_attribute(c: Context, run: Predictions) -> Iterator[tuple[str, NDArray[n
 @check("model_label_issue", "model", "Runs that never saw the image are sure of another label (confident learning).")
 def model_label_issue(c: Context) -> Iterable[Hit]:
     """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity is how
-    much surer the runs are of the other class."""
+    much surer the runs are of the other class, :func:`weighed` by how often they are wrong."""
     runs = _runs(c)
     try:
         from cleanlab.filter import find_label_issues
@@ -52,12 +66,13 @@ def model_label_issue(c: Context) -> Iterable[Hit]:
         cut = cut / np.maximum(1e-12, cut.sum(axis=1, keepdims=True))
         short = np.searchsorted(present, labels)
         issues = find_label_issues(short, cut, filter_by="both", n_jobs=1)
+        errors = float((cut.argmax(axis=1) != short).mean())
         classes = c.schema[name].classes
         for i in np.flatnonzero(issues):
             given, other = float(cut[i, short[i]]), int(cut[i].argmax())
             if other == short[i]:
                 continue
-            severity = 0.5 + 0.45 * max(0.0, float(cut[i, other]) - given)
+            severity = weighed(0.5 + 0.45 * max(0.0, float(cut[i, other]) - given), errors)
             text = f"{name} is '{classes[labels[i]]}' ({given:.0%}), the runs say '{classes[present[other]]}'"
             yield images[i], severity, f"{text} ({float(cut[i, other]):.0%})"
 
@@ -84,7 +99,7 @@ def pooled(
 
 @check("model_often_wrong", "model", "Several runs get the image wrong.")
 def model_often_wrong(c: Context) -> Iterable[Hit]:
-    """Wrong in at least two runs and in more than half of those that looked; per attribute."""
+    """Wrong in at least two runs and in more than half of those that looked; per attribute, and :func:`weighed`."""
     runs = _runs(c)
     wrong: dict[tuple[str, str], int] = {}
     asked: dict[tuple[str, str], int] = {}
@@ -97,10 +112,15 @@ def model_often_wrong(c: Context) -> Iterable[Hit]:
                     wrong[image, name] = wrong.get((image, name), 0) + int(k != p)
     if max(asked.values(), default=0) < 2:
         raise NotRunError("it takes predictions of at least two runs on the same images")
+    errors = {
+        name: sum(n for (_, a), n in wrong.items() if a == name)
+        / max(1, sum(n for (_, a), n in asked.items() if a == name))
+        for name in c.schema.joint
+    }
     for (image, name), n in wrong.items():
         if n >= 2 and 2 * n > asked[image, name]:
             share = n / asked[image, name]
-            yield image, 0.35 + 0.3 * share, f"{name}: wrong in {n} of {asked[image, name]} runs"
+            yield image, weighed(0.35 + 0.3 * share, errors[name]), f"{name}: wrong in {n} of {asked[image, name]} runs"
 
 
 @check("model_unsure", "model", "Runs that never saw the image can hardly tell its label.")
