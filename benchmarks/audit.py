@@ -98,9 +98,9 @@ def repeated(c: Context, times: int) -> Context:
         return pd.concat(parts, ignore_index=True)
 
     tables = {name: copies(getattr(c, name)) for name in ("images", "faces", "subjects", "labels", "measures")}
-    noise = np.random.default_rng(0).integers(-8, 9, (times, 1, 1, 1, 3))
-    patches = (
-        np.clip(c.patches[None].astype(np.int16) + noise, 0, 255).astype(np.uint8).reshape(-1, *c.patches.shape[1:])
+    rng = np.random.default_rng(0)
+    patches = np.concatenate(
+        [np.clip(c.patches.astype(np.int16) + rng.integers(-8, 9, 3), 0, 255).astype(np.uint8) for _ in range(times)]
     )
     return dataclasses.replace(c, **tables, patches=patches, predictions=(), duplicates=None, mattes={}, _memory={})
 
@@ -112,6 +112,7 @@ def large(cache: Path) -> None:
     thumbs = write_thumbs(job, job.cache.root / "audit" / "thumbs")
     times = -(-LARGE // len(audit.context.images))
     c = repeated(audit.context, times)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     outcome = run_checks(c, CHECKS.values())
     checked = time.perf_counter()
@@ -128,6 +129,7 @@ def large(cache: Path) -> None:
                 "checks_s": round(checked - began, 1),
                 "page_s": round(ended - checked, 1),
                 "page_MB": round(len(page) / 1e6, 1),
+                "before_MiB": round(before),
                 "peak_MiB": round(peak),
                 "page": str(path),
             }
