@@ -61,6 +61,7 @@ def fit(
     background: Annotated[str, option("data.background")] = DEFAULTS.data.background,
     colour: Annotated[str, option("data.colour")] = DEFAULTS.data.colour,
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
+    second: Annotated[str, option("model.second")] = DEFAULTS.model.second,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
     dropout: Annotated[float, option("model.dropout")] = DEFAULTS.model.dropout,
     freeze: Annotated[int, option("model.freeze")] = DEFAULTS.model.freeze,

@@ -14,12 +14,14 @@ from masktrain.settings import Section, setting
 RECIPES = ("none", "light", "base", "strong")
 SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
 SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
-TARGETS = ("joint", "heads", "ordinal")
+TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
+ROUTES = ("soft", "hard")
 LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 SOUPS = ("none", "uniform", "greedy")
 HEADS = ("linear", "cosine")
 MIRRORS = ("none", "mirror")
+LOGS = ("tensorboard", "wandb", "mlflow")
 AMP = ("auto", "off", "bf16", "fp16")
 
 
@@ -49,6 +51,17 @@ class DataConfig(Section):
     label_margin: str | None = setting(
         None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61).", "S1.23"
     )
+    soft_labels: str | None = setting(
+        None,
+        "In training, share labels near a limit between both classes, as if a number were off by so much, such as"
+        " age=2.",
+        "S4.30: soft labels at borders",
+    )
+    extra: tuple[str, ...] = setting(
+        (),
+        "More caches to train on, never to validate on: PATH, or PATH=2 to see each of its images twice in an epoch.",
+        "S1.10, S1.18, S1.22",
+    )
     fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
     folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
     background: str = setting(
@@ -75,6 +88,11 @@ class ModelConfig(Section):
     """The network."""
 
     name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "S3.10; ImageNet weights at hand offline")
+    second: str = setting(
+        "",
+        "Another timm model whose features are put beside those of the first; each sees the crops at its own size.",
+        "S2.7: CNN and transformer",
+    )
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
     drop_path: float = setting(
@@ -107,9 +125,20 @@ class TargetConfig(Section):
 
     kind: str = setting(
         "joint",
-        "joint (one answer per joint class), heads (one per attribute) or ordinal (heads that know the order of bins).",
-        "S0.6, S4.27, S4.30",
+        "joint (one answer per joint class), heads (one per attribute), ordinal (heads that know the order of bins),"
+        " number (a head that answers with the number itself), separate (one network per attribute) or cascade (one"
+        " network for the first attribute, and one for each of its classes that tells the others).",
+        "S0.5, S0.6, S1.30, S4.27, S4.30",
         choices=TARGETS,
+    )
+    route: str = setting(
+        "soft",
+        "In a cascade, weigh the networks by the probability of their class (soft) or ask the likeliest alone (hard).",
+        "S1.32",
+        choices=ROUTES,
+    )
+    number_share: float = setting(
+        0.5, "Share of the number's own error in the loss of a head that answers with it.", "S4.30", low=0, high=1
     )
     weights: tuple[float, ...] = setting(
         (), "Weight of each head's loss, in the order of the attributes (default: alike).", "S0.6; 0.8/1/1.7", low=0
@@ -324,3 +353,6 @@ class RunConfig(Section):
         choices=MIRRORS,
     )
     amp: str = setting("auto", "Mixed precision on CUDA: auto, off, bf16 or fp16.", "S4.5", choices=AMP)
+    log: tuple[str, ...] = setting(
+        (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS
+    )

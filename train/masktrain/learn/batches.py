@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from torch import Tensor
 from maskprep.dataset import View
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.mixing import Mixer
-from masktrain.learn.sampling import Sampler, occurrences
+from masktrain.learn.sampling import Sampler, Several, occurrences
 from masktrain.sections import AugmentConfig
 
-Made = tuple[NDArray[np.int64], Tensor, tuple[Tensor, Tensor] | None]
+Floats = NDArray[np.float32]
+Made = tuple[NDArray[np.int64], Tensor, tuple[NDArray[np.int64], Floats] | None]
 NOTHING = AugmentConfig(recipe="none")
 
 RESIDENT_SHARE = 0.4
@@ -41,15 +43,22 @@ class Batch:
         pixels: uint8 [n, 3, H, W] in channels_last.
         labels: int64 [n], -1 for none.
         mixed: where others are mixed in, their labels int64 [n] and the images' own share float32 [n].
+        soft: shares of the classes float32 [n, num_classes] where labels are not plain, mixed as the pixels are.
+        numbers: of the attributes that are answered with a number, float32 [n, numbers], mixed as the pixels are;
+            NaN where one is not known.
     """
 
     rows: NDArray[np.int64]
     pixels: Tensor
     labels: Tensor
     mixed: tuple[Tensor, Tensor] | None = None
+    soft: Tensor | None = None
+    numbers: Tensor | None = None
 
     def truth(self, num_classes: int) -> Tensor:
         """Shares of the classes, float32 [n, num_classes]."""
+        if self.soft is not None:
+            return self.soft
         own = torch.nn.functional.one_hot(self.labels, num_classes).float()
         if self.mixed is None:
             return own
@@ -68,6 +77,8 @@ class Batches:
         augment: what training images go through; nothing for validation and prediction.
         sampler: which images an epoch holds; by default each once.
         seed: of the order and the augmentation.
+        soft: shares of the classes of each row, float32 [n, C], where labels are not plain.
+        numbers: of each row, float32 [n, numbers], for targets that answer with them.
 
     Attributes:
         images: of an epoch, and in how many ``steps`` they come.
@@ -82,10 +93,13 @@ class Batches:
         device: torch.device,
         *,
         augment: AugmentConfig = NOTHING,
-        sampler: Sampler | None = None,
+        sampler: Sampler | Several | None = None,
         seed: int = 0,
+        soft: Floats | None = None,
+        numbers: Floats | None = None,
     ) -> None:
         self.view, self.rows, self.device, self.seed = view, rows, device, seed
+        self.soft, self.numbers = soft, numbers
         self.recipe, self.sampler, self.batch_size = augment.recipe, sampler, batch_size
         self.images = len(rows) if sampler is None else len(sampler)
         self.steps = -(-self.images // batch_size)
@@ -118,7 +132,7 @@ class Batches:
         if self._resident is not None:
             for part in parts:
                 where = torch.from_numpy(part).to(self.device, non_blocking=True)
-                yield Batch(self.rows[part], self._resident[where].permute(0, 3, 1, 2), self._labels(part))
+                yield self._batch(part, self._resident[where].permute(0, 3, 1, 2), None)
             return
         workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
@@ -141,8 +155,24 @@ class Batches:
         self.waited += time.perf_counter() - started
         # NHWC memory seen as NCHW is channels_last: no copy
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        others = None if mixed is None else (self._sent(mixed[0]), self._sent(mixed[1]))
-        return Batch(self.rows[part], pixels, self._labels(part), others)
+        return self._batch(part, pixels, mixed)
+
+    def _batch(self, part: NDArray[np.int64], pixels: Tensor, mixed: tuple[NDArray[np.int64], Floats] | None) -> Batch:
+        """A batch of some positions, with the positions of what was mixed in and the shares of the images' own."""
+        others = None if mixed is None else (self._sent(self.labels[mixed[0]]), self._sent(mixed[1]))
+
+        def shared(values: Floats | None) -> Tensor | None:
+            if values is None:
+                return None
+            if mixed is None:
+                return self._sent(values[part])
+            share = mixed[1][:, None]
+            other = np.where(share < 1, values[mixed[0]], values[part])  # an unknown number of nobody does no harm
+            return self._sent((values[part] * share + other * (1 - share)).astype(np.float32))
+
+        return Batch(
+            self.rows[part], pixels, self._sent(self.labels[part]), others, shared(self.soft), shared(self.numbers)
+        )
 
     def _make(
         self, part: NDArray[np.int64], repeats: NDArray[np.int64], order: NDArray[np.int64], epoch: int | None
@@ -153,8 +183,7 @@ class Batches:
         if epoch is None or not self.mixer.on:
             return part, pixels, None
 
-        labels, shares = self.mixer(array, part, repeats, epoch, order, lambda p, d: self._pixels(p, d, epoch))
-        return part, pixels, (torch.from_numpy(labels), torch.from_numpy(shares))
+        return part, pixels, self.mixer(array, part, repeats, epoch, order, lambda p, d: self._pixels(p, d, epoch))
 
     def _pixels(
         self,
@@ -171,10 +200,8 @@ class Batches:
             self._own.augment(array, epoch, self.rows[part], draws)
         return array
 
-    def _labels(self, part: NDArray[np.int64]) -> Tensor:
-        return self._sent(torch.from_numpy(self.labels[part]))
-
-    def _sent(self, values: Tensor) -> Tensor:
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        values = torch.from_numpy(array)
         return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def _keep_on_device(self) -> Tensor | None:

@@ -303,12 +303,12 @@ def _gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Ten
     while True:
         parts = []
         try:
-            for pixels, own in zip(
-                torch.split(batch.pixels, learner.micro), torch.split(truth, learner.micro), strict=True
-            ):
+            for start in range(0, len(truth), learner.micro):
+                part = slice(start, start + learner.micro)
                 with learner.precision.context():
-                    outputs = learner.model(normalise(pixels, learner.mean, learner.std))
-                loss = learner.objective(outputs, own, done) * (len(own) / len(truth))
+                    outputs = learner.model(normalise(batch.pixels[part], learner.mean, learner.std))
+                own, numbers = truth[part], None if batch.numbers is None else batch.numbers[part]
+                loss = learner.objective(outputs, own, done, numbers) * (len(own) / len(truth))
                 learner.scaler.scale(loss).backward()
                 parts.append((outputs.detach(), loss.detach()))
             return torch.cat([o for o, _ in parts]), torch.stack([v for _, v in parts]).sum()
