@@ -85,6 +85,18 @@ def test_a_network_of_a_cascade_learns_from_its_own_state_only() -> None:
         assert {k for k in range(18) if learns[i, k]} == own
 
 
+def test_the_loss_of_a_cascade_by_hand() -> None:
+    """With all networks of a kind alike, it is the loss of heads that answer so."""
+    plain = {"loss.label_smoothing": 0.0, "loss.class_weights": "none", "target.weights": [0.5, 1.0, 2.0]}
+    row = torch.randn(1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    truth = torch.eye(18, dtype=torch.float64)[[16]]
+    losses = []
+    for kind, outputs in (("heads", row), ("cascade", torch.cat([row[:, :3], *[row[:, 3:]] * 3], 1))):
+        config = FitConfig.from_keys(plain | {"target.kind": kind})
+        losses.append(float(make_objective(make_target(kind, MASK_SCHEMA), np.arange(18), config)(outputs, truth)))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+
+
 def test_nothing_to_part_with_one_attribute() -> None:
     single = Schema((Attribute("class", ("a", "b", "c")),))
     for kind in ("separate", "cascade"):

@@ -148,7 +148,8 @@ def _fit(
         assert cache is not None
         show.planned(cache, config)
         return
-    progress = show.PrintedFit()
+    rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
+    progress = show.Fit() if rank else show.PrintedFit()
     if folds or (resume is not None and (resume / runs.FOLDS).is_file()):
         if resume is not None:
             whole = crossfit.resume(resume, cache, progress=progress)
@@ -165,6 +166,8 @@ def _fit(
     else:
         assert cache is not None
         fitted = fitting.fit(cache, config, out=out, note=note, progress=progress)
+    if rank:
+        return
     low, high = fitted.interval.low, fitted.interval.high
     soup = fitted.best.get("soup")
     which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {fitted.best['epoch']}"

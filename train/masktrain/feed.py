@@ -11,6 +11,7 @@ from maskprep.pixels.composite import Background
 from masktrain import bands, folds, sources
 from masktrain.bands import Training
 from masktrain.config import FitConfig
+from masktrain.learn import parallel
 from masktrain.learn.batches import Batches
 from masktrain.learn.sampling import Sampler, Several, make_samplers
 from masktrain.learn.targets import make_target
@@ -62,4 +63,5 @@ def batches_of(training: Training, config: FitConfig, behind: Background, device
         seed=config.run.seed,
         soft=training.soft,
         numbers=bands.numbers_of(training.view, rows, target.numbers),
+        part=(parallel.rank(), parallel.world()),
     )

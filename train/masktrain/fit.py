@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
 from masktrain import bands, epochs, feed, folds, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn import checkpoint, host, loop
-from masktrain.learn.augment import Augment, draw_seed
+from masktrain.learn import checkpoint, host, loop, parallel
+from masktrain.learn.augment import described, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import check_size, native_size
@@ -61,18 +62,24 @@ def fit(
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
     training = check(view, config)
-    device = host.choose_device(config.run.device)
+    device = _device(config)
     mean, std = statistics(training, config)
     learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
-    if (twin := runs.twin(config, view.fingerprint(), training.split.hash)) is not None:
+    twin = runs.twin(config, view.fingerprint(), training.split.hash)
+    if twin is not None:
         (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
-    run = runs.new_run(config, out)
-    runs.write_config(run, config)
     data = runs.data_record(view, training)
-    checkpoint.write_json(run / runs.DATA, data)
-    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
-    checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
+
+    def begin() -> Path:
+        run = runs.new_run(config, out)
+        runs.write_config(run, config)
+        checkpoint.write_json(run / runs.DATA, data)
+        checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
+        checkpoint.write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
+        return run
+
+    run = parallel.from_first(begin)
     sidecar = checkpoint.Sidecar(
         model=config.model.name,
         schema=view.schema.to_dict(),
@@ -94,6 +101,15 @@ def fit(
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
+
+
+def _device(config: FitConfig) -> torch.device:
+    """The device, ready, and together with the other processes if there are several."""
+    if config.run.deterministic:
+        host.make_deterministic()
+    device = host.choose_device(config.run.device)
+    parallel.start(device)
+    return device
 
 
 def check(view: View, config: FitConfig) -> bands.Training:
@@ -159,7 +175,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
             f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
-    device = host.choose_device(config.run.device)
+    device = _device(config)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
     learner = make_learner(config, training, mean, std, device, pretrained=False)
     learner.load(state["learner"])
@@ -223,6 +239,8 @@ def _train(
         return kept | {"class_f1": {c.name: c.f1 for c in scores.classes}}
 
     def after_epoch(record: dict[str, Any], probabilities: NDArray[np.float32], best: bool) -> None:
+        if parallel.rank():
+            return
         runs.append_metrics(run, record)
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
@@ -256,8 +274,13 @@ def _train(
         if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
             _save_last(run, learner, config, sidecar)
 
-    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped)
+    agree = functools.partial(parallel.highest, device=device) if parallel.world() > 1 else None
+    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped, agree)
     where = (learner.epoch, learner.step)
+    if parallel.rank():
+        with snapshots.listening():
+            loop.fit(learner, config, train, val, evaluate, after_epoch, show.Fit(), snapshots.pause)
+        return parallel.from_first(lambda: Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
     with runs.locked(run), progress.running(run, config, runs.data_record(view, training), about, *where):
         runs.keep_metrics(run, learner.epoch)
         with loggers.logging(run, config.run.log) as logs, snapshots.listening():
@@ -267,7 +290,8 @@ def _train(
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
             checkpoint.save_best(run, made.learner.scored, named)
             runs.write_oof(run, view, split.val, made.probabilities)
-        return _finished(run, view, made)
+        fitted = _finished(run, view, made)
+    return parallel.from_first(lambda: fitted)
 
 
 def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
@@ -291,6 +315,8 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:
+    if parallel.rank():
+        return
     checkpoint.save_last(
         run,
         {

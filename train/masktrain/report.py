@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from masktrain import calibration, metrics, runs, slices
-from masktrain.learn.augment import Augment
+from masktrain.learn.augment import shown
 from masktrain.learn.checkpoint import write_atomically
 
 FILE = "report.html"
@@ -232,7 +232,7 @@ def _samples(run: Path, data: dict[str, Any], view: View) -> str:
     rows = np.flatnonzero(view.table["person"].isin(people) & view.table["label"].notna())
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLES])
     pixels = view.gather(chosen)
-    Augment(config.augment.recipe, config.run.seed)(pixels, 1, chosen)
+    pixels = shown(config.augment.recipe, config.run.seed, pixels, chosen)
     mixed = config.augment.mixup + config.augment.cutmix + config.augment.halves
     more = f", {mixed:.0%} of the images then mixed with another" if mixed else ""
     captions = [_e(view.schema.class_names[int(view.table["label"].iloc[r])]) for r in chosen.tolist()]

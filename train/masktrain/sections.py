@@ -11,7 +11,7 @@ from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 from masktrain.settings import Section, setting
 
-RECIPES = ("none", "light", "base", "strong")
+RECIPES = ("none", "light", "base", "strong", "batched")
 SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
 SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
 TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
@@ -311,7 +311,12 @@ class SelectConfig(Section):
 class AugmentConfig(Section):
     """What training images go through; validation never does."""
 
-    recipe: str = setting("light", "Augmentation: none, light, base or strong.", "S0.30, S1.24, S2.13", choices=RECIPES)
+    recipe: str = setting(
+        "light",
+        "Augmentation: none, light, base, strong, or batched (much as light, but whole batches at once on the device).",
+        "S0.30, S1.24, S2.13",
+        choices=RECIPES,
+    )
     mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
     cutmix: float = setting(
         0.0, "Share of images with a rectangle of another.", "arXiv 1905.04899; S2.14, S3.13", low=0, high=1
@@ -353,6 +358,12 @@ class RunConfig(Section):
         choices=MIRRORS,
     )
     amp: str = setting("auto", "Mixed precision on CUDA: auto, off, bf16 or fp16.", "S4.5", choices=AMP)
+    compile: bool = setting(
+        False, "Compile the network for training (torch.compile); pays on GPUs, after a minute or so.", "torch"
+    )
+    deterministic: bool = setting(
+        False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.", "issue 6: exact resume"
+    )
     log: tuple[str, ...] = setting(
         (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS
     )

@@ -153,7 +153,9 @@ class Objective(nn.Module):
         if sum(weights) <= 0:
             raise UsageError("The weights of the heads add up to nothing.", "Set target.weights to numbers above 0.")
         self.target, self.defer = target, config.defer
-        self.shares, self.number_share = [w / sum(weights) for w in weights], heads.number_share
+        # an image is asked once about each attribute, also where a head for every state is there to answer
+        total = sum(dict(zip([h.name for h in target.heads], weights, strict=True)).values())
+        self.shares, self.number_share = [w / total for w in weights], heads.number_share
         tables = target.truths(torch.from_numpy(counts.astype(np.float64)).unsqueeze(0))
         of_heads = [t[0].numpy().round().astype(np.int64) for t in tables]
         self.criteria = nn.ModuleList(
