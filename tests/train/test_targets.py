@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -16,12 +17,13 @@ import torch
 from torch import nn
 
 from maskprep.dataset import open_view
-from maskprep.errors import UsageError
+from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain import bands, export, feed, inference, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
-from masktrain.learn import checkpoint
+from masktrain.learn import checkpoint, loop
+from masktrain.learn.batches import Batch
 from masktrain.learn.freezing import stages
 from masktrain.learn.losses import make_objective, number_loss
 from masktrain.learn.networks import Paired, Several, assemble
@@ -115,6 +117,29 @@ def test_separate_networks_do_not_touch_each_other() -> None:
     assert touched == {"1"}
 
 
+def test_a_separate_network_becomes_what_it_would_be_alone(cache: Path, config: Make) -> None:
+    """The first of two networks, against a network for the first attribute alone: the same bits, clipping included."""
+    view = open_view(cache)
+    rows = np.arange(20, 36)
+    labels = view.table["label"].iloc[rows].to_numpy(dtype=np.int64)
+    pixels = torch.from_numpy(view.gather(rows)).permute(0, 3, 1, 2)
+    alone = Schema((view.schema["mask"],))
+    weights = []
+    for kind, schema, own in (("separate", view.schema, labels), ("joint", alone, labels // 2)):
+        settings = config(target__kind=kind, optim__clip=0.5, optim__lr=1e-2)
+        target = make_target(kind, schema)
+        torch.manual_seed(0)
+        net = assemble(target, "test_resnet", view.size)
+        made = make_objective(target, own, settings)
+        learner = loop.make_learner(net, settings, made, *view.mean_std(rows), torch.device("cpu"))
+        learner.model.train()
+        for _ in range(3):
+            loop.train_step(learner, Batch(rows, pixels, torch.from_numpy(own)), settings.optim)
+        one = learner.model.nets[0] if isinstance(learner.model, Several) else learner.model
+        weights.append(checkpoint.weights_hash(one.state_dict()))
+    assert weights[0] == weights[1]
+
+
 def test_the_spread_of_a_number_by_hand() -> None:
     """A logistic distribution around the number, cut at 30 and 60."""
     head = Head("age", 3, limits=(30.0, 60.0))
@@ -168,6 +193,9 @@ def test_labels_near_a_limit_are_shared(aged: Path) -> None:
     unknown = table["age"].isna().to_numpy()
     assert unknown.any() and set(training.soft[unknown].ravel()) == {0.0, 1.0}
     assert training.record["shared"] == int((training.soft.max(1) < 0.99).sum()) > 0
+    nameless = dataclasses.replace(view, table=view.table.assign(age=None))
+    with pytest.raises(UserError, match="No training image's age is known as a number"):
+        bands.prepare(nameless, split, DataConfig(soft_labels="age=2"))
     with pytest.raises(UsageError, match="soft_labels must be above 0"):
         bands.parse(DataConfig(soft_labels="age=0"), SCHEMA)
 
@@ -214,6 +242,8 @@ def test_a_fit_is_used_exported_and_resumed_like_any_other(
     kind = "onnx" if "target__route" in settings or "model__second" in settings else "safetensors"
     made = export.export(done, tmp_path / "export", formats=(kind,))
     assert made.differences[kind] < 1e-4
+    for name in ("test_resnet", settings.get("model__second", "test_resnet")):
+        assert f"| {name} | pretrained weights in timm" in (tmp_path / "export/MODEL_CARD.md").read_text()
 
 
 def test_two_backbones_see_the_crops_at_their_own_sizes() -> None:

@@ -151,7 +151,7 @@ def shared_labels(view: View, rows: NDArray[np.int64], bands: Bands) -> NDArray[
     cube = np.eye(schema.num_classes)[labels].reshape(len(rows), *schema.sizes)
     for name, error in bands.soft.items():
         axis = 1 + schema.joint.index(name)
-        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+        numbers = _known(view, rows, name)
         known = np.isfinite(numbers)
         whole = bool((numbers[known] == np.round(numbers[known])).all())
         limits = np.array(bands.bins.get(name, schema[name].bins))
@@ -167,11 +167,25 @@ def shared_labels(view: View, rows: NDArray[np.int64], bands: Bands) -> NDArray[
 
 
 def numbers_of(view: View, rows: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.float32] | None:
-    """Numbers of some attributes of some rows, float32 [n, names], NaN where one is not known; None for no names."""
+    """Numbers of some attributes of some rows, float32 [n, names], NaN where one is not known; None for no names.
+
+    Raises:
+        UserError: not one number of an attribute is known.
+    """
     if not names:
         return None
-    columns = [pd.to_numeric(view.table[name].iloc[rows], errors="coerce") for name in names]
-    return np.stack([c.to_numpy(dtype=np.float32) for c in columns], 1)
+    return np.stack([_known(view, rows, name).astype(np.float32) for name in names], 1)
+
+
+def _known(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+    """The numbers of an attribute [n], NaN where one is not known, but never all of them."""
+    numbers = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(dtype=np.float64)
+    if len(numbers) and not np.isfinite(numbers).any():
+        raise UserError(
+            f"No training image's {name} is known as a number, only its class.",
+            "Use --target ordinal or heads, and no data.soft_labels.",
+        )
+    return numbers
 
 
 def _relabelled(

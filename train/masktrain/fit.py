@@ -66,10 +66,9 @@ def fit(
     mean, std = statistics(training, config)
     learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
-    twin = runs.twin(config, view.fingerprint(), training.split.hash)
-    if twin is not None:
-        (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
     data = runs.data_record(view, training)
+    if (twin := runs.twin(config, data)) is not None:
+        (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
 
     def begin() -> Path:
         run = runs.new_run(config, out)

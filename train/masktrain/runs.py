@@ -67,11 +67,11 @@ def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs"
             return root / f"{name}-{number}"
 
 
-def twin(config: FitConfig, fingerprint: str, folds: str, root: Path = Path("runs")) -> Path | None:
+def twin(config: FitConfig, data: dict[str, Any], root: Path = Path("runs")) -> Path | None:
     """A finished run of the same settings on the same data in the folder of runs, if there is one (S1.15)."""
     for file in sorted(root.glob(f"{config.model.name}-{config.hash()[:8]}-*/{RESULT}")):
-        data = read_data(file.parent)
-        if (data["fingerprint"], data["folds"]) == (fingerprint, folds):
+        theirs = read_data(file.parent)
+        if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
             return file.parent
     return None
 

@@ -61,6 +61,11 @@ class Sidecar:
     second: str = ""
     route: str = "soft"
 
+    @property
+    def backbones(self) -> str:
+        """timm's names of its backbones, for people: ``a`` or ``a + b``."""
+        return " + ".join(n for n in (self.model, self.second) if n)
+
     def labels(self) -> Schema:
         """The schema as an object."""
         return Schema.from_dict(self.schema)

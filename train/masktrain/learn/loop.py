@@ -22,6 +22,7 @@ from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.freezing import freeze, frozen_stages, stages
 from masktrain.learn.host import Precision, choose_precision, compiled
 from masktrain.learn.losses import Objective
+from masktrain.learn.networks import Several
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
 from masktrain.learn.schedules import learning_rate, plateau_drops
 from masktrain.learn.targets import Target
@@ -299,7 +300,8 @@ def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float 
         descend(before)
     if config.clip:
         learner.scaler.unscale_(learner.optimizer)
-        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip)
+        for net in learner.model.nets if isinstance(learner.model, Several) else [learner.model]:
+            nn.utils.clip_grad_norm_(net.parameters(), config.clip)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)

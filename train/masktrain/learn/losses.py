@@ -136,7 +136,7 @@ class Criterion(nn.Module):
 
 
 class Objective(nn.Module):
-    """The loss of all outputs: the weighted mean of the losses of the heads.
+    """The loss of all outputs: the weighted mean of the losses of the heads; of separate networks, the weighted sum.
 
     Args:
         target: what the outputs mean.
@@ -155,6 +155,8 @@ class Objective(nn.Module):
         self.target, self.defer = target, config.defer
         # an image is asked once about each attribute, also where a head for every state is there to answer
         total = sum(dict(zip([h.name for h in target.heads], weights, strict=True)).values())
+        if target.kind == "separate":
+            total = 1.0  # each network learns as it would alone
         self.shares, self.number_share = [w / total for w in weights], heads.number_share
         tables = target.truths(torch.from_numpy(counts.astype(np.float64)).unsqueeze(0))
         of_heads = [t[0].numpy().round().astype(np.int64) for t in tables]
