@@ -30,7 +30,7 @@ from masktrain.learn.networks import Paired, Several, assemble
 from masktrain.learn.optim import make_optimizer, set_learning_rate
 from masktrain.learn.targets import Head, make_target
 from masktrain.recipes import read
-from masktrain.sections import DataConfig, OptimConfig
+from masktrain.sections import LOSSES, DataConfig, OptimConfig
 
 Make = Callable[..., FitConfig]
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))
@@ -73,9 +73,11 @@ def test_a_cascade_by_hand(route: str) -> None:
         assert float(table[k]) == pytest.approx(states[m] * softmax(own[:2])[g] * softmax(own[2:])[a], abs=1e-12)
 
 
-def test_a_network_of_a_cascade_learns_from_its_own_state_only() -> None:
+@pytest.mark.parametrize("weights", ["none", "sqrt"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_network_of_a_cascade_learns_from_its_own_state_only(loss: str, weights: str) -> None:
     labels = np.arange(18)
-    config = FitConfig.from_keys({"target.kind": "cascade", "loss.name": "ce_f1"})
+    config = FitConfig.from_keys({"target.kind": "cascade", "loss.name": loss, "loss.class_weights": weights})
     made = make_objective(make_target("cascade", MASK_SCHEMA), labels, config).double()
     outputs = torch.randn(4, 18, dtype=torch.float64, requires_grad=True)
     truth = torch.eye(18, dtype=torch.float64)[[1, 8, 15, 17]]  # one wears, one wears it wrongly, two wear none
