@@ -27,8 +27,10 @@ import pandas as pd
 from maskprep.dataset import open_view
 from maskprep.errors import UserError
 from masktrain import crossfit, evaluate, metrics, paired, runs, show
+from masktrain import fit as fitting
 from masktrain.cli import assignments
 from masktrain.config import FitConfig
+from masktrain.learn.targets import make_target
 from masktrain.recipes import read
 
 BASE = "joint"
@@ -161,6 +163,14 @@ def main() -> None:
     for name in wanted:
         if RECIPES[name].get("data.background") == "random" and not matted:
             print(f"{name}: left out, as view {view.name} has no mattes")
+            continue
+        try:
+            fitting.check(view, FitConfig.from_keys(shared | RECIPES[name]))
+            make_target(RECIPES[name].get("target.kind", "joint"), view.schema)
+        except UserError as error:
+            if name == BASE:
+                raise
+            print(f"{name}: left out, as it does not fit these classes: {error.message}")
             continue
         folders = []
         for seed in range(args.seeds):

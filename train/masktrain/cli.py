@@ -193,7 +193,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
         print(known.text(name), end="")
         return
     for each in known.names():
-        print(f"{each:12} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
+        print(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
 
 
 @app.command()
