@@ -43,7 +43,7 @@ def softmax(row: list[float]) -> list[float]:
     return [math.exp(x) / total for x in row]
 
 
-@pytest.mark.parametrize("kind, outputs", [("joint", 18), ("heads", 8), ("ordinal", 7)])
+@pytest.mark.parametrize("kind, outputs", [("joint", 18), ("heads", 8), ("ordinal", 7), ("separate", 8)])
 def test_every_target_gives_one_table(kind: str, outputs: int) -> None:
     target = make_target(kind, MASK_SCHEMA)
     assert target.outputs == outputs

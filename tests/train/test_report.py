@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, metrics, report, runs
+from masktrain import calibration, cli, metrics, report, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, loop
@@ -141,7 +141,7 @@ def flawed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
     page, run = Checker(), flawed
     page.feed((run / "report.html").read_text())
-    assert not page.links and len(page.headings) == 6
+    assert not page.links and len(page.headings) == 8
     text = " ".join(page.text)
     best = json.loads((run / "result.json").read_text())["best"]
     assert f"macro-F1 {best['macro_f1']:.4f}" in text and "wear/male" in text and "crop: ok" in text
@@ -155,6 +155,24 @@ def test_worst_errors_come_first(flawed: Path) -> None:
     images = pd.read_parquet(flawed / "oof.parquet")["image"]
     shown = re.findall(r"<figcaption>([^<]+)<br>is", (flawed / "report.html").read_text())
     assert shown.index(images[5]) < shown.index(images[3])
+
+
+def test_slices_and_calibration_of_the_held_out_people(flawed: Path, cache: Path) -> None:
+    page = (flawed / "report.html").read_text()
+    oof = pd.read_parquet(flawed / "oof.parquet")
+    p, truth = oof.filter(regex=r"^p_\d+$").to_numpy(), oof["label"].to_numpy()
+    wears = truth < 2  # by hand: mask is the first attribute, two genders
+    accuracy = (p.argmax(1) == truth)[wears].mean()
+    row = f"<td>mask<td>wear<td>{wears.sum()}<td>{oof['person'][wears].nunique()}<td>{accuracy:.3f}"
+    assert row in page and f"<td>status<td>ok<td>{len(truth)}<td>" in page
+    assert f"Calibration error {calibration.ece(p, truth):.4f}" in page
+
+
+def test_reliability_by_hand() -> None:
+    """Two images at 0.9, one of them right; one at 0.6, right."""
+    shown = report.reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
+    assert "2 images, sure 0.90, right 0.50" in shown and "1 images, sure 0.60, right 1.00" in shown
+    assert f"error {(2 * 0.4 + 0.4) / 3:.4f}" in shown
 
 
 def test_the_page_can_be_made_again(

@@ -226,10 +226,10 @@ def test_the_same_fit_twice_is_noticed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = config(optim__epochs=1, augment__recipe="none", optim__batch_size=64)
-    first, view = fit(cache, settings).run, open_view(cache)
-    split = folds.split(view, 0.2, 0)
-    assert runs.twin(settings, view.fingerprint(), split.hash) == first
-    assert runs.twin(settings, "other", split.hash) is None
+    first = fit(cache, settings).run
+    data = runs.read_data(first)
+    assert runs.twin(settings, data) == first
+    assert all(runs.twin(settings, data | {k: "other"}) is None for k in ("fingerprint", "folds", "extra"))
     changed = dataclasses.replace(settings, run=dataclasses.replace(settings.run, seed=1))
-    assert runs.twin(changed, view.fingerprint(), split.hash) is None
+    assert runs.twin(changed, data) is None
     assert yaml.safe_load((first / "config.yaml").read_text())["optim"]["batch_size"] == 64

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +36,17 @@ class Bands:
         drops: attribute -> intervals of numbers not trained on, both ends too.
         margins: attribute -> distance from a limit within which numbers are not trained on: from ``limit - margin`` up
             to, but without, ``limit + margin``.
+        soft: attribute -> standard deviation of the error that a number is taken to have; its label is then shared
+            between the classes that the true number may belong to.
     """
 
     bins: dict[str, tuple[float, ...]]
     drops: dict[str, tuple[tuple[float, float], ...]]
     margins: dict[str, float]
+    soft: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.bins or self.drops or self.margins)
+        return bool(self.bins or self.drops or self.margins or self.soft)
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,23 @@ class Training:
     Attributes:
         view: the view, its labels by the limits of training where they are trained on; for nothing but training.
         split: the split, less the images that are not trained on.
-        record: what was changed: bins, dropped (reason -> images) and relabelled (images); empty without any bands.
+        record: what was changed: bins, dropped (reason -> images), relabelled (images) and, with soft labels, shared
+            (images); empty without any bands.
+        soft: shares of the joint classes of each training image, float32 [n, C]; None for plain labels.
+        number, weights, extra: what comes from further caches, see :class:`masktrain.sources.Sources`.
     """
 
     view: View
     split: Split
     record: dict[str, Any]
+    soft: NDArray[np.float32] | None = None
+    number: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    weights: tuple[float, ...] = (1.0,)
+    extra: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def parse(data: DataConfig, schema: Schema) -> Bands:
-    """The settings ``data.train_bins``, ``data.drop_intervals`` and ``data.label_margin``, checked against a schema.
+    """The settings of ``data`` that are about numbers in training, checked against a schema.
 
     Each is ``attribute=values``, several separated by semicolons.
 
@@ -81,12 +92,11 @@ def parse(data: DataConfig, schema: Schema) -> Bands:
     drops: dict[str, tuple[tuple[float, float], ...]] = {}
     for name, text in _parts("drop_intervals", data.drop_intervals, schema):
         drops[name] = tuple(_interval(part.strip()) for part in text.split(","))
-    margins = {}
-    for name, text in _parts("label_margin", data.label_margin, schema):
-        margins[name] = _number("label_margin", text)
-        if margins[name] <= 0:
-            raise UsageError(f"data.label_margin must be above 0, not {text}.")
-    return Bands(bins, drops, margins)
+    margins, soft = (
+        {name: _positive(key, text) for name, text in _parts(key, getattr(data, key), schema)}
+        for key in ("label_margin", "soft_labels")
+    )
+    return Bands(bins, drops, margins, soft)
 
 
 def prepare(view: View, split: Split, data: DataConfig) -> Training:
@@ -123,7 +133,59 @@ def prepare(view: View, split: Split, data: DataConfig) -> Training:
         "relabelled": int((labels.iloc[kept] != table["label"].iloc[kept]).sum()),
     }
     changed = dataclasses.replace(view, table=table.assign(label=labels))
-    return Training(changed, dataclasses.replace(split, train=kept, left_out={**split.left_out, **counts}), record)
+    shares = shared_labels(changed, kept, bands) if bands.soft else None
+    if shares is not None:
+        record["shared"] = int((shares.max(1) < 0.99).sum())
+    left = dataclasses.replace(split, train=kept, left_out={**split.left_out, **counts})
+    return Training(changed, left, record, shares)
+
+
+def shared_labels(view: View, rows: NDArray[np.int64], bands: Bands) -> NDArray[np.float32]:
+    """Shares of the joint classes of some rows, float32 [n, C], as if their numbers had a normal error (S4.30).
+
+    Whole numbers, such as years of age, are taken for the middle of their unit, so that 59 and 60 are as far from 60.
+    Images whose number is not known keep their label.
+    """
+    schema, table = view.schema, view.table.iloc[rows]
+    labels = table["label"].to_numpy(dtype=np.int64)
+    cube = np.eye(schema.num_classes)[labels].reshape(len(rows), *schema.sizes)
+    for name, error in bands.soft.items():
+        axis = 1 + schema.joint.index(name)
+        numbers = _known(view, rows, name)
+        known = np.isfinite(numbers)
+        whole = bool((numbers[known] == np.round(numbers[known])).all())
+        limits = np.array(bands.bins.get(name, schema[name].bins))
+        z = (np.where(known, numbers, 0.0)[:, None] + 0.5 * whole - limits) / error
+        above = np.vectorize(math.erf)(z / math.sqrt(2)) / 2 + 0.5
+        ends = np.concatenate([np.ones((len(rows), 1)), above, np.zeros((len(rows), 1))], 1)
+        shape = [len(limits) + 1 if a == axis else 1 for a in range(1, cube.ndim)]
+        shares = (ends[:, :-1] - ends[:, 1:]).reshape(len(rows), *shape)
+        soft = cube.sum(axis, keepdims=True) * shares
+        cube = np.where(known.reshape(-1, *[1] * (cube.ndim - 1)), soft, cube)
+    joint: NDArray[np.float32] = cube.reshape(len(rows), -1).astype(np.float32)
+    return joint
+
+
+def numbers_of(view: View, rows: NDArray[np.int64], names: Sequence[str]) -> NDArray[np.float32] | None:
+    """Numbers of some attributes of some rows, float32 [n, names], NaN where one is not known; None for no names.
+
+    Raises:
+        UserError: not one number of an attribute is known.
+    """
+    if not names:
+        return None
+    return np.stack([_known(view, rows, name).astype(np.float32) for name in names], 1)
+
+
+def _known(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+    """The numbers of an attribute [n], NaN where one is not known, but never all of them."""
+    numbers = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(dtype=np.float64)
+    if len(numbers) and not np.isfinite(numbers).any():
+        raise UserError(
+            f"No training image's {name} is known as a number, only its class.",
+            "Use --target ordinal or heads, and no data.soft_labels.",
+        )
+    return numbers
 
 
 def _relabelled(
@@ -189,6 +251,12 @@ def _number(setting: str, text: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"data.{setting}: '{text.strip()}' is no number.")
+    return number
+
+
+def _positive(setting: str, text: str) -> float:
+    if (number := _number(setting, text)) <= 0:
+        raise UsageError(f"data.{setting} must be above 0, not {text}.")
     return number
 
 

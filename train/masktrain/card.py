@@ -170,7 +170,7 @@ def _licences(predictor: Predictor) -> list[str]:
 
     timm = import_timm()
     rows: list[tuple[str, str, str]] = []
-    for name in dict.fromkeys(m.model for m in predictor.manual.members):
+    for name in dict.fromkeys(n for m in predictor.manual.members for n in m.model.split(" + ")):
         config = timm.models.get_pretrained_cfg(name)
         licence = getattr(config, "license", None) or "not stated by timm"
         rows.append((name, "pretrained weights in timm, if the run started from them", licence))

@@ -61,6 +61,7 @@ def fit(
     background: Annotated[str, option("data.background")] = DEFAULTS.data.background,
     colour: Annotated[str, option("data.colour")] = DEFAULTS.data.colour,
     model: Annotated[str, option("model.name", "--model")] = DEFAULTS.model.name,
+    second: Annotated[str, option("model.second")] = DEFAULTS.model.second,
     pretrained: Annotated[bool, option("model.pretrained")] = DEFAULTS.model.pretrained,
     dropout: Annotated[float, option("model.dropout")] = DEFAULTS.model.dropout,
     freeze: Annotated[int, option("model.freeze")] = DEFAULTS.model.freeze,
@@ -147,7 +148,8 @@ def _fit(
         assert cache is not None
         show.planned(cache, config)
         return
-    progress = show.PrintedFit()
+    rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
+    progress = show.Fit() if rank else show.PrintedFit()
     if folds or (resume is not None and (resume / runs.FOLDS).is_file()):
         if resume is not None:
             whole = crossfit.resume(resume, cache, progress=progress)
@@ -164,6 +166,8 @@ def _fit(
     else:
         assert cache is not None
         fitted = fitting.fit(cache, config, out=out, note=note, progress=progress)
+    if rank:
+        return
     low, high = fitted.interval.low, fitted.interval.high
     soup = fitted.best.get("soup")
     which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {fitted.best['epoch']}"
@@ -189,7 +193,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
         print(known.text(name), end="")
         return
     for each in known.names():
-        print(f"{each:12} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
+        print(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from maskprep.dataset import open_view
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from masktrain import fit as fitting
 from masktrain import folds, members, metrics, runs, show
 from masktrain.config import FitConfig
@@ -46,6 +47,8 @@ def crossfit(
         UserError: as :func:`masktrain.fit.fit`.
     """
     config = config or FitConfig()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
     view = open_view(cache, config.data.view)
     fitting.check(view, config)
     count = folds.count(view, config.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,14 @@ from maskprep.backgrounds import parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
-from masktrain import bands, epochs, folds, metrics, report, runs, show
+from masktrain import bands, epochs, feed, folds, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn import checkpoint, host, loop
-from masktrain.learn.augment import Augment, draw_seed
+from masktrain.learn import checkpoint, host, loop, parallel
+from masktrain.learn.augment import described, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
-from masktrain.learn.model import build, check_size, native_size
-from masktrain.learn.sampling import make_sampler
+from masktrain.learn.model import check_size, native_size
+from masktrain.learn.networks import assemble
 from masktrain.learn.targets import make_target
 from masktrain.snapshots import Snapshots
 
@@ -61,19 +62,23 @@ def fit(
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
     training = check(view, config)
-    split = training.split
-    device = host.choose_device(config.run.device)
-    mean, std = statistics(view, split, config)
+    device = _device(config)
+    mean, std = statistics(training, config)
     learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
-    if (twin := runs.twin(config, view.fingerprint(), split.hash)) is not None:
+    data = runs.data_record(view, training)
+    if (twin := runs.twin(config, data)) is not None:
         (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
-    run = runs.new_run(config, out)
-    runs.write_config(run, config)
-    data = runs.data_record(view, split, training.record)
-    checkpoint.write_json(run / runs.DATA, data)
-    checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
-    checkpoint.write_json(run / "augment.json", Augment(config.augment.recipe, config.run.seed).to_dict())
+
+    def begin() -> Path:
+        run = runs.new_run(config, out)
+        runs.write_config(run, config)
+        checkpoint.write_json(run / runs.DATA, data)
+        checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
+        checkpoint.write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
+        return run
+
+    run = parallel.from_first(begin)
     sidecar = checkpoint.Sidecar(
         model=config.model.name,
         schema=view.schema.to_dict(),
@@ -90,9 +95,20 @@ def fit(
         tta=config.run.tta,
         background=config.data.background,
         colour=_colour(config, mean),
+        second=config.model.second,
+        route=config.target.route,
     )
     _save_last(run, learner, config, sidecar)
     return _train(run, view, training, learner, config, sidecar, progress or show.Fit())
+
+
+def _device(config: FitConfig) -> torch.device:
+    """The device, ready, and together with the other processes if there are several."""
+    if config.run.deterministic:
+        host.make_deterministic()
+    device = host.choose_device(config.run.device)
+    parallel.start(device)
+    return device
 
 
 def check(view: View, config: FitConfig) -> bands.Training:
@@ -103,25 +119,21 @@ def check(view: View, config: FitConfig) -> bands.Training:
     """
     if view.schema.num_classes < 2:
         raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
-    training = bands.prepare(view, split_of(view, config), config.data)
-    make_sampler(training.view, training.split.train, config.sample, config.run.seed)
+    training = feed.training_of(view, config)
+    feed.sampler_of(training, config)
+    loggers.check(config.run.log)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
     loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     return training
 
 
-def split_of(view: View, config: FitConfig) -> folds.Split:
-    """The split that the settings ask for."""
-    data = config.data
-    return folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
-
-
-def statistics(view: View, split: folds.Split, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def statistics(training: bands.Training, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people.
 
     Raises:
         UserError: crops without mattes where the settings need them.
     """
+    view, split = training.view, training.split
     if config.data.background != "original":
         view.need_mattes(np.concatenate([split.train, split.val]))
     return view.mean_std(split.train, foreground=config.data.statistics == "foreground")
@@ -154,15 +166,15 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    training = bands.prepare(view, split_of(view, config), config.data)
-    split = training.split
+    training = feed.training_of(view, config)
     mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
-    if view.fingerprint() != data["fingerprint"] or split.hash != data["folds"] or mattes != data.get("mattes"):
+    now = (view.fingerprint(), training.split.hash, mattes, training.extra)
+    if now != (data["fingerprint"], data["folds"], data.get("mattes"), data.get("extra", [])):
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
         )
-    device = host.choose_device(config.run.device)
+    device = _device(config)
     mean, std = np.array(sidecar.mean), np.array(sidecar.std)
     learner = make_learner(config, training, mean, std, device, pretrained=False)
     learner.load(state["learner"])
@@ -179,14 +191,15 @@ def make_learner(
 ) -> loop.Learner:
     """Model, loss and optimiser of a fit, ready for its first step."""
     view, split = training.view, training.split
-    target = make_target(config.target.kind, view.schema)
+    target = make_target(config.target.kind, view.schema, config.target.route)
     labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
     objective = make_objective(target, labels, config)
     torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
-    model = build(
+    model = assemble(
+        target,
         config.model.name,
-        target.outputs,
         view.size,
+        second=config.model.second,
         pretrained=pretrained,
         dropout=config.model.dropout,
         drop_path=config.model.drop_path,
@@ -198,7 +211,7 @@ def make_learner(
 
 def _cosine(config: FitConfig) -> float:
     """Scale of a classifier by direction, 0 for a linear one."""
-    if config.model.head == "cosine" and config.target.kind == "ordinal":
+    if config.model.head == "cosine" and config.target.kind in ("ordinal", "number"):
         raise UsageError("A cosine head has no place for limits between ordered classes.", "Set model.head=linear.")
     return config.loss.scale if config.model.head == "cosine" else 0.0
 
@@ -212,17 +225,12 @@ def _train(
     sidecar: checkpoint.Sidecar,
     progress: show.Fit,
 ) -> Fitted:
-    split = training.split
-    folds.check(view.table, split, folds.copies(view))
-    device, size = learner.precision.device, config.optim.batch_size
-    seed = config.run.seed
-    sampler = make_sampler(training.view, split.train, config.sample, seed)
+    split, device = training.split, learner.precision.device
+    folds.check(training.view.table, split, folds.copies(view))
     behind = background(config, np.array(sidecar.mean), split.train)
+    train = feed.batches_of(training, config, behind, device)
     view = view.before(behind)
-    train = Batches(
-        training.view.before(behind), split.train, size, device, augment=config.augment, sampler=sampler, seed=seed
-    )
-    val = Batches(view, split.val, size, device)
+    val = Batches(view, split.val, config.optim.batch_size, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
         scores = metrics.score(val.labels, probabilities.argmax(1), view.schema)
@@ -230,6 +238,8 @@ def _train(
         return kept | {"class_f1": {c.name: c.f1 for c in scores.classes}}
 
     def after_epoch(record: dict[str, Any], probabilities: NDArray[np.float32], best: bool) -> None:
+        if parallel.rank():
+            return
         runs.append_metrics(run, record)
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
@@ -237,6 +247,7 @@ def _train(
             runs.write_oof(run, view, split.val, probabilities)
         epochs.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
+        logs.update()
 
     about = {
         "model": config.model.name,
@@ -247,7 +258,7 @@ def _train(
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
         "schema": view.schema,
-        "drawn": np.bincount(sampler.labels[sampler.order(1)], minlength=view.schema.num_classes),
+        "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
     }
 
     def stopped(code: int) -> UserError:
@@ -262,18 +273,24 @@ def _train(
         if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
             _save_last(run, learner, config, sidecar)
 
-    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped)
+    agree = functools.partial(parallel.highest, device=device) if parallel.world() > 1 else None
+    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped, agree)
     where = (learner.epoch, learner.step)
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, split, training.record), about, *where):
-        runs.keep_metrics(run, learner.epoch)
+    if parallel.rank():
         with snapshots.listening():
+            loop.fit(learner, config, train, val, evaluate, after_epoch, show.Fit(), snapshots.pause)
+        return parallel.from_first(lambda: Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
+    with runs.locked(run), progress.running(run, config, runs.data_record(view, training), about, *where):
+        runs.keep_metrics(run, learner.epoch)
+        with loggers.logging(run, config.run.log) as logs, snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
         made = epochs.cook(run, learner, config.select, val, evaluate)
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
             checkpoint.save_best(run, made.learner.scored, named)
             runs.write_oof(run, view, split.val, made.probabilities)
-        return _finished(run, view, made)
+        fitted = _finished(run, view, made)
+    return parallel.from_first(lambda: fitted)
 
 
 def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
@@ -297,6 +314,8 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
 
 
 def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:
+    if parallel.rank():
+        return
     checkpoint.save_last(
         run,
         {

@@ -59,7 +59,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Member:
-    """One network: timm's name, the run it comes from, its view, and mean and standard deviation (0..1) per channel."""
+    """One network: timm's name (``a + b`` for two backbones), the run it comes from, its view, and mean and standard
+    deviation (0..1) per channel."""
 
     model: str
     run: str

@@ -94,7 +94,7 @@ def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Severa
             schema=loaded[0].sidecar.schema,
             inputs=tuple(inputs.values()),
             members=tuple(
-                Member(p.sidecar.model, m["run"], m["view"], p.sidecar.mean, p.sidecar.std)
+                Member(p.sidecar.backbones, m["run"], m["view"], p.sidecar.mean, p.sidecar.std)
                 for m, p in zip(kept["members"], loaded, strict=True)
             ),
             settings=kept["settings"],

@@ -14,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.dataset import open_view
+from masktrain import feed, runs
 from masktrain import fit as fitting
-from masktrain import runs
 from masktrain.config import FitConfig
 from masktrain.learn import host, loop
-from masktrain.learn.batches import Batches
 from masktrain.learn.model import native_size
-from masktrain.learn.sampling import make_sampler
 from masktrain.learn.schedules import learning_rate
 
 STEPS = 3
@@ -61,20 +59,9 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     training = fitting.check(view, config)
     split = training.split
     device = host.choose_device(config.run.device)
-    mean, std = fitting.statistics(view, split, config)
+    mean, std = fitting.statistics(training, config)
     learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
-    sampler = make_sampler(training.view, split.train, config.sample, config.run.seed)
-    size = config.optim.batch_size
-    behind = fitting.background(config, mean, split.train)
-    train = Batches(
-        training.view.before(behind),
-        split.train,
-        size,
-        device,
-        augment=config.augment,
-        sampler=sampler,
-        seed=config.run.seed,
-    )
+    train = feed.batches_of(training, config, fitting.background(config, mean, split.train), device)
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -96,7 +83,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     weights = sum(p.nbytes for p in learner.model.parameters())
     return Plan(
-        data=runs.data_record(view, split, training.record),
+        data=runs.data_record(view, training),
         about={
             "model": config.model.name,
             "parameters": sum(p.numel() for p in learner.model.parameters()),
@@ -107,7 +94,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
             "steps": train.steps,
             "schema": view.schema,
         },
-        drawn=np.bincount(sampler.labels[sampler.order(1)], minlength=view.schema.num_classes),
+        drawn=np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
         memory={
             "weights": 2 * weights + states + (weights if learner.average is not None else 0),
             "activations": sum(saved.values()),

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
-from masktrain import metrics, runs
-from masktrain.learn.augment import Augment
+from masktrain import calibration, metrics, runs, slices
+from masktrain.learn.augment import shown
 from masktrain.learn.checkpoint import write_atomically
 
 FILE = "report.html"
@@ -63,6 +63,8 @@ def report(run: Path, cache: Path | None = None) -> Path:
         _head(run, result, data),
         "<h2>Epochs</h2>" + _curves(records),
         "<h2>Classes</h2>" + _classes(truth, p.argmax(1), table["person"].tolist(), view),
+        "<h2>Slices</h2>" + _slices(truth, p.argmax(1), table, view),
+        "<h2>How sure it is</h2>" + reliability(p, truth),
         "<h2>What is taken for what</h2>" + _confusions(truth, p.argmax(1), view),
         "<h2>Worst errors</h2>" + _errors(truth, p, table, view),
         "<h2>What the model is shown</h2>" + _samples(run, data, view),
@@ -134,6 +136,55 @@ def _classes(truth: NDArray[np.int64], predicted: NDArray[np.int64], people: lis
     return "".join(rows) + "</table>"
 
 
+def _slices(truth: NDArray[np.int64], predicted: NDArray[np.int64], table: pd.DataFrame, view: View) -> str:
+    """Parts of the images: by crop status and source where these differ, and by mask state and age."""
+    columns = {name: table[name].tolist() for name in ("status", "source") if name in table}
+    by = slices.default(view.schema, list(columns)) + [n for n in view.schema.joint if len(view.schema.joint) > 1]
+    rows = ["<table><tr><th>by<th>slice<th>images<th>people<th>accuracy<th>95 % over people<th>macro-F1<th>"]
+    for s in slices.score(truth, predicted, table["person"].tolist(), view.schema, columns, by):
+        bar = (
+            f'<svg width="200" height="12"><rect width="{200 * s.accuracy:.0f}" height="12" fill="#b9d8bf"/>'
+            f'<line x1="{200 * s.low:.0f}" x2="{200 * s.high:.0f}" y1="6" y2="6" stroke="#333" stroke-width="2"/></svg>'
+        )
+        rows.append(
+            f"<tr><td>{_e(s.by)}<td>{_e(s.value)}<td>{s.images}<td>{s.people}<td>{s.accuracy:.3f}"
+            f"<td>{s.low:.3f} to {s.high:.3f}<td>{s.macro_f1:.3f}<td>{bar}"
+        )
+    return "".join(rows) + "</table>"
+
+
+def reliability(p: NDArray[Any], truth: NDArray[np.int64], bins: int = 10, side: int = 220) -> str:
+    """Calibration error, and how often answers are right against how sure they are, as SVG.
+
+    Args:
+        p: probabilities [n, C].
+        bins: equal stretches of the highest probability; the area of a point is the share of the images in it.
+    """
+    sure, right = p.max(1), p.argmax(1) == truth
+    place = np.minimum((sure * bins).astype(np.int64), bins - 1)
+    found = [
+        f"<p>Calibration error {calibration.ece(p, truth):.4f}: mean difference between how sure the answers are"
+        f" and how often they are right.</p>",
+        f'<svg width="{side + 60}" height="{side + 40}" role="img" style="overflow:visible;margin-top:16px">'
+        f'<rect x="40" y="5" width="{side}" height="{side}" fill="none" stroke="#ccc"/>'
+        f'<line x1="40" y1="{side + 5}" x2="{side + 40}" y2="5" stroke="#bbb" stroke-dasharray="4"/>',
+    ]
+    for k in range(bins):
+        if (inside := place == k).any():
+            x, y = 40 + side * sure[inside].mean(), 5 + side * (1 - right[inside].mean())
+            radius = 2 + 14 * np.sqrt(inside.mean())
+            about = f"{inside.sum()} images, sure {sure[inside].mean():.2f}, right {right[inside].mean():.2f}"
+            found.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{COLOURS[0]}" fill-opacity="0.6">'
+                f"<title>{about}</title></circle>"
+            )
+    found.append(f'<text x="40" y="{side + 22}">0</text><text x="{side + 34}" y="{side + 22}">1</text>')
+    found.append(
+        f'<text x="{side // 2}" y="{side + 34}">highest probability</text><text x="0" y="16">right</text></svg>'
+    )
+    return "".join(found)
+
+
 def _confusions(truth: NDArray[np.int64], predicted: NDArray[np.int64], view: View) -> str:
     schema = view.schema
     joint = metrics.confusion(truth, predicted, schema.num_classes)
@@ -181,7 +232,7 @@ def _samples(run: Path, data: dict[str, Any], view: View) -> str:
     rows = np.flatnonzero(view.table["person"].isin(people) & view.table["label"].notna())
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLES])
     pixels = view.gather(chosen)
-    Augment(config.augment.recipe, config.run.seed)(pixels, 1, chosen)
+    pixels = shown(config.augment.recipe, config.run.seed, pixels, chosen)
     mixed = config.augment.mixup + config.augment.cutmix + config.augment.halves
     more = f", {mixed:.0%} of the images then mixed with another" if mixed else ""
     captions = [_e(view.schema.class_names[int(view.table["label"].iloc[r])]) for r in chosen.tolist()]

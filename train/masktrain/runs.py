@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
+from masktrain.bands import Training
 from masktrain.config import FitConfig
-from masktrain.folds import Split
 from masktrain.learn.checkpoint import write_atomically
 
 CONFIG, DATA, ENV, METRICS, OOF = "config.yaml", "data.json", "env.json", "metrics.jsonl", "oof.parquet"
@@ -67,11 +67,11 @@ def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs"
             return root / f"{name}-{number}"
 
 
-def twin(config: FitConfig, fingerprint: str, folds: str, root: Path = Path("runs")) -> Path | None:
+def twin(config: FitConfig, data: dict[str, Any], root: Path = Path("runs")) -> Path | None:
     """A finished run of the same settings on the same data in the folder of runs, if there is one (S1.15)."""
     for file in sorted(root.glob(f"{config.model.name}-{config.hash()[:8]}-*/{RESULT}")):
-        data = read_data(file.parent)
-        if (data["fingerprint"], data["folds"]) == (fingerprint, folds):
+        theirs = read_data(file.parent)
+        if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
             return file.parent
     return None
 
@@ -118,14 +118,15 @@ def read_config(run: Path) -> FitConfig:
     return FitConfig.from_dict(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")))
 
 
-def data_record(view: View, split: Split, training: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What a run was trained on, as kept in data.json.
+def data_record(view: View, training: Training) -> dict[str, Any]:
+    """What a run was trained on, as kept in data.json; the counts of its classes are those of the schema's limits.
 
     Args:
-        training: what training did differently (:class:`masktrain.bands.Training`); the counts of the classes are
-            those of the schema all the same.
+        view: the cache that people are held out of.
     """
-    table = view.table
+    split, plain = training.split, training.view.table["label"].copy()
+    plain.iloc[: len(view)] = view.table["label"]
+    table = training.view.table.assign(label=plain)
     train, val = table.iloc[split.train], table.iloc[split.val]
     counts = {
         side: np.bincount(rows["label"].to_numpy(dtype=np.int64), minlength=view.schema.num_classes).tolist()
@@ -140,7 +141,8 @@ def data_record(view: View, split: Split, training: dict[str, Any] | None = None
         "folds": split.hash,
         "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
         "classes": counts,
-        "training": training or {},
+        "training": training.record,
+        "extra": training.extra,
         "linked": [list(group) for group in split.linked],
         "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
     }

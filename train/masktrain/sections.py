@@ -11,15 +11,17 @@ from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 from masktrain.settings import Section, setting
 
-RECIPES = ("none", "light", "base", "strong")
+RECIPES = ("none", "light", "base", "strong", "batched")
 SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
 SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
-TARGETS = ("joint", "heads", "ordinal")
+TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
+ROUTES = ("soft", "hard")
 LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 SOUPS = ("none", "uniform", "greedy")
 HEADS = ("linear", "cosine")
 MIRRORS = ("none", "mirror")
+LOGS = ("tensorboard", "wandb", "mlflow")
 AMP = ("auto", "off", "bf16", "fp16")
 
 
@@ -49,6 +51,17 @@ class DataConfig(Section):
     label_margin: str | None = setting(
         None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61).", "S1.23"
     )
+    soft_labels: str | None = setting(
+        None,
+        "In training, share labels near a limit between both classes, as if a number were off by so much, such as"
+        " age=2.",
+        "S4.30: soft labels at borders",
+    )
+    extra: tuple[str, ...] = setting(
+        (),
+        "More caches to train on, never to validate on: PATH, or PATH=2 to see each of its images twice in an epoch.",
+        "S1.10, S1.18, S1.22",
+    )
     fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
     folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
     background: str = setting(
@@ -75,6 +88,11 @@ class ModelConfig(Section):
     """The network."""
 
     name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "S3.10; ImageNet weights at hand offline")
+    second: str = setting(
+        "",
+        "Another timm model whose features are put beside those of the first; each sees the crops at its own size.",
+        "S2.7: CNN and transformer",
+    )
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
     drop_path: float = setting(
@@ -107,9 +125,20 @@ class TargetConfig(Section):
 
     kind: str = setting(
         "joint",
-        "joint (one answer per joint class), heads (one per attribute) or ordinal (heads that know the order of bins).",
-        "S0.6, S4.27, S4.30",
+        "joint (one answer per joint class), heads (one per attribute), ordinal (heads that know the order of bins),"
+        " number (a head that answers with the number itself), separate (one network per attribute) or cascade (one"
+        " network for the first attribute, and one for each of its classes that tells the others).",
+        "S0.5, S0.6, S1.30, S4.27, S4.30",
         choices=TARGETS,
+    )
+    route: str = setting(
+        "soft",
+        "In a cascade, weigh the networks by the probability of their class (soft) or ask the likeliest alone (hard).",
+        "S1.32",
+        choices=ROUTES,
+    )
+    number_share: float = setting(
+        0.5, "Share of the number's own error in the loss of a head that answers with it.", "S4.30", low=0, high=1
     )
     weights: tuple[float, ...] = setting(
         (), "Weight of each head's loss, in the order of the attributes (default: alike).", "S0.6; 0.8/1/1.7", low=0
@@ -282,7 +311,12 @@ class SelectConfig(Section):
 class AugmentConfig(Section):
     """What training images go through; validation never does."""
 
-    recipe: str = setting("light", "Augmentation: none, light, base or strong.", "S0.30, S1.24, S2.13", choices=RECIPES)
+    recipe: str = setting(
+        "light",
+        "Augmentation: none, light, base, strong, or batched (much as light, but whole batches at once on the device).",
+        "S0.30, S1.24, S2.13",
+        choices=RECIPES,
+    )
     mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
     cutmix: float = setting(
         0.0, "Share of images with a rectangle of another.", "arXiv 1905.04899; S2.14, S3.13", low=0, high=1
@@ -324,3 +358,12 @@ class RunConfig(Section):
         choices=MIRRORS,
     )
     amp: str = setting("auto", "Mixed precision on CUDA: auto, off, bf16 or fp16.", "S4.5", choices=AMP)
+    compile: bool = setting(
+        False, "Compile the network for training (torch.compile); pays on GPUs, after a minute or so.", "torch"
+    )
+    deterministic: bool = setting(
+        False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.", "issue 6: exact resume"
+    )
+    log: tuple[str, ...] = setting(
+        (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS
+    )

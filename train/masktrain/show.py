@@ -131,11 +131,15 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         named = "; ".join(f"{name} at {', '.join(f'{v:g}' for v in limits)}" for name, limits in bins.items())
         moved = data["training"]["relabelled"]
         lines.insert(3, f"        in training cut {named}: {moved} images have another label; scored as ever")
+    for extra in data.get("extra", ()):
+        gone = "".join(f", {n} {reason} left out" for reason, n in extra["left out"].items())
+        lines.insert(2, f"        {extra['images']} of them from {extra['cache']}, weight {extra['weight']:g}{gone}")
     if linked := data["linked"]:
         named = "; ".join(" = ".join(group[:4]) + (", ..." if len(group) > 4 else "") for group in linked[:3])
         more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
         lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
-    if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained:
+    own_size = config.model.second != ""  # of two backbones, each sees the crops at its own size
+    if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
         lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
     return lines
 

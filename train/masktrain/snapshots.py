@@ -14,6 +14,9 @@ from maskprep.errors import UserError
 SHARE = 0.02
 """Snapshots take no more than this share of the time, however large the state and slow the disk."""
 
+TOGETHER = 10
+"""Chances between two questions whether another process was asked to stop."""
+
 
 class Snapshots:
     """Keeps a state that is whole, and turns a request to stop into a clean end.
@@ -22,10 +25,19 @@ class Snapshots:
         save: writes the state; what it writes must not depend on when it is called.
         seconds: between two snapshots, 0 for one at every chance.
         stopped: the error that ends the fit after a request to stop, made from its exit status.
+        agree: makes of the signal that this process heard, 0 for none, one that all processes have; asked at every
+            tenth chance, which comes to all of them alike. None for a single process.
     """
 
-    def __init__(self, save: Callable[[], None], seconds: float, stopped: Callable[[int], UserError]) -> None:
-        self._save, self._seconds, self._stopped = save, seconds, stopped
+    def __init__(
+        self,
+        save: Callable[[], None],
+        seconds: float,
+        stopped: Callable[[int], UserError],
+        agree: Callable[[int], int] | None = None,
+    ) -> None:
+        self._save, self._seconds, self._stopped, self._agree = save, seconds, stopped, agree
+        self._chances = 0
         self._asked: int | None = None
         self._next = time.monotonic() + seconds
 
@@ -35,13 +47,19 @@ class Snapshots:
         Raises:
             UserError: someone asked the fit to stop; the state is kept.
         """
-        if self._asked is not None:
+        if asked := self._agreed():
             self._save()
-            raise self._stopped(128 + self._asked)
+            raise self._stopped(128 + asked)
         if (now := time.monotonic()) >= self._next:
             self._save()
             took = time.monotonic() - now
             self._next = now + took + max(self._seconds, took / SHARE if self._seconds else 0.0)
+
+    def _agreed(self) -> int:
+        if self._agree is None:
+            return self._asked or 0
+        self._chances += 1
+        return self._agree(self._asked or 0) if self._chances % TOGETHER == 0 else 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:

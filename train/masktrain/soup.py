@@ -43,7 +43,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
                 f"{first.folder} and {other.folder} held out different people: their mean has seen all of them.",
                 "Use --kind soft, or train them with the same --split-seed.",
             )
-        for what in ("model", "target", "cosine", "size", "geometry", "mean", "std", "background", "colour"):
+        for what in ("model", "second", "target", "cosine", "size", "geometry", "mean", "std", "background", "colour"):
             if getattr(other.sidecar, what) != getattr(first.sidecar, what):
                 raise UsageError(
                     f"{first.folder} and {other.folder} have another {what}, so their weights have no mean.",

@@ -48,7 +48,7 @@ def manual_of(name: str, sidecar: Sidecar) -> Manual:
     return Manual(
         schema=sidecar.schema,
         inputs=(members.input_of(sidecar),),
-        members=(Member(sidecar.model, name, sidecar.view, sidecar.mean, sidecar.std),),
+        members=(Member(sidecar.backbones, name, sidecar.view, sidecar.mean, sidecar.std),),
         settings=sidecar.settings,
         fallback=sidecar.fallback,
     )

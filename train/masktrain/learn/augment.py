@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from masktrain.learn import batched
+
 
 def draw_seed(*numbers: int) -> int:
     """A 32-bit seed that depends on every number and on their order."""
@@ -51,6 +53,22 @@ class Augment:
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every value, as kept in the run."""
         return dict(self._compose.to_dict())
+
+
+def described(recipe: str, seed: int) -> dict[str, Any]:
+    """A recipe of any kind with every value, as kept in the run."""
+    return batched.to_dict(seed) if recipe == batched.RECIPE else Augment(recipe, seed).to_dict()
+
+
+def shown(recipe: str, seed: int, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Pixels uint8 [n, H, W, 3] of some table rows as the first epoch augments them."""
+    if recipe != batched.RECIPE:
+        Augment(recipe, draw_seed(seed))(pixels, 1, rows)
+        return pixels
+    import torch
+
+    draws = torch.from_numpy(batched.draw(seed, 1, rows, np.zeros_like(rows)))
+    return batched.apply(torch.from_numpy(pixels).permute(0, 3, 1, 2), draws).permute(0, 2, 3, 1).numpy()
 
 
 def transforms(recipe: str) -> list[Any]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskprep.dataset import View
+from maskprep.errors import UsageError
+from masktrain.learn import batched
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.mixing import Mixer
-from masktrain.learn.sampling import Sampler, occurrences
+from masktrain.learn.sampling import Sampler, Several, occurrences
 from masktrain.sections import AugmentConfig
 
-Made = tuple[NDArray[np.int64], Tensor, tuple[Tensor, Tensor] | None]
+Floats = NDArray[np.float32]
+Made = tuple[NDArray[np.int64], Tensor, tuple[NDArray[np.int64], Floats] | None]
 NOTHING = AugmentConfig(recipe="none")
 
 RESIDENT_SHARE = 0.4
@@ -41,15 +45,27 @@ class Batch:
         pixels: uint8 [n, 3, H, W] in channels_last.
         labels: int64 [n], -1 for none.
         mixed: where others are mixed in, their labels int64 [n] and the images' own share float32 [n].
+        soft: shares of the classes float32 [n, num_classes] where labels are not plain, mixed as the pixels are.
+        numbers: of the attributes that are answered with a number, float32 [n, numbers], mixed as the pixels are;
+            NaN where one is not known.
+        total: images of the whole step, where several processes share it; 0 for those that are here.
     """
 
     rows: NDArray[np.int64]
     pixels: Tensor
     labels: Tensor
     mixed: tuple[Tensor, Tensor] | None = None
+    soft: Tensor | None = None
+    numbers: Tensor | None = None
+    total: int = 0
+
+    def __len__(self) -> int:
+        return self.total or len(self.rows)
 
     def truth(self, num_classes: int) -> Tensor:
         """Shares of the classes, float32 [n, num_classes]."""
+        if self.soft is not None:
+            return self.soft
         own = torch.nn.functional.one_hot(self.labels, num_classes).float()
         if self.mixed is None:
             return own
@@ -68,6 +84,9 @@ class Batches:
         augment: what training images go through; nothing for validation and prediction.
         sampler: which images an epoch holds; by default each once.
         seed: of the order and the augmentation.
+        soft: shares of the classes of each row, float32 [n, C], where labels are not plain.
+        numbers: of each row, float32 [n, numbers], for targets that answer with them.
+        part: number of this process and how many there are; each gets its part of every training batch.
 
     Attributes:
         images: of an epoch, and in how many ``steps`` they come.
@@ -82,13 +101,19 @@ class Batches:
         device: torch.device,
         *,
         augment: AugmentConfig = NOTHING,
-        sampler: Sampler | None = None,
+        sampler: Sampler | Several | None = None,
         seed: int = 0,
+        soft: Floats | None = None,
+        numbers: Floats | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.view, self.rows, self.device, self.seed = view, rows, device, seed
+        self.soft, self.numbers, self.part = soft, numbers, part
         self.recipe, self.sampler, self.batch_size = augment.recipe, sampler, batch_size
         self.images = len(rows) if sampler is None else len(sampler)
         self.steps = -(-self.images // batch_size)
+        if self.steps and self.images // self.steps < part[1]:
+            raise UsageError(f"A batch of {self.images // self.steps} images cannot be shared by {part[1]} processes.")
         self.labels = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
         self.mixer = Mixer(augment, self.labels, rows, seed)
         self.waited = 0.0
@@ -114,35 +139,64 @@ class Batches:
             return
         order = self.order(epoch)
         steps = self.steps if epoch is not None else -(-len(order) // self.batch_size)
-        parts = np.array_split(order, steps)[start:]
+        whole = np.array_split(order, steps)[start:]
+        parts, repeats = (
+            [self._own_part(p, epoch) for p in np.array_split(values, steps)[start:]]
+            for values in (order, occurrences(order))
+        )
+        made = zip(parts, repeats, whole, strict=True)
         if self._resident is not None:
-            for part in parts:
+            for part, repeat, together in made:
                 where = torch.from_numpy(part).to(self.device, non_blocking=True)
-                yield Batch(self.rows[part], self._resident[where].permute(0, 3, 1, 2), self._labels(part))
+                yield self._batch((part, self._resident[where], None), repeat, epoch, len(together))
             return
         workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-        pending: deque[Future[Made]] = deque()
-        repeats = np.array_split(occurrences(order), steps)[start:]
+        pending: deque[tuple[Future[Made], NDArray[np.int64], int]] = deque()
         try:
-            for part, repeat in zip(parts, repeats, strict=True):
-                pending.append(pool.submit(self._make, part, repeat, order, epoch))
+            for part, repeat, together in made:
+                pending.append((pool.submit(self._make, part, repeat, order, epoch), repeat, len(together)))
                 if len(pending) <= workers:
                     continue
-                yield self._next(pending)
+                yield self._next(pending, epoch)
             while pending:
-                yield self._next(pending)
+                yield self._next(pending, epoch)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _next(self, pending: deque[Future[Made]]) -> Batch:
+    def _own_part(self, values: NDArray[np.int64], epoch: int | None) -> NDArray[np.int64]:
+        """What this process takes of a batch; of one that is not trained on, everything."""
+        rank, world = self.part if epoch is not None else (0, 1)
+        return np.array_split(values, world)[rank]
+
+    def _next(self, pending: deque[tuple[Future[Made], NDArray[np.int64], int]], epoch: int | None) -> Batch:
         started = time.perf_counter()
-        part, pixels, mixed = pending.popleft().result()
+        future, repeat, together = pending.popleft()
+        made = future.result()
         self.waited += time.perf_counter() - started
+        return self._batch(made, repeat, epoch, together)
+
+    def _batch(self, made: Made, repeats: NDArray[np.int64], epoch: int | None, together: int) -> Batch:
+        """A batch on the device, of pixels uint8 [n, H, W, 3] and of what was mixed into them."""
+        part, pixels, mixed = made
         # NHWC memory seen as NCHW is channels_last: no copy
         pixels = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        others = None if mixed is None else (self._sent(mixed[0]), self._sent(mixed[1]))
-        return Batch(self.rows[part], pixels, self._labels(part), others)
+        if epoch is not None and self.recipe == batched.RECIPE:
+            draws = batched.draw(self.seed, epoch, self.rows[part], repeats)
+            pixels = batched.apply(pixels, self._sent(draws))
+        others = None if mixed is None else (self._sent(self.labels[mixed[0]]), self._sent(mixed[1]))
+
+        def shared(values: Floats | None) -> Tensor | None:
+            if values is None:
+                return None
+            if mixed is None:
+                return self._sent(values[part])
+            share = mixed[1][:, None]
+            other = np.where(share < 1, values[mixed[0]], values[part])  # an unknown number of nobody does no harm
+            return self._sent((values[part] * share + other * (1 - share)).astype(np.float32))
+
+        labels = self._sent(self.labels[part])
+        return Batch(self.rows[part], pixels, labels, others, shared(self.soft), shared(self.numbers), together)
 
     def _make(
         self, part: NDArray[np.int64], repeats: NDArray[np.int64], order: NDArray[np.int64], epoch: int | None
@@ -153,8 +207,7 @@ class Batches:
         if epoch is None or not self.mixer.on:
             return part, pixels, None
 
-        labels, shares = self.mixer(array, part, repeats, epoch, order, lambda p, d: self._pixels(p, d, epoch))
-        return part, pixels, (torch.from_numpy(labels), torch.from_numpy(shares))
+        return part, pixels, self.mixer(array, part, repeats, epoch, order, lambda p, d: self._pixels(p, d, epoch))
 
     def _pixels(
         self,
@@ -165,22 +218,21 @@ class Batches:
     ) -> NDArray[np.uint8]:
         """Pixels of some positions, augmented by (seed, epoch, row, draw)."""
         array = self.view.gather(self.rows[part], out=out, epoch=epoch)
-        if epoch is not None and self.recipe != "none":
+        if epoch is not None and self.recipe not in ("none", batched.RECIPE):
             if not hasattr(self._own, "augment"):  # one per thread: albumentations keeps its generators inside
                 self._own.augment = Augment(self.recipe, draw_seed(self.seed))
             self._own.augment(array, epoch, self.rows[part], draws)
         return array
 
-    def _labels(self, part: NDArray[np.int64]) -> Tensor:
-        return self._sent(torch.from_numpy(self.labels[part]))
-
-    def _sent(self, values: Tensor) -> Tensor:
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        values = torch.from_numpy(array)
         return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
     def _keep_on_device(self) -> Tensor | None:
-        """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them and they fit."""
+        """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them on the CPU and they fit."""
         fresh = self.view.background.kind == "random"  # drawn anew in every epoch
-        if self.device.type != "cuda" or self.recipe != "none" or self.mixer.on or fresh:
+        light = self.recipe in ("none", batched.RECIPE)
+        if self.device.type != "cuda" or not light or self.mixer.on or fresh:
             return None
         height, width = self.view.size
         if len(self.rows) * height * width * 3 > RESIDENT_SHARE * torch.cuda.mem_get_info(self.device)[0]:

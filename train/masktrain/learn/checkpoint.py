@@ -36,6 +36,7 @@ class Sidecar:
         target: what the outputs mean, see :mod:`masktrain.learn.targets`.
         cosine: scale of a classifier by direction, 0 for a linear one.
         tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
+        second: timm's name of the second backbone, empty for none; ``route`` that of a cascade.
         background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
     """
 
@@ -57,6 +58,13 @@ class Sidecar:
     tta: str = "none"
     background: str = "original"
     colour: list[int] = field(default_factory=lambda: [128, 128, 128])
+    second: str = ""
+    route: str = "soft"
+
+    @property
+    def backbones(self) -> str:
+        """timm's names of its backbones, for people: ``a`` or ``a + b``."""
+        return " + ".join(n for n in (self.model, self.second) if n)
 
     def labels(self) -> Schema:
         """The schema as an object."""
@@ -68,7 +76,7 @@ class Sidecar:
 
     def answers(self) -> Target:
         """The target as an object."""
-        return make_target(self.target, self.labels())
+        return make_target(self.target, self.labels(), self.route)
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
@@ -106,11 +114,11 @@ def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from masktrain.learn.model import build
+    from masktrain.learn.networks import assemble
 
     sidecar = load_sidecar(run)
     size = (sidecar.size[0], sidecar.size[1])
-    model = build(sidecar.model, sidecar.answers().outputs, size, cosine=sidecar.cosine)
+    model = assemble(sidecar.answers(), sidecar.model, size, second=sidecar.second, cosine=sidecar.cosine)
     try:
         model.load_state_dict(load_file(run / BEST))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from maskprep.errors import UsageError
+from maskprep.errors import UsageError, UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -53,6 +56,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"  # one GPU for each process that torchrun starts
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -65,7 +70,35 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "cpu":
         keep_freed_memory()
+    elif device.index is not None:
+        torch.cuda.set_device(device)
     return device
+
+
+def make_deterministic() -> None:
+    """Let CUDA compute the same bits every time, more slowly; to be called before the first work on a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The same network compiled, at its first use and anew when stages freeze or thaw.
+
+    Raises:
+        UserError: at its first use, where there is no compiler or the network cannot be compiled.
+    """
+    made = torch.compile(model)
+
+    def forward(pixels: Tensor) -> Tensor:
+        try:
+            outputs: Tensor = made(pixels)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"The network cannot be compiled here: {why}", "Leave out run.compile.") from error
+        return outputs
+
+    return forward
 
 
 def choose_precision(device: torch.device, amp: str) -> Precision:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from masktrain.config import FitConfig
+from masktrain.learn import parallel
 from masktrain.learn.augment import draw_seed
 from masktrain.learn.averaging import average_of, decay_at, update_average
 from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.freezing import freeze, frozen_stages, stages
-from masktrain.learn.host import Precision, choose_precision
+from masktrain.learn.host import Precision, choose_precision, compiled
 from masktrain.learn.losses import Objective
+from masktrain.learn.networks import Several
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
 from masktrain.learn.schedules import learning_rate, plateau_drops
 from masktrain.learn.targets import Target
@@ -51,6 +53,7 @@ class Learner:
         seen: images of the epoch that runs.
         micro: images on the device at once.
         scores: of every epoch so far, by the criterion of selection; higher is better.
+        forward: the network as it is trained, compiled or not.
     """
 
     model: nn.Module
@@ -68,6 +71,7 @@ class Learner:
     sums: dict[str, Tensor] = field(default_factory=dict)
     seen: int = 0
     scores: list[float] = field(default_factory=list)
+    forward: Callable[[Tensor], Tensor] | None = None
 
     @property
     def best(self) -> int:
@@ -147,6 +151,7 @@ def make_learner(
         average=average_of(model) if config.optim.ema else None,
         mirror=config.run.tta == "mirror",
         micro=config.optim.micro_batch or config.optim.batch_size,
+        forward=compiled(model) if config.run.compile else None,
     )
     learner.new_epoch()
     return learner
@@ -176,7 +181,9 @@ def fit(
         seen = learner.seen
         trained = train_epoch(learner, config, train, epoch, progress, pause)
         seconds = time.perf_counter() - started
-        probabilities, loss = predict(learner, val, pause)
+        parallel.average_buffers(learner.model, learner.average)
+        here = pause if parallel.world() == 1 else _go_on  # the others wait, and cannot agree to stop meanwhile
+        probabilities, loss = parallel.from_first(lambda: predict(learner, val, here))  # noqa: B023
         scores = {"val_loss": loss, **evaluate(probabilities)}
         learner.scores.append(criterion(scores, config.select.by))
         record = {
@@ -231,15 +238,18 @@ def train_epoch(
     steps = config.optim.epochs * train.steps
     drops = plateau_drops(learner.scores, config.schedule.patience)
     for i, batch in enumerate(train.epoch(epoch, learner.step), learner.step):
-        torch.manual_seed(draw_seed(config.run.seed, epoch, i))  # dropout
+        own = (parallel.rank(),) * (parallel.world() > 1)
+        torch.manual_seed(draw_seed(config.run.seed, epoch, i, *own))  # dropout
         done = (epoch - 1) * train.steps + i
         set_learning_rate(learner.optimizer, learning_rate(done, steps, config.optim.lr, config.schedule, drops))
         outputs, loss = train_step(learner, batch, config.optim, done / steps)
         if learner.average is not None:
             update_average(learner.average, learner.model, decay_at(done, config.optim.ema))
-        learner.sums["loss"] += loss * len(batch.rows)
-        learner.sums["right"] += (learner.objective.target.probabilities(outputs).argmax(1) == batch.labels).sum()
-        learner.seen += len(batch.rows)
+        right = (learner.objective.target.probabilities(outputs).argmax(1) == batch.labels).sum()
+        parallel.add_up([right])
+        learner.sums["loss"] += loss * len(batch)
+        learner.sums["right"] += right
+        learner.seen += len(batch)
         learner.step = i + 1
         mean = _mean_loss(learner, epoch) if i % LOG_EVERY == LOG_EVERY - 1 else None
         progress.step(epoch, learner.seen, mean, train.waited)
@@ -290,7 +300,8 @@ def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float 
         descend(before)
     if config.clip:
         learner.scaler.unscale_(learner.optimizer)
-        nn.utils.clip_grad_norm_(learner.model.parameters(), config.clip)
+        for net in learner.model.nets if isinstance(learner.model, Several) else [learner.model]:
+            nn.utils.clip_grad_norm_(net.parameters(), config.clip)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.optimizer.zero_grad(set_to_none=True)
@@ -299,19 +310,21 @@ def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float 
 
 def _gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Tensor]:
     """Add up the gradients of a batch in parts that the memory can hold; smaller ones as soon as it runs out."""
-    truth = batch.truth(math.prod(learner.objective.target.sizes))
+    truth, forward = batch.truth(math.prod(learner.objective.target.sizes)), learner.forward or learner.model
     while True:
         parts = []
         try:
-            for pixels, own in zip(
-                torch.split(batch.pixels, learner.micro), torch.split(truth, learner.micro), strict=True
-            ):
+            for start in range(0, len(truth), learner.micro):
+                part = slice(start, start + learner.micro)
                 with learner.precision.context():
-                    outputs = learner.model(normalise(pixels, learner.mean, learner.std))
-                loss = learner.objective(outputs, own, done) * (len(own) / len(truth))
+                    outputs = forward(normalise(batch.pixels[part], learner.mean, learner.std))
+                own, numbers = truth[part], None if batch.numbers is None else batch.numbers[part]
+                loss = learner.objective(outputs, own, done, numbers) * (len(own) / len(batch))
                 learner.scaler.scale(loss).backward()
                 parts.append((outputs.detach(), loss.detach()))
-            return torch.cat([o for o, _ in parts]), torch.stack([v for _, v in parts]).sum()
+            outputs, loss = torch.cat([o for o, _ in parts]), torch.stack([v for _, v in parts]).sum()
+            parallel.add_up([*(p.grad for p in learner.model.parameters() if p.grad is not None), loss])
+            return outputs, loss
         except torch.OutOfMemoryError as error:
             learner.optimizer.zero_grad(set_to_none=True)
             parts.clear()
@@ -328,8 +341,12 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return pixels.to(mean.dtype).sub_(mean).div_(std)
 
 
+def _go_on() -> None:
+    pass
+
+
 def predict(
-    learner: Learner, batches: Batches, pause: Callable[[], None] = lambda: None
+    learner: Learner, batches: Batches, pause: Callable[[], None] = _go_on
 ) -> tuple[NDArray[np.float32], float]:
     """Probabilities float32 [n, C] of images in the order of their rows, and their mean negative log-likelihood."""
     parts = []

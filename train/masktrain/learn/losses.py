@@ -1,6 +1,7 @@
 """Losses by name. All take shares of classes as the truth, so that mixed and smoothed labels need no second form.
 
-``truth`` is float [n, K] with rows that add up to 1; for plain labels it is one-hot.
+``truth`` is float [n, K] with rows that add up to 1; for plain labels it is one-hot. A head that is asked about some
+images only gets rows that add up to less, or to nothing, for the others.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ def soft_f1(logits: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     present = support > 0
     f1 = 2 * hits / (given + support).clamp(min=1e-12)
     return 1 - (f1 * present).sum() / present.sum().clamp(min=1)
+
+
+def number_loss(given: Tensor, wanted: Tensor) -> Tensor:
+    """Mean Huber loss of numbers [n], quadratic up to a difference of 0.1; those not known (NaN) count nothing."""
+    known = wanted.isfinite()
+    wanted = torch.where(known, wanted, given.detach())
+    return functional.smooth_l1_loss(given, wanted, reduction="none", beta=0.1).mean()
 
 
 def ldam_margins(counts: NDArray[np.int64], largest: float) -> NDArray[np.float64]:
@@ -102,11 +110,13 @@ class Criterion(nn.Module):
         """Loss of the head's outputs [n, outputs] against shares of its classes [n, K].
 
         Args:
+            truth: rows that add up to how much the image counts.
             weighted: whether the class weights count yet.
         """
-        weight = torch.ones_like(truth[:, 0])
+        weight = truth.sum(1)  # 0 for an image that this head is not asked about
         if self.weights is not None and weighted:
             weight = truth @ self.weights.to(truth.dtype)
+        truth = truth / truth.sum(1, keepdim=True).clamp(min=1e-12)
         smooth = truth + self.config.label_smoothing * (1 / truth.shape[1] - truth)
         if self.name in ("bce", "soft_margin"):
             odds, asked = self.head.binary(outputs, smooth)
@@ -126,7 +136,7 @@ class Criterion(nn.Module):
 
 
 class Objective(nn.Module):
-    """The loss of all outputs: the weighted mean of the losses of the heads.
+    """The loss of all outputs: the weighted mean of the losses of the heads; of separate networks, the weighted sum.
 
     Args:
         target: what the outputs mean.
@@ -143,22 +153,34 @@ class Objective(nn.Module):
         if sum(weights) <= 0:
             raise UsageError("The weights of the heads add up to nothing.", "Set target.weights to numbers above 0.")
         self.target, self.defer = target, config.defer
-        self.shares = [w / sum(weights) for w in weights]
+        # an image is asked once about each attribute, also where a head for every state is there to answer
+        total = sum(dict(zip([h.name for h in target.heads], weights, strict=True)).values())
+        if target.kind == "separate":
+            total = 1.0  # each network learns as it would alone
+        self.shares, self.number_share = [w / total for w in weights], heads.number_share
         tables = target.truths(torch.from_numpy(counts.astype(np.float64)).unsqueeze(0))
         of_heads = [t[0].numpy().round().astype(np.int64) for t in tables]
         self.criteria = nn.ModuleList(
             Criterion(n, h, c, config) for n, h, c in zip(names, target.heads, of_heads, strict=True)
         )
 
-    def forward(self, outputs: Tensor, truth: Tensor, done: float = 1.0) -> Tensor:
+    def forward(self, outputs: Tensor, truth: Tensor, done: float = 1.0, numbers: Tensor | None = None) -> Tensor:
         """Loss of outputs [n, outputs] against shares of the joint classes [n, C].
 
         Args:
             done: share of the training that is done, 0..1; class weights count from ``loss.defer`` on.
+            numbers: of the attributes that are answered with a number, [n, numbers], NaN where they are not known.
         """
-        parts = zip(self.criteria, self.target.split(outputs), self.target.truths(truth), self.shares, strict=True)
-        weighted = done >= self.defer
-        return torch.stack([share * criterion(part, own, weighted) for criterion, part, own, share in parts]).sum()
+        split, weighted, found = self.target.split(outputs), done >= self.defer, []
+        asked = iter(() if numbers is None else numbers.to(split[0].dtype).unbind(1))
+        parts = zip(self.target.heads, self.criteria, split, self.target.truths(truth), self.shares, strict=True)
+        for head, criterion, part, own, share in parts:
+            loss = criterion(part, own, weighted)
+            if head.limits and numbers is not None:
+                off = number_loss(part[:, 0], (next(asked) - head.centre) / head.unit)
+                loss = (1 - self.number_share) * loss + self.number_share * off
+            found.append(share * loss)
+        return torch.stack(found).sum()
 
 
 def make_objective(target: Target, labels: NDArray[np.int64], config: FitConfig) -> Objective:
@@ -168,9 +190,9 @@ def make_objective(target: Target, labels: NDArray[np.int64], config: FitConfig)
 
 
 def _per_head(target: Target, given: tuple[T, ...], otherwise: T, what: str) -> tuple[T, ...]:
-    if not given:
-        return (otherwise,) * len(target.heads)
-    if len(given) != len(target.heads):
-        names = ", ".join(h.name for h in target.heads)
-        raise UsageError(f"'{what}' has {len(given)} values; the target has {len(target.heads)} heads: {names}.")
-    return given
+    """A value for each head; the heads of one attribute have the same."""
+    names = list(dict.fromkeys(h.name for h in target.heads))
+    if given and len(given) != len(names):
+        raise UsageError(f"'{what}' has {len(given)} values; the target has {len(names)} heads: {', '.join(names)}.")
+    value = dict(zip(names, given, strict=False))
+    return tuple(value.get(h.name, otherwise) for h in target.heads)

@@ -59,7 +59,7 @@ class Mixer:
             fetch: pixels, augmented, of partners by position and by draw, int64 [k, 2].
 
         Returns:
-            The partners' labels [n], and the share of the image's own label [n], 1 where nothing was mixed.
+            The partners' positions [n], and the share of the image's own label [n], 1 where nothing was mixed.
         """
         kinds = ("mixup", "cutmix", "halves")
         limits = np.cumsum([self.config.mixup, self.config.cutmix, self.config.halves])
@@ -79,7 +79,7 @@ class Mixer:
             others = fetch(partners[where], np.stack([part[where] + 1, repeats[where] + 1], 1))
             for (i, kind_name, rng), other in zip(plans, others, strict=True):
                 shares[i] = MIXES[kind_name](pixels[i], other, rng, self.config.alpha)
-        return self.labels[partners], shares
+        return partners, shares
 
 
 def mixup(pixels: Pixels, other: Pixels, rng: np.random.Generator, alpha: float) -> float:

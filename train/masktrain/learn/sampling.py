@@ -62,6 +62,53 @@ class Sampler:
         return np.sort(shuffled[occurrences(key) < self.config.photos])
 
 
+@dataclass(frozen=True)
+class Several:
+    """Draws the images of an epoch from several sources, each sampled by itself and coming as often as its weight.
+
+    Args:
+        labels: joint label of each training image, int64 [n].
+        parts: of each source its sampler, the positions of its images, and how often they come.
+        seed: of the run.
+    """
+
+    labels: Ints
+    parts: tuple[tuple[Sampler, Ints, float], ...]
+    seed: int
+
+    def __len__(self) -> int:
+        """Draws of an epoch, the same in all of them."""
+        return sum(max(1, round(weight * len(sampler))) for sampler, _, weight in self.parts)
+
+    def order(self, epoch: int) -> Ints:
+        """Positions of an epoch's images, in the order they are trained on."""
+        rng = np.random.default_rng([self.seed, epoch, len(self.parts)])
+        drawn = [
+            _draw(places[sampler.order(epoch)], max(1, round(weight * len(sampler))), rng)
+            for sampler, places, weight in self.parts
+        ]
+        return rng.permutation(np.concatenate(drawn))
+
+
+def make_samplers(
+    view: View, rows: Ints, number: Ints, weights: tuple[float, ...], config: SampleConfig, seed: int
+) -> Sampler | Several:
+    """The sampler of training rows from several sources.
+
+    Args:
+        number: source of each of the view's rows, int64.
+        weights: how often the images of each source come in an epoch.
+
+    Raises:
+        UsageError: see :func:`make_sampler`.
+    """
+    if len(weights) == 1:
+        return make_sampler(view, rows, config, seed)
+    places = [np.flatnonzero(number[rows] == k).astype(np.int64) for k in range(len(weights))]
+    parts = [(make_sampler(view, rows[p], config, seed), p, w) for p, w in zip(places, weights, strict=True) if len(p)]
+    return Several(view.table["label"].iloc[rows].to_numpy(dtype=np.int64), tuple(parts), seed)
+
+
 def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sampler:
     """The sampler of some training rows.
 

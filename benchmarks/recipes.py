@@ -1,0 +1,194 @@
+"""Recipes beside each other on people-disjoint folds of one cache, at equal budget, with intervals over people.
+
+    python benchmarks/recipes.py CACHE --out FOLDER [--view NAME] [--epochs 8] [--folds 5] [--seeds 1]
+                                 [--only joint,heads] [--answers ANSWERS.csv] [--set KEY=VALUE]
+
+Every recipe trains for the same epochs on the same folds; everyone is scored by the model that held them out. Each
+differs from `joint` in what its name says. Beside the scores stand the differences to `joint`, paired over people, and
+the minutes: several networks take several times as long. Random backgrounds need mattes and are left out without.
+A mean over the folds' models cannot be scored on people that some of them know; with --answers, a CSV for the eval
+split, it is scored there beside the single models. The settings of a fit may be changed with --set for all recipes
+alike. What is done is kept: the same command goes on where it was stopped. The table is FOLDER/recipes.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pandas as pd
+
+from maskprep.dataset import open_view
+from maskprep.errors import UserError
+from masktrain import crossfit, evaluate, metrics, paired, runs, show
+from masktrain import fit as fitting
+from masktrain.cli import assignments
+from masktrain.config import FitConfig
+from masktrain.learn.targets import make_target
+from masktrain.recipes import read
+
+BASE = "joint"
+PLAIN = {"loss.class_weights": "none"}
+RECIPES: dict[str, dict[str, Any]] = {
+    BASE: {},
+    "from scratch": {"model.pretrained": False},
+    "heads": {"target.kind": "heads"},
+    "ordinal": {"target.kind": "ordinal"},
+    "number": read("number"),
+    "separate": {"target.kind": "separate"},
+    "cascade": {"target.kind": "cascade"},
+    "cascade, hard": {"target.kind": "cascade", "target.route": "hard"},
+    "+ weighted sampler": {**PLAIN, "sample.kind": "sqrt"},
+    "+ cutmix": {"augment.cutmix": 0.5},
+    "+ halves": {"augment.halves": 0.5, "augment.within": 0.5},
+    "+ LDAM": read("ldam"),
+    "+ soft F1": read("soft-f1"),
+    "+ random background": {"data.background": "random"},
+    "+ EMA": {"optim.ema": 0.99},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe: everyone's truth and held-out answer, all seeds after one another, and how long it took."""
+
+    name: str
+    images: np.ndarray
+    people: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+    folds: list[float]
+    minutes: float
+
+
+def trained(cache: Path, config: FitConfig, folder: Path) -> None:
+    """Fit all folds, or what is left of them."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        crossfit.crossfit(cache, config, out=folder, progress=show.PrintedFit())
+        return
+    if runs.read_config(folder) != config:
+        raise UserError(f"{folder} was made with other settings.", "Choose another --out.")
+    crossfit.resume(folder, cache, progress=show.PrintedFit())
+
+
+def row(name: str, folders: list[Path]) -> Row:
+    """A recipe from what its runs have written."""
+    tables = [pd.read_parquet(f / runs.OOF).sort_values("image", ignore_index=True) for f in folders]
+    parts = [member for f in folders for member in runs.members(f)]
+    records = [runs.read_metrics(member) for member in parts]
+    both = pd.concat(tables, ignore_index=True)
+    return Row(
+        name,
+        both["image"].to_numpy(),
+        both["person"].to_numpy(),
+        both["label"].to_numpy(dtype=np.int64),
+        both.filter(regex=r"^p_\d+$").to_numpy().argmax(1),
+        [max(r["macro_f1"] for r in own) for own in records],
+        sum(r["seconds"] for own in records for r in own) / 60,
+    )
+
+
+def table(rows: list[Row], classes: int, about: str, ensemble: list[str]) -> str:
+    """The rows as Markdown."""
+    base = next(r for r in rows if r.name == BASE)
+    lines = [
+        about,
+        "",
+        f"| recipe | macro-F1 (95 % over people) | minus {BASE} (95 %), p | accuracy | folds | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        matrix = metrics.confusion(r.truth, r.predicted, classes)
+        interval = metrics.interval(r.truth, r.predicted, r.people.tolist(), classes)
+        against = ""
+        if r is not base:
+            d = paired.compare(r.truth, r.predicted, base.predicted, r.people.tolist(), classes)
+            against = f"{d.difference:+.4f} ({d.low:+.4f} to {d.high:+.4f}), {d.chance}: {d.verdict}"
+        folds = f"{min(r.folds):.3f} to {max(r.folds):.3f}"
+        lines.append(
+            f"| {r.name} | {metrics.macro_f1(matrix):.4f} ({interval.low:.4f} to {interval.high:.4f}) | {against}"
+            f" | {metrics.accuracy(matrix):.4f} | {folds} | {r.minutes:.1f} |"
+        )
+    return "\n".join([*lines, *ensemble]) + "\n"
+
+
+def together(cache: Path, folder: Path, answers: Path) -> list[str]:
+    """The models of the folds alone and together on the eval split."""
+    alone = [evaluate.evaluate(member, cache, answers=answers, by=()) for member in runs.members(folder)]
+    both = evaluate.evaluate(folder, cache, answers=answers, by=())
+    single = ", ".join(f"{r.scores.macro_f1:.4f}" for r in alone)
+    low, high = both.interval.low, both.interval.high
+    return [
+        "",
+        f"Eval split, {both.scores.n} images: models of the folds alone {single}; together {both.scores.macro_f1:.4f}"
+        f" ({low:.4f} to {high:.4f}).",
+    ]
+
+
+def main() -> None:
+    """Fit what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--view")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="names of recipes, separated by commas; joint is always among them")
+    parser.add_argument("--answers", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    args = parser.parse_args()
+    view = open_view(args.cache, args.view)
+    asked = [BASE, *(n.strip() for n in args.only.split(",") if n.strip() not in ("", BASE))]
+    wanted = [n for n in RECIPES if not args.only or n in asked]
+    if unknown := set(asked) - set(RECIPES):
+        raise UserError(f"There is no recipe {', '.join(sorted(unknown))}.", f"There are: {', '.join(RECIPES)}.")
+    matted = view.table["matte"].notna().any() if len(view) else False
+    shared = {"data.view": view.name, "data.val_ratio": 1 / args.folds, "optim.epochs": args.epochs}
+    shared |= assignments(args.settings)
+    about = (
+        f"{view.path.name}, view {view.name} {view.size[0]}x{view.size[1]}, {args.folds} folds, {args.epochs} epochs,"
+        f" {args.seeds} seed{'s' * (args.seeds > 1)}"
+        + (f"; {', '.join(args.settings)}" if args.settings else "")
+        + ". Each person is scored by the model that held them out."
+    )
+    rows: list[Row] = []
+    ensemble: list[str] = []
+    for name in wanted:
+        if RECIPES[name].get("data.background") == "random" and not matted:
+            print(f"{name}: left out, as view {view.name} has no mattes")
+            continue
+        try:
+            fitting.check(view, FitConfig.from_keys(shared | RECIPES[name]))
+            make_target(RECIPES[name].get("target.kind", "joint"), view.schema)
+        except UserError as error:
+            if name == BASE:
+                raise
+            print(f"{name}: left out, as it does not fit these classes: {error.message}")
+            continue
+        folders = []
+        for seed in range(args.seeds):
+            plain = "".join(c if c.isalnum() else "-" for c in name.removeprefix("+ ")).replace("--", "-")
+            folders.append(args.out / f"{plain}-seed{seed}")
+            config = FitConfig.from_keys(shared | RECIPES[name] | {"run.seed": seed})
+            print(f"== {name}, seed {seed}", flush=True)
+            trained(args.cache, config, folders[-1])
+        rows.append(row(name, folders))
+        if name == BASE and args.answers is not None:
+            ensemble = together(args.cache, folders[0], args.answers)
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "recipes.md").write_text(table(rows, view.schema.num_classes, about, ensemble), encoding="utf-8")
+    print((args.out / "recipes.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from None

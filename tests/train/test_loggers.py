@@ -1,0 +1,120 @@
+"""Other logs: fed from metrics.jsonl, everything once, also when a run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from maskprep.errors import UserError
+from masktrain import loggers, runs
+from masktrain.config import FitConfig
+from masktrain.fit import fit
+
+Make = Callable[..., FitConfig]
+
+
+def test_numbers_by_name() -> None:
+    record = {"epoch": 2, "loss": 1, "attributes": {"age": {"macro_f1": 0.5}}, "name": "x", "good": True}
+    assert loggers.flat(record) == {"loss": 1.0, "attributes/age/macro_f1": 0.5}
+
+
+class Wandb(ModuleType):
+    """A stand-in that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.started: list[dict[str, Any]] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **given: Any) -> Any:
+        """Begin a run, or go on with the one of an id."""
+        self.started.append(given)
+
+        def end() -> None:
+            self.finished += 1
+
+        return SimpleNamespace(
+            id=given["id"] or "abc", log=lambda values, step: self.logged.append((step, values)), finish=end
+        )
+
+
+class Mlflow(ModuleType):
+    """A stand-in that keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*args: Any, **named: Any) -> Any:
+            self.calls.append((name, args[0] if args else named))
+            return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+        return call
+
+
+def test_what_is_logged_is_what_metrics_say_and_nothing_twice(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb, mlflow = Wandb(), Mlflow()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    lines = (copy / runs.METRICS).read_text().splitlines(keepends=True)
+    (copy / runs.METRICS).write_text("".join(lines[:2]))
+    with loggers.logging(copy, ("wandb", "mlflow")):
+        pass
+    (copy / runs.METRICS).write_text("".join(lines))
+    with loggers.logging(copy, ("wandb", "mlflow")) as logs:
+        logs.update()
+    records = [json.loads(line) for line in lines]
+    assert [step for step, _ in wandb.logged] == [1, 2, 3] and wandb.finished == 2
+    assert [v["macro_f1"] for _, v in wandb.logged] == [r["macro_f1"] for r in records]
+    assert [s["id"] for s in wandb.started] == [None, "abc"]  # it goes on with its own run
+    assert wandb.started[0]["config"]["optim.epochs"] == 3 and wandb.started[0]["dir"] == str(copy)
+    sent = [given["val_loss"] for name, given in mlflow.calls if name == "log_metrics"]
+    assert sent == [r["val_loss"] for r in records]
+    assert ("start_run", {"run_id": "r1"}) in mlflow.calls and [n for n, _ in mlflow.calls].count("log_params") == 1
+
+
+def test_tensorboard_reads_what_a_fit_logs(cache: Path, config: Make, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    done = fit(cache, config(optim__epochs=2, run__log=["tensorboard"]), out=tmp_path / "run").run
+    events = EventAccumulator(str(done / "tensorboard"))
+    events.Reload()
+    records = runs.read_metrics(done)
+    for name in (
+        "macro_f1",
+        "train_loss",
+        "attributes/mask/accuracy",
+        "class_f1/" + next(iter(records[0]["class_f1"])),
+    ):
+        found = [(e.step, e.value) for e in events.Scalars(name)]
+        assert found == [(r["epoch"], pytest.approx(loggers.flat(r)[name], rel=1e-6)) for r in records]
+    assert json.loads((done / loggers.SENT).read_text())["tensorboard"]["epoch"] == 2
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_log_that_is_not_installed_is_named_before_anything_is_written(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == name else find(n, *a))
+    with pytest.raises(UserError, match=rf"{name} is not installed.\n.*maskprep\[{name}\]"):
+        fit(cache, config(run__log=[name]), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

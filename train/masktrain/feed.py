@@ -1,0 +1,67 @@
+"""What a fit is fed: the images to train on, from one cache or several, drawn and made into batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from maskprep.dataset import View
+from maskprep.pixels.composite import Background
+from masktrain import bands, folds, sources
+from masktrain.bands import Training
+from masktrain.config import FitConfig
+from masktrain.learn import parallel
+from masktrain.learn.batches import Batches
+from masktrain.learn.sampling import Sampler, Several, make_samplers
+from masktrain.learn.targets import make_target
+
+
+def split_of(view: View, config: FitConfig) -> folds.Split:
+    """The split that the settings ask for."""
+    data = config.data
+    return folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
+
+
+def training_of(view: View, config: FitConfig) -> Training:
+    """The training part of a view's split with all that training does differently.
+
+    Raises:
+        UserError: settings that cannot be met.
+    """
+    joined = sources.join(view, split_of(view, config), config.data)
+    made = bands.prepare(joined.view, joined.split, config.data)
+    return dataclasses.replace(made, number=joined.number, weights=joined.weights, extra=joined.record)
+
+
+def sampler_of(training: Training, config: FitConfig) -> Sampler | Several:
+    """What draws the images of an epoch.
+
+    Raises:
+        UsageError: see :func:`masktrain.learn.sampling.make_sampler`.
+    """
+    return make_samplers(
+        training.view, training.split.train, training.number, training.weights, config.sample, config.run.seed
+    )
+
+
+def batches_of(training: Training, config: FitConfig, behind: Background, device: torch.device) -> Batches:
+    """The batches that are trained on.
+
+    Args:
+        behind: what lies behind the subjects.
+    """
+    rows = training.split.train
+    target = make_target(config.target.kind, training.view.schema, config.target.route)
+    return Batches(
+        training.view.before(behind),
+        rows,
+        config.optim.batch_size,
+        device,
+        augment=config.augment,
+        sampler=sampler_of(training, config),
+        seed=config.run.seed,
+        soft=training.soft,
+        numbers=bands.numbers_of(training.view, rows, target.numbers),
+        part=(parallel.rank(), parallel.world()),
+    )
