@@ -78,11 +78,12 @@ class Predictor:
         return self.calibration.decide(probabilities)
 
 
-def load(run: Path, device: str = "auto", tta: str | None = None) -> Predictor:
+def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "probability") -> Predictor:
     """A run's best model, an ensemble, or a file that ``masktrain export`` wrote (.onnx).
 
     Args:
-        tta: ``mirror`` or ``none``; by default as the run was validated.
+        tta: ``none``, ``mirror``, ``shifts`` (moved to four sides) or ``mirror+shifts``; by default as validated.
+        mean: over these looks, of the ``probability`` or of its ``logit``.
 
     Raises:
         UsageError: it is none of these, or the device is not here.
@@ -90,12 +91,12 @@ def load(run: Path, device: str = "auto", tta: str | None = None) -> Predictor:
     if run.suffix == ".onnx":
         from masktrain import portable
 
-        if tta is not None:
+        if tta is not None or mean != "probability":
             raise UsageError("--tta has no meaning for an exported file: it does what its run did.")
         return portable.load(run)
     from masktrain import trained
 
-    manual, source = trained.load(run, device, tta)
+    manual, source = trained.load(run, device, tta, mean)
     return Predictor(manual, source, calibrations.load(run, len(manual.classes)))
 
 
