@@ -62,7 +62,51 @@ def calibrate(
     show_runs.calibrated(calibrating.calibrate(run, thresholds=thresholds, seed=seed))
 
 
+def explain(
+    run: Run,
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/explain]")] = None,
+    method: Annotated[
+        str, typer.Option(help="gradcam, gradcam++, hirescam, layercam, xgradcam or eigencam.")
+    ] = "gradcam",
+    split: Annotated[
+        str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")
+    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="CSV with ImageID and ans, as for evaluate.")] = None,
+    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
+    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft ruling.")] = 0.9,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Show errors with maps of where the model looked, photos and audit findings, and draft rulings on labels."""
+    from masktrain import explain as explaining
+
+    done = explaining.explain(
+        run,
+        cache,
+        out,
+        method=method,
+        split=split,
+        answers=answers,
+        view=view,
+        also=also or (),
+        most=most,
+        sure=sure,
+        device=device,
+    )
+    print(f"{done.wrong} of {done.images} images are answered wrongly")
+    if done.background is not None:
+        beside, area = done.background
+        print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
+    print(f"look    {done.folder / explaining.FILE}")
+    print(f"rule    {done.drafted} drafted rulings in {done.folder / explaining.DRAFT}; take out what is wrong, then:")
+    print(f"        maskprep decisions {cache} --merge {done.folder / explaining.DRAFT}; maskprep review {cache}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (export, ensemble, calibrate):
+    for command in (export, ensemble, calibrate, explain):
         app.command()(command)

@@ -55,7 +55,8 @@ def annotate(pixels: Pixels, marks: Sequence[Mark]) -> Pixels:
     for mark in marks:
         if mark.box is not None:
             draw.rectangle([float(v) for v in mark.box], outline=mark.colour, width=width)
-        _label(draw, mark, picture.size, font, size, width)
+        if mark.lines:
+            _label(draw, mark, picture.size, font, size, width)
     return np.asarray(picture)
 
 
