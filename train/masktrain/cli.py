@@ -204,17 +204,6 @@ def compare(
 
 
 @app.command()
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="Where its cache is now, if it moved.")] = None,
-) -> None:
-    """Write report.html again: curves, classes, confusions, worst errors with their photos, settings."""
-    from masktrain import report as reporting
-
-    print(f"written {reporting.report(run, cache)}")
-
-
-@app.command()
 def folds(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the people.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],

@@ -102,11 +102,38 @@ def explain(
         beside, area = done.background
         print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
     print(f"look    {done.folder / explaining.FILE}")
-    print(f"rule    {done.drafted} drafted rulings in {done.folder / explaining.DRAFT}; take out what is wrong, then:")
-    print(f"        maskprep decisions {cache} --merge {done.folder / explaining.DRAFT}; maskprep review {cache}")
+    print(f"rule    {done.drafted} drafted rulings in {done.draft}; take out what is wrong, then:")
+    print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
+
+
+def report(
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run, and its cache if that moved; or several, or folders of runs."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For several runs: the .html or .md file to write. [default: standings.html]"),
+    ] = None,
+) -> None:
+    """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
+    from maskprep.errors import UsageError
+    from masktrain import report as reporting
+    from masktrain import standings
+    from masktrain.learn.checkpoint import SIDECAR
+
+    caches = [path for path in given if (path / "dataset.json").is_file()]
+    folders = [path for path in given if path not in caches]
+    whole = len(folders) == 1 and (folders[0] / SIDECAR).is_file() and out is None
+    if whole and len(caches) <= 1:
+        print(f"written {reporting.report(folders[0], caches[0] if caches else None)}")
+        return
+    if caches:
+        raise UsageError(f"{caches[0]} is a cache; a page over several runs needs none.")
+    print(f"written {standings.write(standings.standings(folders), out or Path(standings.FILE))}")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (export, ensemble, calibrate, explain):
+    for command in (report, export, ensemble, calibrate, explain):
         app.command()(command)

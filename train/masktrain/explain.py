@@ -36,7 +36,7 @@ class Explained:
         images: how many were asked about, and how many of them answered wrongly.
         wrong: likewise.
         background: mean share of attention beside the subject, and of the crop that is beside it; None without mattes.
-        drafted: rulings in the draft.
+        drafted: rulings in the draft, which is ``draft``.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Explained:
     wrong: int
     background: tuple[float, float] | None
     drafted: int
+    draft: Path
 
 
 def explain(
@@ -101,11 +102,21 @@ def explain(
     page = gallery.page(case, run.resolve().name, method, table, pairs=PAIRS, most=most)
     (folder / FILE).write_text(page, encoding="utf-8")
     drafted = draft(case, wrong, sure, run.resolve().name)
-    (folder / DRAFT).write_text(drafted[0], encoding="utf-8")
+    file = _keep(folder / DRAFT, drafted[0])
     background = None
     if table is not None and table["attention"].notna().any():
         background = (float(table["attention"].mean()), float(table["background"].mean()))
-    return Explained(folder, len(asked), len(wrong), background, drafted[1])
+    return Explained(folder, len(asked), len(wrong), background, drafted[1], file)
+
+
+def _keep(file: Path, text: str) -> Path:
+    """Write a draft beside earlier ones, which somebody may have worked on. Returns the file that holds it."""
+    number, made = 1, file
+    while made.exists() and made.read_text(encoding="utf-8") != text:
+        number += 1
+        made = file.with_stem(f"{file.stem}-{number}")
+    made.write_text(text, encoding="utf-8")
+    return made
 
 
 class Lookers:
