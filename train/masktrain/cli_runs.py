@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -133,7 +134,31 @@ def report(
     print(f"written {standings.write(standings.standings(folders), out or Path(standings.FILE))}")
 
 
+def demo(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble, or an exported .onnx.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Serve a page: a photo or the camera in; faces, crop, matte, probabilities and attention out."""
+    from masktrain import demo as showing
+
+    def ready(url: str) -> None:
+        print(f"{url}\nStop with Ctrl-C.", flush=True)
+        if host not in showing.LOCAL:
+            print("Warning: everyone who can reach this address can use the page.", file=sys.stderr)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    showing.demo(run, host=host, port=port, device=device, ready=ready)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (report, export, ensemble, calibrate, explain):
+    for command in (report, export, ensemble, calibrate, explain, demo):
         app.command()(command)
