@@ -23,7 +23,7 @@ from PIL import Image
 
 from maskprep.dataset import View, open_view
 from masktrain.learn.batches import Batches
-from masktrain.learn.loop import choose_device
+from masktrain.learn.host import choose_device
 from masktrain.learn.torchvision_ops import ensure_torchvision
 
 
