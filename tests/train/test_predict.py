@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import shutil
 import sys
 import weakref
 from collections.abc import Iterator
@@ -123,6 +124,27 @@ def test_means_of_looks(run: Path, cache: Path) -> None:
         with pytest.raises(UsageError, match=r"There is no --tta") as error:
             inference.load(run, **wrong)
         assert "Did you mean" in error.value.hint
+
+
+def test_the_mean_over_views(run: Path, cache: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    shutil.copytree(own / "views/face", own / "views/dark")
+    for file in (own / "views/dark").glob("*.npy"):
+        np.save(file, np.load(file) // 2)
+    tables = {}
+    for name, views in {"face": ["face"], "dark": ["dark"], "both": ["face", "dark"]}.items():
+        predict(run, own, tmp_path / f"{name}.parquet", view=views, split="eval")
+        tables[name] = pd.read_parquet(tmp_path / f"{name}.parquet").filter(like="p_").to_numpy(np.float64)
+    assert np.abs(tables["face"] - tables["dark"]).max() > 1e-3
+    np.testing.assert_allclose(tables["both"], (tables["face"] + tables["dark"]) / 2, atol=1e-6)
+    predict(run, own, tmp_path / "logit.parquet", view=["face", "dark"], tta_mean="logit", split="eval")
+    geometric = np.sqrt(tables["face"].clip(1e-12) * tables["dark"].clip(1e-12))
+    logit = pd.read_parquet(tmp_path / "logit.parquet").filter(like="p_")
+    np.testing.assert_allclose(logit, geometric / geometric.sum(1, keepdims=True), atol=2e-5)
+    index = own / "views/dark/index.parquet"
+    pd.read_parquet(index).iloc[1:].to_parquet(index)
+    with pytest.raises(UserError, match="lacks 1 images"):
+        predict(run, own, tmp_path / "p.csv", view=["face", "dark"])
 
 
 # ---------------------------------------------------------------- pictures that stream

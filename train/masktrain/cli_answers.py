@@ -101,7 +101,9 @@ def predict(
     faces: Annotated[str, typer.Option(help="Of every frame: subject or all.")] = "subject",
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     split: Annotated[str | None, typer.Option(help="train or eval, for a cache. [default: all]")] = None,
-    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(help="View of the cache; of several, the mean. [default: the run's]")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     tta: Tta = None,
@@ -124,7 +126,7 @@ def predict(
         draw=draw,
         without=without_crop,
         split=split,
-        view=view,
+        view=view or None,
         batch_size=batch_size,
         device=device,
         tta=tta,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,11 +43,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Asked:
-    """The photos that are to be answered for: ImageID and image of each (None: there is none), and where files are."""
+    """The photos that are to be answered for: ImageID and image of each (None: there is none), and where files are.
+
+    With ``others`` the mean over several views counts, of probabilities or logits.
+    """
 
     pictures: View
     rows: list[tuple[str, str | None]]
     path: Callable[[str], Path]
+    others: tuple[View, ...] = ()
+    mean: str = "probability"
 
 
 def predict(
@@ -60,7 +65,7 @@ def predict(
     draw: Path | None = None,
     without: str = "empty",
     split: str | None = None,
-    view: str | None = None,
+    view: str | Sequence[str] | None = None,
     batch_size: int = 64,
     device: str = "auto",
     tta: str | None = None,
@@ -88,7 +93,8 @@ def predict(
             file to write.
         without: the answer for a photo that has no crop: ``empty``, or ``likeliest``, the most frequent training class.
         split: ``train`` or ``eval``, for a cache; all images by default.
-        view: for a cache; by default the one the run was trained on.
+        view: for a cache; by default the one the run was trained on. Of several views, all of the run's size, the mean
+            is taken (see ``tta_mean``).
         tta: see :func:`masktrain.predictors.load`, with ``tta_mean``.
         faces: ``subject`` of every frame, or ``all`` faces (for videos, cameras and photos that stream).
         frames: stop a video or a camera after so many.
@@ -117,9 +123,10 @@ def predict(
         return _stream(predictor, source, out, proba or sheet.detailed(out), draw, faces, without, frames)
     with tempfile.TemporaryDirectory(prefix="masktrain-") as folder:
         if cached:
-            pictures = predictors.open_for(predictor, source, view)
+            named: list[str | None] = [view] if isinstance(view, str) else list(view or (None,))
+            pictures, *others = [predictors.open_for(predictor, source, v) for v in named]
             root = Path(pictures.dataset.get("source", {}).get("root", ""))
-            asked = Asked(pictures, _cache_rows(pictures, split), lambda image: root / image)
+            asked = Asked(pictures, _cache_rows(pictures, split), lambda image: root / image, tuple(others), tta_mean)
         else:
             asked = _photos(source, Path(folder), predictor, workers or os.cpu_count() or 1)
         everything = sheet.detailed(out)
@@ -231,7 +238,7 @@ def _write(
         for image, said in zip(table["image"], table["status"], strict=True)
     }
     wanted = np.array(sorted({place[i] for _, i in rows if i in place}), dtype=np.int64)
-    probabilities = predictor(pictures, wanted, batch_size)
+    probabilities = predictors.over_views(predictor, (pictures, *asked.others), wanted, batch_size, asked.mean)
     told = predictor.decide(probabilities)
     number = {row: n for n, row in enumerate(wanted.tolist())}
     boxes = read_boxes(pictures.path) if details or draw is not None else {}
