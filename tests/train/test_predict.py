@@ -316,3 +316,34 @@ def test_a_mark_stays_inside_the_picture() -> None:
     grey = np.full((48, 64, 3), 90, np.uint8)
     drawn = draw.annotate(grey, [mark])
     assert (grey == 90).all() and (drawn == (200, 0, 0)).all(2).sum() > 200
+
+
+def test_a_background_in_memory_is_that_of_a_cache(portrait: Pixels, tmp_path: Path) -> None:
+    from maskprep import pipeline
+    from maskprep.store.weights import locate
+
+    try:
+        locate("yunet")
+        locate("selfie_segmenter")
+    except UserError:
+        pytest.skip("the weights are not here")
+    settings = {
+        "detect": {"detectors": ["yunet"]},
+        "views": {"v": {"size": [64, 48], "margin": 0.3}},
+        "matte": {"model": "selfie"},
+    }
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(portrait).save(tmp_path / "photos/a.png")
+    pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1, matted=True)
+    view = open_view(tmp_path / "cache", "v")
+    wanted = Input("v", (64, 48), {}, "colour", (0, 255, 0))
+    with live.open_eye(Manual({}, (wanted,), (), settings, 0)) as eye:
+        seen = eye.look(portrait)[0]
+    assert np.array_equal(seen.mattes["v"], view.gather_alpha([0])[0])
+    assert np.array_equal(seen.crops["v"], wanted.of(view).gather([0])[0])
+    assert (seen.crops["v"] != view.gather([0])[0]).any()
+    with (
+        pytest.raises(UserError, match="do not say how"),
+        live.open_eye(Manual({}, (wanted,), (), {k: v for k, v in settings.items() if k != "matte"}, 0)),
+    ):
+        pass
