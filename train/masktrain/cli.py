@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from maskprep.errors import UsageError, UserError
-from masktrain import cli_runs
+from masktrain import cli_answers, cli_runs
 from masktrain.config import FitConfig, describe, keys, parse
 
 app = typer.Typer(
@@ -208,17 +208,6 @@ def compare(
 
 
 @app.command()
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="Where its cache is now, if it moved.")] = None,
-) -> None:
-    """Write report.html again: curves, classes, confusions, worst errors with their photos, settings."""
-    from masktrain import report as reporting
-
-    print(f"written {reporting.report(run, cache)}")
-
-
-@app.command()
 def folds(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the people.")],
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
@@ -244,105 +233,7 @@ def settings() -> None:
         print(f"    {about.metadata['help']} ({about.metadata['source']})")
 
 
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images to score.")],
-    answers: Annotated[
-        Path | None, typer.Option(help="CSV with ImageID and ans (or label, or a column per attribute).")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")
-    ] = None,
-    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
-    against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Another run to compare with, paired over people.")
-    ] = None,
-    baselines: Annotated[
-        bool, typer.Option("--baselines", help="Compare with the most frequent class, chance and a linear probe.")
-    ] = False,
-    probe: Annotated[
-        str | None,
-        typer.Option(help="Network of the linear probe. [default: the run's, or tf_efficientnet_lite0]"),
-    ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option("--slice", help="Column or attribute to slice by, or several as a*b. [default: status, mask*age]"),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    tta: Annotated[str | None, typer.Option(help="none or mirror. [default: as the run was validated]")] = None,
-) -> None:
-    """Score a run: macro-F1 with its interval over people, each attribute, each class."""
-    from masktrain import evaluate as evaluating
-    from masktrain import show, show_runs
-
-    report = evaluating.evaluate(
-        run,
-        cache,
-        split=split,
-        answers=answers,
-        view=view,
-        against=against,
-        baselines=baselines,
-        probe=probe,
-        by=by,
-        batch_size=batch_size,
-        device=device,
-        tta=tta,
-    )
-    show.scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
-    show_runs.details(report)
-    if report.without_crop:
-        print(
-            f"{len(report.without_crop)} without a crop, answered with the most frequent training class:"
-            f" {', '.join(report.without_crop[:5])}{', ...' if len(report.without_crop) > 5 else ''}"
-        )
-    for warning in report.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)
-    print(f"written {report.file}")
-
-
-@app.command()
-def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    source: Annotated[Path, typer.Argument(metavar="PHOTOS|CACHE", help="A photo, a folder of photos, or a cache.")],
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
-    split: Annotated[str | None, typer.Option(help="train or eval, for a cache. [default: all]")] = None,
-    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    tta: Annotated[str | None, typer.Option(help="none or mirror. [default: as the run was validated]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that prepare raw photos. [default: one per core]")
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
-) -> None:
-    """Write ImageID,ans for every photo; raw photos are prepared as the training photos were."""
-    from masktrain import predict as predicting
-
-    written = predicting.predict(
-        run,
-        source,
-        out,
-        proba=proba,
-        split=split,
-        view=view,
-        batch_size=batch_size,
-        device=device,
-        tta=tta,
-        workers=workers,
-    )
-    print(f"written {written.file}: {written.rows} photos, {written.rows - len(written.unanswered)} with an answer")
-    if written.unanswered:
-        examples = [f"{name} ({why})" for name, why in list(written.unanswered.items())[:5]]
-        more = ", ..." if len(written.unanswered) > 5 else ""
-        print(f"{len(written.unanswered)} without an answer: {', '.join(examples)}{more}", file=sys.stderr)
-        if strict:
-            raise typer.Exit(3)
-
-
+cli_answers.register(app)
 cli_runs.register(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,102 @@ def calibrate(
     show_runs.calibrated(calibrating.calibrate(run, thresholds=thresholds, seed=seed))
 
 
+def explain(
+    run: Run,
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/explain]")] = None,
+    method: Annotated[
+        str, typer.Option(help="gradcam, gradcam++, hirescam, layercam, xgradcam or eigencam.")
+    ] = "gradcam",
+    split: Annotated[
+        str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")
+    ] = None,
+    answers: Annotated[Path | None, typer.Option(help="CSV with ImageID and ans, as for evaluate.")] = None,
+    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
+    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft ruling.")] = 0.9,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Show errors with maps of where the model looked, photos and audit findings, and draft rulings on labels."""
+    from masktrain import explain as explaining
+
+    done = explaining.explain(
+        run,
+        cache,
+        out,
+        method=method,
+        split=split,
+        answers=answers,
+        view=view,
+        also=also or (),
+        most=most,
+        sure=sure,
+        device=device,
+    )
+    print(f"{done.wrong} of {done.images} images are answered wrongly")
+    if done.background is not None:
+        beside, area = done.background
+        print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
+    print(f"look    {done.folder / explaining.FILE}")
+    print(f"rule    {done.drafted} drafted rulings in {done.draft}; take out what is wrong, then:")
+    print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
+
+
+def report(
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="A run, and its cache if that moved; or several, or folders of runs."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For several runs: the .html or .md file to write. [default: standings.html]"),
+    ] = None,
+) -> None:
+    """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
+    from maskprep.errors import UsageError
+    from masktrain import report as reporting
+    from masktrain import standings
+    from masktrain.learn.checkpoint import SIDECAR
+
+    caches = [path for path in given if (path / "dataset.json").is_file()]
+    folders = [path for path in given if path not in caches]
+    whole = len(folders) == 1 and (folders[0] / SIDECAR).is_file() and out is None
+    if whole and len(caches) <= 1:
+        print(f"written {reporting.report(folders[0], caches[0] if caches else None)}")
+        return
+    if caches:
+        raise UsageError(f"{caches[0]} is a cache; a page over several runs needs none.")
+    print(f"written {standings.write(standings.standings(folders), out or Path(standings.FILE))}")
+
+
+def demo(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble, or an exported .onnx.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine can reach it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Serve a page: a photo or the camera in; faces, crop, matte, probabilities and attention out."""
+    from masktrain import demo as showing
+
+    def ready(url: str) -> None:
+        print(f"{url}\nStop with Ctrl-C.", flush=True)
+        if host not in showing.LOCAL:
+            print("Warning: everyone who can reach this address can use the page.", file=sys.stderr)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(url)
+
+    showing.demo(run, host=host, port=port, device=device, ready=ready)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (export, ensemble, calibrate):
+    for command in (report, export, ensemble, calibrate, explain, demo):
         app.command()(command)

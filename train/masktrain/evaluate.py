@@ -104,6 +104,7 @@ def evaluate(
     batch_size: int = 64,
     device: str = "auto",
     tta: str | None = None,
+    tta_mean: str = "probability",
 ) -> Report:
     """Score a run's best model. Every image with an answer counts, whether it has a crop or not.
 
@@ -116,7 +117,7 @@ def evaluate(
         baselines: compare with the most frequent class, with chance, and with a linear probe on frozen features.
         probe: network of the linear probe; by default the run's own, if it started from pretrained weights.
         by: what to slice by, columns or attributes, several together as ``a*b``; see :func:`masktrain.slices.default`.
-        tta: ``mirror`` or ``none``; by default as the run was validated.
+        tta: see :func:`masktrain.predictors.load`, with ``tta_mean``.
 
     Returns:
         The report; it is written to ``eval-<cache>.json`` in the run folder, too.
@@ -126,7 +127,7 @@ def evaluate(
     """
     if run.is_file():
         raise UsageError(f"{run} is a file, not a run folder.", "Exported files can be used with masktrain predict.")
-    predictor = predictors.load(run, device, tta)
+    predictor = predictors.load(run, device, tta, tta_mean)
     pictures = predictors.open_for(predictor, cache, view)
     schema, data = predictor.schema, runs.read_data(run)
     asked = questions.ask(pictures, schema, data, answers, split)
@@ -139,7 +140,7 @@ def evaluate(
     warnings += _warnings(asked, pictures, predictor, data, seen=not kept)
     rivals = []
     if against is not None:
-        rivals.append(_other(against, cache, asked, given, predictor, warnings, batch_size, device, tta))
+        rivals.append(_other(against, cache, asked, given, predictor, warnings, batch_size, device, tta, tta_mean))
     if baselines or probe is not None:
         rows = simple.rows(run, predictor, pictures, asked, data, probe=probe, batch_size=batch_size, device=device)
         rivals += [_rival(name, asked, given.predicted, told) for name, told in rows]
@@ -216,9 +217,10 @@ def _other(
     batch_size: int,
     device: str,
     tta: str | None,
+    tta_mean: str,
 ) -> Rival:
     """Another run on the same images; what speaks against the comparison is added to the warnings."""
-    other = predictors.load(run, device, tta)
+    other = predictors.load(run, device, tta, tta_mean)
     if other.manual.classes != predictor.manual.classes:
         raise UsageError(f"{run} tells other classes, so it cannot be compared on these answers.")
     pictures, data = predictors.open_for(other, cache), runs.read_data(run)

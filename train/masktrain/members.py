@@ -68,7 +68,7 @@ class Several:
             return np.asarray(self.combination(torch.from_numpy(np.stack(tables))).numpy())
 
 
-def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Several]:
+def load(run: Path, device: str, tta: str | None = None, mean: str = "probability") -> tuple[Manual, Several]:
     """An ensemble, with what must be known to use it.
 
     Raises:
@@ -86,7 +86,7 @@ def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Severa
             kept["coefficients"],
             kept["intercepts"],
         )
-        loaded = tuple(inference.load(folder, device, tta=tta) for folder in folders)
+        loaded = tuple(inference.load(folder, device, tta=tta, mean=mean) for folder in folders)
         inputs: dict[str, Input] = {}
         for member, view in zip(loaded, views, strict=True):
             inputs.setdefault(view, input_of(member.sidecar, view))

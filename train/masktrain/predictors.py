@@ -5,7 +5,7 @@ torch is imported only for runs: an exported file needs NumPy and onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -78,11 +78,12 @@ class Predictor:
         return self.calibration.decide(probabilities)
 
 
-def load(run: Path, device: str = "auto", tta: str | None = None) -> Predictor:
+def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "probability") -> Predictor:
     """A run's best model, an ensemble, or a file that ``masktrain export`` wrote (.onnx).
 
     Args:
-        tta: ``mirror`` or ``none``; by default as the run was validated.
+        tta: ``none``, ``mirror``, ``shifts`` (moved to four sides) or ``mirror+shifts``; by default as validated.
+        mean: over these looks, of the ``probability`` or of its ``logit``.
 
     Raises:
         UsageError: it is none of these, or the device is not here.
@@ -90,12 +91,12 @@ def load(run: Path, device: str = "auto", tta: str | None = None) -> Predictor:
     if run.suffix == ".onnx":
         from masktrain import portable
 
-        if tta is not None:
+        if tta is not None or mean != "probability":
             raise UsageError("--tta has no meaning for an exported file: it does what its run did.")
         return portable.load(run)
     from masktrain import trained
 
-    manual, source = trained.load(run, device, tta)
+    manual, source = trained.load(run, device, tta, mean)
     return Predictor(manual, source, calibrations.load(run, len(manual.classes)))
 
 
@@ -144,6 +145,28 @@ def check_size(wanted: Input, view: View) -> None:
             f" {view.size[0]}x{view.size[1]}.",
             f"Make such a view with: maskprep crop {view.path} --size {size} --view NAME",
         )
+
+
+def over_views(
+    predictor: Predictor, views: Sequence[View], rows: Rows, batch_size: int, mean: str = "probability"
+) -> NDArray[np.float32]:
+    """Mean of the probabilities float32 [n, C] over several views of one cache, for rows of the first one's table.
+
+    Args:
+        mean: of the ``probability``, or of its ``logit``.
+
+    Raises:
+        UserError: a view lacks some of the images, or has crops of another size than the model takes.
+    """
+    first = views[0]
+    tables = [predictor(v, rows if v is first else _same_images(first, rows, v), batch_size) for v in views]
+    if len(tables) == 1:
+        return tables[0]
+    if mean == "probability":
+        return np.asarray(np.mean(tables, axis=0), np.float32)
+    logits = np.mean([np.log(np.maximum(t, 1e-12)) for t in tables], axis=0)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
 
 
 def memory(crops: NDArray[np.uint8], wanted: Input, schema: Schema) -> tuple[View, Rows]:

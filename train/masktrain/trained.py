@@ -29,7 +29,7 @@ class Single:
         return self.member(*sights[self.view], batch_size)
 
 
-def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Source]:
+def load(run: Path, device: str, tta: str | None = None, mean: str = "probability") -> tuple[Manual, Source]:
     """A run folder or an ensemble's, with what must be known to use it.
 
     Raises:
@@ -38,8 +38,8 @@ def load(run: Path, device: str, tta: str | None = None) -> tuple[Manual, Source
     if (run / runs.FOLDS).is_file():
         runs.members(run)
     if (run / members.FILE).is_file():
-        return members.load(run, device, tta)
-    member = inference.load(run, device, tta=tta)
+        return members.load(run, device, tta, mean)
+    member = inference.load(run, device, tta=tta, mean=mean)
     return manual_of(run.resolve().name, member.sidecar), Single(member, member.sidecar.view)
 
 

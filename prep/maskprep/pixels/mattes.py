@@ -19,13 +19,14 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.errors import UsageError
-from maskprep.photos.decode import PhotoError, load
+from maskprep.faces.choice import Box
+from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.pixels import matte_models
 from maskprep.pixels.cropping import FOREGROUND, sums
-from maskprep.pixels.crops import warp
+from maskprep.pixels.crops import Transform, warp
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matte_rules import SOLID, box_mask, face_mask, finish, photo_mask
-from maskprep.pixels.matting import RUNTIMES, matte_of, open_model
+from maskprep.pixels.matte_rules import SOLID, Matte, box_mask, face_mask, finish, photo_mask
+from maskprep.pixels.matting import RUNTIMES, Predict, matte_of, open_model
 from maskprep.pixels.refinement import REFINEMENTS, refine
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
@@ -115,7 +116,6 @@ class MatteStage:
         import cv2
 
         cv2.setNumThreads(1)
-        stretch = self.model.model.stretch
         last: dict[str, Any] = {"path": None}
         with open_model(self.model, runtime=self.settings.runtime) as predict:
 
@@ -124,26 +124,55 @@ class MatteStage:
                     last.update(path=row["pixels"], shard=np.load(row["pixels"], mmap_mode="r"))
                 pixels = np.array(last["shard"][row["row"]])
                 transform = np.reshape(np.asarray(row["transform"], np.float64), (2, 3))
+                photo = None
                 if self.settings.on == "photo":
                     try:
                         photo = load(Path(str(row["photo"])), self.max_megapixels)
                     except PhotoError:
                         return None
-                    whole, clear = matte_of(predict(photo), photo.shape[:2], stretch=stretch)
-                    alpha = warp(whole, transform, self.size, "replicate")
-                else:
-                    alpha, clear = matte_of(predict(pixels), self.size, stretch=stretch)
-                if clear:
-                    alpha = refine(pixels, alpha, self.settings.refine)
-                at = row["box"]
-                face = None if at is None else face_mask(at, self.size, transform)
-                box = None if at is None else box_mask(at, self.size, transform)
-                inside = photo_mask(transform, (row["height"], row["width"]), self.size)
-                matte = finish(alpha, clear, face, box=box, force=row["force"], inside=inside)
+                shape, face = (row["height"], row["width"]), (row["box"], row["force"])
+                matte = matte_crop(predict, self.model, self.settings, pixels, photo, transform, shape, *face)
                 said = {name: getattr(matte, name) for name, _ in JUDGEMENT}
                 return {**said, **sums(pixels, matte.alpha >= SOLID, "fg_")}, matte.alpha
 
             yield compute
+
+
+def matte_crop(
+    predict: Predict,
+    model: LocalModel,
+    settings: MatteSettings,
+    pixels: Pixels,
+    photo: Pixels | None,
+    transform: Transform,
+    shape: tuple[int, int],
+    at: Box | None,
+    force: bool,
+) -> Matte:
+    """The matte of one crop.
+
+    Args:
+        predict: the opened model.
+        model: which one it is.
+        settings: what it looks at, and the refinement.
+        pixels: the crop, uint8 [H, W, 3].
+        photo: uint8 [h, w, 3], needed where the settings look at it.
+        transform: photo -> crop.
+        shape: height and width of the photo.
+        at: the subject's box in the photo's pixels.
+        force: whether a face was really seen there.
+    """
+    size, stretch = (pixels.shape[0], pixels.shape[1]), model.model.stretch
+    if settings.on == "photo" and photo is not None:
+        whole, clear = matte_of(predict(photo), shape, stretch=stretch)
+        alpha = warp(whole, transform, size, "replicate")
+    else:
+        alpha, clear = matte_of(predict(pixels), size, stretch=stretch)
+    if clear:
+        alpha = refine(pixels, alpha, settings.refine)
+    face = None if at is None else face_mask(at, size, transform)
+    box = None if at is None else box_mask(at, size, transform)
+    return finish(alpha, clear, face, box=box, force=force, inside=photo_mask(transform, shape, size))
 
 
 def table(rows: pd.DataFrame, model: str) -> pa.Table:

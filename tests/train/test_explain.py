@@ -1,0 +1,175 @@
+"""explain: maps find what the answer rests on, for every family; galleries and drafts say what is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskprep.audit import rulings
+from maskprep.dataset import open_view
+from maskprep.errors import UsageError, UserError
+from maskprep.faces.decisions import read_decisions
+from masktrain import attention, predictors, trained
+from masktrain.explain import explain
+from masktrain.learn.graph import Part
+from masktrain.learn.model import build
+
+pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
+
+
+@pytest.fixture(scope="module")
+def part(run: Path) -> Part:
+    return trained.parts_of(predictors.load(run).source)[0][0]
+
+
+FAMILIES = {"test_resnet": "cnn", "test_convnext": "cnn", "test_vit": "vit", "swin_tiny_patch4_window7_224": "swin"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_layer_is_found_by_family(part: Part, name: str) -> None:
+    torch.manual_seed(0)
+    size = (64, 64) if name.startswith("swin") else (32, 32)
+    model = build(name, 6, size)
+    layer = attention.find_layer(model.eval(), name, size)
+    assert layer.family == FAMILIES[name]
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    own = replace(part, model=model, sidecar=replace(part.sidecar, model=name, size=list(size)))
+    found = attention.maps(own, crops, np.array([0, 1, 5]), batch_size=2)
+    assert found.shape == (3, *size) and found.min() >= 0 and found.max() <= 1
+    alone = attention.maps(own, crops[1:2], np.array([1]))
+    np.testing.assert_allclose(found[1], alone[0], atol=1e-4)  # neighbours in a batch do not matter
+    assert not layer.module._forward_hooks and all(p.grad is None for p in model.parameters())
+
+
+class Corner(nn.Module):
+    """Its only evidence for class 1 is red in the upper left quarter; for class 0 blue in the lower right one."""
+
+    num_features = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(8)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        return self.pool(torch.stack([pixels[:, 2], pixels[:, 0]], 1).relu() * self.scale)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        places = self.forward_features(pixels)
+        return torch.cat([places.mean((2, 3)), torch.zeros(len(pixels), 4)], 1)
+
+
+@pytest.mark.parametrize("method", attention.METHODS)
+def test_the_map_lies_where_the_evidence_is(part: Part, method: str) -> None:
+    crops = np.zeros((2, 32, 32, 3), np.uint8)
+    crops[:, :16, :16, 0] = 255
+    crops[:, 16:, 16:, 2] = 255
+    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3)
+    found = attention.maps(replace(part, model=Corner(), sidecar=sidecar), crops, np.array([1, 0]), method)
+    if method == "eigencam":  # knows no classes
+        return
+    alpha = np.zeros((2, 32, 32), np.uint8)
+    alpha[:, :16, :16] = 255
+    beside = attention.background_share(found, alpha)
+    assert beside[0] < 0.2 and beside[1] > 0.8
+
+
+def test_shares_by_hand() -> None:
+    found = np.array([[[1, 0], [0, 3]], [[0, 0], [0, 0]]], np.float32)
+    alphas = np.array([[[255, 255], [0, 0]], [[255, 255], [0, 0]]], np.uint8)
+    shares = attention.background_share(found, alphas)
+    assert shares[0] == pytest.approx(0.75) and np.isnan(shares[1])
+
+
+def test_errors_of_use(part: Part, run: Path, cache: Path) -> None:
+    with pytest.raises(UsageError, match="no --method 'gradcan'") as error:
+        explain(run, cache, method="gradcan")
+    assert "gradcam" in error.value.hint
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(6))
+    model(torch.zeros(1, 3, 32, 32))
+    model.forward_features = model.forward  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="no places"):
+        attention.find_layer(model, "flat", (32, 32))
+
+
+@pytest.fixture
+def own_cache(cache: Path, synthetic: ModuleType, tmp_path: Path) -> Path:
+    """A cache with mattes, and an audit that found something."""
+    copy = Path(shutil.copytree(cache, tmp_path / "cache"))
+    synthetic.give_mattes(copy)
+    return copy
+
+
+def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> None:
+    # two labels of a held-out woman are told wrongly: the run must object
+    view = open_view(own_cache)
+    held = json.loads((run / "data.json").read_text())["people"]["val"]
+    table = view.table[view.table["person"].isin(held) & (view.table["gender"] == "female")]
+    wrong = table["image"].iloc[[0, 1]].tolist()
+    labels = pd.read_parquet(own_cache / "labels.parquet")
+    liars = labels["image"].isin(wrong)
+    labels.loc[liars, "gender"] = "male"
+    labels.loc[liars, "label"] = labels.loc[liars, "label"] - 1
+    labels.to_parquet(own_cache / "labels.parquet")
+    (own_cache / "audit").mkdir()
+    found = pd.DataFrame({"image": wrong[:1], "check": "label_<odd>", "severity": 0.7, "detail": "odd & bad"})
+    found.to_parquet(own_cache / "audit/findings.parquet")
+
+    done = explain(run, own_cache, tmp_path / "out", split="val", sure=0.5)
+    page = (done.folder / "explain.html").read_text()
+    assert done.images == 30 - 2 * ("0000" in held) and done.wrong >= 2
+    for image in wrong:
+        assert f"<b>{image}</b>" in page
+    assert "label_&lt;odd&gt; 0.70: odd &amp; bad" in page and "label_<odd>" not in page
+    assert "the photo cannot be shown" in page  # there are no photos, and that is said
+    assert not re.search(r"(src|href)=.?(?!['\"]?(data:|#))", page)  # needs no other file
+    shares = pd.read_csv(done.folder / "attention.csv")
+    assert len(shares) == done.images and shares["attention"].between(0, 1).all()
+    # the mattes are the middle: 24 x 20 of 32 x 32 pixels
+    assert done.background is not None and done.background[1] == pytest.approx(1 - 24 * 20 / 1024)
+
+    drafted = read_decisions(done.folder / "decisions-draft.csv")
+    assert len(drafted) == done.drafted and {d.image for d in drafted} >= set(wrong)
+    for d in drafted:
+        if d.image in wrong and d.value.startswith("gender"):
+            assert (d.verdict, d.value, d.expected) == ("relabel", "gender=female", "gender=male")
+            assert d.content == view.table.set_index("image")["content"][d.image] and "wrong in 1 of 1" in d.reason
+    merged = rulings.merge([], drafted)
+    assert len(merged.added) == len(drafted) and not merged.conflicts
+    rulings.replace_topics(own_cache / "decisions.csv", merged.added)
+    assert {d.image for d in read_decisions(own_cache / "decisions.csv")} == {d.image for d in drafted}
+    assert explain(run, own_cache, tmp_path / "b", split="val", sure=1.0).drafted == 0
+
+
+def test_wrong_in_k_of_n(run: Path, cache: Path, tmp_path: Path) -> None:
+    from masktrain import heldout
+
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    table = pd.read_parquet(other / "oof.parquet")
+    columns = [c for c in table if str(c).startswith("p_")]
+    table[columns] = 0.0
+    table["p_0"] = 1.0  # says class 0 of everyone
+    table.to_parquet(other / "oof.parquet")
+    explain(run, cache, tmp_path / "out", split="val", also=[other], most=99)
+    page = (tmp_path / "out/explain.html").read_text()
+    held = heldout.read(run)
+    answers = held.probabilities.argmax(1)
+    for image, truth, told in zip(held.images, held.labels, answers, strict=True):
+        if told != truth:
+            said = f"<b>{image}</b>"
+            card = page[page.rindex(said) :].partition("</div>")[0]
+            assert f"wrong in {1 + (truth != 0)} of 2" in card
+    with pytest.raises(UserError):
+        explain(run, cache, tmp_path / "out", split="val", also=[tmp_path])

@@ -1,0 +1,100 @@
+"""One page over many runs: ranked, with intervals and differences, from the folders alone."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+from maskprep.errors import UsageError
+from masktrain import cli, standings
+from masktrain.config import FitConfig
+from masktrain.ensemble import ensemble
+from masktrain.fit import fit
+
+Make = Callable[..., FitConfig]
+
+
+@pytest.fixture(scope="module")
+def team(run: Path, cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two people: a good one, a poor one of the same split, one of another split, an ensemble, one begun."""
+    team = tmp_path_factory.mktemp("team") / "t"
+    shutil.copytree(run, team / "ann/runs/good")
+    poor = fit(cache, config(optim__epochs=1, optim__lr=1e-6), out=team / "bob/poor", note="a | note <b>").run
+    fit(cache, config(optim__epochs=1, data__split_seed=3), out=team / "bob/elsewhere")
+    ensemble([team / "ann/runs/good", poor], team / "both", kind="soft")
+    begun = team / "bob/begun"
+    begun.mkdir()
+    shutil.copy(run / "config.yaml", begun)
+    return team
+
+
+def f1_of(run: Path) -> float:
+    table = pd.read_parquet(run / "oof.parquet")
+    told = table.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    return float(f1_score(table["label"], told, average="macro", zero_division=0))
+
+
+def test_ranked_by_what_was_held_out(team: Path) -> None:
+    found = standings.standings([team])
+    assert [[e.name for e in g] for g in found.groups][1] == ["bob/elsewhere"] and found.unfinished == ["bob/begun"]
+    group = found.groups[0]
+    assert {e.name for e in group} == {"ann/runs/good", "bob/poor", "both"}
+    for entry in group:
+        assert entry.scores.macro_f1 == pytest.approx(f1_of(team / entry.name), abs=1e-9)
+        assert entry.interval.low <= entry.scores.macro_f1 <= entry.interval.high
+    scores = [e.scores.macro_f1 for e in group]
+    assert scores == sorted(scores, reverse=True) and group[-1].name == "bob/poor"
+    assert group[0].against is None and group[-1].against is not None
+    assert group[-1].against.difference == pytest.approx(scores[-1] - scores[0], abs=1e-9)
+    assert group[-1].against.verdict == "clearly worse" and "not all scored on the same images" in found.notes[0]
+    rows = standings.differing(group)
+    names = [e.name for e in group]
+    lr = dict(zip(names, rows["optim.lr"], strict=True))
+    assert float(lr["bob/poor"]) == 1e-6 and float(lr["ann/runs/good"]) == 5e-3 and lr["both"] == standings.NONE
+    assert "optim.batch_size" not in rows  # the same, and an ensemble has none
+    assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
+
+
+def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Path(shutil.copytree(team, tmp_path / "moved"))
+    for form in ("html", "md"):
+        page = moved / f"s.{form}"
+        monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(moved), "--out", str(page)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        text = page.read_text()
+        assert ended.value.code == 0 and str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
+    assert 'href="ann/runs/good/report.html"' in (moved / "s.html").read_text()
+    assert "a | note &lt;b&gt;" in (moved / "s.html").read_text() and "a \\| note <b>" in (moved / "s.md").read_text()
+
+
+def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    found = standings.standings([run, copy])
+    assert len(found.notes) == 1 and "listed twice" in found.notes[0]
+    assert len(standings.standings([run, run]).groups[0]) == 1
+    (tmp_path / "mine.md").write_text("mine")
+    with pytest.raises(UsageError, match="not such a page"):
+        standings.write(found, tmp_path / "mine.md")
+    assert (tmp_path / "mine.md").read_text() == "mine"
+    standings.write(found, standings.write(found, tmp_path / "s.html"))  # its own page it may write again
+    with pytest.raises(UsageError, match="neither HTML nor Markdown"):
+        standings.write(found, tmp_path / "s.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no runs"):
+        standings.standings([tmp_path / "empty"])
+    with pytest.raises(UsageError, match="None of these runs is finished"):
+        standings.standings([team / "bob/begun"])
+
+
+def test_the_bar_spans_the_interval(run: Path) -> None:
+    entry = standings.standings([run]).groups[0][0]
+    entry = replace(entry, interval=replace(entry.interval, low=0.4, high=0.8))
+    assert 'x1="5" x2="125"' in standings._bar(entry, 0.4, 1.0)  # 180 pixels are 0.6
