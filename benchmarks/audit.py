@@ -102,7 +102,9 @@ def repeated(c: Context, times: int) -> Context:
     patches = np.concatenate(
         [np.clip(c.patches.astype(np.int16) + rng.integers(-8, 9, 3), 0, 255).astype(np.uint8) for _ in range(times)]
     )
-    return dataclasses.replace(c, **tables, patches=patches, predictions=(), duplicates=None, mattes={}, _memory={})
+    return dataclasses.replace(
+        c, **tables, patches=patches, predictions=(), embeddings=None, duplicates=None, mattes={}, _memory={}
+    )
 
 
 def large(cache: Path) -> None:

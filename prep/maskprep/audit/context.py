@@ -79,6 +79,7 @@ class Context:
         views: geometry of the views that were cut.
         measures: image and the columns of :mod:`maskprep.audit.measure`.
         patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
+        embeddings: float64 [n, d], vectors of these faces by a network, NaN where it saw none; None without one.
         mattes: mattes.parquet of each view that has one.
         duplicates: duplicates.parquet, None when there is none.
         predictions: out-of-fold predictions of one or more runs.
@@ -95,6 +96,7 @@ class Context:
     views: dict[str, ViewSettings] = field(default_factory=dict)
     measures: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"image": []}))
     patches: Pixels = field(default_factory=lambda: np.empty((0, 48, 48, 3), np.uint8))
+    embeddings: NDArray[np.float64] | None = None
     mattes: dict[str, pd.DataFrame] = field(default_factory=dict)
     duplicates: pd.DataFrame | None = None
     predictions: tuple[Predictions, ...] = ()

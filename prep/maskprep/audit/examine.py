@@ -11,6 +11,7 @@ import pandas as pd
 from maskprep import pipeline
 from maskprep.audit import faces, identity, labels, mattes, model, pixels  # noqa: F401  (importing registers checks)
 from maskprep.audit.context import Context
+from maskprep.audit.embedding import make_embeddings
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.measure import make_measures
 from maskprep.audit.predictions import read_predictions
@@ -94,6 +95,7 @@ def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
         {name: view for name, view in job.config.views.items() if name in cache.views()},
         measures,
         patches,
+        make_embeddings(job, images, subjects, measures["image"].tolist()),
         {view: read_table(path) for view in cache.views() if (path := cache.view(view) / "mattes.parquet").is_file()},
         _duplicates(cache, images),
         runs,

@@ -1,7 +1,8 @@
 """Checks of who is on the photos: one person's photos that do not look alike, and different people's that do.
 
-They compare colour and form of the upper face (:mod:`maskprep.audit.likeness`). What counts as alike is learned from
-the data set: own photos against strangers'.
+They compare what a face network says (:mod:`maskprep.audit.embedding`) where one is installed, else colour and form of
+the upper face (:mod:`maskprep.audit.likeness`), and say which. What counts as alike is learned from the data set: own
+photos against strangers'.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, robust
 from maskprep.audit.likeness import descriptors, posterior
 
-MEANS = "colour and form of the upper face"
+COLOURS, NETWORK = "colour and form of the upper face", "a face network"
 """What is compared, for people."""
 
 PEOPLE = 5
@@ -33,6 +34,7 @@ class Likeness:
         members: person -> rows.
         own: median and spread of the likeness to the person's other photos.
         strangers: of the likeness to another person's photos.
+        means: what was compared, in words.
     """
 
     images: list[str]
@@ -40,6 +42,7 @@ class Likeness:
     members: dict[str, NDArray[np.intp]]
     own: tuple[float, float]
     strangers: tuple[float, float]
+    means: str
 
 
 def likeness(c: Context) -> Likeness:
@@ -51,21 +54,29 @@ def likeness(c: Context) -> Likeness:
     rows = [
         (i, image, c.person_of[image])
         for i, image in enumerate(c.measures["image"])
-        if image in c.person_of and image in c.scenes and c.scenes[image].box is not None
+        if image in c.person_of
+        and image in c.scenes
+        and c.scenes[image].box is not None
+        and (c.embeddings is None or not np.isnan(c.embeddings[i, 0]))
     ]
     by_person: dict[str, list[int]] = {}
     for at, (_, _, person) in enumerate(rows):
         by_person.setdefault(person, []).append(at)
     if sum(len(m) > 1 for m in by_person.values()) < PEOPLE:
         raise NotRunError(f"it takes at least {PEOPLE} people with two photos or more")
-    vectors = descriptors(c.patches[[i for i, _, _ in rows]], [person for _, _, person in rows])
+    chosen = [i for i, _, _ in rows]
+    if c.embeddings is None:
+        means, vectors = COLOURS, descriptors(c.patches[chosen], [person for _, _, person in rows])
+    else:
+        means, vectors = NETWORK, c.embeddings[chosen] - c.embeddings[chosen].mean(axis=0)
+        vectors = vectors / np.maximum(1e-9, np.linalg.norm(vectors, axis=1, keepdims=True))
     members = {person: np.array(m, np.intp) for person, m in by_person.items()}
     several = {p: m for p, m in members.items() if len(m) > 1}
     own = [v for m in several.values() for v in alike(vectors[m], vectors[m], own=True)]
     people = sorted(several)
     shifted = [people[(i + len(people) // 2) % len(people)] for i in range(len(people))]
     strange = [v for a, b in zip(people, shifted, strict=True) for v in alike(vectors[members[a]], vectors[members[b]])]
-    return Likeness([r[1] for r in rows], vectors, members, robust(own, 0.02), robust(strange, 0.02))
+    return Likeness([r[1] for r in rows], vectors, members, robust(own, 0.02), robust(strange, 0.02), means)
 
 
 def alike(these: NDArray[np.float64], those: NDArray[np.float64], own: bool = False) -> NDArray[np.float64]:
@@ -78,7 +89,7 @@ def alike(these: NDArray[np.float64], those: NDArray[np.float64], own: bool = Fa
     return np.asarray(cosines.max(axis=1), np.float64)
 
 
-@check("identity_differs", "identity", f"The face looks like none of the person's other photos ({MEANS}).")
+@check("identity_differs", "identity", "The face looks like none of the person's other photos.")
 def identity_differs(c: Context) -> Iterable[Hit]:
     """Likeness to the person's other photos: as among strangers rather than as among one's own."""
     found = c.once("likeness", likeness)
@@ -89,10 +100,10 @@ def identity_differs(c: Context) -> Iterable[Hit]:
             if value < found.own[0]:
                 severity = posterior(float(value), found.own, found.strangers)
                 text = f"likeness {value:.2f} to the other photos of {person}; own photos {found.own[0]:.2f},"
-                yield found.images[row], severity, f"{text} strangers {found.strangers[0]:.2f} ({MEANS})"
+                yield found.images[row], severity, f"{text} strangers {found.strangers[0]:.2f} ({found.means})"
 
 
-@check("identity_same", "identity", f"Two people look like one ({MEANS}).")
+@check("identity_same", "identity", "Two people look like one.")
 def identity_same(c: Context) -> Iterable[Hit]:
     """For each person the most alike other one: alike as one's own photos are rather than as strangers are."""
     found = c.once("likeness", likeness)
@@ -111,4 +122,4 @@ def identity_same(c: Context) -> Iterable[Hit]:
                 text = f"{people[start + i]} looks like {people[j]}: likeness {value:.2f}"
                 text += f", own photos {found.own[0]:.2f}, strangers {found.strangers[0]:.2f}"
                 for row in mine:
-                    yield found.images[row], severity, f"{text} ({MEANS})"
+                    yield found.images[row], severity, f"{text} ({found.means})"

@@ -16,6 +16,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from maskprep.audit import embedding
 from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, Finding, NotRunError, run_checks
@@ -107,6 +108,9 @@ class Bench:
         are cut anew."""
         c = self.context
         subjects, measures, patches = c.subjects.copy(), c.measures.copy(), c.patches.copy()
+        vectors = None if c.embeddings is None else c.embeddings.copy()
+        file = embedding.model_file()
+        embed = None if vectors is None or file is None else embedding.open_model(file)
         row = {image: i for i, image in enumerate(c.images["image"])}
         at = {image: i for i, image in enumerate(measures["image"])}
         points = subjects["keypoints"].tolist()
@@ -120,8 +124,12 @@ class Bench:
             for name, value in measure(photo, box).items():
                 measures.loc[measures.index[at[image]], name] = value
             patches[at[image]] = patch_of(photo, box, keypoints)
+            if vectors is not None:
+                vectors[at[image]] = np.nan if embed is None or keypoints is None else embed(photo, keypoints)
         subjects["keypoints"] = pd.Series(points, index=subjects.index, dtype=object)
-        return dataclasses.replace(c, subjects=subjects, measures=measures, patches=patches, _memory={})
+        return dataclasses.replace(
+            c, subjects=subjects, measures=measures, patches=patches, embeddings=vectors, _memory={}
+        )
 
     def with_labels(self, labels: pd.DataFrame) -> Context:
         """A copy with other labels; the joint label follows."""
@@ -262,6 +270,7 @@ def stranger(bench: Bench) -> Planted:
         faces=pd.concat([kept, *taken], ignore_index=True),
         measures=measures,
         patches=c.patches[order],
+        embeddings=None if c.embeddings is None else c.embeddings[order],
         _memory={},
     )
     return changed, set(chosen)
