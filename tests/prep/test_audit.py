@@ -229,6 +229,7 @@ def test_scores_worked_by_hand() -> None:
     result = score("f", found, ["a", "b", "c", "d"], {"a", "c", "d", "e"}, set())
     assert (result.recall, result.precision, result.precision_at_k) == (2 / 4, 2 / 3, 3 / 4)
     assert result.average_precision == pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 4)
+    assert result.recall_at_80 == 1 / 4  # after c it would be two in three
     assert result.found_by == "x 1, y 1"
     assert score("f", found, ["a", "b", "c", "d"], {"a"}, {"b", "c"}).precision == 1
 

@@ -45,6 +45,7 @@ class Score:
         precision: share of them among those images, images with a likely finding before not counted.
         precision_at_k: share of them among the first ``planted`` images of the list, those again not counted.
         average_precision: area under the curve of precision over recall, along the whole list.
+        recall_at_80: the most that is found by going down the list as long as four in five are such images.
         found_by: the checks that found most, with their counts.
         not_run: why the fault could not be planted; empty otherwise.
     """
@@ -55,6 +56,7 @@ class Score:
     precision: float = 0.0
     precision_at_k: float = 0.0
     average_precision: float = 0.0
+    recall_at_80: float = 0.0
     found_by: str = ""
     not_run: str = ""
 
@@ -183,11 +185,12 @@ def score(name: str, findings: Iterable[Finding], ranking: list[str], planted: s
     ranking = [image for image in ranking if image in planted or image not in ignored]
     flagged = [image for image in ranking if worst[image].severity > LIKELY]
     hits = sum(image in planted for image in flagged)
-    precisions, seen = 0.0, 0
+    precisions, seen, reached = 0.0, 0, 0
     for rank, image in enumerate(ranking, 1):
         if image in planted:
             seen += 1
             precisions += seen / rank
+            reached = seen if seen >= 0.8 * rank else reached
     by: dict[str, int] = {}
     for image in flagged:
         if image in planted:
@@ -200,6 +203,7 @@ def score(name: str, findings: Iterable[Finding], ranking: list[str], planted: s
         hits / len(flagged) if flagged else 0.0,
         sum(image in planted for image in ranking[: len(planted)]) / len(planted),
         precisions / len(planted),
+        reached / len(planted),
         ", ".join(f"{check} {n}" for check, n in common),
     )
 
@@ -208,14 +212,14 @@ def print_scores(out: Console, scores: list[Score]) -> None:
     """The scores as a table."""
     table = Table()
     table.add_column("fault")
-    for name in ("planted", "recall", "precision", "precision at k", "average precision"):
+    for name in ("planted", "recall", "precision", "precision at k", "average precision", "recall at precision 0.8"):
         table.add_column(name, justify="right")
     table.add_column("found by")
     for each in scores:
         if each.not_run:
-            table.add_row(each.fault, "-", *[""] * 4, f"not planted: {each.not_run}")
+            table.add_row(each.fault, "-", *[""] * 5, f"not planted: {each.not_run}")
         else:
-            numbers = (each.recall, each.precision, each.precision_at_k, each.average_precision)
+            numbers = (each.recall, each.precision, each.precision_at_k, each.average_precision, each.recall_at_80)
             table.add_row(each.fault, str(each.planted), *(f"{v:.2f}" for v in numbers), each.found_by)
     out.print(table)
 
