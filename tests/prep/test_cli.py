@@ -247,7 +247,16 @@ def start(
     def begin() -> subprocess.Popen[str]:
         arguments = command_line("run", many, "--cache", tmp_path / "cache", "--workers", "2")
         pipe = subprocess.PIPE
-        running.append(subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        running.append(
+            subprocess.Popen(
+                arguments,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a job in the background
+            )
+        )
         return running[-1]
 
     yield begin
