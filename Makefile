@@ -40,7 +40,7 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-# PHOTOS is any folder of photos; the hard cases need portraits with known faces, see benchmarks/faces.py
+# PHOTOS is any folder of labelled photos; faces.py and audit.py need to know what is true, recipes.py takes hours
 bench: $(VENV)/installed
 	test -d $(PHOTOS) || $(BIN)/maskprep sample $(PHOTOS)
 	$(BIN)/python benchmarks/startup.py
@@ -48,6 +48,11 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/memory.py $(PHOTOS)
 	$(BIN)/maskprep run $(PHOTOS) --cache demo/bench-cache
 	$(BIN)/python benchmarks/gather.py demo/bench-cache
+	$(BIN)/python benchmarks/duplicates.py demo/bench-cache
+	$(BIN)/python benchmarks/mattes.py $(PHOTOS)
+	$(BIN)/python benchmarks/training.py demo/bench-cache
+	test -d demo/bench-run || $(BIN)/masktrain fit demo/bench-cache --epochs 1 --out demo/bench-run
+	$(BIN)/python benchmarks/predict.py demo/bench-run demo/bench-cache --photos $(PHOTOS)
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
