@@ -169,7 +169,9 @@ def test_a_taken_port_is_an_error_for_people(client: Client) -> None:
 
 def test_the_command_serves_until_it_is_interrupted(work: Work, command_line: Callable[..., list[str]]) -> None:
     args = command_line("review", work[1], "--no-open", "-q")
+    ignored = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits that it is ignored
     process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ignored)
     assert process.stdout is not None
     url = process.stdout.readline().strip()
     host, _, rest = url.removeprefix("http://").partition("/")
