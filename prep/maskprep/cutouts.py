@@ -36,8 +36,9 @@ from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store import shards
 from maskprep.store.engine import Compute, Output, Row, Task
+from maskprep.store.files import write_atomic, write_json
 from maskprep.store.shards import live_rows, plan, read_rows, shard_numbers, shard_path, sweep
-from maskprep.store.tables import fingerprint, read_table, schema_of, write_atomic, write_json
+from maskprep.store.tables import fingerprint, read_table, schema_of
 
 VERSION = 1
 WORK = ".maskprep"

@@ -15,7 +15,8 @@ from maskprep.faces.subjects import Subjects
 from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
 from maskprep.status import find_image
-from maskprep.store.tables import fsync_replace, read_table, temporary_name
+from maskprep.store.files import write_with
+from maskprep.store.tables import read_table
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -48,10 +49,7 @@ def draw_faces(job: Job, image: str | None = None, out: Path | None = None, coun
     else:
         picture = _sheet(job, count)
         path = out or job.cache.root / "faces.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    picture.save(temporary, format="PNG")
-    fsync_replace(temporary, path)
+    write_with(path, lambda part: picture.save(part, format="PNG"))
     return path
 
 

@@ -30,7 +30,8 @@ from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import Pixels
 from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
 from maskprep.progress import Progress, Silent
-from maskprep.store.tables import fingerprint, fsync_replace, temporary_name, write_atomic, write_json
+from maskprep.store.files import fsync_replace, temporary_name, write_atomic, write_json
+from maskprep.store.tables import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")

@@ -33,8 +33,9 @@ from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache, is_cache, resolve
 from maskprep.store.engine import Row, Stage, Task
+from maskprep.store.files import write_json
 from maskprep.store.shards import Pair, drop_damaged, finish, live_rows, plan
-from maskprep.store.tables import fingerprint, write_json
+from maskprep.store.tables import fingerprint
 
 STAGE_FILE = "stage.json"
 VIEW_FILE = "view.json"

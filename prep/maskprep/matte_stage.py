@@ -10,8 +10,9 @@ import pandas as pd
 
 from maskprep.job import Job, Wanted, fill, plain, read_identity, want_crops, want_mattes
 from maskprep.pixels import matte_models, mattes, planes
+from maskprep.store.files import write_json
 from maskprep.store.shards import drop_damaged, live_rows, read_rows, shard_path
-from maskprep.store.tables import read_table, write_json
+from maskprep.store.tables import read_table
 
 
 def make_mattes(job: Job, view: str) -> None:

@@ -14,7 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from maskprep.dataset import View, open_view
 from maskprep.pixels.matte_rules import SOLID
 from maskprep.sheet import FAINT, GAP, INK, PAPER, groups
-from maskprep.store.tables import fingerprint, fsync_replace, temporary_name
+from maskprep.store.files import write_with
+from maskprep.store.tables import fingerprint
 
 VERSION = 1
 FACE = 112
@@ -100,10 +101,7 @@ def draw_overview(
     picture = _compose(opened, survey(opened, advance))
     about = PngInfo()
     about.add_text(INPUTS, inputs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    picture.save(temporary, format="PNG", pnginfo=about)
-    fsync_replace(temporary, path)
+    write_with(path, lambda part: picture.save(part, format="PNG", pnginfo=about))
     return path
 
 

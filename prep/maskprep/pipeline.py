@@ -48,8 +48,9 @@ from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
+from maskprep.store.files import write_json
 from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
-from maskprep.store.tables import fingerprint, inputs_of, read_table, write_json, write_table
+from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
 
 
 def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None, matted: bool = True) -> None:

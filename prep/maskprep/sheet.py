@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from maskprep.dataset import View, open_view
-from maskprep.store.tables import fsync_replace, temporary_name
+from maskprep.store.files import write_with
 
 THUMB = 112
 """Height of one crop on the sheet, pixels."""
@@ -41,10 +41,7 @@ def draw_sheet(
     path = out or cache / f"sheet-{opened.name}.png"
     rows = [(caption, len(members), _draw(members, count, seed)) for caption, members in groups(opened)]
     picture = _compose(opened, rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    picture.save(temporary, format="PNG")
-    fsync_replace(temporary, path)
+    write_with(path, lambda part: picture.save(part, format="PNG"))
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
-from maskprep.store.tables import write_json
+from maskprep.store.files import write_json
 from masktrain import calibration, heldout, metrics, paired, predictors, voting
 from masktrain.calibration import Calibration
 from masktrain.paired import Paired

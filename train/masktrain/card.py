@@ -96,7 +96,7 @@ def _data(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
 
 
 def _scores(run: Path, predictor: Predictor) -> list[str]:
-    if not (run / heldout.OOF).is_file():
+    if not (run / runs.OOF).is_file():
         return ["## Scores on held-out people", "", "None: nobody was held out by all of its members.", ""]
     held, schema = heldout.read(run), predictor.schema
     predicted = held.probabilities.argmax(1)  # without calibration, which was fitted on these people

@@ -14,10 +14,11 @@ import pandas as pd
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.store.files import write_json, write_with
 from masktrain import fit as fitting
 from masktrain import folds, members, metrics, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn.checkpoint import LAST, write_atomically, write_json
+from masktrain.learn.checkpoint import LAST
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _joined(
         metrics.interval(truth, predicted, people, view.schema.num_classes),
         [f.best["macro_f1"] for f in fitted],
     )
-    write_atomically(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))
+    write_with(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))
     data = runs.read_data(fitted[0].run)
     everyone = sorted({*data["people"]["train"], *data["people"]["val"]})
     write_json(run / runs.DATA, data | {"people": {"train": everyone, "val": everyone}})

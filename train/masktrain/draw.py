@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from maskprep.store.tables import fsync_replace, temporary_name
+from maskprep.store.files import write_with
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -81,10 +81,8 @@ def _label(draw: ImageDraw.ImageDraw, mark: Mark, picture: tuple[int, int], font
 
 def save(pixels: Pixels, file: Path) -> None:
     """Write a JPEG, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = temporary_name(file)
-    Image.fromarray(pixels).save(part, format="JPEG", quality=QUALITY)
-    fsync_replace(part, file)
+    picture = Image.fromarray(pixels)
+    write_with(file, lambda part: picture.save(part, format="JPEG", quality=QUALITY))
 
 
 def check_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
-from maskprep.store.tables import write_json
+from maskprep.store.files import write_json, write_with
 from masktrain import heldout, inference, metrics, paired, runs, soup, voting
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
@@ -247,11 +247,9 @@ def _write(
     }
     write_json(out / runs.DATA, data)
     frame = heldout.to_frame(made)
-    checkpoint.write_atomically(out / heldout.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+    write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     about = {"kind": kind, "members": [m.folder.resolve().name for m in members]}
-    checkpoint.write_atomically(
-        out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False))
-    )
+    write_with(out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False)))
     learnt = (fitted.weights, fitted.coefficients, fitted.intercepts)
     write(
         out, kind, folders, groups, *(None if v is None else v.tolist() for v in learnt)

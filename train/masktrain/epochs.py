@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskprep.store.files import write_with
 from masktrain.learn import loop
 from masktrain.learn.averaging import mean_state
 from masktrain.learn.batches import Batches
-from masktrain.learn.checkpoint import write_atomically
 from masktrain.sections import SelectConfig
 
 FOLDER = "epochs"
@@ -39,7 +39,7 @@ def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
         return
     (run / FOLDER).mkdir(exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in learner.scored.state_dict().items()}
-    write_atomically(_file(run, learner.epoch), lambda part: save_file(state, part))
+    write_with(_file(run, learner.epoch), lambda part: save_file(state, part))
     for file in (run / FOLDER).glob("*.safetensors"):
         if int(file.stem) <= learner.epoch - config.last:
             file.unlink()

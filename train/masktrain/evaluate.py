@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
+from maskprep.store.files import write_json
 from masktrain import baselines as simple
 from masktrain import calibration, heldout, metrics, paired, predictors, questions, runs, slices
 from masktrain.calibration import Calibration
-from masktrain.learn.checkpoint import write_json
 from masktrain.members import FILE as ENSEMBLE
 from masktrain.questions import Questions
 

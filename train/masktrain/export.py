@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError, missing_extra
-from maskprep.store.tables import fsync_replace, temporary_name, write_atomic
+from maskprep.store.files import fsync_replace, temporary_name, write_atomic
 from masktrain import card, portable, predictors, runs
 from masktrain.learn.graph import Graph
 from masktrain.settings import nearest

@@ -17,6 +17,7 @@ from maskprep.backgrounds import parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
+from maskprep.store.files import write_json
 from masktrain import bands, epochs, feed, folds, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, host, loop, parallel
@@ -73,9 +74,9 @@ def fit(
     def begin() -> Path:
         run = runs.new_run(config, out)
         runs.write_config(run, config)
-        checkpoint.write_json(run / runs.DATA, data)
-        checkpoint.write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
-        checkpoint.write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
+        write_json(run / runs.DATA, data)
+        write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
+        write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
         return run
 
     run = parallel.from_first(begin)
@@ -306,9 +307,7 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
     interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
-    checkpoint.write_json(
-        run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)}
-    )
+    write_json(run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)
 

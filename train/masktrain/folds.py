@@ -24,8 +24,8 @@ from maskprep.labels.duplicates import same_ids
 from maskprep.labels.schema import Schema
 from maskprep.leaks import open_duplicates, waiver
 from maskprep.store.cache import Cache
+from maskprep.store.files import write_with
 from masktrain.answers import listed, read_csv
-from masktrain.learn.checkpoint import write_atomically
 from masktrain.sections import DataConfig
 
 VARYING_SHARE = 0.05
@@ -177,7 +177,7 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
     table = view.table.iloc[usable_rows(view)[0]]
     number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
     lines = ["person,fold", *(f"{p},{k + 1}" for p, k in sorted(number.items()))]
-    write_atomically(out, lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    write_with(out, lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
     return len(number)
 
 

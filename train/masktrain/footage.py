@@ -15,7 +15,7 @@ import numpy as np
 from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import Pixels
 from maskprep.quiet import quiet
-from maskprep.store.tables import fsync_replace, temporary_name
+from maskprep.store.files import fsync_replace, temporary_name
 from masktrain.settings import nearest
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.audit.predictions import OOF
 from maskprep.errors import UsageError, UserError
-
-OOF = "oof.parquet"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maskprep.errors import missing_extra
+from maskprep.store.files import write_json
 from masktrain import runs
-from masktrain.learn.checkpoint import write_json
 from masktrain.sections import LOGS
 
 SENT = "logged.json"

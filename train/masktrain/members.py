@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
+from maskprep.store.files import write_json
 from masktrain import heldout, inference, runs
 from masktrain.heldout import HeldOut
-from masktrain.learn.checkpoint import Sidecar, load_sidecar, write_json
+from masktrain.learn.checkpoint import Sidecar, load_sidecar
 from masktrain.learn.combination import Combination
 from masktrain.manual import Input, Manual, Member
 from masktrain.predictors import Sights

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
+from maskprep.store.files import write_with
 from masktrain import calibration, metrics, runs, slices
 from masktrain.learn.augment import shown
-from masktrain.learn.checkpoint import write_atomically
 
 FILE = "report.html"
 ERRORS, SAMPLES, MANY = 24, 12, 40
@@ -71,7 +71,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         "<h2>Settings</h2>" + _settings(run),
     ]
     page = f"<!doctype html><meta charset=utf-8><title>{_e(run.name)}</title><style>{STYLE}</style>" + "\n".join(parts)
-    write_atomically(run / FILE, lambda part: part.write_text(page + "\n", encoding="utf-8"))
+    write_with(run / FILE, lambda part: part.write_text(page + "\n", encoding="utf-8"))
     return run / FILE
 
 

@@ -18,13 +18,14 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
+from maskprep.store.files import write_with
 from masktrain.bands import Training
 from masktrain.config import FitConfig
-from masktrain.learn.checkpoint import write_atomically
 
-CONFIG, DATA, ENV, METRICS, OOF = "config.yaml", "data.json", "env.json", "metrics.jsonl", "oof.parquet"
+CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS = "result.json", "folds.json"
 RECORDED = (
     "maskprep",
@@ -104,7 +105,7 @@ def locked(run: Path) -> Iterator[None]:
 def write_config(run: Path, config: FitConfig) -> None:
     """config.yaml: every value, not only those given."""
     text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_atomically(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+    write_with(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_config(run: Path) -> FitConfig:
@@ -219,7 +220,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def keep_metrics(run: Path, epoch: int) -> None:
     """Cut metrics.jsonl back to the epochs that the checkpoint knows."""
     kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_metrics(run) if r["epoch"] <= epoch]
-    write_atomically(run / METRICS, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+    write_with(run / METRICS, lambda part: part.write_text("".join(kept), encoding="utf-8"))
 
 
 def members(run: Path) -> list[Path]:
@@ -240,7 +241,7 @@ def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDA
     frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
     frame["label"] = table["label"].to_numpy(dtype=np.int64)
     columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
-    write_atomically(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
+    write_with(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
 
 
 def _git() -> dict[str, Any] | None:

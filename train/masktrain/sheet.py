@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from maskprep.store.tables import fsync_replace, temporary_name
+from maskprep.store.files import fsync_replace, temporary_name
 from masktrain.settings import nearest
 
 FORMS = (".csv", ".parquet", ".jsonl")

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.store.tables import write_json
+from maskprep.store.files import write_json, write_with
 from masktrain import heldout, inference, metrics, runs
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
@@ -71,7 +71,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
         shutil.copy2(first.folder / file, out / file)
     write_json(out / FILE, {"mean of": [m.folder.resolve().name for m in members]})
     frame = heldout.to_frame(made)
-    checkpoint.write_atomically(out / heldout.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+    write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
     checkpoint.save_best(out, predictor.model, sidecar)
     return made

@@ -14,10 +14,10 @@ import numpy as np
 
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
+from maskprep.store.files import write_with
 from masktrain import heldout, members, metrics, paired, runs
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
-from masktrain.learn.checkpoint import write_atomically
 from masktrain.report import STYLE
 
 FILE = "standings.html"
@@ -94,7 +94,7 @@ def standings(given: Sequence[Path]) -> Standings:
     """
     folders = find_runs(given)
     root = Path(os.path.commonpath([f.resolve().parent for f in folders]))
-    done = [f for f in folders if (f / heldout.OOF).is_file()]
+    done = [f for f in folders if (f / runs.OOF).is_file()]
     unfinished = [_name(f, root) for f in folders if f not in done]
     if not done:
         raise UsageError("None of these runs is finished.", f"Go on with one: masktrain fit --resume {folders[0]}")
@@ -150,7 +150,7 @@ def write(found: Standings, out: Path) -> Path:
         raise UsageError(f"{out} exists and is not such a page.", "Choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     text = _html(found, out) if out.suffix.lower() == ".html" else _markdown(found)
-    write_atomically(out, lambda part: part.write_text(text, encoding="utf-8"))
+    write_with(out, lambda part: part.write_text(text, encoding="utf-8"))
     return out
 
 

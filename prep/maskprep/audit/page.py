@@ -24,7 +24,7 @@ from maskprep.dataset import View, open_view
 from maskprep.faces.decisions import COLUMNS, Decision
 from maskprep.faces.subjects import Subjects
 from maskprep.job import Job
-from maskprep.store.tables import write_atomic
+from maskprep.store.files import write_atomic
 
 REPORT = "report.html"
 THUMBS = "thumbs"

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema
 
+OOF = "oof.parquet"  # the name of the file in a run's folder
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -47,14 +49,14 @@ def read_predictions(path: Path, schema: Schema, known: set[str]) -> Predictions
     Raises:
         UserError: no such file, columns missing, another number of classes, or no image in common.
     """
-    file = path / "oof.parquet" if path.is_dir() else path
+    file = path / OOF if path.is_dir() else path
     try:
         table = pd.read_parquet(file)
     except FileNotFoundError as error:
-        hint = "masktrain fit writes oof.parquet into its run."
+        hint = f"masktrain fit writes {OOF} into its run."
         raise UserError(f"There are no predictions '{file}'.", hint) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"'{file}' cannot be read: {error}.", "Give an oof.parquet.") from error
+        raise UserError(f"'{file}' cannot be read: {error}.", f"Give an {OOF}.") from error
     wanted = [f"p_{k}" for k in range(schema.num_classes)]
     absent = [c for c in ("image", "label", *wanted) if c not in table]
     extra = [c for c in table if str(c).startswith("p_") and c not in wanted]

@@ -23,7 +23,7 @@ from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS, DUPLICATE, Decision, read_decisions
 from maskprep.faces.subjects import Subjects
 from maskprep.store.cells import guard
-from maskprep.store.tables import write_atomic
+from maskprep.store.files import write_atomic
 
 HISTORY = "decisions.history.jsonl"
 SIDES = ("ours", "theirs", "newer")

@@ -19,8 +19,9 @@ from maskprep.errors import UserError
 from maskprep.photos.decode import Pixels
 from maskprep.pixels.cropping import FOREGROUND
 from maskprep.pixels.mattes import COLUMNS, table
+from maskprep.store.files import fsync_replace, temporary_name
 from maskprep.store.shards import read_index, shard_path, sweep
-from maskprep.store.tables import fingerprint, fsync_replace, inputs_of, read_table, temporary_name, write_table
+from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
 
 MATTES = "mattes.parquet"
 DESCRIPTION = "mattes.json"

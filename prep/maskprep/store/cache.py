@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.errors import UsageError, UserError
-from maskprep.store.tables import write_json
+from maskprep.store.files import write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""

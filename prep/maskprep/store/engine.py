@@ -24,8 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
+from maskprep.store.files import fsync_replace, temporary_name
 from maskprep.store.shards import Chunk, shard_path
-from maskprep.store.tables import fsync_replace, temporary_name, write_table
+from maskprep.store.tables import write_table
 
 Row = dict[str, Any]
 Output = tuple[Row, NDArray[np.uint8] | None]

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskprep.errors import UserError
-from maskprep.store.tables import read_table, write_json
+from maskprep.store.files import write_json
+from maskprep.store.tables import read_table
 
 SHARD_FILE = re.compile(r"(\d{5,})\.parquet")
 BESIDE = re.compile(r"(\d{5,})\.npy|alpha-(\d{5,})\.(?:npy|parquet)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskprep.errors import UserError
+from maskprep.store.files import fsync_replace, temporary_name
 
 INPUTS_KEY = b"maskprep.inputs"
 
@@ -22,37 +22,6 @@ def fingerprint(*parts: Any) -> str:
     """BLAKE2b-128 of the canonical JSON of some values: equal settings give equal text, whatever their order."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def fsync_replace(temporary: Path, final: Path) -> None:
-    """Make a finished temporary file durable and give it its final name in one step."""
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    if os.name == "posix":
-        handle = os.open(final.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def temporary_name(final: Path) -> Path:
-    """A name beside ``final`` that only this process uses; leftovers are recognised by ``.tmp-``."""
-    return final.with_name(f".tmp-{os.getpid()}-{final.name}")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole small file, or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.write_bytes(data)
-    fsync_replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_table(path: Path, table: pd.DataFrame | pa.Table, schema: pa.Schema | None = None, inputs: str = "") -> None:

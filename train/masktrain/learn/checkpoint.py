@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
 from maskprep.pixels.composite import Background
+from maskprep.store.files import write_json, write_with
 from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
@@ -79,28 +78,13 @@ class Sidecar:
         return make_target(self.target, self.labels(), self.route)
 
 
-def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file and put it in place in one step."""
-    part = file.with_name(f".{file.name}.part")
-    write(part)
-    with part.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    part.replace(file)
-
-
-def write_json(file: Path, data: Any) -> None:
-    """Write readable JSON atomically."""
-    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(file, lambda part: part.write_text(text, encoding="utf-8"))
-
-
 def save_best(run: Path, model: nn.Module, sidecar: Sidecar) -> None:
     """Write best.safetensors and best.json; the sidecar is in the header of the weights too."""
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {"sidecar": json.dumps(asdict(sidecar))}
-    write_atomically(run / BEST, lambda part: save_file(state, part, metadata=header))
+    write_with(run / BEST, lambda part: save_file(state, part, metadata=header))
     write_json(run / SIDECAR, asdict(sidecar))
 
 
@@ -142,7 +126,7 @@ def load_sidecar(run: Path) -> Sidecar:
 
 def save_last(run: Path, state: dict[str, Any]) -> None:
     """Write last.ckpt: tensors and plain values only."""
-    write_atomically(run / LAST, lambda part: torch.save(state, part))
+    write_with(run / LAST, lambda part: torch.save(state, part))
 
 
 def load_last(run: Path) -> dict[str, Any]:

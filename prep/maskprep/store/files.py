@@ -1,0 +1,49 @@
+"""Files that are there whole or not at all: written under another name, made durable, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def temporary_name(final: Path) -> Path:
+    """A name beside ``final`` that only this process uses; leftovers are recognised by ``.tmp-``."""
+    return final.with_name(f".tmp-{os.getpid()}-{final.name}")
+
+
+def fsync_replace(temporary: Path, final: Path) -> None:
+    """Make a finished temporary file durable and give it its final name in one step."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    if os.name == "posix":
+        handle = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file of the same suffix, then put it in place; if it fails, nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        write(temporary)
+        fsync_replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole small file, or nothing."""
+    write_with(path, lambda part: part.write_bytes(data))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON, or nothing."""
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
