@@ -199,7 +199,7 @@ def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:
     weights = 4 * small.about["parameters"]
     assert 4 * weights <= small.memory["weights"] < 4.01 * weights + 1000
     assert 3.5 < large.memory["activations"] / small.memory["activations"] < 4.5
-    assert len(small.rates) == 3 * 15 and small.drawn.sum() == 120
+    assert len(small.rates) == 3 * 15 and small.about["drawn"].sum() == 120
 
 
 def test_runs_beside_each_other(

@@ -210,6 +210,21 @@ def make_learner(
     return loop.make_learner(model, config, objective, mean, std, device)
 
 
+def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig) -> dict[str, Any]:
+    """What is about to be trained, on what and how often, for people; ``drawn``: images of each class in an epoch."""
+    return {
+        "model": config.model.name,
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "native size": native_size(learner.model),
+        "size": view.size,
+        "device": str(learner.precision.device),
+        "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
+        "steps": train.steps,
+        "schema": view.schema,
+        "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
+    }
+
+
 def _cosine(config: FitConfig) -> float:
     """Scale of a classifier by direction, 0 for a linear one."""
     if config.model.head == "cosine" and config.target.kind in ("ordinal", "number"):
@@ -250,17 +265,7 @@ def _train(
         _save_last(run, learner, config, sidecar)
         logs.update()
 
-    about = {
-        "model": config.model.name,
-        "parameters": sum(p.numel() for p in learner.model.parameters()),
-        "native size": native_size(learner.model),
-        "size": view.size,
-        "device": str(device),
-        "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
-        "steps": train.steps,
-        "schema": view.schema,
-        "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
-    }
+    about = outline(learner, train, view, config)
 
     def stopped(code: int) -> UserError:
         return UserError(

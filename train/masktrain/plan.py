@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from maskprep.dataset import open_view
 from masktrain import feed, runs
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn import host, loop
-from masktrain.learn.model import native_size
 from masktrain.learn.schedules import learning_rate
 
 STEPS = 3
@@ -31,8 +29,7 @@ class Plan:
 
     Attributes:
         data: as in data.json.
-        about: model, size, device, steps of an epoch.
-        drawn: training images of each class in the first epoch, after sampling, int64 [C].
+        about: see :func:`masktrain.fit.outline`.
         memory: bytes of ``weights`` (with gradients, optimiser state and average) and of ``activations`` of a step.
         rates: learning rate of every update.
         loss: of each step that was run.
@@ -41,7 +38,6 @@ class Plan:
 
     data: dict[str, Any]
     about: dict[str, Any]
-    drawn: NDArray[np.int64]
     memory: dict[str, int]
     rates: list[float]
     loss: list[float]
@@ -82,19 +78,10 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     looks = config.optim.epochs * len(split.val) / max(train.images / train.steps, 1) / 3
     states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     weights = sum(p.nbytes for p in learner.model.parameters())
+    outline = fitting.outline(learner, train, view, config)
     return Plan(
         data=runs.data_record(view, training),
-        about={
-            "model": config.model.name,
-            "parameters": sum(p.numel() for p in learner.model.parameters()),
-            "native size": native_size(learner.model),
-            "size": view.size,
-            "device": str(device),
-            "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
-            "steps": train.steps,
-            "schema": view.schema,
-        },
-        drawn=np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
+        about=outline,
         memory={
             "weights": 2 * weights + states + (weights if learner.average is not None else 0),
             "activations": sum(saved.values()),
@@ -127,10 +114,11 @@ def lines(made: Plan, config: FitConfig) -> list[str]:
     data, schema = made.data, made.about["schema"]
     width = max(len(name) for name in schema.class_names)
     found = [f"{'class':{width}}   train     val   drawn an epoch"]
-    total = max(int(made.drawn.sum()), 1)
+    drawn = made.about["drawn"]
+    total = max(int(drawn.sum()), 1)
     for k, name in enumerate(schema.class_names):
         train, val = data["classes"]["train"][k], data["classes"]["val"][k]
-        found.append(f"{name:{width}} {train:7d} {val:7d}  {int(made.drawn[k]):7d} {made.drawn[k] / total:6.1%}")
+        found.append(f"{name:{width}} {train:7d} {val:7d}  {int(drawn[k]):7d} {drawn[k] / total:6.1%}")
     memory = " + ".join(f"{v / 2**20:.0f} MiB {k}" for k, v in made.memory.items())
     found += [
         f"memory  {memory}, for {config.optim.micro_batch or config.optim.batch_size} images at once",

@@ -212,7 +212,7 @@ def planned(cache: Path, config: FitConfig) -> None:
     from masktrain import plan as planning
 
     made = planning.plan(cache, config)
-    for line in opening(None, config, made.data, made.about | {"drawn": made.drawn}) + planning.lines(made, config):
+    for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
         print(line)
     print(f"time    about {clock(made.seconds)} on this machine")
 
