@@ -188,7 +188,7 @@ def subjects_inputs(job: Job) -> str:
 
 def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
-    images, faces = read_table(job.cache.images), read_table(job.cache.faces)
+    images, faces = read_table(job.cache.images), read_table(job.cache.faces, needs=detection.TABLE.names)
     rulings = of_faces(read_decisions(job.cache.decisions))
     return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from maskprep.errors import UserError
 from maskprep.store.files import write_with
+from maskprep.store.tables import read_table, write_table
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -20,3 +23,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_with(tmp_path / "a", fail)
     assert (tmp_path / "a").read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_table_of_another_version_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    write_table(tmp_path / "faces.parquet", pd.DataFrame({"image": ["a"], "face": [0]}))
+    assert list(read_table(tmp_path / "faces.parquet", needs=["face"])) == ["image", "face"]
+    with pytest.raises(UserError, match=r"faces\.parquet' was written by another version: it has no column matte"):
+        read_table(tmp_path / "faces.parquet", needs=["face", "matte"])

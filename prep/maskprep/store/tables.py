@@ -35,18 +35,29 @@ def write_table(path: Path, table: pd.DataFrame | pa.Table, schema: pa.Schema | 
     fsync_replace(temporary, path)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None, *, needs: Iterable[str] = ()) -> pd.DataFrame:
     """Read a Parquet table.
 
+    Args:
+        path: the file.
+        columns: to read; all by default.
+        needs: columns that a table of an older version may lack.
+
     Raises:
-        UserError: it does not exist or is no Parquet file.
+        UserError: it does not exist, is no Parquet file, or lacks a column.
     """
     try:
-        return pd.DataFrame(pq.read_table(path, columns=columns).to_pandas())
+        table = pd.DataFrame(pq.read_table(path, columns=columns).to_pandas())
     except FileNotFoundError as error:
         raise UserError(f"There is no table '{path}'.", "Run: maskprep run on the photos.") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
+    if absent := [name for name in needs if name not in table]:
+        raise UserError(
+            f"'{path}' was written by another version: it has no column {', '.join(absent)}.",
+            "Bring the cache up to date: maskprep run on the photos.",
+        )
+    return table
 
 
 def inputs_of(path: Path) -> str:
