@@ -1,11 +1,11 @@
 """Recipes beside each other on people-disjoint folds of one cache, at equal budget, with intervals over people.
 
     python benchmarks/recipes.py CACHE --out FOLDER [--view NAME] [--epochs 8] [--folds 5] [--seeds 1]
-                                 [--only joint,heads] [--answers ANSWERS.csv] [--set KEY=VALUE]
+                                 [--base joint] [--only heads,number] [--answers ANSWERS.csv] [--set KEY=VALUE]
 
-Every recipe trains for the same epochs on the same folds; everyone is scored by the model that held them out. Each
-differs from `joint` in what its name says. Beside the scores stand the differences to `joint`, paired over people, and
-the minutes: several networks take several times as long. Random backgrounds need mattes and are left out without.
+Every recipe trains for the same epochs on the same folds; everyone is scored by the model that held them out. Those
+with a + are the base and what their name says. Beside the scores stand the differences to the base, paired over people,
+and the minutes: several networks take several times as long. Other backgrounds need mattes and are left out without.
 A mean over the folds' models cannot be scored on people that some of them know; with --answers, a CSV for the eval
 split, it is scored there beside the single models. The settings of a fit may be changed with --set for all recipes
 alike. What is done is kept: the same command goes on where it was stopped. The table is FOLDER/recipes.md.
@@ -33,10 +33,9 @@ from masktrain.config import FitConfig
 from masktrain.learn.targets import make_target
 from masktrain.recipes import read
 
-BASE = "joint"
 PLAIN = {"loss.class_weights": "none"}
 RECIPES: dict[str, dict[str, Any]] = {
-    BASE: {},
+    "joint": {},
     "from scratch": {"model.pretrained": False},
     "heads": {"target.kind": "heads"},
     "ordinal": {"target.kind": "ordinal"},
@@ -50,7 +49,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "+ LDAM": read("ldam"),
     "+ soft F1": read("soft-f1"),
     "+ random background": {"data.background": "random"},
+    "+ mean background": {"data.background": "mean"},
     "+ EMA": {"optim.ema": 0.99},
+    "+ strong": {"augment.recipe": "strong"},
 }
 
 
@@ -94,13 +95,12 @@ def row(name: str, folders: list[Path]) -> Row:
     )
 
 
-def table(rows: list[Row], classes: int, about: str, ensemble: list[str]) -> str:
-    """The rows as Markdown."""
-    base = next(r for r in rows if r.name == BASE)
+def table(rows: list[Row], base: Row, classes: int, about: str, ensemble: list[str]) -> str:
+    """The rows as Markdown, compared with one of them."""
     lines = [
         about,
         "",
-        f"| recipe | macro-F1 (95 % over people) | minus {BASE} (95 %), p | accuracy | folds | minutes |",
+        f"| recipe | macro-F1 (95 % over people) | minus {base.name} (95 %), p | accuracy | folds | minutes |",
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -140,13 +140,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default="", help="names of recipes, separated by commas; joint is always among them")
+    parser.add_argument(
+        "--only", default="", help="names of recipes, separated by commas; the base is always among them"
+    )
+    parser.add_argument("--base", default="joint", choices=[n for n in RECIPES if not n.startswith("+")])
     parser.add_argument("--answers", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     args = parser.parse_args()
     view = open_view(args.cache, args.view)
-    asked = [BASE, *(n.strip() for n in args.only.split(",") if n.strip() not in ("", BASE))]
-    wanted = [n for n in RECIPES if not args.only or n in asked]
+    asked = [args.base, *(n.strip() for n in args.only.split(",") if n.strip() not in ("", args.base))]
+    wanted = [args.base, *(n for n in RECIPES if (not args.only or n in asked) and n != args.base)]
     if unknown := set(asked) - set(RECIPES):
         raise UserError(f"There is no recipe {', '.join(sorted(unknown))}.", f"There are: {', '.join(RECIPES)}.")
     matted = view.table["matte"].notna().any() if len(view) else False
@@ -161,29 +164,33 @@ def main() -> None:
     rows: list[Row] = []
     ensemble: list[str] = []
     for name in wanted:
-        if RECIPES[name].get("data.background") == "random" and not matted:
+        keys = RECIPES[args.base] | RECIPES[name] if name.startswith("+") else RECIPES[name]
+        if "data.background" in keys and not matted:
             print(f"{name}: left out, as view {view.name} has no mattes")
             continue
         try:
-            fitting.check(view, FitConfig.from_keys(shared | RECIPES[name]))
-            make_target(RECIPES[name].get("target.kind", "joint"), view.schema)
+            fitting.check(view, FitConfig.from_keys(shared | keys))
+            make_target(keys.get("target.kind", "joint"), view.schema)
         except UserError as error:
-            if name == BASE:
+            if name == args.base:
                 raise
             print(f"{name}: left out, as it does not fit these classes: {error.message}")
             continue
         folders = []
         for seed in range(args.seeds):
             plain = "".join(c if c.isalnum() else "-" for c in name.removeprefix("+ ")).replace("--", "-")
-            folders.append(args.out / f"{plain}-seed{seed}")
-            config = FitConfig.from_keys(shared | RECIPES[name] | {"run.seed": seed})
+            own = plain if not name.startswith("+") else f"{args.base}-{plain}"
+            folders.append(args.out / f"{own}-seed{seed}")
+            config = FitConfig.from_keys(shared | keys | {"run.seed": seed})
             print(f"== {name}, seed {seed}", flush=True)
             trained(args.cache, config, folders[-1])
         rows.append(row(name, folders))
-        if name == BASE and args.answers is not None:
+        if name == args.base and args.answers is not None:
             ensemble = together(args.cache, folders[0], args.answers)
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "recipes.md").write_text(table(rows, view.schema.num_classes, about, ensemble), encoding="utf-8")
+        (args.out / "recipes.md").write_text(
+            table(rows, rows[0], view.schema.num_classes, about, ensemble), encoding="utf-8"
+        )
     print((args.out / "recipes.md").read_text(encoding="utf-8"))
 
 
