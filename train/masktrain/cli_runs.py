@@ -107,6 +107,51 @@ def explain(
     print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
 
 
+def sweep(
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="What is fixed, and what varies in which range.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. [default: runs/sweep-SPACE]")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many fits, those done before included.")] = 20,
+    hours: Annotated[float | None, typer.Option(min=0, help="Begin no trial that would end after so many.")] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(help="'all' scores each trial on everyone, by all folds (data.val_ratio says how many)."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="tpe (learns from the trials before), random or grid.")] = "tpe",
+    prune: Annotated[
+        bool,
+        typer.Option("--prune/--no-prune", help="Give up trials below the median of the others at the same epoch."),
+    ] = True,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any fixed setting.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
+) -> None:
+    """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
+    from maskprep.errors import UsageError
+    from masktrain import cli, recipes, show, show_runs
+    from masktrain import space as spaces
+    from masktrain import sweep as sweeping
+
+    if folds not in (None, "all"):
+        raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
+    base = (recipes.read(recipe) if recipe else {}) | cli.assignments(settings or [])
+    done = sweeping.sweep(
+        cache,
+        spaces.read(space),
+        out or Path("runs") / f"sweep-{space.stem}",
+        base=base,
+        trials=trials,
+        hours=hours,
+        folds=folds is not None,
+        kind=kind,
+        prune=prune,
+        seed=seed,
+        progress=show.PrintedFit(),
+        each=lambda trial, sofar: show_runs.trial(trial, sofar, trials),
+    )
+    show_runs.swept(done)
+
+
 def report(
     given: Annotated[
         list[Path],
@@ -160,5 +205,5 @@ def demo(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (report, export, ensemble, calibrate, explain, demo):
+    for command in (sweep, report, export, ensemble, calibrate, explain, demo):
         app.command()(command)

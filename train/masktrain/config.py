@@ -122,9 +122,7 @@ def parse(key: str, text: str) -> Any:
     Raises:
         UsageError: no such setting, or no value of its type.
     """
-    if key not in set(keys()):
-        raise _unknown(key)
-    kinds = _kinds(key)
+    kinds = kinds_of(key)
     if type(None) in kinds and text.casefold() in ("none", "null", ""):
         return None
     if tuple in kinds:
@@ -132,7 +130,13 @@ def parse(key: str, text: str) -> Any:
     return parsed(key, kinds, text)
 
 
-def _kinds(key: str) -> tuple[Any, ...]:
-    """The types a setting may have; ``tuple`` among them if it holds several values."""
+def kinds_of(key: str) -> tuple[Any, ...]:
+    """The types a setting may have; ``tuple`` among them if it holds several values.
+
+    Raises:
+        UsageError: no such setting.
+    """
+    if key not in set(keys()):
+        raise _unknown(key)
     section, _, name = key.partition(".")
     return unfold(typing.get_type_hints(SECTIONS[section])[name])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from masktrain.calibrate import Calibrated
     from masktrain.ensemble import Ensemble
     from masktrain.evaluate import Report
+    from masktrain.sweep import Swept, Trial
 
 
 def ensemble(made: Ensemble) -> None:
@@ -116,3 +117,41 @@ def compared(found: Paired) -> str:
         f"macro-F1 {found.difference:+.4f} (95% over {found.people} people: {found.low:+.4f} to {found.high:+.4f},"
         f" {found.chance}), {found.verdict}"
     )
+
+
+def trial(done: Trial, sofar: Swept, wanted: int) -> None:
+    """A line about a trial of a sweep, the best one so far, and the time left."""
+    from masktrain.show import clock
+
+    values = ", ".join(f"{key}={value}" for key, value in done.values.items())
+    found = f"macro-F1 {done.score:.4f}" if done.score is not None else done.why
+    usual = sum(t.seconds for t in sofar.trials) / len(sofar.trials)
+    left = clock(usual * max(wanted - len(sofar.trials), 0))
+    best = "" if sofar.best is None else f"; best {sofar.best.score:.4f} (trial {sofar.best.number})"
+    state = "" if done.state == "done" else f" {done.state},"
+    print(f"trial {done.number}/{wanted} {values}:{state} {found}{best}; about {left} left", flush=True)
+
+
+def swept(done: Swept) -> None:
+    """A sweep: its trials, best first, what matters, and how to use the best."""
+    from masktrain import sweep
+
+    ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
+    names = list(ranked[0].values) if ranked else []
+    rows = [["trial", "macro-F1", *names]]
+    for each in ranked:
+        score = "failed" if each.score is None else f"{each.score:.4f}{' pruned' * (each.state == 'pruned')}"
+        rows.append([str(each.number), score, *(str(each.values[n]) for n in names)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if done.importance:
+        print(f"matters {', '.join(f'{key} {share:.0%}' for key, share in done.importance.items())}")
+    if done.out_of_time:
+        print("The time is up; the same command with more --hours goes on.")
+    if done.best is None:
+        return
+    if len(done.trials) > 1:
+        print(f"note    the best of {len(done.trials)} looks at the same people flatters itself; score it on others")
+    print(f"next    masktrain fit CACHE --config {done.out / sweep.BEST} --split-seed 1")
+    print(f"        masktrain evaluate {done.out / sweep.folder(done.best.number)} CACHE --split eval")

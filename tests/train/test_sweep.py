@@ -1,0 +1,163 @@
+"""A space of settings is read and checked, and a sweep over it is the same whether it was stopped or not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from maskprep.errors import UsageError, UserError
+from masktrain import cli, recipes, runs, space, sweep
+from masktrain.config import FitConfig
+
+pytest.importorskip("optuna")
+
+TINY = {"model.name": "test_resnet", "model.pretrained": False, "optim.epochs": 2, "optim.batch_size": 16}
+SPACE = """
+fixed:
+  data.val_ratio: 0.34
+  schedule: {warmup: 0}
+space:
+  optim.lr: {low: 1e-4, high: 1e-2, log: true}
+  loss: {name: [ce, focal]}
+"""
+
+
+def spaced(tmp_path: Path, text: str = SPACE) -> Path:
+    file = tmp_path / "space.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def without_times(done: sweep.Swept) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(t) | {"seconds": 0} for t in done.trials]
+
+
+def test_a_space_is_read(tmp_path: Path) -> None:
+    text = SPACE + "  optim.batch_size: {low: 8, high: 32, step: 8}\n  target.weights: [[1, 1], [1, 2]]\n"
+    read = space.read(spaced(tmp_path, text))
+    assert read.fixed == {"data.val_ratio": 0.34, "schedule.warmup": 0}
+    rate, loss, batch, weights = read.varied
+    assert (rate.key, rate.low, rate.high, rate.log) == ("optim.lr", 1e-4, 1e-2, True)
+    assert loss.every() == ["ce", "focal"] and batch.every() == [8, 16, 24, 32]
+    for each in (loss, batch, weights):
+        assert [each.meant(each.drawn(value)) for value in each.every()] == each.every()
+    assert FitConfig.from_keys({"target.weights": weights.every()[1]}).target.weights == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("space: {}", "varies nothing"),
+        ("[1]", "varies nothing"),
+        ("space: {optim.lr: [", "is not YAML"),
+        ("space: {optim.rl: [1]}", "Did you mean 'optim.lr'"),
+        ("space: {optim.lr: 3}", "must be a list of values, or have 'low' and 'high'"),
+        ("space: {optim.lr: {low: 1, high: 2, logg: true}}", "Did you mean 'log'"),
+        ("space: {optim.lr: {low: 2, high: 1}}", "low must be below high"),
+        ("space: {optim.lr: {low: 0, high: 1, log: true}}", "log takes limits above 0"),
+        ("space: {optim.epochs: {low: 1, high: 2.5}}", "whole numbers only"),
+        ("space: {loss.name: {low: 1, high: 2}}", "is no number"),
+        ("space: {loss.name: [ce, focall]}", "focal"),
+        ("space: {optim.lr: {low: a, high: 1}}", "must be numbers"),
+        ("space: {optim.lr: [0.1]}\nfixed: {optim.lr: 1}", "both fixes and varies optim.lr"),
+        ("space: {optim.lr: [0.1]}\nrange: {}", "has a section 'range'"),
+        ("space: {optim.lr: [0.1]}\nfixed: {optim.lrr: 1}", "Did you mean 'optim.lr'"),
+    ],
+)
+def test_a_wrong_space_is_told(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        space.read(spaced(tmp_path, text))
+    assert says in str(caught.value)
+
+
+def test_below_the_median_by_hand() -> None:
+    others = [[0.1, 0.5], [0.2, 0.3], [0.3, 0.9], [0.4]]
+    assert sweep.below_median([0.24], others)  # the median of 0.1, 0.2, 0.3, 0.4 is 0.25
+    assert not sweep.below_median([0.26], others)
+    assert not sweep.below_median([0.0, 0.0], others)  # three came that far, four are needed
+    assert sweep.below_median([0.2, 0.4], [*others, [0.6, 0.1]])  # 0.5, 0.3, 0.9, 0.6: 0.55
+    assert not sweep.below_median([0.56, 0.4], [*others, [0.6, 0.1]])  # its best counts
+
+
+def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path))
+    whole = sweep.sweep(cache, read, tmp_path / "whole", base=TINY, trials=3, prune=False)
+    assert [t.state for t in whole.trials] == ["done"] * 3
+    assert len({t.values["optim.lr"] for t in whole.trials}) == 3
+    for t in whole.trials:
+        own = runs.read_config(tmp_path / "whole" / sweep.folder(t.number))
+        assert (own.optim.lr, own.loss.name) == (t.values["optim.lr"], t.values["loss.name"])
+        assert len(t.epochs) == 2 and t.score == max(t.epochs)
+
+    class StopError(Exception):
+        pass
+
+    def stop(trial: sweep.Trial, sofar: sweep.Swept) -> None:
+        if trial.number == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False, each=stop)
+    (tmp_path / "halved" / "trial-003").mkdir()  # killed before its first snapshot
+    (tmp_path / "halved" / "trial-003" / "config.yaml").write_text("half")
+    halved = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False)
+    assert without_times(halved) == without_times(whole)
+    again = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False)
+    assert again.trials == halved.trials  # nothing is done twice
+    with pytest.raises(UsageError, match="is a sweep with other settings"):
+        sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, seed=1)
+    best = recipes.read(tmp_path / "whole" / sweep.BEST)
+    assert whole.best is not None and best["optim.lr"] == whole.best.values["optim.lr"]
+    assert best["data.val_ratio"] == 0.34 and best["model.name"] == "test_resnet"
+
+
+def test_trials_that_cannot_be_trained_are_kept_as_such(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path, "space: {model.name: [no_such_model, test_resnet]}"))
+    base = {k: v for k, v in TINY.items() if k != "model.name"}
+    done = sweep.sweep(cache, read, tmp_path / "out", base=base, trials=9, kind="grid")
+    assert [t.state for t in done.trials] == ["failed", "done"]
+    assert "no_such_model" in done.trials[0].why and done.best is not None and done.best.number == 2
+    wrong = space.read(spaced(tmp_path, "space: {model.name: [no_a, no_b, no_c, no_d]}"))
+    with pytest.raises(UserError, match="None of the first 3 trials could be trained"):
+        sweep.sweep(cache, wrong, tmp_path / "wrong", base=base, kind="grid")
+
+
+def test_a_hopeless_trial_is_given_up(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 0.004, 0.003, 0.002, 1.0e-9]}"))
+    done = sweep.sweep(cache, read, tmp_path / "out", base=TINY, kind="grid")
+    assert [t.state for t in done.trials[:4]] == ["done"] * 4
+    last = done.trials[4]
+    assert last.state == "pruned" and last.score == max(last.epochs)
+    assert not list((tmp_path / "out" / "trial-005").rglob("last.ckpt"))
+
+
+def test_folds_and_the_time(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 0.004]}"))
+    base = TINY | {"data.val_ratio": 0.5}
+    done = sweep.sweep(cache, read, tmp_path / "out", base=base, kind="grid", folds=True, hours=1e-6)
+    assert done.out_of_time and len(done.trials) == 1 and len(done.trials[0].epochs) == 4
+    folded = json.loads((tmp_path / "out" / "trial-001" / runs.FOLDS).read_text())
+    assert folded["out_of_fold"]["macro_f1"] == done.trials[0].score
+
+
+def test_by_command(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = spaced(tmp_path)
+    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    arguments = ["sweep", str(cache), str(file), "--trials", "2", *sets]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["masktrain", *arguments])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    said = capsys.readouterr().out
+    assert "trial 2/2 optim.lr=" in said and "next    masktrain fit CACHE --config" in said
+    best = tmp_path / "runs" / "sweep-space" / sweep.BEST
+    assert yaml.safe_load(best.read_text())["model"]["name"] == "test_resnet"

@@ -1,0 +1,323 @@
+"""Many fits over a space of settings, proposed by Optuna, with a budget; finished trials are kept and never redone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.store.files import write_atomic, write_json
+from masktrain import crossfit, runs, show
+from masktrain import fit as fitting
+from masktrain.config import FitConfig
+from masktrain.learn.checkpoint import LAST
+from masktrain.space import Space
+
+ABOUT, TRIALS, BEST = "sweep.json", "trials.jsonl", "best.yaml"
+KINDS = ("tpe", "random", "grid")
+HOPELESS = 3
+"""So many failures at the start end a sweep."""
+WEIGHED = 10
+"""So many finished trials it takes to say which settings matter."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit of a sweep.
+
+    Attributes:
+        number: from 1 on.
+        values: of the varied settings.
+        score: macro-F1 on the held-out people, 0..1; of a pruned trial its best so far, None of one that failed.
+        state: ``done``, ``pruned`` (was worse than the median at the same epoch) or ``failed``.
+        seconds: it took.
+        epochs: macro-F1 after each epoch, folds after one another.
+        why: it failed.
+    """
+
+    number: int
+    values: dict[str, Any]
+    score: float | None
+    state: str
+    seconds: float
+    epochs: list[float]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Trials in order, the best, and how much each setting matters (0..1, sum 1; empty with few trials)."""
+
+    out: Path
+    trials: list[Trial]
+    best: Trial | None
+    importance: dict[str, float]
+    out_of_time: bool
+
+
+class _PrunedError(Exception):
+    """A trial that is not worth going on with."""
+
+
+class _Watched(show.Fit):
+    """Passes everything on, and gives a trial up after an epoch that leaves no hope."""
+
+    def __init__(self, inner: show.Fit, hopeless: Callable[[], bool]) -> None:
+        self.inner, self.hopeless = inner, hopeless
+
+    @contextmanager
+    def running(
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
+    ) -> Iterator[None]:
+        """See :class:`masktrain.show.Fit`."""
+        with self.inner.running(run, config, data, about, done, step):
+            yield
+
+    def say(self, text: str) -> None:
+        """See :class:`masktrain.show.Fit`."""
+        self.inner.say(text)
+
+    def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
+        """See :class:`masktrain.show.Fit`."""
+        self.inner.step(epoch, images, loss, waited)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """See :class:`masktrain.show.Fit`."""
+        self.inner.epoch(record)
+        if self.hopeless():
+            raise _PrunedError
+
+
+def sweep(
+    cache: Path,
+    space: Space,
+    out: Path,
+    *,
+    base: dict[str, Any] | None = None,
+    trials: int = 20,
+    hours: float | None = None,
+    folds: bool = False,
+    kind: str = "tpe",
+    prune: bool = True,
+    seed: int = 0,
+    progress: show.Fit | None = None,
+    each: Callable[[Trial, Swept], None] = lambda trial, sofar: None,
+) -> Swept:
+    """Fit again and again, each time with settings that what was found so far makes promising.
+
+    The objective is macro-F1 on the held-out people: of the one split, or with ``folds`` of everyone. What is proposed
+    depends on the seed and on the finished trials alone, so that a sweep that was stopped goes on as if it had not
+    been. TPE: Bergstra et al., NeurIPS 2011; pruning by the median: Golovin et al., KDD 2017.
+
+    Args:
+        cache: to train on.
+        space: what is fixed and what varies.
+        out: folder of the sweep; one that exists goes on if its settings are the same.
+        base: further fixed settings, flat; those of the space come over them.
+        trials: how many in all, those done before included; a grid ends with its last combination.
+        hours: no trial but the first is begun that would end after so many, counted from now.
+        kind: tpe, random or grid.
+        prune: give up a trial whose score is below the median of the others at the same epoch.
+        progress: shows each fit.
+        each: called after every trial, with all so far.
+
+    Raises:
+        UserError: Optuna is missing, ``out`` is another sweep, or stopped by Ctrl-C or SIGTERM (exit 130 and 143).
+    """
+    if kind not in KINDS:
+        raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing_extra("optuna", "sweep") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    fixed = (base or {}) | space.fixed
+    FitConfig.from_keys(fixed)
+    combinations = space.grid() if kind == "grid" else []
+    _open(out, cache, space, fixed, folds, kind, prune, seed)
+    started = time.monotonic()
+    with runs.locked(out):
+        done = _read(out)
+        while len(done) < min(trials, len(combinations) or trials):
+            usual = sum(t.seconds for t in done) / len(done) if done else 0.0
+            if done and hours is not None and time.monotonic() - started + usual > hours * 3600:
+                return _swept(out, space, done, seed, out_of_time=True)
+            number = len(done) + 1
+            values = combinations[number - 1] if combinations else _proposed(space, done, kind, seed)
+            config = FitConfig.from_keys(fixed | values)
+            done.append(_fit(cache, config, out, number, values, folds, done if prune else [], progress))
+            write_atomic(out / TRIALS, "".join(json.dumps(asdict(t)) + "\n" for t in done).encode())
+            sofar = _swept(out, space, done, seed)
+            if sofar.best is not None:
+                _write_best(out, fixed | sofar.best.values, sofar)
+            each(done[-1], sofar)
+            if len(done) == HOPELESS and all(t.state == "failed" for t in done):
+                raise UserError(f"None of the first {HOPELESS} trials could be trained: {done[-1].why}")
+        return _swept(out, space, done, seed)
+
+
+def _open(
+    out: Path, cache: Path, space: Space, fixed: dict[str, Any], folds: bool, kind: str, prune: bool, seed: int
+) -> None:
+    """Write down what is swept, or see that it is what was swept here before."""
+    about = {
+        "cache": str(cache.resolve()),
+        "fixed": fixed,
+        "space": [asdict(v) for v in space.varied],
+        "folds": folds,
+        "kind": kind,
+        "prune": prune,
+        "seed": seed,
+    }
+    about = json.loads(json.dumps(about))
+    if (out / ABOUT).is_file():
+        if json.loads((out / ABOUT).read_text(encoding="utf-8")) != about:
+            raise UsageError(f"{out} is a sweep with other settings.", "Choose another --out.")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists and is no sweep.", "Choose another --out.")
+    write_json(out / ABOUT, about)
+
+
+def _read(out: Path) -> list[Trial]:
+    """The finished trials."""
+    if not (out / TRIALS).is_file():
+        return []
+    try:
+        return [Trial(**json.loads(line)) for line in (out / TRIALS).read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{out / TRIALS} cannot be read: {error}.") from error
+
+
+def _study(space: Space, done: list[Trial], kind: str, seed: int) -> Any:
+    """Optuna's study of the finished trials, with a sampler that is the same whenever it is asked for this trial."""
+    import optuna
+
+    samplers = optuna.samplers
+    own = seed * 1_000_003 + len(done)
+    sampler = samplers.RandomSampler(own) if kind == "random" else samplers.TPESampler(seed=own, multivariate=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    states = {"done": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
+    distributions = {v.key: v.distribution() for v in space.varied}
+    for trial in done:
+        if trial.score is not None:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=states[trial.state],
+                    value=trial.score,
+                    params={v.key: v.drawn(trial.values[v.key]) for v in space.varied},
+                    distributions=distributions,
+                    intermediate_values=dict(enumerate(trial.epochs)),
+                )
+            )
+    return study
+
+
+def _proposed(space: Space, done: list[Trial], kind: str, seed: int) -> dict[str, Any]:
+    drawn = _study(space, done, kind, seed).ask({v.key: v.distribution() for v in space.varied}).params
+    return {v.key: v.meant(drawn[v.key]) for v in space.varied}
+
+
+def _fit(
+    cache: Path,
+    config: FitConfig,
+    out: Path,
+    number: int,
+    values: dict[str, Any],
+    folds: bool,
+    before: list[Trial],
+    progress: show.Fit | None,
+) -> Trial:
+    """One trial, from where it was stopped if it was."""
+    run = out / folder(number)
+    watched = _Watched(progress or show.Fit(), lambda: below_median(epochs_of(run), [t.epochs for t in before]))
+    started = time.monotonic()
+
+    def trial(score: float | None, state: str, why: str = "") -> Trial:
+        return Trial(number, values, score, state, round(time.monotonic() - started, 1), epochs_of(run), why)
+
+    record = run / (runs.FOLDS if folds else LAST)
+    if run.is_dir() and not record.is_file():
+        shutil.rmtree(run)  # killed before there was anything to go on with
+    begun = run.is_dir()
+    try:
+        if folds:
+            whole = crossfit.resume(run, progress=watched) if begun else None
+            whole = whole or crossfit.crossfit(cache, config, out=run, progress=watched)
+            return trial(whole.scores.macro_f1, "done")
+        single = fitting.resume(run, progress=watched) if begun else None
+        single = single or fitting.fit(cache, config, out=run, progress=watched)
+        return trial(float(single.best["macro_f1"]), "done")
+    except _PrunedError:
+        for checkpoint in run.rglob(LAST):  # nobody goes on with it
+            checkpoint.unlink()
+        return trial(max(epochs_of(run)), "pruned")
+    except UserError as error:
+        if error.code in (130, 143):
+            raise
+        return trial(None, "failed", error.message)
+
+
+def folder(number: int) -> str:
+    """Name of a trial's run."""
+    return f"trial-{number:03}"
+
+
+def epochs_of(run: Path) -> list[float]:
+    """Macro-F1 after each epoch of a run so far, folds after one another."""
+    parts = [run]
+    if (run / runs.FOLDS).is_file():
+        parts = [
+            run / f"fold-{k}" for k in itertools.takewhile(lambda k: (run / f"fold-{k}").is_dir(), itertools.count(1))
+        ]
+    return [float(r["macro_f1"]) for part in parts for r in runs.read_metrics(part)]
+
+
+def below_median(scores: list[float], others: list[list[float]], least: int = 4) -> bool:
+    """Whether the best score so far is below the median of what others had at the same epoch.
+
+    Args:
+        scores: of the trial, one per epoch.
+        others: of trials before it, in the same order.
+        least: so many of them must have come that far.
+    """
+    reached = sorted(max(o[: len(scores)]) for o in others if len(o) >= len(scores))
+    if len(reached) < least:
+        return False
+    middle = len(reached) // 2
+    median = reached[middle] if len(reached) % 2 else (reached[middle - 1] + reached[middle]) / 2
+    return max(scores) < median
+
+
+def _swept(out: Path, space: Space, done: list[Trial], seed: int, out_of_time: bool = False) -> Swept:
+    finished = [t for t in done if t.state == "done" and t.score is not None]
+    best = max(finished, key=lambda t: (t.score or 0.0, -t.number), default=None)
+    importance: dict[str, float] = {}
+    if len(finished) >= WEIGHED and len({t.score for t in finished}) > 1:
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        study = _study(space, done, "random", seed)
+        importance = {
+            str(k): float(v) for k, v in get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()).items()
+        }
+    return Swept(out, list(done), best, importance, out_of_time)
+
+
+def _write_best(out: Path, settings: dict[str, Any], swept: Swept) -> None:
+    """best.yaml: the settings of the best trial, as ``masktrain fit --config`` takes them."""
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = list(value) if isinstance(value, tuple) else value
+    assert swept.best is not None
+    head = f"# The best of {len(swept.trials)} trials: number {swept.best.number}, macro-F1 {swept.best.score:.4f}\n"
+    write_atomic(out / BEST, (head + yaml.safe_dump(nested, sort_keys=False)).encode())
