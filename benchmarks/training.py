@@ -191,7 +191,7 @@ def main() -> None:
     training = fitting.check(view, config)
     device = host.choose_device(config.run.device)
     mean, std = fitting.statistics(training, config)
-    behind = fitting.background(config, mean, training.split.train)
+    behind = fitting.background(config, fitting.colour(training, config), training.split.train)
     batches = feed.batches_of(training, config, behind, device)
 
     def learner() -> loop.Learner:

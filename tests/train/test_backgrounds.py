@@ -16,7 +16,7 @@ import torch
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain import inference, predictors
-from masktrain.fit import background, fit, resume
+from masktrain.fit import background, check, colour, fit, resume, statistics
 from masktrain.learn.batches import Batches
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_random_backgrounds_are_drawn_in_training_alone(
     np.testing.assert_array_equal(
         predictors.load(fitted.run, "cpu")(view, rows), inference.load(fitted.run, "cpu")(view, rows)
     )
-    view = view.before(background(settings, np.full(3, 0.5), rows))
+    view = view.before(background(settings, (128, 128, 128), rows))
     (plain,) = Batches(view, rows, 32, CPU).epoch(None)
     np.testing.assert_array_equal(plain.pixels.permute(0, 2, 3, 1).numpy(), view.gather_original(rows))
     batches = Batches(view, rows, 32, CPU)
@@ -121,3 +121,18 @@ def test_a_run_does_not_go_on_with_other_mattes(
     write_table(file, read_table(file), inputs="another")
     with pytest.raises(UserError, match="mattes"):
         resume(run)
+
+
+def test_normalised_as_the_weights_of_the_model_were(matted: Path, tmp_path: Path, config: Callable[..., Any]) -> None:
+    """resnet18 expects ImageNet's mean and std, tf_efficientnet_lite0 0.5 and 0.5; the mean colour is the data's."""
+    view = open_view(matted)
+    settings = config(data__statistics="model", data__background="mean", model__name="resnet18", optim__epochs=1)
+    training = check(view, settings)
+    mean, std = statistics(training, settings)
+    assert mean.tolist() == [0.485, 0.456, 0.406] and std.tolist() == [0.229, 0.224, 0.225]
+    lite = config(data__statistics="model", model__name="tf_efficientnet_lite0")
+    assert [v.tolist() for v in statistics(training, lite)] == [[0.5] * 3] * 2
+    own, _ = view.mean_std(training.split.train)
+    assert colour(training, settings) == np.rint(own * 255).astype(int).tolist()
+    with pytest.raises(UsageError, match="knows no mean and std of no_such"):
+        statistics(training, config(data__statistics="model", model__name="no_such"))

@@ -164,5 +164,8 @@ def test_devices_that_are_not_here(name: str) -> None:
         host.choose_device(name)
 
 
-def test_no_mixed_precision_on_a_cpu() -> None:
-    assert host.choose_precision(CPU, "fp16").dtype is None
+def test_mixed_precision_on_a_cpu_when_asked_for() -> None:
+    assert host.choose_precision(CPU, "auto").dtype is None and host.choose_precision(CPU, "off").dtype is None
+    assert host.choose_precision(CPU, "bf16").dtype is torch.bfloat16
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        host.choose_precision(CPU, "fp16")

@@ -41,6 +41,8 @@ def test_only_the_last_epochs_are_kept(cache: Path, config: Make, tmp_path: Path
     assert sorted(f.stem for f in (done / "epochs").iterdir()) == ["00003", "00004"]
     last = checkpoint.load_last(done)["learner"]["model"]
     assert checkpoint.weights_hash(load_file(done / "epochs/00004.safetensors")) == checkpoint.weights_hash(last)
+    spaced = fit(cache, config(select__last=2, select__every=2, optim__epochs=6), out=tmp_path / "spaced").run
+    assert sorted(f.stem for f in (spaced / "epochs").iterdir()) == ["00004", "00006"]
     assert not (fit(cache, config(optim__epochs=1), out=tmp_path / "other").run / "epochs").exists()
     with pytest.raises(UsageError, match="at least two epochs"):
         SelectConfig(soup="greedy", last=1)

@@ -33,6 +33,7 @@ def test_cosine_warms_up_and_falls_to_zero() -> None:
         ({"kind": "multistep", "milestones": (0.3, 0.8)}, {29: 2.0, 30: 0.2, 79: 0.2, 80: 0.02}),
         ({"kind": "exponential", "gamma": 0.01}, {0: 2.0, 50: 0.2}),
         ({"kind": "cyclic", "cycles": 2, "floor": 0.1}, {0: 2.0, 25: 0.2, 50: 2.0, 75: 0.2}),
+        ({"kind": "restarts", "cycles": 2, "floor": 0.1}, {0: 2.0, 25: 1.1, 50: 2.0, 75: 1.1}),
         ({"kind": "onecycle", "warmup": 0.2, "floor": 0.001}, {0: 0.08, 10: 1.04, 20: 2.0, 60: 1.001}),
         ({"kind": "step", "stretches": 4, "gamma": 0.1, "floor": 0.05}, {99: 0.1}),
     ],

@@ -141,6 +141,8 @@ def _fit(
     cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, dry_run: bool, note: str, out: Path | None
 ) -> None:
     """Fit, and print how it went."""
+    from statistics import mean, stdev
+
     from masktrain import crossfit, report, runs, show
     from masktrain import fit as fitting
 
@@ -158,7 +160,8 @@ def _fit(
             whole = crossfit.crossfit(cache, config, out=out, note=note, progress=progress)
         people = f"{whole.interval.people} people, each by the model that did not know them"
         show.scores(f"{whole.run}: {people}", whole.scores, whole.interval)
-        print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in whole.folds)}")
+        spread = f"; mean {mean(whole.folds):.4f}, standard deviation {stdev(whole.folds):.4f}"
+        print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in whole.folds)}{spread}")
         print(f"next    masktrain evaluate {whole.run} CACHE (the mean of all models)")
         return
     if resume is not None:

@@ -32,16 +32,16 @@ class Soup:
 
 
 def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
-    """Keep the weights of the epoch that is done, and no more than the last ``select.last`` ones."""
+    """Keep the weights of the epoch that is done if it is one of ``select.every``, and no more than ``select.last``."""
     from safetensors.torch import save_file
 
-    if not config.last:
+    if not config.last or learner.epoch % config.every:
         return
     (run / FOLDER).mkdir(exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in learner.scored.state_dict().items()}
     write_with(_file(run, learner.epoch), lambda part: save_file(state, part))
     for file in (run / FOLDER).glob("*.safetensors"):
-        if int(file.stem) <= learner.epoch - config.last:
+        if int(file.stem) <= learner.epoch - config.last * config.every:
             file.unlink()
 
 

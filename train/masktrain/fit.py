@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from masktrain.learn.augment import described, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import check_size, native_size
-from masktrain.learn.networks import assemble
+from masktrain.learn.networks import assemble, native_statistics
 from masktrain.learn.targets import make_target
 from masktrain.snapshots import Snapshots
 
@@ -95,7 +96,7 @@ def fit(
         cosine=_cosine(config),
         tta=config.run.tta,
         background=config.data.background,
-        colour=_colour(config, mean),
+        colour=colour(training, config),
         second=config.model.second,
         route=config.target.route,
     )
@@ -129,7 +130,7 @@ def check(view: View, config: FitConfig) -> bands.Training:
 
 
 def statistics(training: bands.Training, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people.
+    """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people or timm.
 
     Raises:
         UserError: crops without mattes where the settings need them.
@@ -137,18 +138,21 @@ def statistics(training: bands.Training, config: FitConfig) -> tuple[NDArray[np.
     view, split = training.view, training.split
     if config.data.background != "original":
         view.need_mattes(np.concatenate([split.train, split.val]))
+    if config.data.statistics == "model":
+        return native_statistics(config.model.name)
     return view.mean_std(split.train, foreground=config.data.statistics == "foreground")
 
 
-def background(config: FitConfig, mean: NDArray[np.float64], rows: NDArray[np.int64]) -> Background:
+def background(config: FitConfig, colour: Sequence[int], rows: NDArray[np.int64]) -> Background:
     """What is to lie behind the subjects in training; random ones are borrowed from some table rows."""
-    red, green, blue = _colour(config, mean)
+    red, green, blue = colour
     return Background(config.data.background, (red, green, blue), config.run.seed, rows)
 
 
-def _colour(config: FitConfig, mean: NDArray[np.float64]) -> list[int]:
-    """R, G, B of a background of one colour: as given, or the mean that crops are normalised by."""
+def colour(training: bands.Training, config: FitConfig) -> list[int]:
+    """R, G, B of a background of one colour: as given, or the mean of the training people's crops or foregrounds."""
     if config.data.background == "mean":
+        mean, _ = training.view.mean_std(training.split.train, foreground=config.data.statistics == "foreground")
         return [int(v) for v in np.rint(mean * 255)]
     return list(parse_colour(config.data.colour))
 
@@ -211,7 +215,10 @@ def make_learner(
 
 
 def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig) -> dict[str, Any]:
-    """What is about to be trained, on what and how often, for people; ``drawn``: images of each class in an epoch."""
+    """What is about to be trained, on what and how often, for people.
+
+    ``drawn``: images of each class in an epoch; ``weights``: weights of the classes in the loss, for each head.
+    """
     return {
         "model": config.model.name,
         "parameters": sum(p.numel() for p in learner.model.parameters()),
@@ -221,6 +228,7 @@ def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig
         "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
         "schema": view.schema,
+        "weights": learner.objective.class_weights(),
         "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
     }
 
@@ -243,7 +251,7 @@ def _train(
 ) -> Fitted:
     split, device = training.split, learner.precision.device
     folds.check(training.view.table, split, folds.copies(view))
-    behind = background(config, np.array(sidecar.mean), split.train)
+    behind = background(config, sidecar.colour, split.train)
     train = feed.batches_of(training, config, behind, device)
     view = view.before(behind)
     val = Batches(view, split.val, config.optim.batch_size, device)

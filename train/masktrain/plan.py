@@ -57,7 +57,8 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     device = host.choose_device(config.run.device)
     mean, std = fitting.statistics(training, config)
     learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
-    train = feed.batches_of(training, config, fitting.background(config, mean, split.train), device)
+    behind = fitting.background(config, fitting.colour(training, config), split.train)
+    train = feed.batches_of(training, config, behind, device)
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -119,6 +120,8 @@ def lines(made: Plan, config: FitConfig) -> list[str]:
     for k, name in enumerate(schema.class_names):
         train, val = data["classes"]["train"][k], data["classes"]["val"][k]
         found.append(f"{name:{width}} {train:7d} {val:7d}  {int(drawn[k]):7d} {drawn[k] / total:6.1%}")
+    for name, weights in made.about["weights"].items():
+        found.append(f"weigh   {name}: {', '.join(f'{w:.2f}' for w in weights)}")
     memory = " + ".join(f"{v / 2**20:.0f} MiB {k}" for k, v in made.memory.items())
     found += [
         f"memory  {memory}, for {config.optim.micro_batch or config.optim.batch_size} images at once",

@@ -13,7 +13,7 @@ from masktrain.settings import Section, setting
 
 RECIPES = ("none", "light", "base", "strong", "batched")
 SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
-SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "onecycle", "plateau")
+SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "restarts", "onecycle", "plateau")
 TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
 ROUTES = ("soft", "hard")
 LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
@@ -73,9 +73,10 @@ class DataConfig(Section):
     colour: str = setting("grey", "The colour of --background colour: #rrggbb, r,g,b or a name.", "S4.12")
     statistics: str = setting(
         "whole",
-        "Normalise by the mean and std of whole crops, or of the foreground alone (whole or foreground).",
-        "needs mattes for foreground",
-        choices=("whole", "foreground"),
+        "Normalise by the mean and std of the data set's crops (whole), of their foregrounds (foreground), or by those"
+        " that the weights of the model were trained with (model).",
+        "S4.13; foreground needs mattes",
+        choices=("whole", "foreground", "model"),
     )
 
     def __post_init__(self) -> None:
@@ -261,7 +262,8 @@ class ScheduleConfig(Section):
 
     kind: str = setting(
         "cosine",
-        "cosine, constant, step, multistep, exponential, cyclic, onecycle or plateau (of the selection score).",
+        "cosine, constant, step, multistep, exponential, cyclic (triangles), restarts (a cosine anew in every cycle),"
+        " onecycle or plateau (of the selection score).",
         "S0.10, S4.24",
         choices=SCHEDULES,
     )
@@ -279,7 +281,7 @@ class ScheduleConfig(Section):
     milestones: tuple[float, ...] = setting(
         (0.6, 0.85), "Shares of the run where multistep drops.", "S0.10", low=0, high=1
     )
-    cycles: int = setting(3, "Cycles of cyclic, for snapshots.", "S2.20, S4.24", low=1)
+    cycles: int = setting(3, "Cycles of cyclic and restarts, for snapshots.", "S2.20, S4.24", low=1)
     patience: int = setting(2, "Epochs without a better score before plateau drops.", "S0.10", low=0)
 
 
@@ -294,6 +296,12 @@ class SelectConfig(Section):
     )
     patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
     last: int = setting(0, "Last epochs whose weights are kept, for soup.", "S2.6", low=0)
+    every: int = setting(
+        1,
+        "For soup, keep every so many epochs only, such as the ends of cycles (epochs / cycles).",
+        "S2.21",
+        low=1,
+    )
     soup: str = setting(
         "none",
         "Average of the last epochs' weights, kept if it scores higher: none, uniform (SWA) or greedy.",
@@ -357,7 +365,9 @@ class RunConfig(Section):
         "S4.21",
         choices=MIRRORS,
     )
-    amp: str = setting("auto", "Mixed precision on CUDA: auto, off, bf16 or fp16.", "S4.5", choices=AMP)
+    amp: str = setting(
+        "auto", "Mixed precision: auto (16 bits on CUDA, none on a CPU), off, bf16 or fp16.", "S4.5", choices=AMP
+    )
     compile: bool = setting(
         False, "Compile the network for training (torch.compile); pays on GPUs, after a minute or so.", "torch"
     )

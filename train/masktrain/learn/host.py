@@ -38,7 +38,7 @@ def keep_freed_memory() -> bool:
 
 @dataclass(frozen=True)
 class Precision:
-    """How the forward pass is computed: in float32, or in 16 bits on a GPU."""
+    """How the forward pass is computed: in float32, or in 16 bits."""
 
     device: torch.device
     dtype: torch.dtype | None
@@ -102,9 +102,15 @@ def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def choose_precision(device: torch.device, amp: str) -> Precision:
-    """16 bits on a GPU: bf16 where it can, otherwise fp16 with a scaler. Float32 on a CPU."""
-    if device.type != "cuda" or amp == "off":
+    """16 bits on a GPU: bf16 where it can, otherwise fp16 with a scaler. On a CPU float32, or bf16 if asked for.
+
+    Raises:
+        UsageError: fp16 on a CPU.
+    """
+    if amp == "off" or (device.type != "cuda" and amp == "auto"):
         return Precision(device, None)
+    if device.type != "cuda" and amp == "fp16":
+        raise UsageError("fp16 needs a GPU.", "On a CPU: run.amp=bf16, which is quicker where the CPU has avx512_bf16.")
     if amp == "auto":
         amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return Precision(device, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp])

@@ -164,6 +164,14 @@ class Objective(nn.Module):
             Criterion(n, h, c, config) for n, h, c in zip(names, target.heads, of_heads, strict=True)
         )
 
+    def class_weights(self) -> dict[str, list[float]]:
+        """Weights of the classes, for each head that has some; the heads of a cascade's states one after another."""
+        found: dict[str, list[float]] = {}
+        for head, criterion in zip(self.target.heads, self.criteria, strict=True):
+            if isinstance(criterion, Criterion) and criterion.weights is not None:
+                found.setdefault(head.name, []).extend(criterion.weights.tolist())
+        return found
+
     def forward(self, outputs: Tensor, truth: Tensor, done: float = 1.0, numbers: Tensor | None = None) -> Tensor:
         """Loss of outputs [n, outputs] against shares of the joint classes [n, C].
 

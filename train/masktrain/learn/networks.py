@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
@@ -133,10 +135,27 @@ def assemble(
 
 def native_size_of(name: str) -> Size:
     """Height and width that a model's weights were trained at, by timm's name of it."""
-    timm = import_timm()
-    try:
-        config = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # no such weights, which build() explains
-        config = None
+    config = _native(name)
     size = (config.input_size if config is not None else (3, 224, 224))[1:]
     return int(size[0]), int(size[1])
+
+
+def native_statistics(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (0..1, float64 [3]) that a model's weights were trained with, by timm's name of it.
+
+    Raises:
+        UsageError: timm knows none.
+    """
+    config = _native(name)
+    if config is None:
+        raise UsageError(f"timm knows no mean and std of {name}.", "Set data.statistics=whole.")
+    return np.array(config.mean, dtype=np.float64), np.array(config.std, dtype=np.float64)
+
+
+def _native(name: str) -> Any:
+    """What timm knows about a model's weights; None where there are none, which build() explains."""
+    timm = import_timm()
+    try:
+        return timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None

@@ -44,6 +44,8 @@ def _factor(after: float, done: float, drops: int, config: ScheduleConfig) -> fl
         way = after * config.cycles % 1.0
         low = max(config.floor, LOW)
         return low + (1 - low) * abs(1 - 2 * way)
+    if config.kind == "restarts":  # SGDR, arXiv 1608.03983
+        return _cosine(1.0, config.floor, after * config.cycles % 1.0)
     if config.kind == "plateau":
         return config.gamma**drops
     return 1.0
