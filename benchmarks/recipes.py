@@ -35,7 +35,7 @@ from masktrain.recipes import read
 
 PLAIN = {"loss.class_weights": "none"}
 RECIPES: dict[str, dict[str, Any]] = {
-    "joint": {},
+    "joint": {"target.kind": "joint"},
     "from scratch": {"model.pretrained": False},
     "heads": {"target.kind": "heads"},
     "ordinal": {"target.kind": "ordinal"},
@@ -164,13 +164,13 @@ def main() -> None:
     rows: list[Row] = []
     ensemble: list[str] = []
     for name in wanted:
-        keys = RECIPES[args.base] | RECIPES[name] if name.startswith("+") else RECIPES[name]
+        keys = RECIPES["joint"] | (RECIPES[args.base] if name.startswith("+") else {}) | RECIPES[name]
         if "data.background" in keys and not matted:
             print(f"{name}: left out, as view {view.name} has no mattes")
             continue
         try:
             fitting.check(view, FitConfig.from_keys(shared | keys))
-            make_target(keys.get("target.kind", "joint"), view.schema)
+            make_target(keys["target.kind"], view.schema)
         except UserError as error:
             if name == args.base:
                 raise

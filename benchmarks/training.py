@@ -188,6 +188,7 @@ def main() -> None:
     view = open_view(args.cache, args.view)
     chosen = {"data.view": view.name, "model.name": args.model, "model.pretrained": False, "run.device": args.device}
     config = FitConfig.from_keys(chosen | {"optim.batch_size": args.batch_size} | assignments(args.settings))
+    config = feed.settled(view, config)
     training = fitting.check(view, config)
     device = host.choose_device(config.run.device)
     mean, std = fitting.statistics(training, config)

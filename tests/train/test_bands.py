@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
-from masktrain import bands, folds, runs
+from masktrain import bands, feed, folds, runs
 from masktrain.config import FitConfig
 from masktrain.sections import DataConfig
 
+Make = Callable[..., FitConfig]
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))
 
 
@@ -140,3 +142,25 @@ def test_a_run_is_scored_by_the_schema_and_keeps_what_it_did(
     assert f"in training cut age at 40, 50: {training.record['relabelled']} images have another label" in said
     assert "age 28-29, in training only" in said
     assert resume(run).run == run
+
+
+def test_the_data_decides_the_target(aged: Path, cache: Path, config: Make) -> None:
+    def decided(view: View, **settings: str) -> str:
+        return feed.settled(view, config(**settings)).target.kind
+
+    view = open_view(aged)
+    table = view.table
+    assert decided(view) == "number" and decided(view, target__kind="heads") == "heads"
+    assert decided(view, model__head="cosine") == "joint" and decided(open_view(cache)) == "joint"
+
+    capped = dataclasses.replace(view, table=table.assign(age=table["age"].clip(upper=60)))
+    assert decided(capped) == "number"
+    known = np.flatnonzero(table["age"].notna())
+    numbers = bands.numbers_of(capped, known, ["age"])
+    age = table["age"].to_numpy(dtype=float)[known]
+    assert numbers is not None and np.isnan(numbers[age >= 60]).all()  # 60 means 60 or more
+    assert (numbers[age < 60, 0] == age[age < 60]).all() and (age >= 60).any()
+
+    classes = pd.cut(pd.to_numeric(table["age"]), [0, 29, 59, 99], labels=[25, 45, 60])
+    coded = dataclasses.replace(view, table=table.assign(age=classes))
+    assert decided(coded) == "joint"  # a number for each class tells no more than the class

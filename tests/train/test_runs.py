@@ -225,7 +225,7 @@ def test_the_same_fit_twice_is_noticed(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = config(optim__epochs=1, augment__recipe="none", optim__batch_size=64)
+    settings = config(target__kind="joint", optim__epochs=1, augment__recipe="none", optim__batch_size=64)
     first = fit(cache, settings).run
     data = runs.read_data(first)
     assert runs.twin(settings, data) == first

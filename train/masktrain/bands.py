@@ -177,9 +177,34 @@ def numbers_of(view: View, rows: NDArray[np.int64], names: Sequence[str]) -> NDA
     return np.stack([_known(view, rows, name).astype(np.float32) for name in names], 1)
 
 
+def told_by_number(view: View, rows: NDArray[np.int64]) -> list[str]:
+    """The attributes whose classes are bins of a number, and of which some rows tell more numbers than classes."""
+    found = []
+    for name in view.schema.joint:
+        if bins := view.schema[name].bins:
+            numbers = _without_ends(_numbers(view, rows, name), bins)
+            if len(np.unique(numbers[np.isfinite(numbers)])) > len(bins) + 1:
+                found.append(name)
+    return found
+
+
+def _numbers(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
+    numbers: NDArray[np.float64] = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(np.float64)
+    return numbers
+
+
+def _without_ends(numbers: NDArray[np.float64], bins: Sequence[float]) -> NDArray[np.float64]:
+    """NaN for the numbers of an outermost class that has the same one everywhere: 60 then means 60 or more."""
+    for inside in (numbers < bins[0], numbers >= bins[-1]):
+        values = numbers[inside]
+        if len(values) > 1 and values.min() == values.max():
+            numbers = np.where(inside, np.nan, numbers)
+    return numbers
+
+
 def _known(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
     """The numbers of an attribute [n], NaN where one is not known, but never all of them."""
-    numbers = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(dtype=np.float64)
+    numbers = _without_ends(_numbers(view, rows, name), view.schema[name].bins)
     if len(numbers) and not np.isfinite(numbers).any():
         raise UserError(
             f"No training image's {name} is known as a number, only its class.",

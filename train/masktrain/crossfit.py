@@ -15,8 +15,8 @@ import pandas as pd
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
+from masktrain import feed, folds, members, metrics, runs, show
 from masktrain import fit as fitting
-from masktrain import folds, members, metrics, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn.checkpoint import LAST
 
@@ -51,6 +51,7 @@ def crossfit(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
     view = open_view(cache, config.data.view)
+    config = feed.settled(view, config)
     fitting.check(view, config)
     count = folds.count(view, config.data)
     run = runs.new_run(config, out)

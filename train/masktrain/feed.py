@@ -17,6 +17,19 @@ from masktrain.learn.sampling import Sampler, Several, make_samplers
 from masktrain.learn.targets import make_target
 
 
+def settled(view: View, config: FitConfig) -> FitConfig:
+    """The settings with the target decided where they leave that to the data.
+
+    It is ``number`` if the classes of an attribute are bins of a number that the training images tell (not only by one
+    number for each class), and the classifier is linear; otherwise ``joint``.
+    """
+    if config.target.kind != "auto":
+        return config
+    told = bands.told_by_number(view, split_of(view, config).train)
+    kind = "number" if told and config.model.head == "linear" else "joint"
+    return dataclasses.replace(config, target=dataclasses.replace(config.target, kind=kind))
+
+
 def split_of(view: View, config: FitConfig) -> folds.Split:
     """The split that the settings ask for."""
     data = config.data

@@ -63,6 +63,7 @@ def fit(
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
+    config = feed.settled(view, config)
     training = check(view, config)
     device = _device(config)
     mean, std = statistics(training, config)

@@ -52,6 +52,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     """
     config = config or FitConfig()
     view = open_view(cache, config.data.view)
+    config = feed.settled(view, config)
     training = fitting.check(view, config)
     split = training.split
     device = host.choose_device(config.run.device)

@@ -165,6 +165,8 @@ def make_target(kind: str, schema: Schema, route: str = "soft") -> Target:
         UsageError: ``ordinal`` or ``number`` without an attribute whose classes are bins of a number, ``separate`` or
             ``cascade`` with a single attribute.
     """
+    if kind == "auto":
+        raise ValueError("masktrain.feed.settled decides what auto is")
     if kind == "joint":
         return Target(kind, schema.sizes, (Head("joint", schema.num_classes),))
     binned = [name for name in schema.joint if schema[name].bins]
