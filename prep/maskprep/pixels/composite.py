@@ -118,7 +118,7 @@ def over(person: Pixels, alpha: Pixels, ground: Pixels) -> Pixels:
         alpha: uint8 [H, W].
         ground: uint8 [H, W, 3], or anything that broadcasts to it.
     """
-    share = alpha.astype(np.uint32)[..., None]
+    share = alpha.astype(np.uint16)[..., None]  # 255 * 255 + 127 is below 2**16
     total = person * share + ground * (255 - share) + 127
     return np.asarray(total // 255, np.uint8)
 
