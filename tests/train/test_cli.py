@@ -73,6 +73,14 @@ def test_wrong_usage(
     assert said in printed and "Traceback" not in printed
 
 
+def test_an_error_of_the_system_is_said_and_not_traced(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "file/folds.csv") == 1
+    assert capsys.readouterr().err == f"Error: File exists: '{tmp_path / 'file'}'\n"
+
+
 def test_every_option_is_a_setting() -> None:
     assert set(cli.OPTIONS.values()) <= set(config.keys())
     assert len(set(cli.OPTIONS.values())) == len(cli.OPTIONS)  # none twice; --set reaches the others

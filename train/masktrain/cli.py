@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from maskprep.errors import UsageError, UserError
+from maskprep import entry
+from maskprep.errors import UsageError
 from masktrain import cli_answers, cli_runs
 from masktrain.config import FitConfig, describe, keys, parse
 
@@ -241,13 +241,7 @@ def main() -> None:
     """Entry point: errors meant for people are printed, not traced."""
     # Before torch is loaded: threads that spin while they wait take the cores from each other and from everyone else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except UserError as error:
-        print(f"Error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(error.hint, file=sys.stderr)
-        sys.exit(error.code)
+    entry.run(app, "Interrupted.")
 
 
 if __name__ == "__main__":
