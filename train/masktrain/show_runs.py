@@ -11,7 +11,7 @@ from masktrain.paired import Paired
 if TYPE_CHECKING:
     from masktrain.calibrate import Calibrated
     from masktrain.ensemble import Ensemble
-    from masktrain.evaluate import Report
+    from masktrain.scored import Report
     from masktrain.sweep import Swept, Trial
 
 
@@ -67,7 +67,8 @@ def details(report: Report) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    print(f"calibration error {report.ece:.4f}")
+    if report.ece is not None:
+        print(f"calibration error {report.ece:.4f}")
     if report.slices:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         for name in ("slice", "", "images", "people", "accuracy", "macro-F1"):
