@@ -102,6 +102,14 @@ def test_settings_by_name(
     assert [line.partition(" = ")[0] for line in said.splitlines() if re.match(r"\w+\.\w+ = ", line)] == known
 
 
+def test_some_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "settings", "select.by", "clip", "select.by") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if not line.startswith(" ")] == ["select.by = macro_f1", "optim.clip = 1.0"]
+    assert call(monkeypatch, "settings", "optm") == 2
+    assert "Did you mean 'optim'?" in capsys.readouterr().err
+
+
 def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "fit", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())

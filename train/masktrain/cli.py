@@ -11,7 +11,7 @@ import typer
 from maskprep import entry
 from maskprep.errors import UsageError
 from masktrain import cli_answers, cli_runs
-from masktrain.config import FitConfig, describe, keys, parse
+from masktrain.config import FitConfig, describe, keys, named, parse
 
 app = typer.Typer(
     help="Train on the crops that maskprep caches, score and predict.",
@@ -224,9 +224,13 @@ def folds(
 
 
 @app.command()
-def settings() -> None:
-    """List every setting with its default, its help and where it comes from."""
-    for key in keys():
+def settings(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY|SECTION]...", help="Only these, such as loss or optim.lr.")
+    ] = None,
+) -> None:
+    """List every setting with its default, its help and where it comes from (what S1.24 is: docs/training.md)."""
+    for key in dict.fromkeys(key for name in names for key in named(name)) if names else keys():
         about = describe(key)
         default = about.default if not isinstance(about.default, tuple) else ",".join(map(str, about.default))
         print(f"{key} = {'none' if default is None else default}")

@@ -103,6 +103,23 @@ def keys(*sections: str) -> Iterator[str]:
         yield from (f"{section}.{f.name}" for f in dataclasses.fields(SECTIONS[section]))
 
 
+def named(name: str) -> list[str]:
+    """The settings that a name means: a section (``loss``), a key (``loss.gamma``) or its last part (``gamma``).
+
+    Raises:
+        UsageError: none, with the nearest known name.
+    """
+    if name in SECTIONS:
+        return list(keys(name))
+    found = [key for key in keys() if name in (key, key.partition(".")[2])]
+    if not found:
+        near = nearest(name, [*SECTIONS, *(key.partition(".")[2] for key in keys())])
+        if "." not in name and near and near[0] in SECTIONS:
+            raise UsageError(f"There is no setting or section '{name}'.", f"Did you mean '{near[0]}'?")
+        raise _unknown(name)
+    return found
+
+
 def describe(key: str) -> dataclasses.Field[Any]:
     """The field behind a dotted name, with its default and its metadata."""
     section, _, name = key.partition(".")
