@@ -153,10 +153,12 @@ def model_files() -> Iterator[Finding]:
             yield Finding(f"model {name}", "ok", f"verified, {row.path}")
         elif row.status == "wrong":
             yield Finding(f"model {name}", "bad", f"other bytes, {row.path}", f"maskprep weights --remove {name}")
+        elif offline:
+            do = f"put {row.weight.file} into {folder}, or unset {weights.OFFLINE}"
+            yield Finding(f"model {name}", "bad", f"missing, and {weights.OFFLINE} forbids to fetch it", do)
         else:
-            state: State = "bad" if offline else "note"
-            found = f"missing, and {weights.OFFLINE} forbids to fetch it" if offline else "fetched when first needed"
-            yield Finding(f"model {name}", state, found, f"maskprep weights --fetch {name}")
+            fetch = f"ahead of time: maskprep weights --fetch {name}"
+            yield Finding(f"model {name}", "note", "missing; it is fetched when first needed", fetch)
     others = [row for name, row in known.items() if name not in LOOKED_THROUGH]
     here = [row.weight.name for row in others if row.status == "present"]
     yield Finding("other models", "ok", f"{len(here)} of {len(others)} here{': ' * bool(here)}{', '.join(here)}")

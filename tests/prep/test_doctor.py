@@ -61,9 +61,10 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_models_that_are_missing_or_wrong(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = by_name(doctor.model_files())["model yunet"]
-    assert missing.state == "note" and missing.do == "maskprep weights --fetch yunet"
+    assert missing.state == "note" and missing.do.endswith("maskprep weights --fetch yunet")
     monkeypatch.setenv("MASKPREP_OFFLINE", "1")
-    assert by_name(doctor.model_files())["model yunet"].state == "bad"
+    forbidden = by_name(doctor.model_files())["model yunet"]
+    assert forbidden.state == "bad" and f"into {models}, or unset MASKPREP_OFFLINE" in forbidden.do
     (models / weights.REGISTRY["yunet"].file).write_bytes(b"other bytes")
     (models / weights.REGISTRY["u2net"].file).write_bytes(b"other bytes")
     found = by_name(doctor.model_files())
