@@ -103,6 +103,7 @@ def fit(
         str | None, typer.Option(help="Start from the settings of a recipe; see masktrain recipes.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, over those of the recipe.")] = None,
+    plugin: Annotated[list[str] | None, cli_runs.PLUGIN] = None,
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
     dry_run: Annotated[
@@ -127,12 +128,13 @@ def fit(
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
     values: dict[str, Any] = {}
+    loaded = cli_runs.load(plugin)
     if recipe is not None or config is not None:
         from masktrain import recipes
 
         for source in (recipe, config):
             values |= recipes.read(source) if source is not None else {}
-    values |= assignments(settings or [])
+    values |= assignments(settings or []) | loaded
     chosen = FitConfig.from_keys(values | {key: context.params[n] for n, key in OPTIONS.items() if n in given})
     _fit(cache, chosen, resume, folds is not None, dry_run, note, out)
 

@@ -152,6 +152,21 @@ def read_config(run: Path) -> FitConfig:
     return FitConfig.from_dict(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")))
 
 
+def every_setting(run: Path) -> dict[str, dict[str, Any]]:
+    """config.yaml of a run as it stands, with the defaults of what it does not know yet.
+
+    To look at, not to train by: no plugin is needed.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it cannot be read.
+    """
+    if not (run / CONFIG).is_file():
+        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    kept = read_settings(run)
+    return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
+
+
 def data_record(view: View, training: Training) -> dict[str, Any]:
     """What a run was trained on, as kept in data.json; the counts of its classes are those of the schema's limits.
 

@@ -21,7 +21,7 @@ class Rival:
         name: of the other run, or of a baseline.
         images: how many images both answered.
         macro_f1, accuracy, interval: its scores on them; the interval is of macro-F1.
-        against: the run minus it.
+        against: what is scored minus it.
     """
 
     name: str

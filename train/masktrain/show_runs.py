@@ -80,7 +80,7 @@ def details(report: Report) -> None:
     if report.rivals:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         table.add_column("compared with")
-        for name in ("macro-F1", "accuracy", "the run minus it", "p"):
+        for name in ("macro-F1", "accuracy", "this minus it", "p"):
             table.add_column(name, justify="right")
         for r in report.rivals:
             gain = f"{r.against.difference:+.4f} ({r.against.low:+.4f} to {r.against.high:+.4f})"
