@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskprep.errors import UserError
 from maskprep.job import Job
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
@@ -82,13 +81,6 @@ def bars(quiet: bool) -> Iterator[Bars | Silent]:
         yield shown
     finally:
         shown.close()
-
-
-def error(problem: UserError) -> None:
-    """Print an error and what to do about it."""
-    err.print(f"[red]Error:[/red] {escape(problem.message)}")
-    if problem.hint:
-        err.print(escape(problem.hint))
 
 
 def notes(job: Job) -> None:

@@ -73,6 +73,14 @@ def test_wrong_usage(
     assert said in printed and "Traceback" not in printed
 
 
+def test_an_error_of_the_system_is_said_and_not_traced(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "file/folds.csv") == 1
+    assert capsys.readouterr().err == f"Error: File exists: '{tmp_path / 'file'}'\n"
+
+
 def test_every_option_is_a_setting() -> None:
     assert set(cli.OPTIONS.values()) <= set(config.keys())
     assert len(set(cli.OPTIONS.values())) == len(cli.OPTIONS)  # none twice; --set reaches the others
@@ -92,6 +100,14 @@ def test_settings_by_name(
     known = list(config.keys())
     said = capsys.readouterr().out
     assert [line.partition(" = ")[0] for line in said.splitlines() if re.match(r"\w+\.\w+ = ", line)] == known
+
+
+def test_some_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "settings", "select.by", "clip", "select.by") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if not line.startswith(" ")] == ["select.by = macro_f1", "optim.clip = 1.0"]
+    assert call(monkeypatch, "settings", "optm") == 2
+    assert "Did you mean 'optim'?" in capsys.readouterr().err
 
 
 def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UsageError
-from masktrain.config import SECTIONS, FitConfig, describe, keys, parse
+from masktrain.config import SECTIONS, FitConfig, describe, keys, named, parse
 from masktrain.sections import OptimConfig
 
 
@@ -110,3 +110,24 @@ def test_the_table_of_what_was_asked_for_names_things_that_exist() -> None:
     files = {"augment.json", "config.yaml", "env.json"}
     named = set(re.findall(r"`([a-z]+\.[a-z_0-9]+)`", text)) - files
     assert named <= set(keys()) and len(named) > 40
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("loss.gamma", ["loss.gamma"]),
+        ("gamma", ["loss.gamma", "schedule.gamma"]),
+        ("sample", ["sample.kind", "sample.by", "sample.shares", "sample.level", "sample.photos"]),
+    ],
+)
+def test_settings_can_be_asked_for_by_name(name: str, meant: list[str]) -> None:
+    assert named(name) == meant
+
+
+@pytest.mark.parametrize(
+    "name, near", [("los", "loss"), ("optim.rl", "optim.lr"), ("gama", "loss.gamma"), ("loss.gama", "loss.gamma")]
+)
+def test_a_name_that_is_none_gets_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(UsageError) as error:
+        named(name)
+    assert f"'{name}'" in error.value.message and error.value.hint == f"Did you mean '{near}'?"

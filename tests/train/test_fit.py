@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from maskprep.dataset import open_view
@@ -97,6 +99,33 @@ def test_the_whole_config_is_written_and_read_back(run: Path, config: Make) -> N
     assert FitConfig.from_dict(json.loads(checkpoint.load_last(run)["config"])) == config()
 
 
+def test_the_weights_know_every_setting(run: Path) -> None:
+    with safe_open(run / "best.safetensors", "pt") as weights:
+        kept = json.loads(weights.metadata()["settings"])
+    assert kept == yaml.safe_load((run / "config.yaml").read_text())
+
+
+def test_the_best_epoch_by_every_criterion_is_kept(run: Path) -> None:
+    result, records = json.loads((run / "result.json").read_text()), runs.read_metrics(run)
+    by = result["best by"]
+    assert {"macro_f1", "macro_f1_all", "accuracy", "val_loss", "mask.macro_f1", "gender.accuracy"} <= set(by)
+    assert (by["macro_f1"]["epoch"], by["macro_f1"]["value"]) == (result["best"]["epoch"], result["best"]["macro_f1"])
+    lowest = min(records, key=lambda r: r["val_loss"])
+    assert by["val_loss"] == {"epoch": lowest["epoch"], "value": lowest["val_loss"]}
+    told = [
+        record(epoch, f1, loss) for epoch, (f1, loss) in enumerate([(0.5, 1.0), (0.9, float("nan")), (0.9, 0.7)], 1)
+    ]
+    found = loop.bests(told)
+    assert found["macro_f1"] == {"epoch": 2, "value": 0.9}  # the first of two that are alike
+    assert found["val_loss"] == {"epoch": 3, "value": 0.7} and found["age.accuracy"] == {"epoch": 1, "value": 1.0}
+
+
+def record(epoch: int, f1: float, loss: float) -> dict[str, object]:
+    """A line of metrics.jsonl."""
+    plain = {"epoch": epoch, "macro_f1": f1, "macro_f1_all": f1, "accuracy": f1, "val_loss": loss}
+    return plain | {"attributes": {"age": {"accuracy": 1 / epoch}}}
+
+
 def test_data_and_environment_are_recorded(run: Path, cache: Path) -> None:
     data = runs.read_data(run)
     view = open_view(cache)
@@ -106,6 +135,11 @@ def test_data_and_environment_are_recorded(run: Path, cache: Path) -> None:
     assert not set(data["people"]["train"]) & set(data["people"]["val"])
     environment = json.loads((run / "env.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__ and environment["device"] == "cpu"
+    named = {"opencv-python": "cv2", "mediapipe": "mediapipe", "onnxruntime": "onnxruntime", "pillow": "PIL"}
+    for package, module in named.items():
+        assert environment["packages"][package].startswith(importlib.import_module(module).__version__), package
+    assert environment["cpu"]["name"] and environment["cpu"]["cores"] >= 1 and environment["cpu"]["memory"] > 2**28
+    assert environment["driver"] is None and environment["device memory"] is None
     assert "HorizontalFlip" in (run / "augment.json").read_text()
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs
+from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs, show
 from masktrain.config import FitConfig
 from masktrain.fit import fit
 from masktrain.learn import loop
@@ -228,8 +228,34 @@ def test_the_same_fit_twice_is_noticed(
     settings = config(target__kind="joint", optim__epochs=1, augment__recipe="none", optim__batch_size=64)
     first = fit(cache, settings).run
     data = runs.read_data(first)
-    assert runs.twin(settings, data) == first
-    assert all(runs.twin(settings, data | {k: "other"}) is None for k in ("fingerprint", "folds", "extra"))
+    near = runs.beside(None)
+    assert runs.twin(settings, data, *near) == first
+    assert all(runs.twin(settings, data | {k: "other"}, *near) is None for k in ("fingerprint", "folds", "extra"))
     changed = dataclasses.replace(settings, run=dataclasses.replace(settings.run, seed=1))
-    assert runs.twin(changed, data) is None
+    assert runs.twin(changed, data, *near) is None
     assert yaml.safe_load((first / "config.yaml").read_text())["optim"]["batch_size"] == 64
+    # whatever it is called, wherever the other one is to be written
+    moved = first.rename(tmp_path / "mine")
+    assert runs.twin(settings, data, *near) is None
+    assert runs.twin(settings, data, *runs.beside(tmp_path / "another")) == moved
+    (moved / "result.json").unlink()
+    assert runs.twin(settings, data, *runs.beside(tmp_path / "another")) is None  # not finished
+
+
+def test_all_folds_done_before_are_noticed(
+    crossed: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings, first = runs.read_config(crossed), runs.read_data(crossed / "fold-1")
+    near = runs.beside(crossed.parent / "new")
+    assert runs.twin(settings, first, *near, whole=True) == crossed
+    assert runs.twin(settings, first, *near) is None  # a fit of one split is something else
+    one = runs.read_config(crossed / "fold-2")
+    assert runs.twin(one, runs.read_data(crossed / "fold-2"), *near) == crossed / "fold-2"
+
+    class Said(show.Fit):
+        def say(self, text: str) -> None:
+            raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match="crossed is this very fit of all folds"):
+        crossfit.crossfit(cache, settings, out=crossed.parent / "new", progress=Said())

@@ -64,8 +64,11 @@ def name_column(table: pd.DataFrame, file: Path) -> str:
     raise UserError(f"{file} has no column with file names; it needs ImageID, image or file.", _has(table))
 
 
-def labels(table: pd.DataFrame, schema: Schema, file: Path) -> NDArray[np.int64]:
+def labels(table: pd.DataFrame, schema: Schema, file: Path, *, blank: bool = False) -> NDArray[np.int64]:
     """Joint labels [n] of a table: from ``ans`` or ``label`` (index or class name), or from one column per attribute.
+
+    Args:
+        blank: whether an answer may be empty, which is then -1.
 
     Raises:
         UserError: no such columns, or values that are no class (with examples).
@@ -83,6 +86,8 @@ def labels(table: pd.DataFrame, schema: Schema, file: Path) -> NDArray[np.int64]
         raise UserError(
             f"{file} has no answers; it needs ans, label or the columns {', '.join(schema.joint)}.", _has(table)
         )
+    if blank:
+        found = [-1 if not text.strip(" /") else label for text, label in zip(texts, found, strict=True)]
     if wrong := [f"'{text}' in row {i + 2}" for i, text in enumerate(texts) if found[i] is None]:
         raise UserError(f"{file} has {len(wrong)} answers that are no class: {listed(wrong)}.")
     return np.array(found, dtype=np.int64)

@@ -2,10 +2,11 @@
 
 from masktrain.compare import Comparison, compare
 from masktrain.crossfit import Crossfitted, crossfit
-from masktrain.evaluate import Report, evaluate
+from masktrain.evaluate import evaluate
 from masktrain.fit import Fitted, fit, resume
 from masktrain.plan import Plan, plan
 from masktrain.predict import Predictions, predict
+from masktrain.scored import Report
 
 __all__ = [
     "Comparison",

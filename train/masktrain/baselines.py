@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UserError
-from masktrain import folds, runs
+from masktrain import folds, guesses, runs
 from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.model import build
@@ -22,8 +22,6 @@ from masktrain.questions import Questions, same_source
 
 PROBE = "tf_efficientnet_lite0"
 """Network of the linear probe where the run did not start from pretrained weights; needs no hub."""
-
-SEED = 0
 
 Ints = NDArray[np.int64]
 
@@ -47,25 +45,10 @@ def rows(
     Raises:
         UserError: the cache does not hold the people the run was trained on, or the weights cannot be had.
     """
-    counts = np.array(data["classes"]["train"], dtype=np.float64)
     name = probe or _probe_of(run)
     told = linear_probe(name, predictor, pictures, asked, data, batch_size=batch_size, device=device)
-    return [
-        ("most frequent class", majority(counts, len(asked))),
-        ("chance (as often as in training)", chance(counts, len(asked))),
-        (f"linear probe on frozen {name}", told),
-    ]
-
-
-def majority(counts: NDArray[np.float64], n: int) -> Ints:
-    """The most frequent training class, always."""
-    return np.full(n, int(counts.argmax()), dtype=np.int64)
-
-
-def chance(counts: NDArray[np.float64], n: int) -> Ints:
-    """Classes drawn as often as they occur in training."""
-    drawn: Ints = np.random.default_rng(SEED).choice(len(counts), size=n, p=counts / counts.sum())
-    return drawn
+    counts = np.array(data["classes"]["train"], dtype=np.float64)
+    return [*guesses.rows(counts, len(asked)), (f"linear probe on frozen {name}", told)]
 
 
 def linear_probe(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from maskprep.errors import UsageError, UserError
+from maskprep import entry
+from maskprep.errors import UsageError
 from masktrain import cli_answers, cli_runs
-from masktrain.config import FitConfig, describe, keys, parse
+from masktrain.config import FitConfig, describe, keys, named, parse
 
 app = typer.Typer(
     help="Train on the crops that maskprep caches, score and predict.",
@@ -103,6 +103,7 @@ def fit(
         str | None, typer.Option(help="Start from the settings of a recipe; see masktrain recipes.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, over those of the recipe.")] = None,
+    plugin: Annotated[list[str] | None, cli_runs.PLUGIN] = None,
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
     dry_run: Annotated[
@@ -127,12 +128,13 @@ def fit(
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
     values: dict[str, Any] = {}
+    loaded = cli_runs.load(plugin)
     if recipe is not None or config is not None:
         from masktrain import recipes
 
         for source in (recipe, config):
             values |= recipes.read(source) if source is not None else {}
-    values |= assignments(settings or [])
+    values |= assignments(settings or []) | loaded
     chosen = FitConfig.from_keys(values | {key: context.params[n] for n, key in OPTIONS.items() if n in given})
     _fit(cache, chosen, resume, folds is not None, dry_run, note, out)
 
@@ -227,9 +229,13 @@ def folds(
 
 
 @app.command()
-def settings() -> None:
-    """List every setting with its default, its help and where it comes from."""
-    for key in keys():
+def settings(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY|SECTION]...", help="Only these, such as loss or optim.lr.")
+    ] = None,
+) -> None:
+    """List every setting with its default, its help and where it comes from (what S1.24 is: docs/training.md)."""
+    for key in dict.fromkeys(key for name in names for key in named(name)) if names else keys():
         about = describe(key)
         default = about.default if not isinstance(about.default, tuple) else ",".join(map(str, about.default))
         print(f"{key} = {'none' if default is None else default}")
@@ -244,13 +250,7 @@ def main() -> None:
     """Entry point: errors meant for people are printed, not traced."""
     # Before torch is loaded: threads that spin while they wait take the cores from each other and from everyone else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        app()
-    except UserError as error:
-        print(f"Error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(error.hint, file=sys.stderr)
-        sys.exit(error.code)
+    entry.run(app, "Interrupted.")
 
 
 if __name__ == "__main__":

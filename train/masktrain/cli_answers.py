@@ -15,8 +15,16 @@ Tta = Annotated[
 TtaMean = Annotated[str, typer.Option(help="What --tta averages: probability or logit.")]
 
 
+NEEDS_RUN = ("view", "probe", "batch_size", "device", "tta", "tta_mean")
+"""Options of ``evaluate`` that say how a run looks at crops."""
+
+
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    context: typer.Context,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE.csv", help="Folder of the run, or a CSV file of anyone's predictions."),
+    ],
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images to score.")],
     answers: Annotated[
         Path | None, typer.Option(help="CSV with ImageID and ans (or label, or a column per attribute).")
@@ -26,10 +34,11 @@ def evaluate(
     ] = None,
     view: Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Another run to compare with, paired over people.")
+        Path | None, typer.Option(metavar="RUN|FILE.csv", help="Another one to compare with, paired over people.")
     ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Compare with the most frequent class, chance and a linear probe.")
+        bool,
+        typer.Option("--baselines", help="Compare with the most frequent class, chance and (a run) a linear probe."),
     ] = False,
     probe: Annotated[
         str | None,
@@ -44,25 +53,32 @@ def evaluate(
     tta: Tta = None,
     tta_mean: TtaMean = "probability",
 ) -> None:
-    """Score a run: macro-F1 with its interval over people, each attribute, each class."""
-    from masktrain import evaluate as evaluating
-    from masktrain import show, show_runs
+    """Score a run, or a file of predictions: macro-F1 with its interval over people, each attribute, each class."""
+    from masktrain import show, show_runs, submission
 
-    report = evaluating.evaluate(
-        run,
-        cache,
-        split=split,
-        answers=answers,
-        view=view,
-        against=against,
-        baselines=baselines,
-        probe=probe,
-        by=by,
-        batch_size=batch_size,
-        device=device,
-        tta=tta,
-        tta_mean=tta_mean,
-    )
+    if submission.is_one(run):
+        _without_run(context)
+        report = submission.evaluate(
+            run, cache, split=split, answers=answers, against=against, baselines=baselines, by=by
+        )
+    else:
+        from masktrain import evaluate as evaluating
+
+        report = evaluating.evaluate(
+            run,
+            cache,
+            split=split,
+            answers=answers,
+            view=view,
+            against=against,
+            baselines=baselines,
+            probe=probe,
+            by=by,
+            batch_size=batch_size,
+            device=device,
+            tta=tta,
+            tta_mean=tta_mean,
+        )
     show.scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
     show_runs.details(report)
     if report.without_crop:
@@ -73,6 +89,16 @@ def evaluate(
     for warning in report.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     print(f"written {report.file}")
+
+
+def _without_run(context: typer.Context) -> None:
+    """Refuse what has no meaning for a file of predictions."""
+    from maskprep.errors import UsageError
+
+    given = [n for n in NEEDS_RUN if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
+    if given:
+        names = ", ".join("--" + n.replace("_", "-") for n in given)
+        raise UsageError(f"{names} cannot be given with a file of predictions: no model looks at crops.")
 
 
 def predict(

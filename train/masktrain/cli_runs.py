@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
+
+PLUGIN = typer.Option(
+    metavar="FILE.py|MODULE", help="Code of yours that adds losses, recipes, schedules or ways of sampling; repeatable."
+)
+
+
+def load(names: list[str] | None) -> dict[str, Any]:
+    """Import the plugins that were named, and the setting that tells of them."""
+    from masktrain import plugins
+
+    return {"run.plugins": list(plugins.load(names))} if names else {}
 
 
 def export(
@@ -124,6 +135,7 @@ def sweep(
     ] = True,
     recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any fixed setting.")] = None,
+    plugin: Annotated[list[str] | None, PLUGIN] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
 ) -> None:
     """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
@@ -134,7 +146,8 @@ def sweep(
 
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
-    base = (recipes.read(recipe) if recipe else {}) | cli.assignments(settings or [])
+    loaded = load(plugin)
+    base = (recipes.read(recipe) if recipe else {}) | cli.assignments(settings or []) | loaded
     done = sweeping.sweep(
         cache,
         spaces.read(space),

@@ -10,7 +10,7 @@ from typing import Any
 
 from maskprep.errors import UsageError
 from masktrain import runs
-from masktrain.config import keys
+from masktrain.config import hash_of, keys
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def _row(run: Path) -> Row:
-    config = runs.read_config(run)
+    settings = runs.every_setting(run)
     if (run / runs.FOLDS).is_file():
         about = json.loads((run / runs.FOLDS).read_text(encoding="utf-8"))
         runs.members(run)
@@ -86,10 +86,10 @@ def _row(run: Path) -> Row:
         note=note,
         score=score,
         interval=None if interval is None else (interval["low"], interval["high"]),
-        settings=_flat(config.to_dict()),
+        settings=_flat(settings),
         defaults=_flat(env.get("defaults", {})),
         folds=str(sorted(data["people"]["val"] or data["people"]["train"])),
-        same=config.hash() + data["fingerprint"] + data["folds"],
+        same=hash_of(settings) + data["fingerprint"] + data["folds"],
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskprep.errors import UsageError
+from masktrain import plugins
 from masktrain.sections import (
     AugmentConfig,
     DataConfig,
@@ -55,8 +56,12 @@ class FitConfig:
         """Read nested settings; what is not given keeps its default.
 
         Raises:
-            UsageError: an unknown key (names the nearest known one), or a value of the wrong type or size.
+            UsageError: an unknown key (names the nearest known one), a value of the wrong type or size, or plugins that
+                have not been loaded.
         """
+        given = values.get("run")
+        named = given.get("plugins") if isinstance(given, Mapping) else None
+        plugins.need(str(each) for each in (named if isinstance(named, list | tuple) else ()))
         sections = {}
         for name, given in values.items():
             if name not in SECTIONS:
@@ -80,7 +85,12 @@ class FitConfig:
 
     def hash(self) -> str:
         """Hash of every value: equal means the same settings."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return hash_of(self.to_dict())
+
+
+def hash_of(values: Mapping[str, Any]) -> str:
+    """Hash of every value of nested settings."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 SECTIONS: dict[str, Any] = {
@@ -101,6 +111,23 @@ def keys(*sections: str) -> Iterator[str]:
     """Dotted names of the settings of some sections, or of all."""
     for section in sections or SECTIONS:
         yield from (f"{section}.{f.name}" for f in dataclasses.fields(SECTIONS[section]))
+
+
+def named(name: str) -> list[str]:
+    """The settings that a name means: a section (``loss``), a key (``loss.gamma``) or its last part (``gamma``).
+
+    Raises:
+        UsageError: none, with the nearest known name.
+    """
+    if name in SECTIONS:
+        return list(keys(name))
+    found = [key for key in keys() if name in (key, key.partition(".")[2])]
+    if not found:
+        near = nearest(name, [*SECTIONS, *(key.partition(".")[2] for key in keys())])
+        if "." not in name and near and near[0] in SECTIONS:
+            raise UsageError(f"There is no setting or section '{name}'.", f"Did you mean '{near[0]}'?")
+        raise _unknown(name)
+    return found
 
 
 def describe(key: str) -> dataclasses.Field[Any]:

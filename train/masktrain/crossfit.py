@@ -54,6 +54,9 @@ def crossfit(
     config = feed.settled(view, config)
     fitting.check(view, config)
     count = folds.count(view, config.data)
+    first = runs.data_record(view, fitting.check(view, _fold(config, 1, count)))
+    if (twin := runs.twin(config, first, *runs.beside(out), whole=True)) is not None:
+        (progress or show.Fit()).say(f"note    {twin} is this very fit of all folds, finished")
     run = runs.new_run(config, out)
     runs.write_config(run, config)
     write_json(run / runs.FOLDS, {"folds": count, "cache": str(cache.resolve()), "note": note})
@@ -71,7 +74,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     where = cache or Path(about["cache"])
     fitted = []
     for k in range(1, about["folds"] + 1):
-        own = dataclasses.replace(config, data=dataclasses.replace(config.data, fold=f"{k}/{about['folds']}"))
+        own = _fold(config, k, about["folds"])
         folder = run / f"fold-{k}"
         if (folder / LAST).is_file():
             fitted.append(fitting.resume(folder, cache, progress=progress))
@@ -80,6 +83,11 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
                 raise UserError(f"{folder} holds something that is no run.", "Remove it, then resume again.")
             fitted.append(fitting.fit(where, own, out=folder, note=about["note"], progress=progress))
     return _joined(run, where, config, about, fitted)
+
+
+def _fold(config: FitConfig, k: int, count: int) -> FitConfig:
+    """The settings of one fold."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, fold=f"{k}/{count}"))
 
 
 def _joined(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,62 +16,11 @@ from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json
 from masktrain import baselines as simple
-from masktrain import calibration, heldout, metrics, paired, predictors, questions, runs, slices
+from masktrain import calibration, heldout, metrics, predictors, questions, runs, slices, submission
 from masktrain.calibration import Calibration
 from masktrain.members import FILE as ENSEMBLE
 from masktrain.questions import Questions
-
-
-@dataclass(frozen=True)
-class Rival:
-    """Something else that answered the same images.
-
-    Args:
-        name: of the other run, or of a baseline.
-        images: how many images both answered.
-        macro_f1, accuracy, interval: its scores on them; the interval is of macro-F1.
-        against: the run minus it.
-    """
-
-    name: str
-    images: int
-    macro_f1: float
-    accuracy: float
-    interval: metrics.Interval
-    against: paired.Paired
-
-
-@dataclass(frozen=True)
-class Report:
-    """Scores of a run.
-
-    Attributes:
-        what: the images that were scored, in words.
-        scores, interval: with the interval of macro-F1 over people.
-        ece: expected calibration error of the images that have a crop.
-        slices: scores of parts of the images.
-        rivals: another run, and baselines, on the same images.
-        without_crop: images that have no crop; their answer is the most frequent training class.
-        warnings: what a reader must know about these scores.
-        file: the JSON file in the run folder.
-    """
-
-    run: str
-    cache: str
-    view: str
-    what: str
-    scores: metrics.Scores
-    interval: metrics.Interval
-    ece: float
-    slices: list[slices.Slice]
-    rivals: list[Rival]
-    without_crop: list[str]
-    warnings: list[str]
-    file: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, as kept in the JSON file."""
-        return {k: v for k, v in asdict(self).items() if k != "file"}
+from masktrain.scored import Report, Rival, rival
 
 
 @dataclass(frozen=True)
@@ -113,7 +62,7 @@ def evaluate(
             without, the labelled images of the split ``eval`` if there are any, otherwise ``val``.
         answers: CSV with ImageID (or image, file) and ans (or label, or one column per attribute).
         view: by default the one the run was trained on.
-        against: another run or ensemble to compare with, on the same images.
+        against: another run or ensemble, or a CSV file of predictions, to compare with on the same images.
         baselines: compare with the most frequent class, with chance, and with a linear probe on frozen features.
         probe: network of the linear probe; by default the run's own, if it started from pretrained weights.
         by: what to slice by, columns or attributes, several together as ``a*b``; see :func:`masktrain.slices.default`.
@@ -126,7 +75,10 @@ def evaluate(
         UserError: nothing to score, or names and answers that cannot be matched.
     """
     if run.is_file():
-        raise UsageError(f"{run} is a file, not a run folder.", "Exported files can be used with masktrain predict.")
+        raise UsageError(
+            f"{run} is a file, not a run folder.",
+            "Exported files can be used with masktrain predict; predictions must be a CSV file.",
+        )
     predictor = predictors.load(run, device, tta, tta_mean)
     pictures = predictors.open_for(predictor, cache, view)
     schema, data = predictor.schema, runs.read_data(run)
@@ -143,7 +95,7 @@ def evaluate(
         rivals.append(_other(against, cache, asked, given, predictor, warnings, batch_size, device, tta, tta_mean))
     if baselines or probe is not None:
         rows = simple.rows(run, predictor, pictures, asked, data, probe=probe, batch_size=batch_size, device=device)
-        rivals += [_rival(name, asked, given.predicted, told) for name, told in rows]
+        rivals += [rival(name, asked, given.predicted, told) for name, told in rows]
     columns = {name: values for name, values in asked.columns(cache).items() if name not in schema.names}
     if by is None:
         by = slices.default(schema, list(columns))
@@ -220,33 +172,23 @@ def _other(
     tta_mean: str,
 ) -> Rival:
     """Another run on the same images; what speaks against the comparison is added to the warnings."""
+    if submission.is_one(run):
+        told = submission.read(run, cache, predictor.schema).answer(asked)
+        return rival(str(run), asked, given.predicted, told.predicted)
     other = predictors.load(run, device, tta, tta_mean)
     if other.manual.classes != predictor.manual.classes:
         raise UsageError(f"{run} tells other classes, so it cannot be compared on these answers.")
     pictures, data = predictors.open_for(other, cache), runs.read_data(run)
     other, _ = _fair(other, pictures, asked, data)
-    told = answer(run, other, pictures, asked, batch_size)
-    if not told.known.any():
+    said = answer(run, other, pictures, asked, batch_size)
+    if not said.known.any():
         raise UserError(f"{run} has no out-of-fold answer for any of these images.")
     if questions.same_source(pictures, data) and not (asked.split == "val" and (run / ENSEMBLE).is_file()):
         seen = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
         if seen.any():
             warnings.append(f"{run} was trained on the people in {int(seen.sum())} of the {len(asked)} images.")
-    both = asked.take(told.known)
-    return _rival(str(run), both, given.predicted[told.known], told.predicted[told.known])
-
-
-def _rival(name: str, asked: Questions, mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> Rival:
-    classes = int(max(asked.truth.max(), mine.max(), theirs.max())) + 1
-    matrix = metrics.confusion(asked.truth, theirs, classes)
-    return Rival(
-        name,
-        len(asked),
-        metrics.macro_f1(matrix),
-        metrics.accuracy(matrix),
-        metrics.interval(asked.truth, theirs, asked.people, classes),
-        paired.compare(asked.truth, mine, theirs, asked.people, classes),
-    )
+    both = asked.take(said.known)
+    return rival(str(run), both, given.predicted[said.known], said.predicted[said.known])
 
 
 def _warnings(

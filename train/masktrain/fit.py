@@ -70,7 +70,7 @@ def fit(
     learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
 
     data = runs.data_record(view, training)
-    if (twin := runs.twin(config, data)) is not None:
+    if (twin := runs.twin(config, data, *runs.beside(out))) is not None:
         (progress or show.Fit()).say(f"note    {twin} is this very fit, finished")
 
     def begin() -> Path:
@@ -268,7 +268,7 @@ def _train(
         runs.append_metrics(run, record)
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
-            checkpoint.save_best(run, learner.scored, named)
+            checkpoint.save_best(run, learner.scored, named, config.to_dict())
             runs.write_oof(run, view, split.val, probabilities)
         epochs.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
@@ -302,7 +302,7 @@ def _train(
         made = epochs.cook(run, learner, config.select, val, evaluate)
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
-            checkpoint.save_best(run, made.learner.scored, named)
+            checkpoint.save_best(run, made.learner.scored, named, config.to_dict())
             runs.write_oof(run, view, split.val, made.probabilities)
         fitted = _finished(run, view, made)
     return parallel.from_first(lambda: fitted)
@@ -321,7 +321,8 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
     interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
-    write_json(run / runs.RESULT, {"epochs": len(records), "best": best, "interval": dataclasses.asdict(interval)})
+    result = {"epochs": len(records), "best": best, "best by": loop.bests(records)}
+    write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,29 @@ def ask(
     """
     images = pd.concat([pictures.table, pictures.missing], ignore_index=True)
     if answers is not None:
-        return _answered(images, answers, schema, data, split)
+        return _answered(images, answers, schema, data["people"]["val"], split)
     if pictures.schema != schema:
         raise UserError(
             f"The cache has other classes ({', '.join(pictures.schema.joint)}) than the run"
             f" ({', '.join(schema.joint)}).",
             "Give the answers with --answers.",
         )
-    return _labelled(images, pictures, data, split)
+    people = data["people"]["val"] if same_source(pictures, data) else None
+    return _labelled(images, pictures.path, people, split)
+
+
+def of_cache(
+    cache: Path, schema: Schema, images: pd.DataFrame, people: Sequence[str], answers: Path | None, split: str | None
+) -> Questions:
+    """The images of a cache that can be scored without a run; see :func:`ask`.
+
+    Args:
+        images: every image of the cache, see :func:`maskprep.dataset.image_table`.
+        people: those who are the split ``val``.
+    """
+    if answers is not None:
+        return _answered(images, answers, schema, people, split)
+    return _labelled(images, cache, people, split)
 
 
 def same_source(pictures: View, data: dict[str, Any]) -> bool:
@@ -82,42 +98,42 @@ def same_source(pictures: View, data: dict[str, Any]) -> bool:
     return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])
 
 
-def _answered(images: pd.DataFrame, file: Path, schema: Schema, data: dict[str, Any], split: str | None) -> Questions:
+def _answered(images: pd.DataFrame, file: Path, schema: Schema, people: Sequence[str], split: str | None) -> Questions:
     """The images of an answers file with their labels and people (the file's own, if it names them)."""
     if split is not None:
-        images = images[_in_split(images, split, data)]
+        images = images[_in_split(images, split, people)]
     table = tables.read_csv(file)
     if not len(table):
         raise UserError(f"{file} has no rows.")
     truth = tables.labels(table, schema, file)
     found = tables.match(table[tables.name_column(table, file)].tolist(), images["image"], file)
     chosen = images.set_index("image", drop=False).loc[found].reset_index(drop=True)
-    people = chosen["person"].tolist()
+    shown = chosen["person"].tolist()
     if "person" in table and (table["person"].str.strip() != "").all():
-        people = table["person"].tolist()
-    return Questions(chosen, truth, people, f"answered in {file.name}", None)
+        shown = table["person"].tolist()
+    return Questions(chosen, truth, shown, f"answered in {file.name}", None)
 
 
-def _labelled(images: pd.DataFrame, pictures: View, data: dict[str, Any], split: str | None) -> Questions:
-    """The images whose labels the cache knows."""
+def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, split: str | None) -> Questions:
+    """The images whose labels the cache knows; ``people`` are the split ``val``, None where they are not in it."""
     labelled = images[images["label"].notna() & images["excluded"].isna()]
     if split is None:
         split = "eval" if (labelled["split"] == "eval").any() else "val"
-    chosen = labelled[_in_split(labelled, split, data)].reset_index(drop=True)
-    if split == "val" and not same_source(pictures, data):
+    chosen = labelled[_in_split(labelled, split, people or ())].reset_index(drop=True)
+    if split == "val" and people is None:
         raise UsageError(
-            f"{pictures.path} has no labels for the split 'eval', and its people are not those of the run.",
+            f"{cache} has no labels for the split 'eval', and its people are not those of the run.",
             "Give the answers with --answers, or choose --split train.",
         )
     if not len(chosen):
-        raise UserError(f"{pictures.path} has no labelled images in the split '{split}'.", "Give them with --answers.")
+        raise UserError(f"{cache} has no labelled images in the split '{split}'.", "Give them with --answers.")
     names = {"val": "of the people the run held out", "eval": "of the split 'eval'", "train": "of the split 'train'"}
     return Questions(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), names[split], split)
 
 
-def _in_split(images: pd.DataFrame, split: str, data: dict[str, Any]) -> pd.Series[bool]:
+def _in_split(images: pd.DataFrame, split: str, people: Sequence[str]) -> pd.Series[bool]:
     if split not in ("train", "eval", "val"):
         raise UsageError(f"There is no split '{split}'.", "Choose train, eval or val.")
     if split == "val":
-        return images["person"].isin(data["people"]["val"]) & (images["split"] != "eval")
+        return images["person"].isin(people) & (images["split"] != "eval")
     return images["split"] == split

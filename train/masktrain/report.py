@@ -19,6 +19,7 @@ from maskprep.errors import UserError
 from maskprep.store.files import write_with
 from masktrain import calibration, metrics, runs, slices
 from masktrain.learn.augment import shown
+from masktrain.sections import RECIPES
 
 FILE = "report.html"
 ERRORS, SAMPLES, MANY = 24, 12, 40
@@ -227,16 +228,19 @@ def _errors(truth: NDArray[np.int64], p: NDArray[Any], table: pd.DataFrame, view
 
 def _samples(run: Path, data: dict[str, Any], view: View) -> str:
     """Training images as the first epoch augments them."""
-    config = runs.read_config(run)
+    settings = runs.every_setting(run)
+    recipe, augment = settings["augment"]["recipe"], settings["augment"]
+    if recipe not in RECIPES:
+        return f"<p class=grey>recipe {_e(recipe)}, of a plugin that is not loaded</p>"
     people = set(data["people"]["train"])
     rows = np.flatnonzero(view.table["person"].isin(people) & view.table["label"].notna())
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLES])
     pixels = view.gather(chosen)
-    pixels = shown(config.augment.recipe, config.run.seed, pixels, chosen)
-    mixed = config.augment.mixup + config.augment.cutmix + config.augment.halves
+    pixels = shown(recipe, settings["run"]["seed"], pixels, chosen)
+    mixed = augment["mixup"] + augment["cutmix"] + augment["halves"]
     more = f", {mixed:.0%} of the images then mixed with another" if mixed else ""
     captions = [_e(view.schema.class_names[int(view.table["label"].iloc[r])]) for r in chosen.tolist()]
-    return f"<p class=grey>recipe {_e(config.augment.recipe)}{more}</p>" + photos(pixels, captions)
+    return f"<p class=grey>recipe {_e(recipe)}{more}</p>" + photos(pixels, captions)
 
 
 def photos(pixels: NDArray[np.uint8], captions: Sequence[str]) -> str:
@@ -257,7 +261,7 @@ def _settings(run: Path) -> str:
     """Every setting; those that are not the defaults of the run's version stand out."""
     defaults = json.loads((run / runs.ENV).read_text(encoding="utf-8")).get("defaults", {})
     rows = []
-    for section, values in runs.read_config(run).to_dict().items():
+    for section, values in runs.every_setting(run).items():
         for key, value in values.items():
             own = defaults.get(section, {}).get(key, value)
             text = f"<b>{_e(str(value))}</b> <span class=grey>default {_e(str(own))}</span>"

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
+from maskprep import machine
 from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
@@ -37,6 +37,10 @@ RECORDED = (
     "scikit-learn",
     "albumentations",
     "safetensors",
+    "opencv-python",
+    "mediapipe",
+    "onnxruntime",
+    "pillow",
 )
 
 
@@ -68,13 +72,42 @@ def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs"
             return root / f"{name}-{number}"
 
 
-def twin(config: FitConfig, data: dict[str, Any], root: Path = Path("runs")) -> Path | None:
-    """A finished run of the same settings on the same data in the folder of runs, if there is one (S1.15)."""
-    for file in sorted(root.glob(f"{config.model.name}-{config.hash()[:8]}-*/{RESULT}")):
-        theirs = read_data(file.parent)
-        if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
-            return file.parent
+def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
+    """A finished run of the same settings on the same data, if there is one (S1.15).
+
+    Args:
+        data: data.json of the fit; of the first fold where all are meant.
+        near: folders of runs to look into, whatever the runs in them are called, folds of a run of all folds too.
+        whole: whether a run of all folds is meant.
+    """
+    first = _first_line(config)
+    for folder in near:
+        for file in sorted(folder.glob(f"*/{CONFIG}")) + sorted(folder.glob(f"*/fold-*/{CONFIG}")):
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                if lines.readline().strip() != first:
+                    continue
+            if _finished(file.parent, whole) and (file.parent / DATA).is_file():
+                theirs = read_data(file.parent)
+                if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
+                    return file.parent
     return None
+
+
+def beside(out: Path | None, root: Path = Path("runs")) -> tuple[Path, ...]:
+    """Folders in which a new run looks for one that is just like it: those beside it, and the usual one."""
+    return (root,) if out is None or out.parent.resolve() == root.resolve() else (out.parent, root)
+
+
+def _finished(run: Path, whole: bool) -> bool:
+    """Whether a run, or a run of all folds, has come to its end."""
+    if whole and (run / FOLDS).is_file():
+        return "out_of_fold" in json.loads((run / FOLDS).read_text(encoding="utf-8"))
+    return not whole and (run / RESULT).is_file()
+
+
+def _first_line(config: FitConfig) -> str:
+    """Of config.yaml: what tells the same settings without reading them."""
+    return f"# {config.hash()}"
 
 
 @contextmanager
@@ -104,7 +137,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def write_config(run: Path, config: FitConfig) -> None:
     """config.yaml: every value, not only those given."""
-    text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    text = f"{_first_line(config)}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
     write_with(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
@@ -117,6 +150,21 @@ def read_config(run: Path) -> FitConfig:
     if not (run / CONFIG).is_file():
         raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
     return FitConfig.from_dict(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")))
+
+
+def every_setting(run: Path) -> dict[str, dict[str, Any]]:
+    """config.yaml of a run as it stands, with the defaults of what it does not know yet.
+
+    To look at, not to train by: no plugin is needed.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it cannot be read.
+    """
+    if not (run / CONFIG).is_file():
+        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    kept = read_settings(run)
+    return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
 
 
 def data_record(view: View, training: Training) -> dict[str, Any]:
@@ -174,21 +222,18 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What the run was computed with: versions, machine, commit of the code (S0.15, S1.42)."""
+    """What the run was computed with: versions, machine, commit of the code (S0.15, S0.36, S1.42)."""
     import torch
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
 
     cuda = device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: installed(name) for name in RECORDED},
+        "packages": {name: machine.installed(name) for name in RECORDED},
+        "cpu": {"name": machine.processor(), "cores": machine.cores(), "memory": machine.memory()},
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "device memory": torch.cuda.get_device_properties(device).total_memory if cuda else None,
+        "driver": machine.graphics_driver() if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "threads": torch.get_num_threads(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

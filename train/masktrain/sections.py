@@ -11,12 +11,12 @@ from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 from masktrain.settings import Section, setting
 
-RECIPES = ("none", "light", "base", "strong", "batched")
-SAMPLES = ("all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample")
-SCHEDULES = ("cosine", "constant", "step", "multistep", "exponential", "cyclic", "restarts", "onecycle", "plateau")
+RECIPES = ["none", "light", "base", "strong", "batched"]
+SAMPLES = ["all", "balanced", "sqrt", "weighted", "person", "oversample", "undersample"]
+SCHEDULES = ["cosine", "constant", "step", "multistep", "exponential", "cyclic", "restarts", "onecycle", "plateau"]
 TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
 ROUTES = ("soft", "hard")
-LOSSES = ("ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin")
+LOSSES = ["ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin"]
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 SOUPS = ("none", "uniform", "greedy")
 HEADS = ("linear", "cosine")
@@ -374,6 +374,9 @@ class RunConfig(Section):
     )
     deterministic: bool = setting(
         False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.", "issue 6: exact resume"
+    )
+    plugins: tuple[str, ...] = setting(
+        (), "Plugins that the other settings use, with their hashes; set by --plugin alone.", "S0.22, S3.17"
     )
     log: tuple[str, ...] = setting(
         (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS

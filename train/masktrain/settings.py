@@ -29,9 +29,9 @@ def setting(
         help: one line for the command line and the documentation.
         source: paper, checklist item or measurement that the setting or its default comes from.
         low, high: limits, both allowed; with ``open_low`` the lower one is not.
-        choices: the allowed names.
+        choices: the allowed names; plugins may add to a list.
     """
-    limits = {"low": low, "high": high, "open_low": open_low, "choices": tuple(choices)}
+    limits = {"low": low, "high": high, "open_low": open_low, "choices": choices}
     return field(default=default, metadata={"help": help, "source": source, **limits})
 
 

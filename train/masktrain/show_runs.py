@@ -11,7 +11,7 @@ from masktrain.paired import Paired
 if TYPE_CHECKING:
     from masktrain.calibrate import Calibrated
     from masktrain.ensemble import Ensemble
-    from masktrain.evaluate import Report
+    from masktrain.scored import Report
     from masktrain.sweep import Swept, Trial
 
 
@@ -67,7 +67,8 @@ def details(report: Report) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    print(f"calibration error {report.ece:.4f}")
+    if report.ece is not None:
+        print(f"calibration error {report.ece:.4f}")
     if report.slices:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         for name in ("slice", "", "images", "people", "accuracy", "macro-F1"):
@@ -79,7 +80,7 @@ def details(report: Report) -> None:
     if report.rivals:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         table.add_column("compared with")
-        for name in ("macro-F1", "accuracy", "the run minus it", "p"):
+        for name in ("macro-F1", "accuracy", "this minus it", "p"):
             table.add_column(name, justify="right")
         for r in report.rivals:
             gain = f"{r.against.difference:+.4f} ({r.against.low:+.4f} to {r.against.high:+.4f})"

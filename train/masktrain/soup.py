@@ -73,5 +73,5 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     frame = heldout.to_frame(made)
     write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
-    checkpoint.save_best(out, predictor.model, sidecar)
+    checkpoint.save_best(out, predictor.model, sidecar, runs.read_settings(out))
     return made

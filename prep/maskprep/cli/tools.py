@@ -1,4 +1,4 @@
-"""Commands beside the cache: sample photos and model files."""
+"""Commands beside the cache: sample photos, model files, and the state of the machine."""
 
 from __future__ import annotations
 
@@ -84,3 +84,25 @@ def weights(
     typer.echo(f"folder: {registry.folder()}")
     if verify and any(row.status == "wrong" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    caches: Annotated[
+        Path | None, typer.Option("--cache", help="Where caches are to be kept.", show_default="cache")
+    ] = None,
+) -> None:
+    """Say whether this machine can do the work, and what to do where it cannot (exit status 1)."""
+    from maskprep import doctor as looking
+
+    marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+    found = []
+    for each in looking.examine(caches or Path("cache")):
+        found.append(each)
+        typer.echo(f"{marks[each.state]}  {each.what:21}  {each.found}")
+        if each.do:
+            typer.echo(f"{'':6}{'':23}→ {each.do}")
+    if not looking.works(found):
+        typer.echo("Photos cannot be prepared here before what is marked BAD is mended.", err=True)
+        raise typer.Exit(1)
+    typer.echo("Photos can be prepared here.")

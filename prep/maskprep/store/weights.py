@@ -50,6 +50,7 @@ OPEN_SECONDS = 5.0  # for an address to begin answering: name resolution, connec
 READ_SECONDS = 30.0  # for the next bytes to come
 PIP_SECONDS = 1800.0  # for a whole package; pip itself gives up much earlier when nothing comes
 CHUNK = 1 << 18
+OFFLINE = "MASKPREP_OFFLINE"
 
 _digests: dict[tuple[str, int, int, int], str] = {}
 
@@ -126,12 +127,17 @@ def locate(name: str, path: Path | None = None, *, offline: bool = False, progre
         return _require(weight, Path(chosen).expanduser(), f"{weight.env}: ", hint)
     target = folder() / weight.file
     if _look(weight, _digest).status == "missing":
-        if offline or os.environ.get("MASKPREP_OFFLINE", "").lower() not in ("", "0", "false", "no"):
+        if offline or forbidden():
             raise _nothing_left(weight, [(source, "not asked, offline") for source in _sources(weight)])
         with _one_at_a_time(weight, target.parent):
             if not target.exists():  # another process may have brought it meanwhile
                 _fetch(weight, target, progress or (lambda done, total: None))
     return _require(weight, target, "", f"Remove it (maskprep weights --remove {name}); the next run fetches it anew.")
+
+
+def forbidden() -> bool:
+    """Whether the environment forbids to fetch anything."""
+    return os.environ.get(OFFLINE, "").lower() not in ("", "0", "false", "no")
 
 
 def status(name: str) -> Status:

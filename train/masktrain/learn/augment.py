@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from masktrain.learn import batched
+from masktrain.plugins import Registry
+from masktrain.sections import RECIPES
+
+recipe: Registry[Callable[[], list[Any]]] = Registry("augmentation recipe", RECIPES)
+"""Adds a recipe by name: a list of albumentations; see docs/plugins.md."""
+ADDED = recipe
 
 
 def draw_seed(*numbers: int) -> int:
@@ -80,6 +86,8 @@ def transforms(recipe: str) -> list[Any]:
     light and colours, and erases patches, as the heavy recipes of the first cohorts did.
     """
     a, cv2 = _import()
+    if recipe in ADDED:
+        return ADDED[recipe]()
     if recipe == "none":
         return []
 

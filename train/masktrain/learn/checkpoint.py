@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,13 @@ class Sidecar:
         return make_target(self.target, self.labels(), self.route)
 
 
-def save_best(run: Path, model: nn.Module, sidecar: Sidecar) -> None:
-    """Write best.safetensors and best.json; the sidecar is in the header of the weights too."""
+def save_best(run: Path, model: nn.Module, sidecar: Sidecar, settings: Mapping[str, Any]) -> None:
+    """Write best.safetensors and best.json; the sidecar is in the header of the weights too, and so is every setting
+    of the fit, as in config.yaml (S3.19)."""
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    header = {"sidecar": json.dumps(asdict(sidecar))}
+    header = {"sidecar": json.dumps(asdict(sidecar)), "settings": json.dumps(settings)}
     write_with(run / BEST, lambda part: save_file(state, part, metadata=header))
     write_json(run / SIDECAR, asdict(sidecar))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -212,10 +212,29 @@ def criterion(scores: dict[str, Any], by: str) -> float:
     attribute, _, name = by.rpartition(".")
     found = scores["attributes"].get(attribute, {}) if attribute else scores
     if not isinstance(value := found.get(name), float):
-        known = ["macro_f1", "macro_f1_all", "accuracy", "val_loss"]
-        known += [f"{a}.{n}" for a, values in scores["attributes"].items() for n in values]
-        raise UsageError(f"There is no score '{by}' to select by.", f"Choose one of {', '.join(known)}.")
+        raise UsageError(f"There is no score '{by}' to select by.", f"Choose one of {', '.join(criteria(scores))}.")
     return -value if name == "val_loss" else value
+
+
+def criteria(scores: dict[str, Any]) -> list[str]:
+    """Everything that :func:`criterion` can select by."""
+    return [
+        *("macro_f1", "macro_f1_all", "accuracy", "val_loss"),
+        *(f"{a}.{n}" for a, values in scores["attributes"].items() for n in values),
+    ]
+
+
+def bests(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For everything that can be selected by the first epoch that is best by it, and its value there (S0.34).
+
+    Args:
+        records: the epochs of a fit, see metrics.jsonl.
+    """
+    found = {}
+    for by in criteria(records[0]):
+        best = max(records, key=lambda r: criterion(r, by) if math.isfinite(criterion(r, by)) else -math.inf)
+        found[by] = {"epoch": best["epoch"], "value": abs(criterion(best, by))}
+    return found
 
 
 def train_epoch(

@@ -18,9 +18,13 @@ from torch.nn import functional
 from maskprep.errors import UsageError
 from masktrain.config import FitConfig
 from masktrain.learn.targets import Head, Target
-from masktrain.sections import LossConfig, TargetConfig
+from masktrain.plugins import Registry
+from masktrain.sections import LOSSES, LossConfig, TargetConfig
 
 T = TypeVar("T")
+
+loss: Registry[Callable[[Tensor, Tensor, LossConfig], Tensor]] = Registry("loss", LOSSES)
+"""Adds a loss by name: its values [n] from logits and shares of the classes, both [n, K]; see docs/plugins.md."""
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
@@ -122,17 +126,19 @@ class Criterion(nn.Module):
             odds, asked = self.head.binary(outputs, smooth)
             return (weight * binary(odds, asked)).mean() / (1 if self.name == "bce" else odds.shape[1])
         logits = self.head.logits(outputs)
+        if self.name in loss:
+            return (weight * _of_plugin(self.name, logits, smooth, self.config)).mean()
         if self.name == "focal":
             return (weight * focal(logits, smooth, self.config.gamma)).mean()
         if self.name == "ldam":
             logits = logits - truth * self.margins.to(truth.dtype)
         share = {"f1": 1.0, "ce_f1": self.config.f1_share}.get(self.name, 0.0)
-        loss = torch.zeros_like(logits[0, 0])
+        value = torch.zeros_like(logits[0, 0])
         if share < 1:
-            loss = loss + (1 - share) * (weight * cross_entropy(logits, smooth)).mean()
+            value = value + (1 - share) * (weight * cross_entropy(logits, smooth)).mean()
         if share > 0:
-            loss = loss + share * soft_f1(logits, truth, weight)
-        return loss
+            value = value + share * soft_f1(logits, truth, weight)
+        return value
 
 
 class Objective(nn.Module):
@@ -183,11 +189,11 @@ class Objective(nn.Module):
         asked = iter(() if numbers is None else numbers.to(split[0].dtype).unbind(1))
         parts = zip(self.target.heads, self.criteria, split, self.target.truths(truth), self.shares, strict=True)
         for head, criterion, part, own, share in parts:
-            loss = criterion(part, own, weighted)
+            value = criterion(part, own, weighted)
             if head.limits and numbers is not None:
                 off = number_loss(part[:, 0], (next(asked) - head.centre) / head.unit)
-                loss = (1 - self.number_share) * loss + self.number_share * off
-            found.append(share * loss)
+                value = (1 - self.number_share) * value + self.number_share * off
+            found.append(share * value)
         return torch.stack(found).sum()
 
 
@@ -195,6 +201,19 @@ def make_objective(target: Target, labels: NDArray[np.int64], config: FitConfig)
     """The loss of a fit, with class counts from the training labels (joint, [n])."""
     counts = np.bincount(labels, minlength=int(np.prod(target.sizes)))
     return Objective(target, counts, config.loss, config.target)
+
+
+def _of_plugin(name: str, logits: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
+    """The values [n] of a plugin's loss.
+
+    Raises:
+        UsageError: it gives something else.
+    """
+    found = loss[name](logits, truth, config)
+    if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise UsageError(f"The loss '{name}' of a plugin gives {what}; it must give one value for each image.")
+    return found
 
 
 def _per_head(target: Target, given: tuple[T, ...], otherwise: T, what: str) -> tuple[T, ...]:

@@ -6,6 +6,7 @@ second time before all have come once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,14 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError
-from masktrain.sections import SampleConfig
+from masktrain.plugins import Registry
+from masktrain.sections import SAMPLES, SampleConfig
 from masktrain.settings import nearest
 
 Ints = NDArray[np.int64]
+
+sample: Registry[Callable[[Ints, Ints, SampleConfig], Ints]] = Registry("way of sampling", SAMPLES)
+"""Adds a way of sampling by name: the draws of each group by its number and size; see docs/plugins.md."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,18 @@ def quota(config: SampleConfig, names: Ints, counts: Ints) -> Ints:
     Args:
         names: the groups' numbers.
         counts: how many images each has, above 0.
+
+    Raises:
+        UsageError: a plugin's way of sampling draws no whole numbers, or nothing.
     """
+    if config.kind in sample:
+        drawn = np.asarray(sample[config.kind](names, counts, config))
+        if drawn.shape != counts.shape or drawn.dtype.kind not in "iu" or (drawn < 0).any() or not drawn.any():
+            raise UsageError(
+                f"The way of sampling '{config.kind}' of a plugin must give a whole number of draws for each of the"
+                f" {len(counts)} groups, not all 0."
+            )
+        return drawn.astype(np.int64)
     n = counts.astype(np.float64)
     if config.kind == "all":
         return counts

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from masktrain.sections import ScheduleConfig
+from masktrain.plugins import Registry
+from masktrain.sections import SCHEDULES, ScheduleConfig
+
+schedule: Registry[Callable[[float, float, ScheduleConfig], float]] = Registry("schedule", SCHEDULES)
+"""Adds a schedule by name: the share of the peak by the shares of the training that have passed since the warm-up and
+altogether; see docs/plugins.md."""
 
 LOW = 0.04
 """Share of the peak at which ``onecycle`` starts, and to which ``cyclic`` falls at least (1/25, fastai)."""
@@ -48,7 +53,7 @@ def _factor(after: float, done: float, drops: int, config: ScheduleConfig) -> fl
         return _cosine(1.0, config.floor, after * config.cycles % 1.0)
     if config.kind == "plateau":
         return config.gamma**drops
-    return 1.0
+    return float(schedule[config.kind](after, done, config)) if config.kind in schedule else 1.0
 
 
 def plateau_drops(scores: Sequence[float], patience: int) -> int:

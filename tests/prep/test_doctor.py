@@ -1,0 +1,115 @@
+"""What the doctor says about machines on which something is missing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maskprep import cli, doctor, machine
+from maskprep.config import DetectSettings
+from maskprep.faces.detectors import DETECTORS
+from maskprep.store import weights
+
+Finding = doctor.Finding
+
+
+def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings}
+
+
+def test_the_detectors_are_those_of_the_default_settings() -> None:
+    assert tuple(DETECTORS[name].weight for name in DetectSettings().detectors) == doctor.LOOKED_THROUGH
+
+
+def test_what_cannot_start_is_said_with_its_cure() -> None:
+    assert doctor.trial("it", "print('loading'); print('1.2')") == Finding("it", "ok", "1.2")
+    lost = doctor.trial("it", "raise ImportError('libGL.so.1: cannot open shared object file: No such file')")
+    assert lost.state == "bad" and "libGL.so.1" in lost.found and "apt-get install libgl1" in lost.do
+    absent = doctor.trial("it", "import no_such_module_at_all")
+    assert absent.state == "bad" and "No module named 'no_such_module_at_all'" in absent.found
+    crashed = doctor.trial("it", "import os; os.abort()")
+    assert crashed.state == "bad" and "ended with -6" in crashed.found
+
+
+def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = ["numpy>=2", "gone>=1", 'here[cpu]>=1; extra == "a"', "lost; extra == 'b'", 'maskprep[a,b]; extra == "all"']
+    here = {"numpy": "2.1", "here": "1"}
+    monkeypatch.setattr(doctor, "requires", lambda name: told)
+    monkeypatch.setattr(machine, "installed", here.get)
+    bad, extras, lacking = doctor.packages()
+    assert bad == Finding("packages", "bad", "missing: gone", "pip install gone")
+    assert extras.found == "a" and lacking.found == "not here: b (lost)" and "maskprep[b]" in lacking.do
+    told.remove("gone>=1")
+    assert next(doctor.packages()) == Finding("packages", "ok", "numpy 2.1")
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for model files."""
+    for weight in weights.REGISTRY.values():
+        monkeypatch.delenv(weight.env, raising=False)
+    monkeypatch.delenv("MASKPREP_OFFLINE", raising=False)
+    monkeypatch.setenv("MASKPREP_WEIGHTS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def test_models_that_are_missing_or_wrong(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = by_name(doctor.model_files())["model yunet"]
+    assert missing.state == "note" and missing.do.endswith("maskprep weights --fetch yunet")
+    monkeypatch.setenv("MASKPREP_OFFLINE", "1")
+    forbidden = by_name(doctor.model_files())["model yunet"]
+    assert forbidden.state == "bad" and f"into {models}, or unset MASKPREP_OFFLINE" in forbidden.do
+    (models / weights.REGISTRY["yunet"].file).write_bytes(b"other bytes")
+    (models / weights.REGISTRY["u2net"].file).write_bytes(b"other bytes")
+    found = by_name(doctor.model_files())
+    assert found["model yunet"] == Finding(
+        "model yunet",
+        "bad",
+        f"other bytes, {models / weights.REGISTRY['yunet'].file}",
+        "maskprep weights --remove yunet",
+    )
+    assert found[""].state == "note" and found[""].found == "other bytes: u2net"
+
+
+def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    for free, state in ((1 << 40, "ok"), (1 << 30, "note"), (1 << 20, "bad")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(1 << 41, 0, free))
+        assert doctor.disk("caches", tmp_path / "not/yet").state == state
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written to" in doctor.disk("caches", tmp_path / "file/cache").found
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    assert doctor.disk("caches", tmp_path).state == "bad"
+
+
+def test_a_machine_without_torch_prepares_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "installed", lambda package: None)
+    monkeypatch.setattr(doctor, "trial", lambda what, code: pytest.fail("torch is looked for"))
+    found = doctor.device()
+    assert found.state == "note" and "maskprep[train]" in found.do and doctor.works([found])
+
+
+@pytest.mark.parametrize("state, code", [("ok", 0), ("note", 0), ("bad", 1)])
+def test_the_command(
+    state: doctor.State, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    looked: list[Path] = []
+
+    def examine(caches: Path) -> Iterator[Finding]:
+        looked.append(caches)
+        yield Finding("a part", state, "as it is", "mend it")
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    monkeypatch.setattr(sys, "argv", ["maskprep", "doctor", "--cache", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == code and looked == [tmp_path]
+    assert "a part" in said.out and "→ mend it" in said.out
+    assert ("Photos can be prepared here." in said.out) == (code == 0)

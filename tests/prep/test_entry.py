@@ -1,0 +1,47 @@
+"""What both commands make of an error of the system, and of Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from maskprep import entry
+from maskprep.errors import UsageError
+
+
+def test_a_full_disk_is_named_and_not_traced(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "cache/faces.parquet")
+
+    with pytest.raises(SystemExit) as stop:
+        entry.run(full, "")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "Error: No space left on device: 'cache/faces.parquet'\n"
+
+
+def test_an_error_without_a_file_and_of_two_files() -> None:
+    assert entry.of_system(OSError("gone")).message == "gone"
+    assert entry.of_system(OSError(errno.EXDEV, "Not here", "a", None, "b")).message == "Not here: 'b'"
+
+
+@pytest.mark.parametrize("stop, code", [(KeyboardInterrupt(), 130), (SystemExit(130), 130), (SystemExit(3), 3)])
+def test_how_a_stop_ends(capsys: pytest.CaptureFixture[str], stop: BaseException, code: int) -> None:
+    def stopped() -> None:
+        raise stop
+
+    with pytest.raises(SystemExit) as ended:
+        entry.run(stopped, "Go on [later].")
+    assert ended.value.code == code
+    assert capsys.readouterr().err == ("\nGo on [later].\n" if code == 130 else "")
+
+
+def test_an_error_for_people_keeps_its_code_and_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> None:
+        raise UsageError("No [red] view.", "Choose [a].")
+
+    with pytest.raises(SystemExit) as ended:
+        entry.run(wrong, "")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "Error: No [red] view.\nChoose [a].\n"
