@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from masktrain.learn.model import Cosine, build, import_timm
+from masktrain.learn.model import Cosine, build, import_timm, known_name
 from masktrain.learn.targets import Target
 
 Size = tuple[int, int]
@@ -132,11 +132,11 @@ def assemble(
 
 
 def native_size_of(name: str) -> Size:
-    """Height and width that a model's weights were trained at, by timm's name of it."""
-    timm = import_timm()
-    try:
-        config = timm.models.get_pretrained_cfg(name)
-    except RuntimeError:  # no such weights, which build() explains
-        config = None
+    """Height and width that a model's weights were trained at, by timm's name of it.
+
+    Raises:
+        UsageError: as :func:`masktrain.learn.model.known_name`.
+    """
+    config = import_timm().models.get_pretrained_cfg(known_name(name))
     size = (config.input_size if config is not None else (3, 224, 224))[1:]
     return int(size[0]), int(size[1])
