@@ -141,7 +141,7 @@ def networks_of(part: Part) -> list[tuple[nn.Module, list[Layer]]]:
     """
     sidecar, model = part.sidecar, part.model.eval()
     size = (sidecar.size[0], sidecar.size[1])
-    found = []
+    found: list[tuple[nn.Module, list[Layer]]] = []
     for net in model.nets if isinstance(model, Several) else [model]:
         if isinstance(net, Paired):
             backbones = zip(net.nets, (sidecar.model, sidecar.second), net.sizes, strict=True)
@@ -165,7 +165,7 @@ class Answer:
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """A number; ``outputs`` [outputs] or [1, outputs]."""
-        parts = outputs.reshape(1, -1).float().split([h.outputs for h in self.heads], 1)
+        parts = torch.split(outputs.reshape(1, -1).float(), [h.outputs for h in self.heads], 1)
         scores = [h.logits(o)[0, k] for h, o, k in zip(self.heads, parts, self.classes, strict=True)]
         return torch.stack(scores).sum()
 
@@ -258,7 +258,7 @@ def _mapped(net: nn.Module, layer: Layer, shown: Tensor, asked: list[Answer], me
 
     made: Any = getattr(pytorch_grad_cam, METHODS[method])
     with made(model=net, target_layers=[layer.module], reshape_transform=layer.reshape) as cam:
-        return np.nan_to_num(cam(input_tensor=shown, targets=asked)).astype(np.float32)
+        return np.asarray(np.nan_to_num(cam(input_tensor=shown, targets=asked)), np.float32)
 
 
 def background_share(attention: Maps, alphas: NDArray[np.uint8]) -> NDArray[np.float64]:
