@@ -134,5 +134,5 @@ def test_normalised_as_the_weights_of_the_model_were(matted: Path, tmp_path: Pat
     assert [v.tolist() for v in statistics(training, lite)] == [[0.5] * 3] * 2
     own, _ = view.mean_std(training.split.train)
     assert colour(training, settings) == np.rint(own * 255).astype(int).tolist()
-    with pytest.raises(UsageError, match="knows no mean and std of no_such"):
+    with pytest.raises(UsageError, match="no_such"):
         statistics(training, config(data__statistics="model", model__name="no_such"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,10 +21,13 @@ from maskprep.audit import rulings
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import read_decisions
-from masktrain import attention, predictors, trained
+from masktrain import attention, demo, predictors, trained
+from masktrain.config import FitConfig
 from masktrain.explain import explain
+from masktrain.fit import fit
 from masktrain.learn.graph import Part
 from masktrain.learn.model import build
+from masktrain.learn.networks import Paired, Several
 
 pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
 
@@ -84,6 +88,97 @@ def test_the_map_lies_where_the_evidence_is(part: Part, method: str) -> None:
     alpha[:, :16, :16] = 255
     beside = attention.background_share(found, alpha)
     assert beside[0] < 0.2 and beside[1] > 0.8
+
+
+QUARTERS = {"tl": (0, 0), "tr": (0, 1), "bl": (1, 0), "br": (1, 1)}
+
+
+class Spot(nn.Module):
+    """Red in one quarter speaks for all its outputs alike; the rest does nothing. Without red they are as given."""
+
+    num_features = 1
+
+    def __init__(self, quarter: str, *outputs: float) -> None:
+        super().__init__()
+        self.quarter = QUARTERS[quarter]
+        self.outputs = torch.tensor(outputs)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.pool = nn.AdaptiveAvgPool2d(4)
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        (y, x), half = self.quarter, pixels.shape[2] // 2
+        there = torch.zeros_like(pixels[:, :1])
+        there[:, :, y * half : (y + 1) * half, x * half : (x + 1) * half] = 1
+        return self.pool(pixels[:, :1] * there * self.scale)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.outputs + self.forward_features(pixels).mean((2, 3))
+
+
+def quarters(part: Part, label: int) -> dict[str, float]:
+    """Attention in each quarter of a red crop, relative to the upper left one."""
+    red = np.zeros((1, 32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    found = attention.maps(part, red.repeat(3, 0), np.full(3, label), batch_size=2)[2]
+    sums = {name: float(found[y * 16 : y * 16 + 16, x * 16 : x * 16 + 16].sum()) for name, (y, x) in QUARTERS.items()}
+    return {name: total / sums["tl"] for name, total in sums.items()}
+
+
+def test_separate_networks_have_their_maps_meant(part: Part) -> None:
+    nets = Several([Spot("tl", 0, 0, 0), Spot("br", 0, 0)])
+    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="separate")
+    found = quarters(replace(part, model=nets, sidecar=sidecar), 3)
+    assert found["br"] == pytest.approx(1, abs=0.01) and found["tr"] < 0.2 and found["bl"] < 0.2
+
+
+@pytest.mark.parametrize("route", ["soft", "hard"])
+def test_a_cascade_shows_the_networks_that_were_asked(part: Part, route: str) -> None:
+    share = np.array([0.1, 0.3, 0.6])
+    first = Spot("tl", *np.log(share))
+    nets = Several([first, *(Spot(q, 0, 0) for q in ("tr", "bl", "br"))])
+    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="cascade", route=route)
+    alone = quarters(replace(part, model=Several([first, *[Spot("tl", 0, 0)] * 3]), sidecar=sidecar), 0)
+    for state, own in enumerate(("tr", "bl", "br")):
+        found = quarters(replace(part, model=nets, sidecar=sidecar), 2 * state + 1)
+        say = share[state] if route == "soft" else float(state == 2)
+        # a map is coarse: each of both spills a little into the other's quarter
+        assert found[own] == pytest.approx((say + alone[own]) / (1 + say * alone[own]), abs=0.01)
+
+
+def test_two_backbones_have_their_maps_meant(part: Part) -> None:
+    net = Paired([Spot("tl", 0, 0), Spot("tr", 0)], [(32, 32), (24, 24)], 6, 0.0, 0.0)
+    nn.init.ones_(net.classifier.weight)
+    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, second="other")
+    found = quarters(replace(part, model=net, sidecar=sidecar), 4)
+    assert found["tr"] == pytest.approx(1, abs=0.05) and found["bl"] < 0.2 and found["br"] < 0.2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"target__kind": "separate"}, {"target__kind": "cascade"}, {"model__second": "test_efficientnet"}]
+)
+def test_runs_of_several_networks_are_explained(
+    own_cache: Path, config: Callable[..., FitConfig], tmp_path: Path, settings: dict[str, str]
+) -> None:
+    run = fit(own_cache, config(optim__epochs=1, **settings), out=tmp_path / "run").run
+    done = explain(run, own_cache, split="val")
+    shares = pd.read_csv(done.folder / "attention.csv")
+    assert len(shares) == done.images and shares["attention"].between(0, 1).all()
+    attend = demo.attend_with(predictors.load(run))
+    assert attend is not None
+    crop = open_view(own_cache).gather(np.array([0]))[0]
+    assert np.abs(attend(crop, 0).astype(int) - crop).max() > 20
+
+
+def test_without_places_there_is_no_map(run: Path) -> None:
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
+    predictor = predictors.load(run)
+    single = predictor.source
+    assert isinstance(single, trained.Single)
+    member = replace(single.member, model=flat)
+    blind = replace(predictor, source=replace(single, member=member))
+    with pytest.raises(UsageError, match="nothing can be shown"):
+        attention.networks_of(trained.parts_of(blind.source)[0][0])
+    assert demo.attend_with(predictor) is not None and demo.attend_with(blind) is None
 
 
 def test_shares_by_hand() -> None:

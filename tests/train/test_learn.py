@@ -13,7 +13,7 @@ from torch import nn
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.learn import host, loop, model
+from masktrain.learn import host, loop, model, networks
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.optim import make_optimizer
@@ -46,6 +46,7 @@ def test_a_model_of_fixed_size_is_built_for_the_crops() -> None:
     "name, said, hint",
     [
         ("test_resnets", "no model 'test_resnets'", "test_resnet"),
+        ("vit_base_patch32_224_sam", "vit_base_patch32_224 has no weights 'sam'", "augreg_in21k"),
         ("resnet18.nowhere", "no weights 'nowhere'", "resnet18.a1_in1k"),
         ("test_maxvit", "cannot be built for crops of 50x50", "--size"),
     ],
@@ -54,6 +55,33 @@ def test_models_that_cannot_be_built(name: str, said: str, hint: str) -> None:
     with pytest.raises(UsageError, match=said) as error:
         model.check_size(model.build(name, 3, (50, 50)), name, (50, 50))
     assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "name, now",
+    [
+        ("tf_efficientnet_b4_ns", "tf_efficientnet_b4.ns_jft_in1k"),
+        ("tf_efficientnet_b4_ns.in1k", "tf_efficientnet_b4.in1k"),
+        ("swin_base_patch4_window12_384_in22k", "swin_base_patch4_window12_384.ms_in22k"),
+        ("resnet18", "resnet18"),
+    ],
+)
+def test_names_that_timm_has_given_up(name: str, now: str) -> None:
+    assert model.known_name(name) == now
+    side = {"swin": 384, "tf_e": 380, "resn": 224}[name[:4]]
+    assert networks.native_size_of(name) == (side, side)
+
+
+def test_a_model_is_built_by_the_name_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = model.import_timm()
+    built = model.build("tf_efficientnet_b0_ns", 3, (32, 32))
+    assert built.pretrained_cfg["tag"] == "ns_jft_in1k" and built.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    with pytest.raises(UsageError, match="no model"):
+        networks.native_size_of("tf_efficientnet_b0_nss")
+    monkeypatch.setattr(timm.models, "get_deprecated_models", lambda: {"resnet18": None})
+    with pytest.raises(UsageError, match="timm has removed the model 'resnet18'") as error:
+        model.build("resnet18", 3, (32, 32))
+    assert "resnet" in error.value.hint
 
 
 def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ from masktrain.learn.batches import Batch
 from masktrain.learn.freezing import freeze, frozen_stages, stages
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build
+from masktrain.learn.networks import Several
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
+from masktrain.learn.recomputation import recompute
 from masktrain.learn.targets import make_target
 from masktrain.sections import OptimConfig
 
@@ -115,6 +117,39 @@ def test_parts_of_a_batch_add_up_to_it(cache: Path) -> None:
     for other in weights[1:]:
         for one, two in zip(weights[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "names, settings",
+    [
+        (["test_resnet"], {}),
+        (["test_vit"], {"optim.sam": 0.05}),
+        (["test_efficientnet"], {"model.freeze": 2, "optim.micro_batch": 8}),
+        (["test_resnet", "test_vit"], {}),
+    ],
+)
+def test_activations_computed_again_change_nothing(cache: Path, names: list[str], settings: dict[str, Any]) -> None:
+    states, calls = [], [0, 0]
+    for again in (False, True):
+        torch.manual_seed(0)
+        nets = [build(name, 6 // len(names), (32, 32), dropout=0.3, drop_path=0.2) for name in names]
+        net = nets[0] if len(nets) == 1 else Several(nets)
+        learner, batch, config = learner_of(cache, net, **settings, **{"model.checkpointing": again})
+        loop.wake(learner.model, config, 1)
+        for module in net.modules():
+            module.register_forward_hook(lambda *_, again=again: calls.__setitem__(again, calls[again] + 1))
+        torch.manual_seed(1)
+        loop.train_step(learner, batch, config.optim)
+        states.append({k: v.clone() for k, v in net.state_dict().items()})
+    assert calls[1] > 1.3 * calls[0]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=0, atol=1e-7, msg=key)
+
+
+def test_a_network_that_cannot_compute_again() -> None:
+    with pytest.raises(UsageError, match="HighResolutionNet cannot compute its activations anew") as error:
+        recompute(build("hrnet_w18_small", 2, (32, 32)))
+    assert "optim.micro_batch" in error.value.hint
 
 
 class Limited(nn.Module):

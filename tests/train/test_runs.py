@@ -199,6 +199,8 @@ def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:
     weights = 4 * small.about["parameters"]
     assert 4 * weights <= small.memory["weights"] < 4.01 * weights + 1000
     assert 3.5 < large.memory["activations"] / small.memory["activations"] < 4.5
+    frugal = plan.plan(cache, config(optim__batch_size=32, model__checkpointing=True))
+    assert frugal.memory["activations"] < 0.8 * large.memory["activations"]
     assert len(small.rates) == 3 * 15 and small.about["drawn"].sum() == 120
 
 

@@ -19,7 +19,8 @@ from maskprep.errors import UsageError, missing_extra
 from maskprep.labels.schema import Schema
 from masktrain.learn.graph import Part
 from masktrain.learn.loop import normalise
-from masktrain.learn.targets import Target
+from masktrain.learn.networks import Paired, Several
+from masktrain.learn.targets import Head, Target
 from masktrain.learn.torchvision_ops import ensure_torchvision
 from masktrain.settings import nearest
 
@@ -67,6 +68,8 @@ def find_layer(model: nn.Module, name: str, size: tuple[int, int]) -> Layer:
     Raises:
         UsageError: its features have no places.
     """
+    if not hasattr(model, "forward_features"):
+        raise UsageError(f"{name} does not tell its features from its answers, so nothing can be shown of it.")
     device = next(model.parameters()).device
     last: list[tuple[nn.Module, Any]] = []
     hooks = [
@@ -130,26 +133,58 @@ def _grid(model: nn.Module, places: int, size: tuple[int, int]) -> tuple[int, in
     return grid if grid[0] * grid[1] == places else None
 
 
+def networks_of(part: Part) -> list[tuple[nn.Module, list[Layer]]]:
+    """The networks of a part, each with the layer that is mapped; two layers where it has two backbones.
+
+    Raises:
+        UsageError: see :func:`find_layer`.
+    """
+    sidecar, model = part.sidecar, part.model.eval()
+    size = (sidecar.size[0], sidecar.size[1])
+    found: list[tuple[nn.Module, list[Layer]]] = []
+    for net in model.nets if isinstance(model, Several) else [model]:
+        if isinstance(net, Paired):
+            backbones = zip(net.nets, (sidecar.model, sidecar.second), net.sizes, strict=True)
+            found.append((net, [find_layer(*each) for each in backbones]))
+        else:
+            found.append((net, [find_layer(net, sidecar.model, size)]))
+    return found
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What is explained: how much the outputs of one crop speak for a joint class (sum of its heads' logits).
+    """What is explained of one network: how much its outputs for a crop speak for classes (sum of heads' logits).
 
     Args:
-        target: of the run.
-        schema: what is classified.
-        label: joint class.
+        heads: of the network.
+        classes: one for each head.
     """
 
-    target: Target
-    schema: Schema
-    label: int
+    heads: tuple[Head, ...]
+    classes: tuple[int, ...]
 
     def __call__(self, outputs: Tensor) -> Tensor:
         """A number; ``outputs`` [outputs] or [1, outputs]."""
-        heads = self.target.split(outputs.reshape(1, -1))
-        classes = [self.label] if self.target.kind == "joint" else list(self.schema.decode(self.label))
-        scores = [h.logits(o)[0, k] for h, o, k in zip(self.target.heads, heads, classes, strict=True)]
+        parts = torch.split(outputs.reshape(1, -1).float(), [h.outputs for h in self.heads], 1)
+        scores = [h.logits(o)[0, k] for h, o, k in zip(self.heads, parts, self.classes, strict=True)]
         return torch.stack(scores).sum()
+
+
+def answers(target: Target, schema: Schema, label: int) -> dict[int, Answer]:
+    """What speaks for a joint class: the number of each network that has a say, and what it is to say.
+
+    In a cascade these are the first network and the one for the label's class of the first attribute.
+    """
+    left = iter(target.heads)
+    heads = [tuple(next(left) for _ in range(count)) for count in target.networks]
+    if target.kind == "joint":
+        return {0: Answer(heads[0], (label,))}
+    classes = schema.decode(label)
+    if target.kind == "cascade":
+        own = 1 + classes[0]
+        return {0: Answer(heads[0], classes[:1]), own: Answer(heads[own], classes[1:])}
+    rest = iter(classes)
+    return {k: Answer(each, tuple(next(rest) for _ in each)) for k, each in enumerate(heads)}
 
 
 def check(method: str) -> None:
@@ -174,8 +209,11 @@ def maps(
 ) -> Maps:
     """How much each place of a crop speaks for a joint class.
 
+    Of several networks, and of two backbones, it is the mean of their maps; the second network of a cascade counts
+    as much as its answer does (by the first one's probability, or not at all where a hard route leads elsewhere).
+
     Args:
-        part: the network.
+        part: the network, or its networks.
         crops: uint8 [n, H, W, 3] RGB, as the network is shown them.
         labels: the class to explain for each crop, int64 [n].
         method: one of METHODS.
@@ -188,28 +226,39 @@ def maps(
     """
     check(method)
     ensure_torchvision()  # the library imports it
-    import pytorch_grad_cam
-
-    sidecar, model = part.sidecar, part.model.eval()
-    layer = find_layer(model, sidecar.model, (sidecar.size[0], sidecar.size[1]))
-    device = next(model.parameters()).device
+    sidecar, networks = part.sidecar, networks_of(part)
+    device = next(part.model.parameters()).device
     target, schema = sidecar.answers(), sidecar.labels()
     mean, std = (
         torch.tensor(v, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1).to(device)
         for v in (sidecar.mean, sidecar.std)
     )
+    found = np.zeros((len(crops), *crops.shape[1:3]), np.float32)
+    for start in range(0, len(crops), batch_size):
+        part_of = slice(start, start + batch_size)
+        pixels = torch.from_numpy(np.ascontiguousarray(crops[part_of])).permute(0, 3, 1, 2).to(device)
+        shown = normalise(pixels, mean, std.clamp(min=1.0)).contiguous()
+        asked = [answers(target, schema, int(k)) for k in labels[part_of]]
+        say = np.array([[float(k in each) for each in asked] for k in range(len(networks))])
+        if target.kind == "cascade":
+            with torch.inference_mode():
+                say[1:] *= target.routes(networks[0][0](shown).float()).T.cpu().numpy()
+        for k, (net, layers) in enumerate(networks):
+            if not len(rows := np.flatnonzero(say[k])):
+                continue
+            own = [_mapped(net, layer, shown[rows], [asked[i][k] for i in rows], method) for layer in layers]
+            found[part_of][rows] += np.mean(own, 0) * (say[k] / say.sum(0))[rows, None, None]
+    part.model.zero_grad(set_to_none=True)
+    return found
+
+
+def _mapped(net: nn.Module, layer: Layer, shown: Tensor, asked: list[Answer], method: str) -> Maps:
+    """What one layer of a network has to say about pixels [n, 3, H, W], float32 [n, H, W]."""
+    import pytorch_grad_cam
+
     made: Any = getattr(pytorch_grad_cam, METHODS[method])
-    found = []
-    with made(model=model, target_layers=[layer.module], reshape_transform=layer.reshape) as cam:
-        for start in range(0, len(crops), batch_size):
-            part_of = slice(start, start + batch_size)
-            pixels = torch.from_numpy(np.ascontiguousarray(crops[part_of])).permute(0, 3, 1, 2).to(device)
-            shown = normalise(pixels, mean, std.clamp(min=1.0)).contiguous()
-            answers = [Answer(target, schema, int(k)) for k in labels[part_of]]
-            found.append(np.nan_to_num(cam(input_tensor=shown, targets=answers)).astype(np.float32))
-    model.zero_grad(set_to_none=True)
-    empty = np.zeros((0, *sidecar.size), np.float32)
-    return np.concatenate(found) if found else empty
+    with made(model=net, target_layers=[layer.module], reshape_transform=layer.reshape) as cam:
+        return np.asarray(np.nan_to_num(cam(input_tensor=shown, targets=asked)), np.float32)
 
 
 def background_share(attention: Maps, alphas: NDArray[np.uint8]) -> NDArray[np.float64]:

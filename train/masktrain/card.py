@@ -166,12 +166,12 @@ def _licences(predictor: Predictor) -> list[str]:
     """Of the pretrained weights and of the detectors that cut the crops; the run's own weights have what you give."""
     from maskprep.faces.detectors import DETECTORS
     from maskprep.store.weights_registry import REGISTRY
-    from masktrain.learn.model import import_timm
+    from masktrain.learn.model import import_timm, known_name
 
     timm = import_timm()
     rows: list[tuple[str, str, str]] = []
     for name in dict.fromkeys(n for m in predictor.manual.members for n in m.model.split(" + ")):
-        config = timm.models.get_pretrained_cfg(name)
+        config = timm.models.get_pretrained_cfg(known_name(name))
         licence = getattr(config, "license", None) or "not stated by timm"
         rows.append((name, "pretrained weights in timm, if the run started from them", licence))
     for name in predictor.manual.settings.get("detect", {}).get("detectors", ()):

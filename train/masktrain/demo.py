@@ -87,7 +87,10 @@ def look(predictor: predictors.Predictor, eye: live.Eye, pixels: Pixels, attend:
 
 
 def attend_with(predictor: predictors.Predictor) -> Attend | None:
-    """Maps of the attention of the networks that see the first input; None for exported files or without grad-cam."""
+    """Maps of the attention of the networks that see the first input.
+
+    None for exported files, without grad-cam, and for networks whose features have no places.
+    """
     if not hasattr(predictor.source, "member") and not hasattr(predictor.source, "members"):
         return None
     if importlib.util.find_spec("pytorch_grad_cam") is None:
@@ -95,6 +98,11 @@ def attend_with(predictor: predictors.Predictor) -> Attend | None:
     from masktrain import attention, trained
 
     parts = [p for p in trained.parts_of(predictor.source)[0] if p.place == 0]
+    try:
+        for part in parts:
+            attention.networks_of(part)
+    except UserError:
+        return None
 
     def attend(crop: Pixels, label: int) -> Pixels:
         labels = np.array([label])

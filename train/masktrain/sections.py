@@ -112,6 +112,11 @@ class ModelConfig(Section):
         low=0,
         high=1,
     )
+    checkpointing: bool = setting(
+        False,
+        "Compute activations again when the gradients need them: less memory, about a third more time.",
+        "S4.2; arXiv 1604.06174",
+    )
     head: str = setting(
         "linear",
         "Classifier: linear, or cosine (normalised features and weights, outputs times loss.scale; for LDAM).",

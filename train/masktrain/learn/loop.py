@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from masktrain.learn.host import Precision, choose_precision, compiled
 from masktrain.learn.losses import Objective
 from masktrain.learn.networks import Several
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
+from masktrain.learn.recomputation import kept_buffers, recompute
 from masktrain.learn.schedules import learning_rate, plateau_drops
 from masktrain.learn.targets import Target
 from masktrain.sections import OptimConfig
@@ -54,6 +56,7 @@ class Learner:
         micro: images on the device at once.
         scores: of every epoch so far, by the criterion of selection; higher is better.
         forward: the network as it is trained, compiled or not.
+        checkpointing: activations are computed again for the gradients.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class Learner:
     seen: int = 0
     scores: list[float] = field(default_factory=list)
     forward: Callable[[Tensor], Tensor] | None = None
+    checkpointing: bool = False
 
     @property
     def best(self) -> int:
@@ -137,6 +141,8 @@ def make_learner(
     precision = choose_precision(device, config.run.amp)
     if config.optim.sam and precision.dtype is torch.float16:
         raise UsageError("SAM needs gradients that are not scaled.", "Use --amp bf16 or --amp off.")
+    if config.model.checkpointing:
+        recompute(model)
     if config.model.freeze:
         frozen_stages(1, 1, len(stages(model)), config.model.freeze, 0.0)
     model = model.to(device)
@@ -152,6 +158,7 @@ def make_learner(
         mirror=config.run.tta == "mirror",
         micro=config.optim.micro_batch or config.optim.batch_size,
         forward=compiled(model) if config.run.compile else None,
+        checkpointing=config.model.checkpointing,
     )
     learner.new_epoch()
     return learner
@@ -339,7 +346,8 @@ def _gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Ten
                     outputs = forward(normalise(batch.pixels[part], learner.mean, learner.std))
                 own, numbers = truth[part], None if batch.numbers is None else batch.numbers[part]
                 loss = learner.objective(outputs, own, done, numbers) * (len(own) / len(batch))
-                learner.scaler.scale(loss).backward()
+                with kept_buffers(learner.model) if learner.checkpointing else nullcontext():
+                    learner.scaler.scale(loss).backward()
                 parts.append((outputs.detach(), loss.detach()))
             outputs, loss = torch.cat([o for o, _ in parts]), torch.stack([v for _, v in parts]).sum()
             parallel.add_up([*(p.grad for p in learner.model.parameters() if p.grad is not None), loss])
@@ -349,7 +357,8 @@ def _gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Ten
             parts.clear()
             if learner.micro == 1:
                 raise UserError(
-                    "The memory of the GPU does not do for a single image.", "Choose a smaller model or view."
+                    "The memory of the GPU does not do for a single image.",
+                    "Set model.checkpointing=true, or choose a smaller model or view.",
                 ) from error
             learner.micro = (min(learner.micro, len(truth)) + 1) // 2
         torch.cuda.empty_cache()

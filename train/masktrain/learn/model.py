@@ -45,7 +45,7 @@ def build(
     """A timm model with a fresh classifier of ``num_classes``, in channels_last.
 
     Args:
-        name: timm's name of the model.
+        name: timm's name of the model, or one it had before.
         size: height and width of the crops; models of a fixed input size are built for it.
         pretrained: start from weights: those of maskprep's registry, otherwise timm's from the hub.
         cosine: scale of a classifier by direction; 0 for the linear one.
@@ -54,17 +54,11 @@ def build(
         UsageError: timm has no such model, it cannot take crops of this size, or its classifier cannot be replaced.
         UserError: the weights cannot be had.
     """
-    timm = import_timm()
-    if not timm.is_model(name):
-        near = nearest(name, timm.list_models(), 3)
-        raise UsageError(f"timm has no model '{name}'.", f"Near names: {', '.join(near)}." if near else "")
-    base, _, tag = name.partition(".")
-    if tag and name not in (tagged := timm.list_pretrained(f"{base}.*")):
-        raise UsageError(f"{base} has no weights '{tag}'.", f"It has: {', '.join(tagged)}.")
+    timm, name = import_timm(), known_name(name)
     kwargs: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
     if drop_path:
         kwargs["drop_path_rate"] = drop_path
-    if timm.models.get_pretrained_cfg_value(base, "fixed_input_size"):
+    if timm.models.get_pretrained_cfg_value(name.partition(".")[0], "fixed_input_size"):
         kwargs["img_size"] = size
     try:
         model = _create(timm, name, kwargs, pretrained)
@@ -80,6 +74,29 @@ def build(
         parent, _, last = where.rpartition(".")
         setattr(model.get_submodule(parent), last, Cosine(classifier.in_features, num_classes, cosine))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def known_name(name: str) -> str:
+    """timm's name of a model today; a name that timm has given up leads to the one in its place.
+
+    Raises:
+        UsageError: timm has no such model, or no such weights of it.
+    """
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = nearest(name, timm.list_models(), 3)
+        raise UsageError(f"timm has no model '{name}'.", f"Near names: {', '.join(near)}." if near else "")
+    base, _, tag = name.partition(".")
+    former = timm.models.get_deprecated_models()
+    if base in former:
+        if not former[base]:
+            near = nearest(base, timm.list_models(), 3)
+            raise UsageError(f"timm has removed the model '{base}'.", f"Near names: {', '.join(near)}." if near else "")
+        base, _, current = former[base].partition(".")
+        tag = tag or current
+    if tag and f"{base}.{tag}" not in (tagged := timm.list_pretrained(f"{base}.*")):
+        raise UsageError(f"{base} has no weights '{tag}'.", f"It has: {', '.join(tagged) or 'none'}.")
+    return f"{base}.{tag}" if tag else base
 
 
 def import_timm() -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from masktrain.learn.model import Cosine, build, import_timm
+from masktrain.learn.model import Cosine, build, import_timm, known_name
 from masktrain.learn.targets import Target
 
 Size = tuple[int, int]
@@ -134,8 +134,12 @@ def assemble(
 
 
 def native_size_of(name: str) -> Size:
-    """Height and width that a model's weights were trained at, by timm's name of it."""
-    config = _native(name)
+    """Height and width that a model's weights were trained at, by timm's name of it.
+
+    Raises:
+        UsageError: as :func:`masktrain.learn.model.known_name`.
+    """
+    config = import_timm().models.get_pretrained_cfg(known_name(name))
     size = (config.input_size if config is not None else (3, 224, 224))[1:]
     return int(size[0]), int(size[1])
 
@@ -144,18 +148,9 @@ def native_statistics(name: str) -> tuple[NDArray[np.float64], NDArray[np.float6
     """Mean and standard deviation (0..1, float64 [3]) that a model's weights were trained with, by timm's name of it.
 
     Raises:
-        UsageError: timm knows none.
+        UsageError: as :func:`masktrain.learn.model.known_name`, or timm knows none.
     """
-    config = _native(name)
+    config = import_timm().models.get_pretrained_cfg(known_name(name))
     if config is None:
         raise UsageError(f"timm knows no mean and std of {name}.", "Set data.statistics=whole.")
     return np.array(config.mean, dtype=np.float64), np.array(config.std, dtype=np.float64)
-
-
-def _native(name: str) -> Any:
-    """What timm knows about a model's weights; None where there are none, which build() explains."""
-    timm = import_timm()
-    try:
-        return timm.models.get_pretrained_cfg(name)
-    except RuntimeError:
-        return None

@@ -146,14 +146,20 @@ class Target:
             parts += _margins(cube[:, state])
         return parts
 
+    def routes(self, outputs: Tensor) -> Tensor:
+        """How much each network of a cascade but the first counts [n, classes], by the first one's outputs."""
+        states = self.heads[0].logits(outputs).softmax(1)
+        if self.route == "hard":
+            return nn.functional.one_hot(states.argmax(1), self.sizes[0]).to(states.dtype)
+        return states
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probability of each joint class [n, C] of outputs [n, outputs]; heads are taken as independent."""
-        parts = [h.logits(o).softmax(1) for h, o in zip(self.heads, self.split(outputs), strict=True)]
+        apart = self.split(outputs)
+        parts = [h.logits(o).softmax(1) for h, o in zip(self.heads, apart, strict=True)]
         if self.kind != "cascade":
             return _product(parts)
-        states, others = parts[0], len(self.sizes) - 1
-        if self.route == "hard":
-            states = nn.functional.one_hot(states.argmax(1), self.sizes[0]).to(states.dtype)
+        states, others = self.routes(apart[0]), len(self.sizes) - 1
         tables = [_product(parts[1 + k * others : 1 + (k + 1) * others]) for k in range(self.sizes[0])]
         return torch.cat([states[:, k : k + 1] * table for k, table in enumerate(tables)], 1)
 
