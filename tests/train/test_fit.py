@@ -28,7 +28,7 @@ from maskprep.errors import UsageError, UserError
 from masktrain import folds, metrics, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
-from masktrain.learn import checkpoint, loop
+from masktrain.learn import checkpoint, criteria, loop
 from masktrain.snapshots import Snapshots
 
 Make = Callable[..., FitConfig]
@@ -115,7 +115,7 @@ def test_the_best_epoch_by_every_criterion_is_kept(run: Path) -> None:
     told = [
         record(epoch, f1, loss) for epoch, (f1, loss) in enumerate([(0.5, 1.0), (0.9, float("nan")), (0.9, 0.7)], 1)
     ]
-    found = loop.bests(told)
+    found = criteria.bests(told)
     assert found["macro_f1"] == {"epoch": 2, "value": 0.9}  # the first of two that are alike
     assert found["val_loss"] == {"epoch": 3, "value": 0.7} and found["age.accuracy"] == {"epoch": 1, "value": 1.0}
 

@@ -20,7 +20,7 @@ from maskprep.errors import UsageError, UserError
 from masktrain import calibration, cli, metrics, report, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
-from masktrain.learn import checkpoint, loop
+from masktrain.learn import checkpoint, criteria, loop
 from masktrain.learn.averaging import mean_state
 from masktrain.sections import SelectConfig
 
@@ -53,7 +53,7 @@ def test_an_average_that_is_better_is_kept(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, wanted: list[int]
 ) -> None:
     """Epochs score 1, 3, 2, 4; the average of 2 and 4 scores 6, with 3 among them only 5."""
-    criterion, predict = loop.criterion, loop.predict
+    criterion, predict = criteria.criterion, loop.predict
     tried: list[str] = []
     scripted = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.4}
     averages = {(4,): 0.4, (2, 4): 0.6, (2, 3, 4): 0.5}

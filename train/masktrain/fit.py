@@ -21,7 +21,7 @@ from maskprep.pixels.composite import Background
 from maskprep.store.files import write_json
 from masktrain import bands, epochs, feed, folds, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
-from masktrain.learn import checkpoint, host, loop, parallel
+from masktrain.learn import checkpoint, criteria, host, loop, parallel
 from masktrain.learn.augment import described, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
@@ -126,7 +126,7 @@ def check(view: View, config: FitConfig) -> bands.Training:
     feed.sampler_of(training, config)
     loggers.check(config.run.log)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
-    loop.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
+    criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
     return training
 
 
@@ -321,7 +321,7 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     truth = oof["label"].to_numpy(dtype=np.int64)
     interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
-    result = {"epochs": len(records), "best": best, "best by": loop.bests(records)}
+    result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)}
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)
