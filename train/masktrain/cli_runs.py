@@ -216,7 +216,29 @@ def demo(
     showing.demo(run, host=host, port=port, device=device, ready=ready)
 
 
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="timm's names, or globs such as 'resnet*'.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train and ask each one here, at its native size, from random weights.")
+    ] = False,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Show what your own runs in this folder scored.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once while measuring.")] = 16,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+) -> None:
+    """Tell what models cost: parameters, native size, weights and licence, speed and memory; by default some of each
+    family, with when to use it."""
+    from masktrain import models as known
+    from masktrain import show_runs
+
+    scored = known.own_scores(runs) if runs is not None else None
+    show_runs.models(known.choose(names or (), tuple(scored or ())), scored, measure, device, batch_size)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (sweep, report, export, ensemble, calibrate, explain, demo):
+    for command in (sweep, models, report, export, ensemble, calibrate, explain, demo):
         app.command()(command)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
-from masktrain import heldout, inference, metrics, paired, runs, soup, voting
+from masktrain import cost, heldout, inference, metrics, paired, runs, soup, voting
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
 from masktrain.learn.combination import KINDS, Combination
@@ -29,8 +28,6 @@ from masktrain.settings import nearest
 ALL_KINDS = (*KINDS, "soup")
 ALIKE = 0.9
 """Correlation of errors above which members are said to add little to each other."""
-
-TIMED_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -270,13 +267,13 @@ def _report(
     answers = [table.argmax(1) for table in tables]
     scores = [metrics.macro_f1(metrics.confusion(labels, a, classes)) for a in answers]
     best = int(np.argmax(scores))
-    cost = [measure(m.folder) for m in members]
+    costs = [measure(m.folder) for m in members]
     entries = []
     for g, answered in enumerate(answers):
         mine = [i for i, number in enumerate(groups) if number == g]
         name = members[mine[0]].folder.name + (f" and {len(mine) - 1} more folds" if len(mine) > 1 else "")
         weight = None if fitted.weights is None else float(fitted.weights[g])
-        parameters, ms = sum(cost[i][0] for i in mine), sum(cost[i][1] for i in mine)
+        parameters, ms = sum(costs[i][0] for i in mine), sum(costs[i][1] for i in mine)
         interval = metrics.interval(labels, answered, people, classes)
         entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
     predicted = made.probabilities.argmax(1)
@@ -330,10 +327,6 @@ def error_correlation(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
 def measure(run: Path) -> tuple[int, float]:
     """Parameters of a run's network, and milliseconds for one image on this machine's CPU in batches of 16."""
     member = inference.load(run, "cpu")
-    pixels = torch.zeros(TIMED_BATCH, 3, *member.sidecar.size).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        member.model(pixels)
-        started = time.perf_counter()
-        member.model(pixels)
-        ms = (time.perf_counter() - started) * 1000 / TIMED_BATCH
-    return sum(p.numel() for p in member.model.parameters()), ms
+    height, width = member.sidecar.size
+    seconds = cost.seconds_to_answer(member.model, (height, width), member.precision)
+    return sum(p.numel() for p in member.model.parameters()), 1000 * seconds

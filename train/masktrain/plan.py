@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from maskprep.dataset import open_view
-from masktrain import feed, runs
+from masktrain import cost, feed, runs
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn import host, loop
@@ -61,19 +61,13 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     behind = fitting.background(config, fitting.colour(training, config), split.train)
     train = feed.batches_of(training, config, behind, device)
     saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if (where := tensor.untyped_storage().data_ptr()) not in ours:
-            saved[where] = tensor.untyped_storage().nbytes()
-        return tensor
-
     loop.wake(learner.model, config, epoch=1)
-    ours = {p.untyped_storage().data_ptr() for p in learner.model.parameters()}
     losses: list[float] = []
     times: list[float] = []
     for batch in islice(train.epoch(1), STEPS):
         started = time.perf_counter()
-        losses.append(_step(learner, batch, config, keep if not losses else None))
+        with nullcontext() if losses else cost.activations(learner.model, saved):
+            losses.append(float(loop.train_step(learner, batch, config.optim)[1]))
         times.append(time.perf_counter() - started)
     steps = config.optim.epochs * train.steps
     # an image takes a third of a training step when it is only looked at
@@ -92,15 +86,6 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
         loss=losses,
         seconds=float(np.mean(times[1:] or times)) * (steps + looks),
     )
-
-
-def _step(
-    learner: loop.Learner, batch: Any, config: FitConfig, keep: Callable[[torch.Tensor], torch.Tensor] | None
-) -> float:
-    if keep is None:
-        return float(loop.train_step(learner, batch, config.optim)[1])
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        return float(loop.train_step(learner, batch, config.optim)[1])
 
 
 def curve(values: list[float], width: int = 48) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from masktrain.metrics import Interval
@@ -58,6 +59,41 @@ def ensemble(made: Ensemble) -> None:
     for note in made.notes:
         print(f"note: {note}")
     print(f"next    masktrain predict {made.run} PHOTOS --out predictions.csv")
+
+
+def models(
+    chosen: Mapping[str, Sequence[str]],
+    scored: Mapping[str, list[float]] | None,
+    measured: bool,
+    device: str,
+    batch: int,
+) -> None:
+    """A table of models, each as soon as it is looked up; one that cannot be measured says why."""
+    from maskprep.errors import UserError
+    from masktrain import models as known
+
+    width = max(len(name) for names in chosen.values() for name in names)
+    header = f"{'model':{width}}  parameters  native   weights  licence     "
+    header += f"{'train/s':>9} {'answer/s':>10} {'MiB/image':>10}" if measured else ""
+    print((header + ("  macro-F1 of your runs" if scored is not None else "")).rstrip())
+    for heading, names in chosen.items():
+        if heading:
+            print(f"\n{heading}")
+        for name in names:
+            entry = known.look_up(name, scored)
+            row = f"{name:{width}}  {entry.parameters / 1e6:8.1f} M  {'x'.join(map(str, entry.size)):7}"
+            row += f"  {entry.weights:7}  {entry.licence.lower() or 'not stated':12}"
+            why = ""
+            if measured:
+                try:
+                    found = known.measure(name, device, batch)
+                    row += f"{found.trained:9.1f} {found.answered:10.1f} {found.activations / 2**20:10.1f}"
+                except UserError as error:
+                    row, why = f"{row}{'—':>9} {'—':>10} {'—':>10}", f"  {error.message}"
+            if scored is not None:
+                best = f"{entry.scores[0]:.4f}" if entry.scores else "—"
+                row += f"  {best}" + f", best of {len(entry.scores)}" * (len(entry.scores) > 1)
+            print(row.rstrip() + why, flush=True)
 
 
 def details(report: Report) -> None:
