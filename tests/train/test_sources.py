@@ -47,7 +47,7 @@ def drawn(cache: Path, settings: FitConfig, epoch: int) -> tuple[Any, np.ndarray
 def test_another_cache_comes_as_often_as_its_weight(
     cache: Path, more: Path, config: Make, weight: float, sample: str
 ) -> None:
-    settings = config(data__extra=[f"{more}={weight}"], sample__kind=sample)
+    settings = config(target__kind="joint", data__extra=[f"{more}={weight}"], sample__kind=sample)
     plain = feed.training_of(open_view(cache), config())
     training, first = drawn(cache, settings, 1)
     own = len(open_view(cache))
