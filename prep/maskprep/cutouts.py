@@ -155,6 +155,8 @@ def cut_folder(
     here, there = source.resolve(), out.resolve()
     if there.is_relative_to(here):
         raise UsageError(f"The results '{out}' would lie inside the photos.", "Name another place with --out.")
+    if here.is_relative_to(there):
+        raise UsageError(f"The photos '{source}' lie inside '{out}'.", "Name a folder of its own with --out.")
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file.", "Name a folder with --out.")
     found = walk(source)

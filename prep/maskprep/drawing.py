@@ -15,7 +15,7 @@ from maskprep.faces.subjects import Subjects
 from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
 from maskprep.status import find_image
-from maskprep.store.files import write_with
+from maskprep.store.files import keep_out, write_with
 from maskprep.store.tables import read_table
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -41,6 +41,8 @@ def draw_faces(job: Job, image: str | None = None, out: Path | None = None, coun
     Raises:
         UserError: no such image, or it cannot be read.
     """
+    if out is not None:
+        keep_out(out, job.root)
     subjects = read_table(job.cache.subjects)
     if image is not None:
         name = find_image(subjects, image, job.root)

@@ -156,6 +156,8 @@ def _take(out: Path, view: View, record: dict[str, Any], force: bool) -> bool:
     for home in (view.path, Path(view.dataset["source"]["root"])):
         if out.resolve().is_relative_to(home.resolve()):
             raise UsageError(f"The export '{out}' would lie inside '{home}'.", "Name another place with --out.")
+        if home.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"'{home}' lies inside '{out}'.", "Name a folder of its own with --out.")
     try:
         begun = json.loads((out / RECORD).read_text(encoding="utf-8")).get("made_from")
     except (OSError, ValueError, AttributeError):

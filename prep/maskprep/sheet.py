@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from maskprep.dataset import View, open_view
-from maskprep.store.files import write_with
+from maskprep.store.files import keep_out, write_with
 
 THUMB = 112
 """Height of one crop on the sheet, pixels."""
@@ -38,6 +38,8 @@ def draw_sheet(
         UserError: no such cache or view.
     """
     opened = open_view(cache, view)
+    if out is not None:
+        keep_out(out, Path(opened.dataset["source"]["root"]))
     path = out or cache / f"sheet-{opened.name}.png"
     rows = [(caption, len(members), _draw(members, count, seed)) for caption, members in groups(opened)]
     picture = _compose(opened, rows)

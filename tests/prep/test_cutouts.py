@@ -155,3 +155,12 @@ def test_folders_that_cannot_be_used(people: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError):
             cut(source, out)
     assert not (tmp_path / "o").exists()
+
+
+def test_photos_inside_the_results_are_safe(tmp_path: Path) -> None:
+    """photos/a.png would be the cut-out of photos/photos/a.png."""
+    inner = tmp_path / "photos" / "photos"
+    inner.mkdir(parents=True)
+    (inner / "a.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="lie inside"):
+        cut(tmp_path / "photos", tmp_path, force=True)

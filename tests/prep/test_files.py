@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.store.files import write_with
+from maskprep.store.files import keep_out, write_with
 from maskprep.store.tables import read_table, write_table
 
 
@@ -30,3 +30,12 @@ def test_a_table_of_another_version_is_named_with_what_it_lacks(tmp_path: Path) 
     assert list(read_table(tmp_path / "faces.parquet", needs=["face"])) == ["image", "face"]
     with pytest.raises(UserError, match=r"faces\.parquet' was written by another version: it has no column matte"):
         read_table(tmp_path / "faces.parquet", needs=["face", "matte"])
+
+
+def test_nothing_is_written_among_the_photos(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    keep_out(tmp_path / "sheet.png", photos)
+    for path in (photos / "a.png", photos / "new" / "a.png", tmp_path / "photos" / ".." / "photos" / "b.png"):
+        with pytest.raises(UserError, match="among the photos"):
+            keep_out(path, photos)

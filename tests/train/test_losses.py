@@ -242,3 +242,11 @@ def test_one_batch_can_be_learned_by_heart(cache: Path, kind: str, loss: str) ->
 def test_losses_are_checked_when_settings_are_read() -> None:
     with pytest.raises(UsageError, match="one of ce, focal"):
         dataclasses.replace(LossConfig(), name="fokal")
+
+
+@pytest.mark.parametrize("kind", ["sqrt", "inverse", "log", "effective"])
+def test_a_head_that_nobody_asks_has_no_weights_and_no_margins(kind: str) -> None:
+    nobody = np.zeros(3, dtype=np.int64)
+    weights = class_weights(nobody, kind)
+    assert weights is not None and weights.tolist() == [0.0, 0.0, 0.0]
+    assert ldam_margins(nobody, 0.5).tolist() == [0.0, 0.0, 0.0]

@@ -161,3 +161,11 @@ def test_by_command(
     assert "trial 2/2 optim.lr=" in said and "next    masktrain fit CACHE --config" in said
     best = tmp_path / "runs" / "sweep-space" / sweep.BEST
     assert yaml.safe_load(best.read_text())["model"]["name"] == "test_resnet"
+
+
+def test_settings_that_do_not_go_together_are_a_failed_trial(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path, "space: {augment.mixup: [0.7], augment.cutmix: [0.7, 0.2]}"))
+    done = sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
+    assert [t.state for t in done.trials] == ["failed", "done"] and "more than 1" in done.trials[0].why
+    with pytest.raises(UsageError, match=r"augment\.mixup is both varied and fixed"):
+        sweep.sweep(cache, read, tmp_path / "other", base={"augment.mixup": 0.1})

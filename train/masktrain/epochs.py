@@ -40,7 +40,7 @@ def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
     (run / FOLDER).mkdir(exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in learner.scored.state_dict().items()}
     write_with(_file(run, learner.epoch), lambda part: save_file(state, part))
-    for file in (run / FOLDER).glob("*.safetensors"):
+    for file in (run / FOLDER).glob("[0-9]*.safetensors"):
         if int(file.stem) <= learner.epoch - config.last * config.every:
             file.unlink()
 
@@ -59,7 +59,7 @@ def cook(
     """
     from safetensors.torch import load_file
 
-    kept = sorted(int(f.stem) for f in (run / FOLDER).glob("*.safetensors"))
+    kept = sorted(int(f.stem) for f in (run / FOLDER).glob("[0-9]*.safetensors"))
     kept = [e for e in kept if e <= learner.epoch]
     if config.soup == "none" or len(kept) < 2:
         return None

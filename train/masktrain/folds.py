@@ -176,8 +176,8 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
         raise UsageError(f"{out} already exists.", "Folds that others use are not written over; choose another --out.")
     table = view.table.iloc[usable_rows(view)[0]]
     number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
-    lines = ["person,fold", *(f"{p},{k + 1}" for p, k in sorted(number.items()))]
-    write_with(out, lambda part: part.write_text("\n".join(lines) + "\n", encoding="utf-8"))
+    rows = pd.DataFrame(sorted((p, k + 1) for p, k in number.items()), columns=["person", "fold"])
+    write_with(out, lambda part: rows.to_csv(part, index=False, lineterminator="\n"))
     return len(number)
 
 

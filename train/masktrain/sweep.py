@@ -122,7 +122,7 @@ def sweep(
         cache: to train on.
         space: what is fixed and what varies.
         out: folder of the sweep; one that exists goes on if its settings are the same.
-        base: further fixed settings, flat; those of the space come over them.
+        base: further fixed settings, flat; they come over those of the space.
         trials: how many in all, those done before included; a grid ends with its last combination.
         hours: no trial but the first is begun that would end after so many, counted from now.
         kind: tpe, random or grid.
@@ -140,7 +140,9 @@ def sweep(
     except ImportError as error:
         raise missing_extra("optuna", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    fixed = (base or {}) | space.fixed
+    fixed = space.fixed | (base or {})
+    if varied := sorted({v.key for v in space.varied} & set(base or {})):
+        raise UsageError(f"{varied[0]} is both varied and fixed.", "Leave it out of --set or out of the space.")
     FitConfig.from_keys(fixed)
     combinations = space.grid() if kind == "grid" else []
     _open(out, cache, space, fixed, folds, kind, prune, seed)
@@ -153,8 +155,12 @@ def sweep(
                 return _swept(out, space, done, seed, out_of_time=True)
             number = len(done) + 1
             values = combinations[number - 1] if combinations else _proposed(space, done, kind, seed)
-            config = FitConfig.from_keys(fixed | values)
-            done.append(_fit(cache, config, out, number, values, folds, done if prune else [], progress))
+            try:
+                config = FitConfig.from_keys(fixed | values)
+            except UsageError as error:  # settings that do not go together
+                done.append(Trial(number, values, None, "failed", 0.0, [], error.message))
+            else:
+                done.append(_fit(cache, config, out, number, values, folds, done if prune else [], progress))
             write_atomic(out / TRIALS, "".join(json.dumps(asdict(t)) + "\n" for t in done).encode())
             sofar = _swept(out, space, done, seed)
             if sofar.best is not None:

@@ -151,6 +151,6 @@ def duplicate(c: Context) -> Iterable[Hit]:
             severity = 0.6 if exact else 0.2
         where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
         who = "" if row.same_person else ", another person"
-        how = "the same bytes or pixels" if exact else f"{row.distance} of 64 bits differ"
+        how = "the same bytes or pixels" if exact else f"{row.distance} of 256 bits differ"
         yield row.image_a, severity, f"{how} as {row.image_b}{who}{where}"
         yield row.image_b, severity, f"{how} as {row.image_a}{who}{where}"

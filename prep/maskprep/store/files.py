@@ -8,6 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maskprep.errors import UsageError
+
+
+def keep_out(path: Path, photos: Path) -> None:
+    """Nothing is ever written among the photos.
+
+    Raises:
+        UsageError: a file or folder to write lies inside the folder of photos.
+    """
+    if path.resolve().is_relative_to(photos.resolve()):
+        raise UsageError(f"'{path}' would lie among the photos of '{photos}'.", "Name another place with --out.")
+
 
 def temporary_name(final: Path) -> Path:
     """A name beside ``final`` that only this process uses; leftovers are recognised by ``.tmp-``."""

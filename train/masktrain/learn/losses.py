@@ -66,7 +66,7 @@ def number_loss(given: Tensor, wanted: Tensor) -> Tensor:
 def ldam_margins(counts: NDArray[np.int64], largest: float) -> NDArray[np.float64]:
     """Margin of each class, n^-1/4 scaled so that the rarest that occurs has ``largest`` (arXiv 1906.07413)."""
     margins = np.where(counts > 0, np.maximum(counts, 1) ** -0.25, 0.0)
-    scaled: NDArray[np.float64] = margins * (largest / margins.max())
+    scaled: NDArray[np.float64] = margins * (largest / max(margins.max(), 1e-12))
     return scaled
 
 
@@ -86,6 +86,8 @@ def class_weights(counts: NDArray[np.int64], kind: str, beta: float = 0.9999) ->
         "effective": lambda: (1 - beta) / (1 - beta**n),
     }
     weight = np.where(counts > 0, formulas[kind](), 0.0)
+    if not counts.any():  # a head that no training image asks
+        return weight
     scaled: NDArray[np.float64] = weight * (counts.sum() / (weight * counts).sum())
     return scaled
 
