@@ -20,6 +20,7 @@ RESERVED = frozenset(
     (
         *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "phash"),
         *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
+        *("matte", "count", "fg_count", *(f"{f}{s}_{c}" for f in ("", "fg_") for s in ("sum", "sumsq") for c in "rgb")),
     )
 )
 """Columns that the tables have already, so no attribute can have their name."""
