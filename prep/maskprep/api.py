@@ -22,7 +22,7 @@ from maskprep.leaks import Duplicates, open_duplicates, waivers
 from maskprep.pixels import matte_models
 from maskprep.pixels.crops import ViewSettings
 from maskprep.pixels.mattes import MatteSettings
-from maskprep.pixels.matting import check_runtime
+from maskprep.pixels.matting import check_runtime, open_model
 from maskprep.progress import Progress
 from maskprep.status import find_image
 from maskprep.store.cache import is_cache
@@ -151,8 +151,11 @@ def rembg(
             edits["views"] = tuple(dict.fromkeys([*earlier, view]))
     settings = dataclasses.replace(before or MatteSettings(), **edits)
     job.config = dataclasses.replace(job.config, matte=settings)
-    matte_models.locate(settings.model)  # before any long work
+    local = matte_models.locate(settings.model)  # before any long work, and before the cache remembers it
     check_runtime(settings.runtime)
+    if not local.model.weight:  # a file of one's own may be anything
+        with open_model(local, runtime=settings.runtime):
+            pass
     pipeline.bring(job, views=[view] if view is not None else [v for v in job.config.views if settings.covers(v)])
     return job
 
@@ -264,10 +267,11 @@ def relabel(
     if preset is not None:
         asked = dataclasses.replace(asked, preset=None if preset == "none" else preset)
     relabelling.gather(asked, job.cache.decisions)  # a mistake in a fix is told before anything is done
-    if dry_run:
-        pipeline.bring(job, upto="index")
-        schema = Schema.from_dict(job.cache.read()["schema"])
-        job.changes = relabelling.preview(read_table(job.cache.images), schema, asked, job.cache.decisions)
+    pipeline.bring(job, upto="index")
+    schema = Schema.from_dict(job.cache.read()["schema"])
+    changes = relabelling.preview(read_table(job.cache.images), schema, asked, job.cache.decisions)
+    if dry_run:  # and fixes that cannot be applied never come to be remembered
+        job.changes = changes
         return job
     job.config = dataclasses.replace(job.config, labels=asked)
     pipeline.bring(job, views=())

@@ -13,6 +13,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -30,13 +31,13 @@ from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import Pixels
 from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
 from maskprep.progress import Progress, Silent
-from maskprep.store.files import fsync_replace, temporary_name, write_atomic, write_json
+from maskprep.store.files import write_atomic, write_json, write_with
 from maskprep.store.tables import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")
 TRANSPARENT = "transparent"
-RECORD = "export.json"
+RECORD, LABELS = "export.json", "labels.csv"
 VERSION = 1
 SHARD = 1000
 """Samples in one Parquet or tar file."""
@@ -115,7 +116,8 @@ def export(
         out: a new or empty folder, or one in which the same export was begun.
         settings: what is written.
         view: which crops; the only view, or ``face``.
-        force: write into a folder that holds something else, replacing files of the same names.
+        force: write into a folder that holds something else, replacing files of the same names; those that an earlier
+            export left and this one does not have are removed.
         progress: where progress is reported.
 
     Raises:
@@ -130,16 +132,22 @@ def export(
     rows = table.index.to_numpy(dtype=np.int64)
     if settings.background != "original":
         opened.need_mattes(rows)
+    earlier = _recorded(out)
     record = _record(opened, settings, rows)
     keep = _take(out, opened, record, force)
+    stale = sorted(set(earlier.get("files", [])) - set(record["files"]))
     if not keep:  # until all is replaced, nothing in here is known to be this export's
-        write_json(out / RECORD, {**record, "made_from": ""})
+        write_json(out / RECORD, {**record, "made_from": "", "files": [*record["files"], *stale]})
     else:
         write_json(out / RECORD, record)
+    for leftover in out.rglob(".tmp-*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
     bars = progress or Silent()
     bars.start("export", len(rows))
     writer: Callable[..., int] = {"folder": _folder, "csv": _csv, "hf": _parquet, "webdataset": _tars}[settings.format]
     files = writer(opened, rows, out, settings, keep, bars.advance)
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
     write_json(out / RECORD, record)
     return Exported(out, len(rows), files, len(opened.missing))
 
@@ -148,7 +156,21 @@ def _record(view: View, settings: Settings, rows: Any) -> dict[str, Any]:
     """export.json: what the export is made from."""
     chosen = dataclasses.asdict(settings)
     made_from = fingerprint("export", VERSION, chosen, view.fingerprint(), view.mattes_fingerprint(), rows.tolist())
-    return {"view": view.name, "settings": chosen, "made_from": made_from}
+    return {"view": view.name, "settings": chosen, "made_from": made_from, "files": files_of(view, rows, settings)}
+
+
+def _recorded(out: Path) -> dict[str, Any]:
+    """What an earlier export has left about itself; nothing where there is none, or none that can be read."""
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    files = found.get("files")
+    names = [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
+    inside = [f for f in names if f and not {"..", "/"} & set(PurePosixPath(f).parts)]
+    return {**found, "files": inside}
 
 
 def _take(out: Path, view: View, record: dict[str, Any], force: bool) -> bool:
@@ -158,10 +180,7 @@ def _take(out: Path, view: View, record: dict[str, Any], force: bool) -> bool:
             raise UsageError(f"The export '{out}' would lie inside '{home}'.", "Name another place with --out.")
         if home.resolve().is_relative_to(out.resolve()):
             raise UsageError(f"'{home}' lies inside '{out}'.", "Name a folder of its own with --out.")
-    try:
-        begun = json.loads((out / RECORD).read_text(encoding="utf-8")).get("made_from")
-    except (OSError, ValueError, AttributeError):
-        begun = None
+    begun = _recorded(out).get("made_from")
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file.", "Name a folder with --out.")
     if (begun == record["made_from"] and not force) or not out.is_dir() or not any(out.iterdir()):
@@ -218,8 +237,23 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------- formats
 
 
-def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+def files_of(view: View, rows: Any, settings: Settings) -> list[str]:
+    """The files of an export, as paths in its folder."""
+    if settings.format in ("folder", "csv"):
+        return [*_picture_files(view, rows, settings), *([LABELS] if settings.format == "csv" else [])]
+    return [_shard_file(settings.format, split, number, count) for split, number, count, _ in _parts(view, rows)]
+
+
+def _shard_file(format: str, split: str, number: int, count: int) -> str:
+    if format == "hf":  # ``eval`` is the ``test`` of datasets.load_dataset
+        return f"data/{'test' if split == 'eval' else split}-{number:05d}-of-{count:05d}.parquet"
+    return f"{split}-{number:06d}.tar"
+
+
+def _picture_files(view: View, rows: Any, settings: Settings) -> list[str]:
     names = _names(view, rows, settings)
+    if settings.format == "csv":
+        return [f"images/{name}" for name in names]
     if settings.by == "class":
         classes = view.schema.class_names
         if not classes:
@@ -227,6 +261,11 @@ def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, ad
         table = view.table.iloc[rows]
         folders = [UNLABELLED if pd.isna(label) else _as_folder(classes[int(label)]) for label in table["label"]]
         names = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, names, strict=True)]
+    return names
+
+
+def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    names = _picture_files(view, rows, settings)
     return _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
 
 
@@ -247,7 +286,7 @@ def _write_pictures(
 
 
 def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
-    names = [f"images/{name}" for name in _names(view, rows, settings)]
+    names = _picture_files(view, rows, settings)
     files = _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
     columns = _label_columns(view)
     stream = io.StringIO()
@@ -257,7 +296,7 @@ def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advan
         label = _plain(row["label"])
         values = ["" if _plain(row[c]) is None else _plain(row[c]) for c in columns]
         writer.writerow([name, row["image"], *values, "" if label is None else view.schema.class_names[label]])
-    write_atomic(out / "labels.csv", stream.getvalue().encode())
+    write_atomic(out / LABELS, stream.getvalue().encode())
     return files + 1
 
 
@@ -285,7 +324,7 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
     schema = pa.schema([(c, kinds.get(c, pa.string())) for c in features], metadata={"huggingface": about})
     files = 0
     for split, number, count, piece in _parts(view, rows):
-        path = out / "data" / f"{'test' if split == 'eval' else split}-{number:05d}-of-{count:05d}.parquet"
+        path = out / _shard_file("hf", split, number, count)
         if keep and path.is_file():
             advance(len(piece))
             continue
@@ -301,10 +340,8 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
                 value = _plain(known[c])
                 columns[c].append(None if value is None else f"{value:g}" if isinstance(value, float) else str(value))
             advance(1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(path)
-        pq.write_table(pa.table(columns, schema=schema), temporary, compression="none", row_group_size=100)
-        fsync_replace(temporary, path)
+        table = pa.table(columns, schema=schema)
+        write_with(path, partial(pq.write_table, table, compression="none", row_group_size=100))
         files += 1
     return files
 
@@ -316,28 +353,32 @@ def _tars(view: View, rows: Any, out: Path, settings: Settings, keep: bool, adva
     """
     names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
     files = 0
-    for split, number, _, piece in _parts(view, rows):
-        path = out / f"{split}-{number:06d}.tar"
+    for split, number, count, piece in _parts(view, rows):
+        path = out / _shard_file("webdataset", split, number, count)
         if keep and path.is_file():
             advance(len(piece))
             continue
-        temporary = temporary_name(path)
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
-            for row, data in zip(piece.tolist(), pictures(view, piece.tolist(), settings), strict=True):
-                known = view.table.iloc[row]
-                stem = str(PurePosixPath(names[row]).with_suffix(""))
-                key = stem.replace("%", "%25").replace(".", "%2E")
-                label = _plain(known["label"])
-                said = {"image": known["image"], **{c: _plain(known[c]) for c in _label_columns(view)}}
-                members = {settings.image_format: data}
-                if label is not None:
-                    members["cls"] = str(label).encode()
-                members["json"] = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
-                for suffix, content in members.items():
-                    entry = tarfile.TarInfo(f"{key}.{suffix}")
-                    entry.size, entry.mode = len(content), 0o644  # no time, owner or group: the same bytes anywhere
-                    archive.addfile(entry, io.BytesIO(content))
-                advance(1)
-        fsync_replace(temporary, path)
+        write_with(path, partial(_write_tar, view, piece.tolist(), names, settings, advance))
         files += 1
     return files
+
+
+def _write_tar(
+    view: View, piece: list[int], names: dict[int, str], settings: Settings, advance: Advance, path: Path
+) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for row, data in zip(piece, pictures(view, piece, settings), strict=True):
+            known = view.table.iloc[row]
+            stem = str(PurePosixPath(names[row]).with_suffix(""))
+            key = stem.replace("%", "%25").replace(".", "%2E")
+            label = _plain(known["label"])
+            said = {"image": known["image"], **{c: _plain(known[c]) for c in _label_columns(view)}}
+            members = {settings.image_format: data}
+            if label is not None:
+                members["cls"] = str(label).encode()
+            members["json"] = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
+            for suffix, content in members.items():
+                entry = tarfile.TarInfo(f"{key}.{suffix}")
+                entry.size, entry.mode = len(content), 0o644  # no time, owner or group: the same bytes anywhere
+                archive.addfile(entry, io.BytesIO(content))
+            advance(1)

@@ -183,6 +183,28 @@ def test_it_never_writes_over_something_else(cache: Path, tmp_path: Path) -> Non
         export(cache, cache / "out", force=True)
 
 
+@pytest.mark.parametrize("format", exports.FORMATS)
+def test_force_leaves_nothing_of_the_export_before(cache: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "out"
+    export(cache, out, Settings(format))
+    (out / "mine.txt").write_text("x")
+    (out / ".tmp-4242-a.png").write_bytes(b"half")
+    export(cache, out, Settings(format, split="train", image_format="jpg"), force=True)
+    export(cache, tmp_path / "whole", Settings(format, split="train", image_format="jpg"))
+    assert contents(out) == contents(tmp_path / "whole") | {"mine.txt": contents(out)["mine.txt"]}
+
+
+def test_an_export_names_no_file_outside(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(cache, out)
+    (tmp_path / "precious").write_text("x")
+    record = json.loads((out / exports.RECORD).read_text())
+    record["files"] += ["../precious", str(tmp_path / "precious"), "", 3]
+    (out / exports.RECORD).write_text(json.dumps(record))
+    export(cache, out, Settings(split="train"), force=True)
+    assert (tmp_path / "precious").is_file()
+
+
 def test_wrong_settings(cache: Path, tmp_path: Path) -> None:
     for settings in (
         {"format": "tfrecord"},

@@ -237,6 +237,15 @@ def test_settings_are_remembered_and_a_change_is_explained(matted: Work) -> None
     assert dict(api.run(*matted, engine="serial").computed)["matte:face"] == 8
 
 
+def test_a_model_that_cannot_be_run_is_not_remembered(matted: Work, tmp_path: Path) -> None:
+    before = (matted[1] / "dataset.json").read_text()
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match="onnxruntime"):
+        api.rembg(matted[1], model=str(tmp_path / "broken.onnx"), engine="serial")
+    assert (matted[1] / "dataset.json").read_text() == before
+    assert not +api.run(matted[1], engine="serial").computed
+
+
 def test_damaged_planes_are_made_again(matted: Work) -> None:
     before = contents(matted[1])
     plane = matted[1] / "views/face/alpha-00000.npy"

@@ -208,3 +208,13 @@ def test_the_command_line(work: Path, cli: Cli) -> None:
     assert run.returncode == 0 and "0 labels of 0 images changed" in run.stdout
     run = cli("relabel", work / "cache", "--preset", "boot")
     assert run.returncode == 2 and "Did you mean 'boostcamp'" in run.stderr
+
+
+@pytest.mark.parametrize("rows", [["1,,,foo,,1,,"], ["1,,,gender,,male,,", "1,,,gender,,female,,"]])
+def test_fixes_that_cannot_be_applied_are_not_remembered(work: Path, rows: list[str]) -> None:
+    """A mistake costs one command, not every one that comes after it."""
+    before = (work / "cache/dataset.json").read_text()
+    with pytest.raises(UserError):
+        relabel(work, fixes=[write(work / "bad.csv", *rows)])
+    assert (work / "cache/dataset.json").read_text() == before
+    assert not +api.run(work / "cache", engine="serial").computed
