@@ -40,15 +40,7 @@ with open_detectors(list(DETECTORS), {}) as find:
     find(numpy.zeros((64, 64, 3), numpy.uint8))
 print(', '.join(DETECTORS))
 """
-TORCH = """
-import torch
-cuda = torch.version.cuda
-if not torch.cuda.is_available():
-    print('CPU' + (f'; it was built for CUDA {cuda}, but there is no device that it can use' if cuda else ''))
-else:
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    print(', '.join(f'{g.name} ({g.total_memory / 2**30:.0f} GiB)' for g in gpus) + f', CUDA {cuda}')
-"""
+DEVICES = "from masktrain.learn.devices import describe; print(describe())"
 
 
 @dataclass(frozen=True)
@@ -187,7 +179,7 @@ def device() -> Finding:
     version = machine.installed("torch")
     if version is None:
         return Finding("training", "note", "torch is not installed", "to train: pip install 'maskprep[train]'")
-    tried = trial("training", TORCH)
+    tried = trial("training", DEVICES)
     if tried.state == "bad":
         return Finding("training", "note", f"torch {version}: {tried.found}", tried.do)
     driver = machine.graphics_driver()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.learn import host, loop, model, networks
+from masktrain.learn import devices, host, loop, model, networks
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.optim import make_optimizer
@@ -197,3 +198,17 @@ def test_mixed_precision_on_a_cpu_when_asked_for() -> None:
     assert host.choose_precision(CPU, "bf16").dtype is torch.bfloat16
     with pytest.raises(UsageError, match="fp16 needs a GPU"):
         host.choose_precision(CPU, "fp16")
+
+
+def test_devices_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert devices.describe() == "CPU"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "built for CUDA 13.0" in devices.describe()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda i: SimpleNamespace(name=f"GPU {i}", total_memory=80 * 2**30)
+    )
+    assert devices.describe() == "GPU 0 (80 GiB), GPU 1 (80 GiB), CUDA 13.0"
