@@ -11,14 +11,20 @@ from typing import Any
 from maskprep.errors import UsageError
 
 
-def keep_out(path: Path, photos: Path) -> None:
+def keep_out(path: Path, folder: Path, what: str = "photos", option: str = "--out") -> None:
     """Nothing is ever written among the photos.
 
+    Args:
+        path: a file or folder to write.
+        folder: of the photos, or of something else that is not to be mixed with what is written.
+        what: what the folder holds.
+        option: that names the path.
+
     Raises:
-        UsageError: a file or folder to write lies inside the folder of photos.
+        UsageError: the path lies inside the folder.
     """
-    if path.resolve().is_relative_to(photos.resolve()):
-        raise UsageError(f"'{path}' would lie among the photos of '{photos}'.", "Name another place with --out.")
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"'{path}' would lie among the {what} of '{folder}'.", f"Name another place with {option}.")
 
 
 def temporary_name(final: Path) -> Path:
