@@ -302,6 +302,29 @@ def test_soup(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     assert evaluate(tmp_path / "s", cache2).scores.n >= 28
 
 
+@pytest.mark.parametrize("what", ["crop", "label", "mattes"])
+def test_a_soup_of_a_cache_that_changed(
+    fitted: dict[str, Path], cache2: Path, synthetic: ModuleType, tmp_path: Path, what: str
+) -> None:
+    moved = Path(shutil.copytree(cache2, tmp_path / "cache"))
+    given = [Path(shutil.copytree(fitted[n], tmp_path / n)) for n in ("large", "again")]
+    if what == "mattes":
+        for run in given:
+            sidecar = json.loads((run / "best.json").read_text())
+            (run / "best.json").write_text(json.dumps(sidecar | {"background": "colour"}))
+            (run / "data.json").write_text(json.dumps(runs.read_data(run) | {"mattes": "those of then"}))
+        synthetic.give_mattes(moved)
+    elif what == "label":
+        table = pd.read_parquet(moved / "labels.parquet")
+        synthetic.rewrite(moved / "labels.parquet", label=(table["label"] + 1) % 6)
+    else:
+        shard = moved / "views/face/00000.parquet"
+        synthetic.rewrite(shard, key=pd.read_parquet(shard)["key"] + "x")
+    with pytest.raises(UserError, match=r"has changed since .*large was trained") as error:
+        ensemble.ensemble(given, tmp_path / "s", kind="soup", cache=moved)
+    assert "--kind soft" in error.value.hint and not (tmp_path / "s").exists()
+
+
 def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least two"):
         ensemble.ensemble([fitted["large"]], tmp_path / "e")

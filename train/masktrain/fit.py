@@ -173,9 +173,8 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
     training = feed.training_of(view, config)
-    mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
-    now = (view.fingerprint(), training.split.hash, mattes, training.extra)
-    if now != (data["fingerprint"], data["folds"], data.get("mattes"), data.get("extra", [])):
+    now = (training.split.hash, training.extra)
+    if runs.changed(view, data, config.data.background) or now != (data["folds"], data.get("extra", [])):
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",

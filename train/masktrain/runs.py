@@ -208,6 +208,17 @@ def read_data(run: Path) -> dict[str, Any]:
     return data
 
 
+def changed(view: View, data: dict[str, Any], background: str) -> bool:
+    """Whether a view is no longer what a run was trained on.
+
+    Args:
+        data: data.json of the run.
+        background: what lay behind its subjects; without one of its own, mattes do not count.
+    """
+    mattes = data.get("mattes") if background == "original" else view.mattes_fingerprint()
+    return (view.fingerprint(), mattes) != (data["fingerprint"], data.get("mattes"))
+
+
 def read_settings(run: Path) -> dict[str, Any]:
     """config.yaml of a run as it stands, also when an earlier version wrote it.
 

@@ -57,6 +57,13 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     if not (where / "dataset.json").is_file():
         raise UsageError(f"The cache of {first.folder} is no longer at {where}.", "Say where it is: --cache CACHE")
     view = open_view(where, first.sidecar.view)
+    for member in members:
+        if runs.changed(view, member.data, member.sidecar.background):
+            raise UserError(
+                f"The cache {where} has changed since {member.folder} was trained: other crops, mattes, labels or"
+                " people.",
+                "Use --kind soft, which needs no cache, or say where the one of then is: --cache CACHE",
+            )
     rows = view.table.reset_index().set_index("image")["index"].reindex(first.held.images)
     if rows.isna().any():
         raise UserError(f"{where} lacks images that {first.folder} held out.")
