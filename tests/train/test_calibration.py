@@ -105,6 +105,24 @@ def test_limits_fitted_on_noise_win_nothing_that_is_reported(own_run: Path) -> N
     assert np.mean(gains) < 0.02
 
 
+def test_limits_of_very_few_people_are_not_kept(own_run: Path) -> None:
+    """Five people whose second class is always told a little too seldom: bootstrap is sure of it, the test is not."""
+    file = own_run / "oof.parquet"
+    table = pd.read_parquet(file)
+    columns = [c for c in table if c.startswith("p_")]
+    values = np.full((30, len(columns)), 0.01)
+    labels = np.tile([0, 1], 15)
+    values[:, 0], values[:, 1] = np.where(labels, 0.5, 0.8), np.where(labels, 0.46, 0.16)
+    few = pd.concat([table] * 2).iloc[:30].assign(label=labels, **dict(zip(columns, values.T, strict=True)))
+    few = few.assign(image=[f"{k:02d}" for k in range(30)], person=np.repeat(list("abcde"), 6))
+    few.to_parquet(file)
+    done = calibrate.calibrate(own_run)
+    assert done.after == 1.0 > done.before and done.thresholds.low > 0 and done.thresholds.p > 0.05
+    assert not done.kept and "5 people): within noise; they are not kept" in done.warnings[0]
+    few.assign(person=np.repeat(list("abcdefghij"), 3)).to_parquet(file)
+    assert calibrate.calibrate(own_run).kept
+
+
 def test_it_is_fitted_on_other_people_than_it_is_scored_on(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = heldout.read(own_run)
     owner = {row.tobytes(): person for row, person in zip(held.probabilities, held.people, strict=True)}
