@@ -199,6 +199,14 @@ def test_noise_scores_as_noise() -> None:
     assert abs(np.mean(outside) - 0.5) < 0.08
 
 
+def test_stacking_on_one_class_says_that_class() -> None:
+    tables, labels = random_tables(2, 40, 4)
+    fitted = voting.fit("stack", tables[:, labels == 2], labels[labels == 2])
+    assert fitted.coefficients is not None and not fitted.coefficients.any()
+    told = combine("stack", tables, coefficients=fitted.coefficients.tolist(), intercepts=fitted.intercepts.tolist())
+    assert (told.argmax(1) == 2).all() and told[:, 2].min() > 0.999
+
+
 @pytest.fixture(scope="module")
 def cache2(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with two views of different sizes."""
