@@ -293,6 +293,36 @@ def test_folds_of_one_setting_are_a_group(fitted: dict[str, Path], tmp_path: Pat
     assert "one fold that had not seen the person" in made.notes[0]
 
 
+def test_a_folder_of_runs(fitted: dict[str, Path], tmp_path: Path) -> None:
+    """Runs of all folds count by their folds; what is not finished, or made of runs, is left out by name."""
+    folder = tmp_path / "runs"
+    for name in ("large", "small"):
+        shutil.copytree(fitted[name], folder / name)
+    ensemble.ensemble([folder / "large", folder / "small"], folder / "both")
+    soup = Path(shutil.copytree(fitted["again"], folder / "soup"))
+    (soup / "soup.json").write_text("{}")
+    crossed = folder / "crossed"
+    for k in (1, 2):
+        shutil.copytree(fitted["again"], crossed / f"fold-{k}")
+    shutil.copy2(fitted["again"] / "config.yaml", crossed)
+    (crossed / "folds.json").write_text(json.dumps({"folds": 2, "out_of_fold": {}}))
+    shutil.copytree(crossed, folder / "half")
+    (folder / "half/folds.json").write_text(json.dumps({"folds": 2}))
+    (shutil.copytree(fitted["again"], folder / "stopped") / "result.json").unlink()
+    (folder / "notes").mkdir()
+    found, left_out = ensemble.expand([folder])
+    assert [f.relative_to(folder).as_posix() for f in found] == ["crossed/fold-1", "crossed/fold-2", "large", "small"]
+    why = {"both": "made of runs itself", "half": "not finished", "soup": "made of runs itself"}
+    assert left_out == [f"{folder / n} is left out: it is {w}." for n, w in (why | {"stopped": "not finished"}).items()]
+    made = ensemble.ensemble([folder], tmp_path / "e")
+    assert set(left_out) <= set(made.notes) and len(made.entries) == 4
+    for name in ("large", "small", "crossed"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(UsageError, match="holds no finished run") as error:
+        ensemble.expand([folder])
+    assert "stopped is left out: it is not finished" in error.value.hint
+
+
 def test_soup(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     made = ensemble.ensemble([fitted["large"], fitted["again"]], tmp_path / "s", kind="soup")
     states = [load_file(fitted[n] / "best.safetensors") for n in ("large", "again")]

@@ -40,7 +40,7 @@ def export(
 
 
 def ensemble(
-    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold finished runs.")],
     out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
     kind: Annotated[
         str,

@@ -86,7 +86,7 @@ def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = Fal
             with file.open(encoding="utf-8", errors="replace") as lines:
                 if lines.readline().strip() != first:
                     continue
-            if _finished(file.parent, whole) and (file.parent / DATA).is_file():
+            if whole == (file.parent / FOLDS).is_file() and finished(file.parent) and (file.parent / DATA).is_file():
                 theirs = read_data(file.parent)
                 if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
                     return file.parent
@@ -98,11 +98,11 @@ def beside(out: Path | None, root: Path = Path("runs")) -> tuple[Path, ...]:
     return (root,) if out is None or out.parent.resolve() == root.resolve() else (out.parent, root)
 
 
-def _finished(run: Path, whole: bool) -> bool:
-    """Whether a run, or a run of all folds, has come to its end."""
-    if whole and (run / FOLDS).is_file():
+def finished(run: Path) -> bool:
+    """Whether a run, or a run of all folds, has come to its end; what is made of other runs is whole from the start."""
+    if (run / FOLDS).is_file():
         return "out_of_fold" in json.loads((run / FOLDS).read_text(encoding="utf-8"))
-    return not whole and (run / RESULT).is_file()
+    return (run / RESULT).is_file() or not (run / ENV).is_file()
 
 
 def _first_line(config: FitConfig) -> str:
