@@ -305,9 +305,13 @@ def test_a_folder_of_runs(fitted: dict[str, Path], tmp_path: Path) -> None:
     for k in (1, 2):
         shutil.copytree(fitted["again"], crossed / f"fold-{k}")
     shutil.copy2(fitted["again"] / "config.yaml", crossed)
-    (crossed / "folds.json").write_text(json.dumps({"folds": 2, "out_of_fold": {}}))
+    told = {"folds": 2, "cache": "people"}
+    scores = {"macro_f1": 0.5, "accuracy": 0.5, "attributes": {}}
+    (crossed / "folds.json").write_text(
+        json.dumps(told | {"out_of_fold": scores, "interval": {"low": 0.1, "high": 0.9}})
+    )
     shutil.copytree(crossed, folder / "half")
-    (folder / "half/folds.json").write_text(json.dumps({"folds": 2}))
+    (folder / "half/folds.json").write_text(json.dumps(told))
     (shutil.copytree(fitted["again"], folder / "stopped") / "result.json").unlink()
     (folder / "notes").mkdir()
     found, left_out = ensemble.expand([folder])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +65,17 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def _row(run: Path) -> Row:
-    settings = runs.every_setting(run)
+    settings, env = runs.every_setting(run), runs.read_environment(run)
     if (run / runs.FOLDS).is_file():
-        about = json.loads((run / runs.FOLDS).read_text(encoding="utf-8"))
+        about = runs.read_folds(run)
         runs.members(run)
-        score, interval, note = about["out_of_fold"], about["interval"], about["note"]
-        env = _json(run / "fold-1" / runs.ENV)
+        score, interval, note = about["out_of_fold"], about["interval"], about.get("note", "")
     else:
         records = runs.read_metrics(run)
         if not records:
             raise UsageError(f"{run} has no finished epoch yet.", f"Go on with it: masktrain fit --resume {run}")
-        env, result = _json(run / runs.ENV), _json(run / runs.RESULT)
-        best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+        best = runs.best_epoch(run, records)
+        result = runs.read_result(run) if runs.finished(run) else {}
         score, interval = result.get("best", best), result.get("interval")
         note = env.get("note", "")
     data = runs.read_data(run)
@@ -95,7 +93,3 @@ def _row(run: Path) -> Row:
 
 def _flat(nested: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

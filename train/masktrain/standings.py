@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,9 +127,10 @@ def _ranked(group: Sequence[tuple[Path, HeldOut]], schema: Schema, root: Path) -
         against = None
         if k:
             against = paired.compare(held.labels, told, best.probabilities.argmax(1), people, schema.num_classes)
-        env = _json(folder / runs.ENV) or _json(folder / "fold-1" / runs.ENV)
+        env = runs.read_environment(folder)
         settings = _flat(runs.read_settings(folder)) | _computed(env)
-        note = str(_json(folder / runs.FOLDS).get("note") or env.get("note") or "")
+        about = runs.read_folds(folder) if (folder / runs.FOLDS).is_file() else {}
+        note = str(about.get("note") or env.get("note") or "")
         interval = metrics.interval(held.labels, told, people, schema.num_classes)
         entries.append(
             Entry(_name(folder, root), folder, _model(folder), note, held, scores, interval, against, settings)
@@ -256,15 +256,13 @@ def _schema(folder: Path) -> Schema:
 
 def _networks(folder: Path) -> list[Path]:
     """The run itself, or the members of an ensemble."""
-    kept = _json(folder / members.FILE)
-    return [folder / m["folder"] for m in kept["members"]] if kept else [folder]
+    return members.folders(folder) if (folder / members.FILE).is_file() else [folder]
 
 
 def _model(folder: Path) -> str:
     names = [checkpoint.load_sidecar(f).model for f in _networks(folder)]
-    kept = _json(folder / members.FILE)
     counted = ", ".join(f"{names.count(n)} x {n}" if names.count(n) > 1 else n for n in dict.fromkeys(names))
-    return f"{kept['kind']} of {counted}" if kept else counted
+    return f"{members.read(folder)['kind']} of {counted}" if (folder / members.FILE).is_file() else counted
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -285,7 +283,3 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
