@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
-from masktrain import cli, standings
+from masktrain import cli, compare, standings
 from masktrain.config import FitConfig
 from masktrain.ensemble import ensemble
 from masktrain.fit import fit
@@ -33,6 +33,39 @@ def team(run: Path, cache: Path, config: Make, tmp_path_factory: pytest.TempPath
     begun.mkdir()
     shutil.copy(run / "config.yaml", begun)
     return team
+
+
+def test_a_run_that_was_stopped_is_not_ranked(
+    team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(team, tmp_path / "moved"))
+    (moved / "bob/poor/result.json").unlink()  # as after its first epoch
+    found = standings.standings([moved])
+    assert {e.name for e in found.groups[0]} == {"ann/runs/good", "both"}
+    assert found.unfinished == ["bob/begun", "bob/poor"]
+    monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(moved), "--out", str(moved / "s.md")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = "ot finished, so not ranked: bob/begun, bob/poor"
+    assert said in capsys.readouterr().out and said in (moved / "s.md").read_text()
+
+
+def test_an_ensemble_beside_its_members(team: Path, tmp_path: Path) -> None:
+    good, poor = team / "ann/runs/good", team / "bob/poor"
+    ensemble([good, poor], tmp_path / "soup", kind="soup")
+    made = compare.compare([team / "both", good, poor, tmp_path / "soup"])
+    rows = {r.run: r for r in made.rows}
+    ranked = {e.folder.name: e for e in standings.standings([team, tmp_path / "soup"]).groups[0]}
+    for name in ("both", "soup"):
+        entry = ranked[name]
+        assert rows[name].score["macro_f1"] == pytest.approx(entry.scores.macro_f1, abs=1e-12)
+        assert rows[name].interval == (entry.interval.low, entry.interval.high)
+    names = [r.run for r in made.rows]
+    assert dict(zip(names, made.differs["ensemble.kind"], strict=True)) == {
+        "both": "soft", "soup": "soup", "good": "—", "poor": "—"
+    }  # fmt: skip
+    assert set(made.differs) == {"ensemble.kind", "ensemble.members", "optim.epochs", "optim.lr"}
+    assert not made.warnings and not made.changed
 
 
 def f1_of(run: Path) -> float:

@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standings:
-    """Groups of runs scored on the same images, each best first; runs without a score; what a reader must know."""
+    """Groups of runs scored on the same images, each best first; runs not finished; what a reader must know."""
 
     groups: list[list[Entry]]
     unfinished: list[str]
@@ -93,11 +93,11 @@ def standings(given: Sequence[Path]) -> Standings:
     """
     folders = find_runs(given)
     root = Path(os.path.commonpath([f.resolve().parent for f in folders]))
-    done = [f for f in folders if (f / runs.OOF).is_file()]
+    done = [f for f in folders if (f / runs.OOF).is_file() and runs.finished(f)]
     unfinished = [_name(f, root) for f in folders if f not in done]
     if not done:
         raise UsageError("None of these runs is finished.", f"Go on with one: masktrain fit --resume {folders[0]}")
-    schemas = [_schema(f) for f in done]
+    schemas = [schema_of(f) for f in done]
     if other := next((f for f, s in zip(done, schemas, strict=True) if s != schemas[0]), None):
         raise UsageError(f"{done[0]} and {other} tell different classes; they cannot be ranked together.")
     schema = schemas[0]
@@ -187,7 +187,7 @@ def _html(found: Standings, out: Path) -> str:
                 parts.append(f"<tr><td>{html.escape(key)}" + "".join(f"<td>{html.escape(v)}" for v in values))
             parts.append("</table></div>")
     if found.unfinished:
-        parts.append(f"<p class=grey>Without a score yet: {html.escape(', '.join(found.unfinished))}.</p>")
+        parts.append(f"<p class=grey>Not finished, so not ranked: {html.escape(', '.join(found.unfinished))}.</p>")
     return "\n".join(parts) + "\n"
 
 
@@ -206,7 +206,7 @@ def _markdown(found: Standings) -> str:
             lines += ["", "### In what they differ", "", line(header), line(["---"] * len(header))]
             lines += [line([key, *values]) for key, values in rows.items()]
     if found.unfinished:
-        lines += ["", f"Without a score yet: {', '.join(found.unfinished)}."]
+        lines += ["", f"Not finished, so not ranked: {', '.join(found.unfinished)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -250,7 +250,8 @@ def _twins(entries: Sequence[Entry]) -> list[str]:
     return notes
 
 
-def _schema(folder: Path) -> Schema:
+def schema_of(folder: Path) -> Schema:
+    """What a run or an ensemble classifies."""
     return checkpoint.load_sidecar(_networks(folder)[0]).labels()
 
 
