@@ -87,7 +87,7 @@ def test_the_folds_answer_together(crossed: Path, cache: Path, monkeypatch: pyte
     answers = tmp_path / "answers.csv"
     pd.read_csv(cache / "truth.csv").rename(columns={"truth": "ans"}).tail(20).to_csv(answers, index=False)
     assert call(monkeypatch, "evaluate", crossed, cache, "--answers", answers) == 0
-    assert json.loads((crossed / "eval-people.json").read_text())["scores"]["n"] == 20
+    assert json.loads((crossed / "eval-people-by-answers.json").read_text())["scores"]["n"] == 20
 
 
 def test_all_folds_from_the_command_line(
