@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import calibrate, calibration, cli, heldout, predictors
+from masktrain import calibrate, calibration, heldout, predictors
 from masktrain.calibration import Calibration
 from masktrain.evaluate import evaluate
 
@@ -178,11 +178,8 @@ def test_what_cannot_be_calibrated(own_run: Path) -> None:
         calibrate.calibrate(own_run)
 
 
-def test_the_command(own_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["masktrain", "calibrate", str(own_run), "--thresholds", "never"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+def test_the_command(own_run: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("calibrate", own_run, "--thresholds", "never") == 0
     said = capsys.readouterr().out
     assert "temperature" in said and "limits per class: macro-F1" in said
     assert predictors.load(own_run).calibration.thresholds is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
-from masktrain import cli, compare, standings
+from masktrain import compare, standings
 from masktrain.config import FitConfig
 from masktrain.ensemble import ensemble
 from masktrain.fit import fit
@@ -36,16 +35,14 @@ def team(run: Path, cache: Path, config: Make, tmp_path_factory: pytest.TempPath
 
 
 def test_a_run_that_was_stopped_is_not_ranked(
-    team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    team: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     (moved / "bob/poor/result.json").unlink()  # as after its first epoch
     found = standings.standings([moved])
     assert {e.name for e in found.groups[0]} == {"ann/runs/good", "both"}
     assert found.unfinished == ["bob/begun", "bob/poor"]
-    monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(moved), "--out", str(moved / "s.md")])
-    with pytest.raises(SystemExit):
-        cli.main()
+    assert call("report", moved, "--out", moved / "s.md") == 0
     said = "ot finished, so not ranked: bob/begun, bob/poor"
     assert said in capsys.readouterr().out and said in (moved / "s.md").read_text()
 
@@ -95,15 +92,13 @@ def test_ranked_by_what_was_held_out(team: Path) -> None:
     assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
 
 
-def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable[..., int]) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     for form in ("html", "md"):
         page = moved / f"s.{form}"
-        monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(moved), "--out", str(page)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        assert call("report", moved, "--out", page) == 0
         text = page.read_text()
-        assert ended.value.code == 0 and str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
+        assert str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
     assert 'href="ann/runs/good/report.html"' in (moved / "s.html").read_text()
     assert "a | note &lt;b&gt;" in (moved / "s.html").read_text() and "a \\| note <b>" in (moved / "s.md").read_text()
 
