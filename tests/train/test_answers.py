@@ -67,6 +67,10 @@ def test_other_images_of_a_cache_have_a_file_of_their_own(own_run: Path, cache: 
     rows = card._evaluations(own_run)
     for report in reports:
         assert any(report.what in row and f"{report.scores.macro_f1:.4f}" in row for row in rows)
+    reports[0].file.write_text("[]")
+    with pytest.raises(UserError, match=r"eval-people-val\.json is damaged") as error:
+        card._evaluations(own_run)
+    assert "evaluate the run again" in error.value.hint
 
 
 def test_answers_are_matched_by_name_in_any_order(own_run: Path, cache: Path, truth: pd.DataFrame) -> None:
