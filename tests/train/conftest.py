@@ -35,6 +35,22 @@ def _load(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Exit status of ``masktrain ARGS``, run in this process."""
+    from masktrain import cli
+
+    def run(*args: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
     """The writer of synthetic caches."""

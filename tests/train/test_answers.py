@@ -17,7 +17,7 @@ import pytest
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import answers, metrics
+from masktrain import answers, card, metrics
 from masktrain.evaluate import evaluate
 from masktrain.learn.checkpoint import load_sidecar
 from masktrain.predict import predict
@@ -53,7 +53,24 @@ def test_the_held_out_people_score_as_in_training(own_run: Path, cache: Path) ->
         assert report.scores.macro_f1 == pytest.approx(load_sidecar(own_run).score, abs=1e-12)
     assert report.warnings == [] and "held out" in report.what
     assert json.loads(report.file.read_text())["scores"]["macro_f1"] == report.scores.macro_f1
-    assert report.file == own_run / "eval-people.json"
+    assert report.file == own_run / "eval-people-val.json"
+
+
+def test_other_images_of_a_cache_have_a_file_of_their_own(own_run: Path, cache: Path, truth: pd.DataFrame) -> None:
+    truth.to_csv(own_run / "val.csv", index=False)
+    asked: list[dict[str, Any]] = [{}, {"split": "train"}]
+    asked += [{"answers": own_run / "val.csv"}, {"answers": own_run / "val.csv", "split": "eval"}]
+    reports = [evaluate(own_run, cache, **each) for each in asked]
+    parts = [r.file.stem.removeprefix("eval-people-") for r in reports]
+    assert parts == ["val", "train", "by-val", "by-val-eval"]
+    assert [json.loads(r.file.read_text())["scores"]["n"] for r in reports] == [r.scores.n for r in reports]
+    rows = card._evaluations(own_run)
+    for report in reports:
+        assert any(report.what in row and f"{report.scores.macro_f1:.4f}" in row for row in rows)
+    reports[0].file.write_text("[]")
+    with pytest.raises(UserError, match=r"eval-people-val\.json is damaged") as error:
+        card._evaluations(own_run)
+    assert "evaluate the run again" in error.value.hint
 
 
 def test_answers_are_matched_by_name_in_any_order(own_run: Path, cache: Path, truth: pd.DataFrame) -> None:

@@ -8,42 +8,34 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from masktrain import cli, config
 
+Call = Callable[..., int]
 FIT = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    """Exit status of ``masktrain ARGS``."""
-    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_the_way_from_a_cache_to_answers(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert call(monkeypatch, *FIT, cache, "--lr", "0.005", "--out", run) == 0
+    assert call(*FIT, cache, "--lr", "0.005", "--out", run) == 0
     said = capsys.readouterr().out
     assert "120 images of 24 people to train on, 28 of 6 held out" in said
     assert re.search(r"epoch 1/1 +loss .* macro-F1 .* img/s +data wait", said)
     assert re.search(r"best +epoch 1: macro-F1 0\.\d+ \(95% over 6 people", said)
-    assert call(monkeypatch, "evaluate", run, cache, "--split", "train") == 0
+    assert call("evaluate", run, cache, "--split", "train") == 0
     printed = capsys.readouterr()
     assert "wear/male" in printed.out and "joint label" in printed.out and "Warning: " in printed.err
-    assert call(monkeypatch, "predict", run, cache, "--out", tmp_path / "p.csv") == 0
+    assert call("predict", run, cache, "--out", tmp_path / "p.csv") == 0
     assert "170 pictures, 168 with an answer" in capsys.readouterr().out
-    assert call(monkeypatch, "predict", run, cache, "--out", tmp_path / "p.csv", "--strict") == 3
+    assert call("predict", run, cache, "--out", tmp_path / "p.csv", "--strict") == 3
     assert "2 without an answer: train/0000_x/wear0.jpg (unreadable)" in capsys.readouterr().err
-    assert call(monkeypatch, "fit", "--resume", run) == 0
+    assert call("fit", "--resume", run) == 0
     assert "Going on after epoch 1 of 1" in capsys.readouterr().out
 
 
@@ -65,19 +57,17 @@ def test_the_way_from_a_cache_to_answers(
         (["prdict"], 2, "predict"),
     ],
 )
-def test_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: list[str], code: int, said: str
-) -> None:
-    assert call(monkeypatch, *args) == code
+def test_wrong_usage(call: Call, capsys: pytest.CaptureFixture[str], args: list[str], code: int, said: str) -> None:
+    assert call(*args) == code
     printed = capsys.readouterr().err
     assert said in printed and "Traceback" not in printed
 
 
 def test_an_error_of_the_system_is_said_and_not_traced(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "file/folds.csv") == 1
+    assert call("folds", cache, "--out", tmp_path / "file/folds.csv") == 1
     assert capsys.readouterr().err == f"Error: File exists: '{tmp_path / 'file'}'\n"
 
 
@@ -86,32 +76,30 @@ def test_every_option_is_a_setting() -> None:
     assert len(set(cli.OPTIONS.values())) == len(cli.OPTIONS)  # none twice; --set reaches the others
 
 
-def test_settings_by_name(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_by_name(cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     settings = ["--set", "target.weights=1,2", "--set", "loss.gamma=3", "--loss", "focal", "--target", "heads"]
-    assert call(monkeypatch, *FIT, cache, *settings, "--ema", "0.9", "--tta", "mirror", "--out", run) == 0
+    assert call(*FIT, cache, *settings, "--ema", "0.9", "--tta", "mirror", "--out", run) == 0
     kept = (run / "config.yaml").read_text()
     assert "gamma: 3.0" in kept and "kind: heads" in kept and "ema: 0.9" in kept and "- 2.0" in kept
-    assert call(monkeypatch, "evaluate", run, cache, "--split", "train", "--tta", "none") == 0
+    assert call("evaluate", run, cache, "--split", "train", "--tta", "none") == 0
     capsys.readouterr()
-    assert call(monkeypatch, "settings") == 0
+    assert call("settings") == 0
     known = list(config.keys())
     said = capsys.readouterr().out
     assert [line.partition(" = ")[0] for line in said.splitlines() if re.match(r"\w+\.\w+ = ", line)] == known
 
 
-def test_some_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(monkeypatch, "settings", "select.by", "clip", "select.by") == 0
+def test_some_settings(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("settings", "select.by", "clip", "select.by") == 0
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if not line.startswith(" ")] == ["select.by = macro_f1", "optim.clip = 1.0"]
-    assert call(monkeypatch, "settings", "optm") == 2
+    assert call("settings", "optm") == 2
     assert "Did you mean 'optim'?" in capsys.readouterr().err
 
 
-def test_help_names_the_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(monkeypatch, "fit", "--help") == 0
+def test_help_names_the_defaults(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("fit", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert (
         f"[default: {config.OptimConfig().lr}]" in said and config.describe("schedule.warmup").metadata["help"] in said

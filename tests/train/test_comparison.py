@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from maskprep.errors import UsageError, UserError
-from masktrain import baselines, cli, paired, predictors, questions, runs, slices
+from masktrain import baselines, paired, predictors, questions, runs, slices
 from masktrain.config import FitConfig
 from masktrain.evaluate import evaluate
 from masktrain.fit import fit
@@ -91,7 +90,11 @@ def test_another_run_is_compared_on_the_same_images(own_run: Path, worse: Path, 
 
 
 def test_baselines(
-    own_run: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own_run: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def from_scratch(*args: Any, **kwargs: Any) -> Any:
         return models.build(*args, **kwargs | {"pretrained": False})
@@ -111,22 +114,8 @@ def test_baselines(
     assert report.rivals[0].accuracy == pytest.approx(accuracy_score(asked.truth, always))
     assert report.rivals[0].macro_f1 == pytest.approx(f1_score(asked.truth, always, average="macro", zero_division=0))
     assert report.rivals[1].macro_f1 < 0.4 < report.rivals[2].macro_f1 < report.scores.macro_f1 + 0.3
-    argv = [
-        "masktrain",
-        "evaluate",
-        str(own_run),
-        str(cache),
-        "--baselines",
-        "--probe",
-        "test_resnet",
-        "--slice",
-        "mask",
-    ]
-    monkeypatch.setattr(sys, "argv", argv)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
+    assert call("evaluate", own_run, cache, "--baselines", "--probe", "test_resnet", "--slice", "mask") == 0
     said = capsys.readouterr().out
-    assert not stop.value.code
     assert "most frequent class" in said and "calibration error" in said and "incorrect" in said
 
 

@@ -1,10 +1,9 @@
-"""Ensembles: each kind against scikit-learn or by hand, scored on people nothing was fitted on, used like a run."""
+"""Ensembles: of runs and folders of runs, on views of several kinds, used like a run."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from scipy.optimize import minimize
-from sklearn.ensemble import VotingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, matthews_corrcoef
+from sklearn.metrics import f1_score
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Attribute, Schema
-from masktrain import cli, ensemble, export, heldout, predictors, runs, voting
+from masktrain import ensemble, export, heldout, predictors, runs
 from masktrain.config import FitConfig
 from masktrain.evaluate import evaluate
 from masktrain.fit import fit
@@ -30,173 +25,6 @@ from masktrain.learn.combination import Combination
 from masktrain.predict import predict
 
 Make = Callable[..., FitConfig]
-
-
-def combine(kind: str, tables: np.ndarray, groups: list[int] | None = None, **fitted: object) -> np.ndarray:
-    made = Combination(kind, groups or list(range(len(tables))), **fitted)  # type: ignore[arg-type]
-    return np.asarray(made(torch.from_numpy(tables).float()).numpy())
-
-
-def random_tables(members: int, n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities that lean to the labels, the first member's most."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=n)
-    lean = np.eye(classes)[labels] * np.linspace(2, 0.5, members)[:, None, None]
-    logits = rng.normal(size=(members, n, classes)) + lean
-    return np.exp(logits) / np.exp(logits).sum(2, keepdims=True), labels
-
-
-def test_soft_and_hard_votes_equal_scikit_learn() -> None:
-    tables, _ = random_tables(3, 200, 4)
-
-    class Known:
-        """A classifier of scikit-learn's kind that gives one of the tables."""
-
-        def __init__(self, table: np.ndarray) -> None:
-            self.table = table
-
-        def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-            return self.table[rows[:, 0]]
-
-        def predict(self, rows: np.ndarray) -> np.ndarray:
-            return self.table[rows[:, 0]].argmax(1)
-
-    for kind in ("soft", "hard"):
-        theirs = VotingClassifier([(str(i), None) for i in range(3)], voting=kind)
-        theirs.estimators_ = [Known(t) for t in tables]
-        theirs.le_ = type("Names", (), {"inverse_transform": staticmethod(lambda x: x)})
-        expected = theirs.predict(np.arange(200)[:, None])
-        ours = combine(kind, tables).argmax(1)
-        if kind == "hard":  # ties are decided in another way there, by the lowest index: compare without them
-            votes = np.stack([t.argmax(1) for t in tables])
-            clear = np.array([np.bincount(v).max() > 1 for v in votes.T])
-            assert clear.mean() > 0.7
-            expected, ours = expected[clear], ours[clear]
-        np.testing.assert_array_equal(ours, expected)
-
-
-def test_a_tied_vote_goes_to_the_higher_mean() -> None:
-    # one vote each for 0 and 1; the mean prefers 2, which has no vote, and 1 over 0
-    tables = np.array([[[0.5, 0.05, 0.45]], [[0.02, 0.5, 0.48]]])
-    made = combine("hard", tables)
-    assert made.argmax() == 1
-    # (votes + mean) / (members + 1)
-    np.testing.assert_allclose(made, [[1.26 / 3, 1.275 / 3, 0.465 / 3]], atol=1e-6)
-
-
-def test_folds_speak_as_one() -> None:
-    tables, _ = random_tables(3, 5, 3)
-    by_hand = (tables[0] + (tables[1] + tables[2]) / 2) / 2
-    np.testing.assert_allclose(combine("soft", tables, [0, 1, 1]), by_hand, atol=1e-6)
-
-
-def test_weights_are_the_likeliest() -> None:
-    tables, labels = random_tables(3, 300, 4)
-    right = tables[:, np.arange(300), labels]
-    start = np.full(3, 1 / 3)
-    found = minimize(
-        lambda w: -np.log(w @ right).mean(),
-        start,
-        bounds=[(0, 1)] * 3,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1},
-        method="SLSQP",
-        options={"ftol": 1e-12},
-    )
-    np.testing.assert_allclose(voting.likeliest_weights(tables, labels), found.x, atol=2e-3)
-
-
-def test_greedy_takes_what_helps_by_hand() -> None:
-    labels = np.array([0, 1, 2])
-    # alone, b has two of three right and is the likelier; a has two right as well; w none
-    a = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.35, 0.33, 0.32]])
-    b = np.array([[0.30, 0.45, 0.25], [0.05, 0.9, 0.05], [0.03, 0.03, 0.94]])
-    w = np.array([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
-    # round 1: macro-F1 of a is (2/3 + 1 + 0) / 3, of b (0 + 2/3 + 1) / 3: equal, and
-    # log-likelihoods are ln .9 + ln .9 + ln .32 = -1.35 for a, ln .30 + ln .9 + ln .94 = -1.37 for b: a is taken
-    # round 2: (a + b) / 2 has all three right; no further round can be better, unless it is likelier
-    tables = np.stack([w, b, a])
-    picks = voting.greedy(tables, labels, rounds=2)
-    assert picks == [2, 1]
-    assert voting.greedy(tables, labels, rounds=1) == [2]
-    fitted = voting.fit("greedy", tables, labels)
-    assert fitted.weights is not None and fitted.weights[0] == 0 and fitted.weights.sum() == pytest.approx(1)
-    assert f1_score(labels, (fitted.weights[:, None, None] * tables).sum(0).argmax(1), average="macro") == 1.0
-
-
-def test_greedy_never_keeps_what_does_not_help() -> None:
-    tables, labels = random_tables(1, 100, 3)
-    worse = np.roll(tables, 1, axis=2)
-    assert set(voting.greedy(np.concatenate([worse, tables]), labels)) == {1}
-
-
-def test_stacking_equals_scikit_learn() -> None:
-    tables, labels = random_tables(2, 400, 4)
-    fitted = voting.stack(tables, labels)
-    logs = np.concatenate([np.log(t) for t in tables], axis=1)
-    theirs = LogisticRegression(max_iter=1000).fit(logs, labels).predict_proba(logs)
-    ours = combine("stack", tables, coefficients=fitted.coefficients, intercepts=fitted.intercepts)
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    # two classes of four: the others get no probability to speak of
-    few = labels % 2
-    fitted = voting.stack(tables, few)
-    theirs = LogisticRegression(max_iter=1000).fit(logs, few).predict_proba(logs)
-    ours = combine("stack", tables, coefficients=fitted.coefficients, intercepts=fitted.intercepts)
-    np.testing.assert_allclose(ours[:, :2], theirs, atol=1e-4)
-
-
-def test_errors_correlate_as_by_matthews() -> None:
-    wrong = np.random.default_rng(0).random((3, 500)) < 0.3
-    wrong[1] ^= wrong[0] & (np.arange(500) % 2 == 0)
-    found = ensemble.error_correlation(wrong)
-    for i in range(3):
-        for j in range(3):
-            assert found[i, j] == pytest.approx(1 if i == j else matthews_corrcoef(wrong[i], wrong[j]), abs=1e-9)
-
-
-@pytest.mark.parametrize("kind", ["weighted", "greedy", "stack"])
-def test_nothing_is_fitted_on_whom_it_is_scored_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each person's images are told apart by their values, so what is fitted on and what is asked can be seen."""
-    schema = Schema((Attribute("a", ("x", "y", "z")),))
-    tables, labels = random_tables(2, 120, 3)
-    people = np.array([f"p{i // 4}" for i in range(120)], dtype=object)
-    owner = {tables[0, i].tobytes(): people[i] for i in range(120)}
-    fitted_on: list[set[str]] = []
-    fit_as_it_is = voting.fit
-
-    def spy(kind: str, tables: np.ndarray, labels: np.ndarray) -> voting.Fitted:
-        fitted_on.append({owner[row.tobytes()] for row in tables[0]})
-        return fit_as_it_is(kind, tables, labels)
-
-    asked_of: list[set[str]] = []
-    answer_as_it_is = ensemble.nested_answer(kind, tables, labels)
-
-    def answer(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        asked_of.append(set(people[asked]))
-        return answer_as_it_is(known, asked)
-
-    monkeypatch.setattr(voting, "fit", spy)
-    voting.nested(labels, people, schema, answer)
-    assert len(fitted_on) == len(asked_of) == 5
-    for fitted, asked in zip(fitted_on, asked_of, strict=True):
-        assert fitted and asked and not fitted & asked
-    assert set().union(*asked_of) == set(people)
-
-
-def test_noise_scores_as_noise() -> None:
-    """Stacking on pure noise fits its own images well; the score that is reported must not."""
-    schema = Schema((Attribute("a", ("x", "y")),))
-    people = np.array([f"p{i // 2}" for i in range(60)], dtype=object)
-    inside, outside = [], []
-    for seed in range(8):
-        rng = np.random.default_rng(seed)
-        tables, labels = rng.dirichlet(np.ones(2), size=(12, 60)), rng.integers(2, size=60)
-        fitted = voting.stack(tables, labels)
-        own = combine("stack", tables, coefficients=fitted.coefficients, intercepts=fitted.intercepts)
-        others = voting.nested(labels, people, schema, ensemble.nested_answer("stack", tables, labels))
-        inside.append((own.argmax(1) == labels).mean())
-        outside.append((others.argmax(1) == labels).mean())
-    assert np.mean(inside) > 0.7
-    assert abs(np.mean(outside) - 0.5) < 0.08
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +73,8 @@ def test_members_of_different_views(fitted: dict[str, Path], cache2: Path, tmp_p
         np.testing.assert_allclose(predictor(face, rows), tables.mean(0), atol=1e-6)
     kept = json.loads((tmp_path / "moved" / "ensemble.json").read_text())
     extra = {"coefficients": kept["coefficients"], "intercepts": kept["intercepts"]} if kind == "stack" else {}
-    np.testing.assert_allclose(predictor(face, rows), combine(kind, tables, **extra), atol=1e-5)
+    theirs = Combination(kind, [0, 1], **extra)(torch.from_numpy(tables)).numpy()
+    np.testing.assert_allclose(predictor(face, rows), theirs, atol=1e-5)
     predict(tmp_path / "moved", cache2, tmp_path / "p.csv", split="eval")
     assert len(pd.read_csv(tmp_path / "p.csv")) == 20
     if kind == "stack":
@@ -285,6 +114,40 @@ def test_folds_of_one_setting_are_a_group(fitted: dict[str, Path], tmp_path: Pat
     assert "one fold that had not seen the person" in made.notes[0]
 
 
+def test_a_folder_of_runs(fitted: dict[str, Path], tmp_path: Path) -> None:
+    """Runs of all folds count by their folds; what is not finished, or made of runs, is left out by name."""
+    folder = tmp_path / "runs"
+    for name in ("large", "small"):
+        shutil.copytree(fitted[name], folder / name)
+    ensemble.ensemble([folder / "large", folder / "small"], folder / "both")
+    soup = Path(shutil.copytree(fitted["again"], folder / "soup"))
+    (soup / "soup.json").write_text("{}")
+    crossed = folder / "crossed"
+    for k in (1, 2):
+        shutil.copytree(fitted["again"], crossed / f"fold-{k}")
+    shutil.copy2(fitted["again"] / "config.yaml", crossed)
+    told = {"folds": 2, "cache": "people"}
+    scores = {"macro_f1": 0.5, "accuracy": 0.5, "attributes": {}}
+    (crossed / "folds.json").write_text(
+        json.dumps(told | {"out_of_fold": scores, "interval": {"low": 0.1, "high": 0.9}})
+    )
+    shutil.copytree(crossed, folder / "half")
+    (folder / "half/folds.json").write_text(json.dumps(told))
+    (shutil.copytree(fitted["again"], folder / "stopped") / "result.json").unlink()
+    (folder / "notes").mkdir()
+    found, left_out = ensemble.expand([folder])
+    assert [f.relative_to(folder).as_posix() for f in found] == ["crossed/fold-1", "crossed/fold-2", "large", "small"]
+    why = {"both": "made of runs itself", "half": "not finished", "soup": "made of runs itself"}
+    assert left_out == [f"{folder / n} is left out: it is {w}." for n, w in (why | {"stopped": "not finished"}).items()]
+    made = ensemble.ensemble([folder], tmp_path / "e")
+    assert set(left_out) <= set(made.notes) and len(made.entries) == 4
+    for name in ("large", "small", "crossed"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(UsageError, match="holds no finished run") as error:
+        ensemble.expand([folder])
+    assert "stopped is left out: it is not finished" in error.value.hint
+
+
 def test_soup(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     made = ensemble.ensemble([fitted["large"], fitted["again"]], tmp_path / "s", kind="soup")
     states = [load_file(fitted[n] / "best.safetensors") for n in ("large", "again")]
@@ -300,6 +163,29 @@ def test_soup(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
         f1_score(held.labels, held.probabilities.argmax(1), average="macro", zero_division=0), abs=1e-9
     )
     assert evaluate(tmp_path / "s", cache2).scores.n >= 28
+
+
+@pytest.mark.parametrize("what", ["crop", "label", "mattes"])
+def test_a_soup_of_a_cache_that_changed(
+    fitted: dict[str, Path], cache2: Path, synthetic: ModuleType, tmp_path: Path, what: str
+) -> None:
+    moved = Path(shutil.copytree(cache2, tmp_path / "cache"))
+    given = [Path(shutil.copytree(fitted[n], tmp_path / n)) for n in ("large", "again")]
+    if what == "mattes":
+        for run in given:
+            sidecar = json.loads((run / "best.json").read_text())
+            (run / "best.json").write_text(json.dumps(sidecar | {"background": "colour"}))
+            (run / "data.json").write_text(json.dumps(runs.read_data(run) | {"mattes": "those of then"}))
+        synthetic.give_mattes(moved)
+    elif what == "label":
+        table = pd.read_parquet(moved / "labels.parquet")
+        synthetic.rewrite(moved / "labels.parquet", label=(table["label"] + 1) % 6)
+    else:
+        shard = moved / "views/face/00000.parquet"
+        synthetic.rewrite(shard, key=pd.read_parquet(shard)["key"] + "x")
+    with pytest.raises(UserError, match=r"has changed since .*large was trained") as error:
+        ensemble.ensemble(given, tmp_path / "s", kind="soup", cache=moved)
+    assert "--kind soft" in error.value.hint and not (tmp_path / "s").exists()
 
 
 def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> None:
@@ -336,13 +222,9 @@ def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> N
 
 
 def test_the_command(
-    fitted: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fitted: dict[str, Path], tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["ensemble", str(fitted["large"]), str(fitted["small"]), "--out", str(tmp_path / "e"), "--kind", "greedy"]
-    monkeypatch.setattr(sys, "argv", ["masktrain", *args])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+    assert call("ensemble", fitted["large"], fitted["small"], "--out", tmp_path / "e", "--kind", "greedy") == 0
     said = capsys.readouterr().out
     assert "greedy of 2, scored on 28 held-out images of 6 people" in said and "against the best member" in said
     assert runs.read_data(tmp_path / "e")["people"]["val"]

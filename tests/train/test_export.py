@@ -19,7 +19,7 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import card, cli, export, portable, predictors, runs
+from masktrain import card, export, portable, predictors, runs
 from masktrain.calibration import Calibration
 from masktrain.config import FitConfig
 from masktrain.fit import fit
@@ -134,15 +134,8 @@ def test_the_card_is_filled_from_the_run(run: Path) -> None:
     assert "Seen in fewer than 30 training images: " in text
 
 
-def test_the_command(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(
-        sys, "argv", ["masktrain", "export", str(run), "--format", "safetensors", "--out", str(tmp_path)]
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+def test_the_command(run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("export", run, "--format", "safetensors", "--out", tmp_path) == 0
     said = capsys.readouterr().out
     assert "largest probability difference" in said and "MODEL_CARD.md" in said
     assert (tmp_path / "MODEL_CARD.md").is_file() and (tmp_path / "model.safetensors").is_file()

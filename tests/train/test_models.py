@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,11 @@ from torch import nn
 
 from maskprep.errors import UsageError
 from maskprep.store import weights
-from masktrain import cli, cost, models
+from masktrain import cost, models
 from masktrain.learn import host
 
+Call = Callable[..., int]
 PRECISION = host.Precision(torch.device("cpu"), None)
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr("sys.argv", ["masktrain", *map(str, words)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    assert not done.value.code
 
 
 def test_what_is_known_of_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -85,21 +80,19 @@ def test_a_model_is_measured_at_its_own_size() -> None:
     assert few.activations > first
 
 
-def test_the_table(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table(run: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
         shutil.copytree(run, tmp_path / "runs" / name)
     oof = pd.read_parquet(run / "oof.parquet")
     told = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     score = f1_score(oof["label"], told, average="macro", labels=np.unique(oof["label"]))
     options = ["--runs", tmp_path / "runs", "--measure", "--batch-size", 2, "--device", "cpu"]
-    call(monkeypatch, "models", "test_resnet", "test_efficientnet", *options)
+    assert call("models", "test_resnet", "test_efficientnet", *options) == 0
     header, ours, other = capsys.readouterr().out.splitlines()
     assert header.split()[-4:] == ["macro-F1", "of", "your", "runs"] and "MiB/image" in header
     assert ours.startswith("test_resnet ") and ours.endswith(f"  {score:.4f}, best of 2")
     assert "160x160" in ours and other.endswith(" —") and len(ours.split()) == 13
-    call(monkeypatch, "models", "--runs", tmp_path / "runs")
+    assert call("models", "--runs", tmp_path / "runs") == 0
     said = capsys.readouterr().out
     assert "tf_efficientnet_lite0" in said and said.rstrip().splitlines()[-1].startswith("test_resnet.")
     assert "Swin: " in said and f"{score:.4f}" in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ import torch
 import yaml
 
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, compare, plugins, recipes, runs, sections
+from masktrain import compare, plugins, recipes, runs, sections
 from masktrain.config import FitConfig
 from masktrain.learn import augment, losses, sampling, schedules
 from masktrain.sections import LossConfig, SampleConfig, ScheduleConfig
 
 DOCS = Path(__file__).parents[2] / "docs/plugins.md"
 REGISTRIES = (losses.loss, augment.recipe, schedules.schedule, sampling.sample)
+Call = Callable[..., int]
 TINY = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 OWN = ["--loss", "poly", "--augment", "gentle", "--schedule", "sawtooth", "--sample", "half"]
 
@@ -52,56 +53,47 @@ def mine(tmp_path: Path) -> Path:
     return file
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_the_examples_train_and_nothing_loads_them_unasked(
-    mine: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mine: Path, cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert call(monkeypatch, *TINY, cache, "--plugin", mine, *OWN, "--out", run) == 0
+    assert call(*TINY, cache, "--plugin", mine, *OWN, "--out", run) == 0
     kept = yaml.safe_load((run / "config.yaml").read_text())
     assert kept["loss"]["name"] == "poly" and re.fullmatch(r"mine\.py@[0-9a-f]{16}", kept["run"]["plugins"][0])
     assert runs.read_metrics(run)[0]["train_loss"] > 0 and "RandomBrightness" in (run / "augment.json").read_text()
     forget()
     capsys.readouterr()
     for command in (["fit", "--resume", run], [*TINY, cache, "--config", run / "config.yaml"]):
-        assert call(monkeypatch, *command) == 2
+        assert call(*command) == 2
         said = capsys.readouterr().err
         assert "plugin mine.py" in said and "Add: --plugin mine.py" in said and not losses.loss
     # what is trained needs none of it
-    assert call(monkeypatch, "predict", run, cache, "--out", tmp_path / "p.csv") == 0
-    assert call(monkeypatch, "evaluate", run, cache) == 0
-    assert call(monkeypatch, "report", run) == 0
+    assert call("predict", run, cache, "--out", tmp_path / "p.csv") == 0
+    assert call("evaluate", run, cache) == 0
+    assert call("report", run) == 0
     assert "gentle, of a plugin that is not loaded" in (run / "report.html").read_text()
     assert compare.compare([run]).rows[0].settings["loss.name"] == "poly"
     assert not losses.loss and not augment.recipe
-    assert call(monkeypatch, "fit", "--resume", run, "--plugin", mine) == 0
+    assert call("fit", "--resume", run, "--plugin", mine) == 0
     forget()
     mine.write_text(mine.read_text() + "# changed\n")
     capsys.readouterr()
-    assert call(monkeypatch, "fit", "--resume", run, "--plugin", mine) == 2
+    assert call("fit", "--resume", run, "--plugin", mine) == 2
     assert "is not what it was" in capsys.readouterr().err
 
 
 def test_a_sweep_over_them_goes_on(
-    mine: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mine: Path, cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("optuna")
     fixed = {"model.name": "test_resnet", "model.pretrained": False, "optim.epochs": 1, "optim.batch_size": 32}
     space = {"fixed": fixed | {"augment.recipe": "none"}, "space": {"loss.name": ["poly"]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     command = ["sweep", cache, tmp_path / "space.yaml", "--kind", "grid", "--out", tmp_path / "sweep"]
-    assert call(monkeypatch, *command) == 2
+    assert call(*command) == 2
     assert "must be one of ce" in capsys.readouterr().err
     for _ in range(2):  # a second time there is nothing left to do
-        assert call(monkeypatch, *command, "--plugin", mine) == 0
+        assert call(*command, "--plugin", mine) == 0
         assert "trial  macro-F1  loss.name" in " ".join(capsys.readouterr().out.split("\n"))
         forget()
     with pytest.raises(UsageError, match=r"use the plugin mine\.py"):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import draw, footage, inference, listed, live, predictors, watch
+from masktrain import draw, footage, inference, listed, live, predictors, sheet, watch
 from masktrain.manual import Input, Manual
 from masktrain.predict import predict
 
@@ -58,6 +58,78 @@ def test_what_is_not_whole_is_not_left_behind(run: Path, cache: Path, tmp_path: 
         (tmp_path / "drawn/mine.jpg").write_bytes(b"mine")
         predict(run, cache, tmp_path / "p.csv", draw=tmp_path / "drawn")
     assert not (tmp_path / "p.csv").exists() and (tmp_path / "drawn/mine.jpg").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("mine.csv", b"ImageID,label\na.jpg,3\n"),
+        ("mine.csv", b"\x00\xff\xd8"),
+        ("mine.parquet", b"no parquet"),
+        ("mine.jsonl", b'["ans"]\n'),
+        ("mine.jsonl", b"no json"),
+    ],
+)
+def test_only_earlier_answers_are_replaced(run: Path, cache: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match="holds no predictions"):
+        predict(run, cache, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == content
+    (tmp_path / name).write_bytes(b"")  # nothing is lost
+    predict(run, cache, tmp_path / name, split="eval")
+    first = (tmp_path / name).read_bytes()
+    predict(run, cache, tmp_path / name, split="train")
+    assert (tmp_path / name).read_bytes() != first and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_nothing_is_written_where_the_photos_are(run: Path, cache: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    told = json.loads((own / "dataset.json").read_text())
+    told["source"]["root"] = str(photos)
+    (own / "dataset.json").write_text(json.dumps(told))
+    (photos / "list.csv").write_text("ImageID,ans\na.jpg,0\n")
+    (tmp_path / "other.csv").symlink_to(photos / "list.csv")
+    among = "would lie among the photos of"
+    for source, out, said in [
+        (photos / "list.csv", photos / "list.csv", "is what is asked about"),
+        (photos / "list.csv", tmp_path / "other.csv", "is what is asked about"),
+        (photos, photos / "list.csv", among),
+        (photos, photos / "new/p.csv", among),
+        (own, own / "p.csv", "would lie among the tables of"),
+        (own, photos / "p.csv", among),
+    ]:
+        with pytest.raises(UsageError, match=said) as error:
+            predict(run, source, out)
+        assert "--out" in error.value.hint
+    with pytest.raises(UsageError, match=among) as error:
+        predict(run, photos, tmp_path / "p.csv", draw=photos / "drawn")
+    assert "--draw" in error.value.hint
+    assert [p.name for p in photos.iterdir()] == ["list.csv"] and not (own / "p.csv").exists()
+    assert (photos / "list.csv").read_text() == "ImageID,ans\na.jpg,0\n"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_sheet_takes_any_name_and_leaves_no_part(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / f"p.{form}"
+    with sheet.Sheet(out, {"ImageID": str, "ans": int}) as written:
+        written.add([{"ImageID": "b\udcff.jpg", "ans": 1}])  # a name of a file that is not UTF-8
+    if form == "parquet":
+        assert pd.read_parquet(out)["ImageID"].tolist() == ["b\\udcff.jpg"]
+    else:
+        assert "b\\udcff.jpg" in out.read_text(encoding="utf-8")
+    before = out.read_bytes()
+    flush = sheet.Sheet._flush
+
+    def full(self: sheet.Sheet) -> None:
+        flush(self)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sheet.Sheet, "_flush", full)
+    with pytest.raises(OSError, match="No space left"), sheet.Sheet(out, {"ImageID": str, "ans": int}) as written:
+        written.add([{"ImageID": "c.jpg", "ans": 2}])
+    assert [p.name for p in tmp_path.iterdir()] == [out.name] and out.read_bytes() == before
 
 
 def test_the_policy_for_photos_without_a_crop(run: Path, cache: Path, tmp_path: Path) -> None:

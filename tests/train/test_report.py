@@ -6,7 +6,6 @@ import html.parser
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain import calibration, cli, metrics, report, runs
+from masktrain import calibration, metrics, report, runs
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, criteria, loop
@@ -178,14 +177,12 @@ def test_reliability_by_hand() -> None:
 
 
 def test_the_page_can_be_made_again(
-    run: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, cache: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "<run>"))
     (copy / "report.html").unlink()
-    monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(copy), str(cache)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0 and "<h1>&lt;run&gt;</h1>" in (copy / "report.html").read_text()
+    assert call("report", copy, cache) == 0
+    assert "<h1>&lt;run&gt;</h1>" in (copy / "report.html").read_text()
     (copy / "result.json").unlink()
     with pytest.raises(UserError, match="is not finished"):
         report.report(copy)

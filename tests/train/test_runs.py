@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +16,13 @@ import yaml
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs, show
+from masktrain import compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs, show
 from masktrain.config import FitConfig
 from masktrain.fit import fit
 from masktrain.learn import loop
 
 Make = Callable[..., FitConfig]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+Call = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -78,34 +69,34 @@ def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
     assert about["interval"]["low"] <= expected <= about["interval"]["high"] and about["interval"]["people"] == 30
 
 
-def test_the_folds_answer_together(crossed: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_folds_answer_together(crossed: Path, cache: Path, call: Call, tmp_path: Path) -> None:
     view, rows = open_view(cache), np.arange(9)
     together = predictors.load(crossed)(view, rows)
     each = [inference.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
     np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
-    assert call(monkeypatch, "predict", crossed, cache, "--out", tmp_path / "p.csv") == 0
+    assert call("predict", crossed, cache, "--out", tmp_path / "p.csv") == 0
     answers = tmp_path / "answers.csv"
     pd.read_csv(cache / "truth.csv").rename(columns={"truth": "ans"}).tail(20).to_csv(answers, index=False)
-    assert call(monkeypatch, "evaluate", crossed, cache, "--answers", answers) == 0
-    assert json.loads((crossed / "eval-people.json").read_text())["scores"]["n"] == 20
+    assert call("evaluate", crossed, cache, "--answers", answers) == 0
+    assert json.loads((crossed / "eval-people-by-answers.json").read_text())["scores"]["n"] == 20
 
 
 def test_all_folds_from_the_command_line(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "32", "--augment", "none"]
-    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "folds.csv", "--folds", "2") == 0
+    assert call("folds", cache, "--out", tmp_path / "folds.csv", "--folds", "2") == 0
     assert "30 people in 2 folds" in capsys.readouterr().out
     file = ["--folds-file", tmp_path / "folds.csv"]
-    assert call(monkeypatch, "fit", cache, *fast, *file, "--folds", "all", "--out", tmp_path / "run") == 0
+    assert call("fit", cache, *fast, *file, "--folds", "all", "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "30 people, each by the model that did not know them" in " ".join(said.split())
     assert said.count("of 15 held out") == 2
     sides = pd.read_csv(tmp_path / "folds.csv", dtype=str)
     held_out = runs.read_data(tmp_path / "run" / "fold-2")["people"]["val"]
     assert held_out == sorted(sides["person"][sides["fold"] == "2"])
-    assert call(monkeypatch, "fit", "--resume", tmp_path / "run") == 0
-    assert call(monkeypatch, "folds", cache, "--out", tmp_path / "folds.csv") == 2
+    assert call("fit", "--resume", tmp_path / "run") == 0
+    assert call("folds", cache, "--out", tmp_path / "folds.csv") == 2
 
 
 def test_one_fold_of_several(cache: Path) -> None:
@@ -145,19 +136,19 @@ def test_every_recipe_says_what_it_is_and_holds_settings(name: str) -> None:
 
 
 def test_settings_of_a_recipe_a_file_and_the_command_line(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each goes over the one before; what is not given anywhere keeps its default."""
     file = tmp_path / "mine.yaml"
     file.write_text("model: {name: test_resnet, pretrained: false}\noptim: {lr: 1e-3, epochs: 7, batch_size: 64}\n")
     sources = ["--recipe", "ldam", "--config", file, "--set", "optim.epochs=1", "--loss", "focal"]
-    assert call(monkeypatch, "fit", cache, *sources, "--note", "hm", "--out", tmp_path / "run") == 0
+    assert call("fit", cache, *sources, "--note", "hm", "--out", tmp_path / "run") == 0
     written = runs.read_config(tmp_path / "run")
     assert (written.loss.name, written.loss.defer, written.model.head) == ("focal", 0.8, "cosine")
     assert (written.optim.lr, written.optim.epochs, written.optim.batch_size) == (1e-3, 1, 64)
     assert written.augment == FitConfig().augment
     assert json.loads((tmp_path / "run" / "env.json").read_text())["note"] == "hm"
-    assert call(monkeypatch, "recipes") == 0 and call(monkeypatch, "recipes", "ldam") == 0
+    assert call("recipes") == 0 and call("recipes", "ldam") == 0
     assert "LDAM with deferred re-weighting" in capsys.readouterr().out
 
 
@@ -172,21 +163,21 @@ def test_settings_of_a_recipe_a_file_and_the_command_line(
     ],
 )
 def test_files_of_settings_that_are_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, said: str
+    tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], text: str, said: str
 ) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    assert call(monkeypatch, "fit", "nowhere", "--config", tmp_path / "c.yaml") in (1, 2)
+    assert call("fit", "nowhere", "--config", tmp_path / "c.yaml") in (1, 2)
     assert said in capsys.readouterr().err
-    assert call(monkeypatch, "fit", "nowhere", "--recipe", "ldm") == 2
+    assert call("fit", "nowhere", "--recipe", "ldm") == 2
     assert "Did you mean 'ldam'?" in capsys.readouterr().err
 
 
 def test_what_a_fit_would_do(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--model", "test_resnet", "--no-pretrained", "--batch-size", "8", "--sample", "balanced", "--dry-run"]
-    assert call(monkeypatch, "fit", cache, *options) == 0
+    assert call("fit", cache, *options) == 0
     said = capsys.readouterr().out
     assert "120 images of 24 people to train on" in said and "wear/male" in said and "3 steps: loss" in said
     assert "weigh   joint: " in said and "MiB weights" in said and "time    about" in said and "█" in said
@@ -205,7 +196,7 @@ def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:
 
 
 def test_runs_beside_each_other(
-    run: Path, crossed: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run: Path, crossed: Path, cache: Path, config: Make, tmp_path: Path, call: Call,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     other = fit(cache, config(loss__name="focal", optim__epochs=1), out=tmp_path / "other", note="focal?").run
@@ -216,11 +207,11 @@ def test_runs_beside_each_other(
     assert [r.score["macro_f1"] for r in made.rows] == sorted((r.score["macro_f1"] for r in made.rows), reverse=True)
     assert set(made.differs) == {"loss.name", "optim.epochs"} and list(made.changed) == ["optim.lr"]
     assert not made.warnings
-    assert call(monkeypatch, "compare", other, run, crossed) == 0
+    assert call("compare", other, run, crossed) == 0
     printed = capsys.readouterr()
     assert "focal?" in printed.out and "differ in: loss.name" in printed.out
     assert "defaults that changed: optim.lr" in printed.out and "not scored on the same people" in printed.err
-    assert call(monkeypatch, "compare", tmp_path) == 2
+    assert call("compare", tmp_path) == 2
 
 
 def test_the_same_fit_twice_is_noticed(

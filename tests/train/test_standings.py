@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
-from masktrain import cli, standings
+from masktrain import compare, standings
 from masktrain.config import FitConfig
 from masktrain.ensemble import ensemble
 from masktrain.fit import fit
@@ -33,6 +32,37 @@ def team(run: Path, cache: Path, config: Make, tmp_path_factory: pytest.TempPath
     begun.mkdir()
     shutil.copy(run / "config.yaml", begun)
     return team
+
+
+def test_a_run_that_was_stopped_is_not_ranked(
+    team: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(team, tmp_path / "moved"))
+    (moved / "bob/poor/result.json").unlink()  # as after its first epoch
+    found = standings.standings([moved])
+    assert {e.name for e in found.groups[0]} == {"ann/runs/good", "both"}
+    assert found.unfinished == ["bob/begun", "bob/poor"]
+    assert call("report", moved, "--out", moved / "s.md") == 0
+    said = "ot finished, so not ranked: bob/begun, bob/poor"
+    assert said in capsys.readouterr().out and said in (moved / "s.md").read_text()
+
+
+def test_an_ensemble_beside_its_members(team: Path, tmp_path: Path) -> None:
+    good, poor = team / "ann/runs/good", team / "bob/poor"
+    ensemble([good, poor], tmp_path / "soup", kind="soup")
+    made = compare.compare([team / "both", good, poor, tmp_path / "soup"])
+    rows = {r.run: r for r in made.rows}
+    ranked = {e.folder.name: e for e in standings.standings([team, tmp_path / "soup"]).groups[0]}
+    for name in ("both", "soup"):
+        entry = ranked[name]
+        assert rows[name].score["macro_f1"] == pytest.approx(entry.scores.macro_f1, abs=1e-12)
+        assert rows[name].interval == (entry.interval.low, entry.interval.high)
+    names = [r.run for r in made.rows]
+    assert dict(zip(names, made.differs["ensemble.kind"], strict=True)) == {
+        "both": "soft", "soup": "soup", "good": "—", "poor": "—"
+    }  # fmt: skip
+    assert set(made.differs) == {"ensemble.kind", "ensemble.members", "optim.epochs", "optim.lr"}
+    assert not made.warnings and not made.changed
 
 
 def f1_of(run: Path) -> float:
@@ -62,15 +92,13 @@ def test_ranked_by_what_was_held_out(team: Path) -> None:
     assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
 
 
-def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable[..., int]) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     for form in ("html", "md"):
         page = moved / f"s.{form}"
-        monkeypatch.setattr(sys, "argv", ["masktrain", "report", str(moved), "--out", str(page)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+        assert call("report", moved, "--out", page) == 0
         text = page.read_text()
-        assert ended.value.code == 0 and str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
+        assert str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
     assert 'href="ann/runs/good/report.html"' in (moved / "s.html").read_text()
     assert "a | note &lt;b&gt;" in (moved / "s.html").read_text() and "a \\| note <b>" in (moved / "s.md").read_text()
 

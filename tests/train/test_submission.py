@@ -59,7 +59,7 @@ def test_scores_are_those_of_scikit_learn(labelled: Path, truth: pd.DataFrame, t
     assert report.scores.accuracy == pytest.approx(accuracy_score(truth["ans"], given["ans"]))
     assert report.scores.macro_f1 == pytest.approx(f1_score(truth["ans"], given["ans"], average="macro"))
     assert {s.by for s in report.slices} == {"status"}
-    assert report.file == tmp_path / "p-eval-labelled.json"
+    assert report.file == tmp_path / "p-eval-labelled-eval.json"
     assert json.loads(report.file.read_text())["scores"]["macro_f1"] == report.scores.macro_f1
 
 
@@ -153,7 +153,7 @@ def test_predictions_that_cannot_be_scored(
     made(truth.astype({"ans": object})).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(UserError, match=said):
         submission.evaluate(tmp_path / "p.csv", labelled)
-    assert not (tmp_path / "p-eval-labelled.json").exists()
+    assert not list(tmp_path.glob("p-eval-*"))
 
 
 def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 
 from maskprep.errors import UsageError, UserError
-from masktrain import cli, recipes, runs, space, sweep
+from masktrain import recipes, runs, space, sweep
 from masktrain.config import FitConfig
 
 pytest.importorskip("optuna")
@@ -148,15 +147,16 @@ def test_folds_and_the_time(cache: Path, tmp_path: Path) -> None:
 
 
 def test_by_command(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = spaced(tmp_path)
     sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    arguments = ["sweep", str(cache), str(file), "--trials", "2", *sets]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["masktrain", *arguments])
-    with contextlib.suppress(SystemExit):
-        cli.main()
+    assert call("sweep", cache, file, "--trials", "2", *sets) == 0
     said = capsys.readouterr().out
     assert "trial 2/2 optim.lr=" in said and "next    masktrain fit CACHE --config" in said
     best = tmp_path / "runs" / "sweep-space" / sweep.BEST

@@ -61,8 +61,8 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     Everything is fitted on the out-of-fold predictions, and scored by folds of the people, fitted on the others.
 
     Args:
-        thresholds: whether to keep limits per class: when their gain in macro-F1 is ``clear`` (its interval over
-            people excludes 0), ``always`` or ``never``.
+        thresholds: whether to keep limits per class: when their gain in macro-F1 is ``clear`` (see
+            :attr:`masktrain.paired.Paired.better`), ``always`` or ``never``.
         seed: which folds of the people the scoring uses.
 
     Raises:
@@ -85,12 +85,12 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     plain = np.asarray(table.argmax(1), dtype=np.int64)
     limited = split(fit_both, lambda c, t: c.decide(c.temper(t)))
     found = paired.compare(labels, limited, plain, held.people, schema.num_classes)
-    kept = thresholds == "always" or (thresholds == "clear" and found.low > 0)
+    kept = thresholds == "always" or (thresholds == "clear" and found.better)
     warnings = []
-    if found.low <= 0:
+    if not found.better:
         warnings.append(
             f"With limits per class, macro-F1 changes by {found.difference:+.4f}"
-            f" ({found.low:+.4f} to {found.high:+.4f}): {found.verdict}"
+            f" ({found.low:+.4f} to {found.high:+.4f}, {found.chance}, {found.people} people): {found.verdict}"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels)

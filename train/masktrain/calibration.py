@@ -4,6 +4,7 @@ images. NumPy only, so that exported models can use it."""
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
+from maskprep.store.files import read_json
 
 FILE = "calibration.json"
 TINY = 1e-12
+MEND = "Make it again with: masktrain calibrate RUN"
 
 Table = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -60,9 +63,10 @@ class Calibration:
             thresholds = data.get("thresholds")
             made = cls(float(data["temperature"]), None if thresholds is None else tuple(map(float, thresholds)))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{file} holds no calibration.", "Make it with: masktrain calibrate RUN") from error
-        if made.temperature <= 0 or (made.thresholds is not None and len(made.thresholds) != classes):
-            raise UserError(f"{file} does not fit this model.", "Make it again with: masktrain calibrate RUN")
+            raise UserError(f"{file} holds no calibration.", MEND) from error
+        factors = (made.temperature, *(made.thresholds or ()))
+        if not all(0 < f < math.inf for f in factors) or (made.thresholds and len(made.thresholds) != classes):
+            raise UserError(f"{file} does not fit this model.", MEND)
         return made
 
 
@@ -75,11 +79,7 @@ def load(run: Path, classes: int) -> Calibration:
     file = run / FILE
     if not file.is_file():
         return Calibration()
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    return Calibration.from_dict(data, classes, str(file))
+    return Calibration.from_dict(read_json(file, {}, MEND), classes, str(file))
 
 
 def ece(probabilities: Table, labels: Ints, bins: int = 15) -> float:

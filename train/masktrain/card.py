@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from maskprep.errors import UserError
+from maskprep.store.files import read_json
 from masktrain import heldout, metrics, runs, slices
 from masktrain.predictors import Predictor
+
+EVALUATION: dict[str, type] = {
+    "what": str,
+    "scores.n": int,
+    "scores.macro_f1": float,
+    "scores.accuracy": float,
+    "interval.low": float,
+    "interval.high": float,
+    "warnings": list,
+}
+"""What the card takes from the scores that evaluate has kept."""
 
 FEW = 30
 """Training images below which a class is named among the limits."""
@@ -130,13 +140,10 @@ def _scores(run: Path, predictor: Predictor) -> list[str]:
 def _evaluations(run: Path) -> list[str]:
     rows, notes = [], []
     for file in sorted(run.glob("eval-*.json")):
-        try:
-            report = json.loads(file.read_text(encoding="utf-8"))
-            s, i = report["scores"], report["interval"]
-            rows.append((report["what"], s["n"], s["macro_f1"], f"{i['low']:.4f} to {i['high']:.4f}", s["accuracy"]))
-            notes += [f"- {report['what']}: {warning}" for warning in report["warnings"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} cannot be read: {error}", "Delete it, or evaluate the run again.") from error
+        report = read_json(file, EVALUATION, "Delete it, or evaluate the run again.")
+        s, i = report["scores"], report["interval"]
+        rows.append((report["what"], s["n"], s["macro_f1"], f"{i['low']:.4f} to {i['high']:.4f}", s["accuracy"]))
+        notes += [f"- {report['what']}: {warning}" for warning in report["warnings"]]
     if not rows:
         return []
     lines = ["## Evaluations", "", *table(("what", "images", "macro-F1", "95 % over people", "accuracy"), rows)]

@@ -40,7 +40,7 @@ def export(
 
 
 def ensemble(
-    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold finished runs.")],
     out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
     kind: Annotated[
         str,
@@ -189,7 +189,10 @@ def report(
         return
     if caches:
         raise UsageError(f"{caches[0]} is a cache; a page over several runs needs none.")
-    print(f"written {standings.write(standings.standings(folders), out or Path(standings.FILE))}")
+    found = standings.standings(folders)
+    if found.unfinished:
+        print(f"not finished, so not ranked: {', '.join(found.unfinished)}")
+    print(f"written {standings.write(found, out or Path(standings.FILE))}")
 
 
 def demo(

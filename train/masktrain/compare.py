@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskprep.errors import UsageError
-from masktrain import runs
+from masktrain import heldout, metrics, runs
 from masktrain.config import hash_of, keys
+
+MADE = ("ensemble.kind", "ensemble.members")
+"""Settings that only what is made of other runs has."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One run: its name, note, best epoch's scores, interval over people (None before the end), settings, and data.
 
-    ``score`` of a cross-validated run is over everyone, each scored by the model that did not know them.
+    ``score`` of a cross-validated run is over everyone, each scored by the model that did not know them; that of an
+    ensemble is over the people that its members held out.
     """
 
     run: str
@@ -51,8 +55,9 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
     def differing(values: list[dict[str, Any]]) -> dict[str, list[Any]]:
         known = [*keys(), *sorted({k for v in values for k in v} - set(keys()))]
-        found = {key: [v.get(key, missing) for v in values] for key in known}
-        return {key: each for key, each in found.items() if any(value != each[0] for value in each)}
+        told = {key: [v[key] for v in values if key in v] for key in known}
+        differ = (k for k, t in told.items() if any(v != t[0] for v in t) or (k in MADE and len(t) < len(values)))
+        return {key: [v.get(key, missing) for v in values] for key in differ}
 
     warnings = []
     if len({r.folds for r in rows}) > 1:
@@ -66,18 +71,18 @@ def compare(folders: Sequence[Path]) -> Comparison:
 
 
 def _row(run: Path) -> Row:
-    settings = runs.every_setting(run)
+    settings, env, records = _flat(runs.every_setting(run)), runs.read_environment(run), runs.read_metrics(run)
     if (run / runs.FOLDS).is_file():
-        about = json.loads((run / runs.FOLDS).read_text(encoding="utf-8"))
+        about = runs.read_folds(run)
         runs.members(run)
-        score, interval, note = about["out_of_fold"], about["interval"], about["note"]
-        env = _json(run / "fold-1" / runs.ENV)
+        score, interval, note = about["out_of_fold"], about["interval"], about.get("note", "")
+    elif not records and (run / runs.OOF).is_file():
+        settings, score, interval, note = *_made_of_runs(run), ""
     else:
-        records = runs.read_metrics(run)
         if not records:
             raise UsageError(f"{run} has no finished epoch yet.", f"Go on with it: masktrain fit --resume {run}")
-        env, result = _json(run / runs.ENV), _json(run / runs.RESULT)
-        best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+        best = runs.best_epoch(run, records)
+        result = runs.read_result(run) if runs.finished(run) else {}
         score, interval = result.get("best", best), result.get("interval")
         note = env.get("note", "")
     data = runs.read_data(run)
@@ -86,16 +91,26 @@ def _row(run: Path) -> Row:
         note=note,
         score=score,
         interval=None if interval is None else (interval["low"], interval["high"]),
-        settings=_flat(settings),
+        settings=settings,
         defaults=_flat(env.get("defaults", {})),
         folds=str(sorted(data["people"]["val"] or data["people"]["train"])),
-        same=hash_of(settings) + data["fingerprint"] + data["folds"],
+        same=f"{hash_of(settings)} {data['fingerprint']} {data['folds']}",
     )
+
+
+def _made_of_runs(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What an ensemble or a soup is made of, its scores on the people that its members held out, and their interval."""
+    from masktrain import members, soup, standings
+
+    if (run / members.FILE).is_file():
+        settings = _flat(runs.read_settings(run))
+    else:
+        settings = _flat(runs.every_setting(run)) | dict(zip(MADE, ("soup", soup.read(run)), strict=True))
+    held, schema = heldout.read(run), standings.schema_of(run)
+    told = held.probabilities.argmax(1)
+    interval = metrics.interval(held.labels, told, held.people.tolist(), schema.num_classes)
+    return settings, metrics.score(held.labels, told, schema).to_dict(), dataclasses.asdict(interval)
 
 
 def _flat(nested: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
-from masktrain import feed, folds, members, metrics, runs, show
+from masktrain import feed, folds, heldout, members, metrics, runs, show
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn.checkpoint import LAST
@@ -69,7 +68,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     Args:
         cache: where the cache is now, if it has moved.
     """
-    about = json.loads((run / runs.FOLDS).read_text(encoding="utf-8"))
+    about = runs.read_folds(run)
     config = runs.read_config(run)
     where = cache or Path(about["cache"])
     fitted = []
@@ -81,7 +80,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         else:
             if folder.is_dir() and any(folder.iterdir()):
                 raise UserError(f"{folder} holds something that is no run.", "Remove it, then resume again.")
-            fitted.append(fitting.fit(where, own, out=folder, note=about["note"], progress=progress))
+            fitted.append(fitting.fit(where, own, out=folder, note=about.get("note", ""), progress=progress))
     return _joined(run, where, config, about, fitted)
 
 
@@ -95,17 +94,16 @@ def _joined(
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
     view = open_view(cache, config.data.view)
-    tables = [pd.read_parquet(f.run / runs.OOF).assign(fold=k) for k, f in enumerate(fitted, 1)]
+    tables = [heldout.to_frame(heldout.read(f.run)).assign(fold=k) for k, f in enumerate(fitted, 1)]
     oof = pd.concat(tables, ignore_index=True)
     if oof["image"].duplicated().any():
         raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")
-    people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
     truth = oof["label"].to_numpy(dtype=np.int64)
     predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
     made = Crossfitted(
         run,
         metrics.score(truth, predicted, view.schema),
-        metrics.interval(truth, predicted, people, view.schema.num_classes),
+        metrics.interval(truth, predicted, oof["person"].tolist(), view.schema.num_classes),
         [f.best["macro_f1"] for f in fitted],
     )
     write_with(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))

@@ -97,16 +97,17 @@ def ensemble(
     if kind not in ALL_KINDS:
         near = nearest(kind, ALL_KINDS)
         raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
-    members = [read_candidate(folder) for folder in expand(given)]
-    if len(members) < 2:
-        raise UsageError(f"An ensemble needs at least two runs; there is {len(members)}.")
+    found, left_out = expand(given)
+    if len(found) < 2:
+        raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
+    members = [read_candidate(folder) for folder in found]
     check_alike(members)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists.", "Choose another --out.")
     if kind == "soup":
         cooked = soup.cook(members, out, cache)
         tables = np.stack([m.held.probabilities for m in members])
-        return _report(out, kind, members, range(len(members)), voting.Fitted(), tables, cooked)
+        return _report(out, kind, members, range(len(members)), voting.Fitted(), tables, cooked, left_out)
     groups = group(members)
     tables, held = common(members, groups)
     schema = members[0].sidecar.labels()
@@ -115,27 +116,47 @@ def ensemble(
     fitted = voting.fit(kind, tables, held.labels)
     made = dataclasses.replace(held, probabilities=combined)
     _write(out, kind, members, groups, fitted, made)
-    return _report(out, kind, members, groups, fitted, tables, made)
+    return _report(out, kind, members, groups, fitted, tables, made, left_out)
 
 
-def expand(given: Sequence[Path]) -> list[Path]:
-    """The run folders meant: themselves, or those inside a folder that is none.
+def expand(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The run folders meant: themselves, or those inside a folder that is none; of a run of all folds its folds.
+
+    Returns:
+        Them, and sentences about what lies beside them and does not count.
 
     Raises:
         UsageError: a folder without runs, an ensemble, or a run named twice.
     """
     found: list[Path] = []
+    left_out: list[str] = []
     for folder in given:
         if (folder / runs.FOLDS).is_file():
             found += runs.members(folder)
             continue
         if (folder / FILE).is_file():
             raise UsageError(f"{folder} is an ensemble itself.", "Name the runs it was made of.")
-        inside = [] if (folder / checkpoint.SIDECAR).is_file() else sorted(folder.glob(f"*/{checkpoint.SIDECAR}"))
-        found += [file.parent for file in inside] or [folder]
+        inside: list[Path] = []
+        if not (folder / runs.CONFIG).is_file():
+            for each in sorted(file.parent for file in folder.glob(f"*/{runs.CONFIG}")):
+                if why := _no_member(each):
+                    left_out.append(f"{each} is left out: it is {why}.")
+                else:
+                    inside += runs.members(each) if (each / runs.FOLDS).is_file() else [each]
+            if left_out and not inside:
+                raise UsageError(f"{folder} holds no finished run.", " ".join(left_out))
+        found += inside or [folder]
     if len({f.resolve() for f in found}) < len(found):
         raise UsageError("A run is named twice.", "Use --kind greedy or weighted to give runs more weight than others.")
-    return found
+    return found, left_out
+
+
+def _no_member(run: Path) -> str:
+    """Why a folder that nobody named is no member; empty if it is one."""
+    if not runs.finished(run):
+        return "not finished"
+    made = not (run / runs.FOLDS).is_file() and ((run / FILE).is_file() or (run / soup.FILE).is_file())
+    return "made of runs itself" if made else ""
 
 
 def check_alike(members: Sequence[Candidate]) -> None:
@@ -261,6 +282,7 @@ def _report(
     fitted: voting.Fitted,
     tables: NDArray[np.float64],
     made: HeldOut,
+    left_out: Sequence[str],
 ) -> Ensemble:
     """Scores, diversity and cost."""
     classes, labels, people = tables.shape[2], made.labels, made.people.tolist()
@@ -278,7 +300,7 @@ def _report(
         entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
     predicted = made.probabilities.argmax(1)
     correlation = error_correlation(np.array([a != labels for a in answers]))
-    notes = _notes(members, groups, tables, correlation)
+    notes = [*left_out, *_notes(members, groups, tables, correlation)]
     return Ensemble(
         run=out,
         kind=kind,

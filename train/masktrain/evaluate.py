@@ -69,7 +69,8 @@ def evaluate(
         tta: see :func:`masktrain.predictors.load`, with ``tta_mean``.
 
     Returns:
-        The report; it is written to ``eval-<cache>.json`` in the run folder, too.
+        The report; it is written to ``eval-<cache>-<split>.json`` in the run folder, too, with answers to
+        ``eval-<cache>-by-<answers>.json``.
 
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
@@ -111,7 +112,7 @@ def evaluate(
         rivals=rivals,
         without_crop=asked.images["image"][~given.cropped].tolist(),
         warnings=warnings,
-        file=run / f"eval-{cache.resolve().name}.json",
+        file=run / questions.report_name(cache, asked, answers, split),
     )
     write_json(report.file, report.to_dict())
     return report

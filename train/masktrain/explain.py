@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,10 +149,7 @@ class Lookers:
 
 def _folders(run: Path) -> list[Path]:
     """Folders of an ensemble's members; none for a single run."""
-    if not (run / members.FILE).is_file():
-        return []
-    kept = json.loads((run / members.FILE).read_text(encoding="utf-8"))
-    return [run / m["folder"] for m in kept["members"]]
+    return members.folders(run) if (run / members.FILE).is_file() else []
 
 
 def votes(

@@ -19,7 +19,7 @@ from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
 from maskprep.store.files import write_json
-from masktrain import bands, epochs, feed, folds, loggers, metrics, report, runs, show
+from masktrain import bands, environment, epochs, feed, folds, heldout, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, criteria, host, loop, parallel
 from masktrain.learn.augment import described, draw_seed
@@ -77,7 +77,7 @@ def fit(
         run = runs.new_run(config, out)
         runs.write_config(run, config)
         write_json(run / runs.DATA, data)
-        write_json(run / runs.ENV, runs.environment(str(device)) | {"note": note})
+        write_json(run / runs.ENV, environment.describe(str(device)) | {"note": note})
         write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
         return run
 
@@ -173,9 +173,8 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     data = runs.read_data(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
     training = feed.training_of(view, config)
-    mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
-    now = (view.fingerprint(), training.split.hash, mattes, training.extra)
-    if now != (data["fingerprint"], data["folds"], data.get("mattes"), data.get("extra", [])):
+    now = (training.split.hash, training.extra)
+    if runs.changed(view, data, config.data.background) or now != (data["folds"], data.get("extra", [])):
         raise UserError(
             f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
             f"Start a new run: masktrain fit {view.path}",
@@ -310,17 +309,13 @@ def _train(
 
 def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     """The result of a run, from what it has written."""
-    import pandas as pd
-
     records = runs.read_metrics(run)
-    best = next(r for r in records if r["epoch"] == records[-1]["best_epoch"])
+    best = runs.best_epoch(run, records)
     if made is not None:
         best = best | made.scores | {"epoch": made.epochs[-1], "soup": made.epochs}
-    oof = pd.read_parquet(run / runs.OOF)
-    people = view.table.set_index("image")["person"].loc[oof["image"]].tolist()
-    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
-    truth = oof["label"].to_numpy(dtype=np.int64)
-    interval = metrics.interval(truth, predicted, people, view.schema.num_classes)
+    held = heldout.read(run)
+    predicted = held.probabilities.argmax(1)
+    interval = metrics.interval(held.labels, predicted, held.people.tolist(), view.schema.num_classes)
     result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)}
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)

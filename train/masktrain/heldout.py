@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.audit import predictions
 from maskprep.audit.predictions import OOF
 from maskprep.errors import UsageError, UserError
 
@@ -54,14 +55,19 @@ def read(run: Path) -> HeldOut:
         if "person" not in table:
             table = _with_people(table, run)
         table = table.sort_values("image", ignore_index=True)
-        return HeldOut(
+        held = HeldOut(
             table["image"].to_numpy(dtype=object),
             table["person"].astype(str).to_numpy(dtype=object),
             table["label"].to_numpy(dtype=np.int64),
             table[columns].to_numpy(dtype=np.float64),
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file} cannot be used: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} cannot be used: {what}.", "Train the run again: masktrain fit CACHE") from error
+    predictions.check(file, held.labels, held.probabilities)
+    if not len(held):
+        raise UserError(f"{file} has no rows.", "Train the run again: masktrain fit CACHE")
+    return held
 
 
 def to_frame(held: HeldOut) -> pd.DataFrame:

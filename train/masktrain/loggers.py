@@ -6,14 +6,13 @@ metrics, so that a run that goes on adds what is new and nothing twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from maskprep.errors import missing_extra
-from maskprep.store.files import write_json
+from maskprep.store.files import read_json, write_json
 from masktrain import runs
 from masktrain.sections import LOGS
 
@@ -185,5 +184,4 @@ def flat(record: Mapping[str, Any], above: str = "") -> dict[str, float]:
 
 def _read(run: Path) -> dict[str, Any]:
     file = run / SENT
-    held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return held
+    return read_json(file, {}, "Delete it; the run is then sent as a new one.") if file.is_file() else {}

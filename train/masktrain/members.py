@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
-from maskprep.store.files import write_json
+from maskprep.store.files import check_shape, read_json, write_json
 from masktrain import heldout, inference, runs
 from masktrain.heldout import HeldOut
 from masktrain.learn.checkpoint import Sidecar, load_sidecar
@@ -23,6 +22,9 @@ from masktrain.predictors import Sights
 
 FILE, MEMBERS = "ensemble.json", "members"
 FORMAT = 1
+SHAPE = {"format": int, "kind": str, "members": list, "fallback": int, "settings": dict}
+MEMBER = {"folder": str, "run": str, "group": int, "view": str}
+MEND = "Make the ensemble again."
 
 WORDS = {
     "soft": "mean of the probabilities",
@@ -69,17 +71,38 @@ class Several:
             return np.asarray(self.combination(torch.from_numpy(np.stack(tables))).numpy())
 
 
+def read(run: Path) -> dict[str, Any]:
+    """ensemble.json.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    kept = read_json(run / FILE, SHAPE, MEND)
+    if kept["format"] != FORMAT:
+        raise UserError(f"{run / FILE} was written by another version of masktrain.", MEND)
+    for number, member in enumerate(kept["members"], 1):
+        check_shape(member, MEMBER, f"{run / FILE}, member {number},", MEND)
+    return kept
+
+
+def folders(run: Path) -> list[Path]:
+    """Those of an ensemble's members.
+
+    Raises:
+        UserError: ensemble.json cannot be used.
+    """
+    return [run / member["folder"] for member in read(run)["members"]]
+
+
 def load(run: Path, device: str, tta: str | None = None, mean: str = "probability") -> tuple[Manual, Several]:
     """An ensemble, with what must be known to use it.
 
     Raises:
         UserError: ensemble.json or a member is broken.
     """
+    kept = read(run)
     try:
-        kept = json.loads((run / FILE).read_text(encoding="utf-8"))
-        if kept["format"] != FORMAT:
-            raise UserError(f"{run / FILE} was written by another version of masktrain.", "Make the ensemble again.")
-        folders, views = [run / m["folder"] for m in kept["members"]], tuple(m["view"] for m in kept["members"])
+        views = tuple(m["view"] for m in kept["members"])
         combination = Combination(
             kept["kind"],
             [m["group"] for m in kept["members"]],
@@ -87,7 +110,7 @@ def load(run: Path, device: str, tta: str | None = None, mean: str = "probabilit
             kept["coefficients"],
             kept["intercepts"],
         )
-        loaded = tuple(inference.load(folder, device, tta=tta, mean=mean) for folder in folders)
+        loaded = tuple(inference.load(folder, device, tta=tta, mean=mean) for folder in folders(run))
         inputs: dict[str, Input] = {}
         for member, view in zip(loaded, views, strict=True):
             inputs.setdefault(view, input_of(member.sidecar, view))
@@ -103,7 +126,7 @@ def load(run: Path, device: str, tta: str | None = None, mean: str = "probabilit
             combination=WORDS[kept["kind"]],
         )
     except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
-        raise UserError(f"{run / FILE} cannot be used: {error}", "Make the ensemble again.") from error
+        raise UserError(f"{run / FILE} cannot be used: {error}", MEND) from error
     return manual, Several(loaded, views, combination.eval())
 
 

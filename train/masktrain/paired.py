@@ -11,6 +11,8 @@ from masktrain import metrics
 
 Ints = NDArray[np.int64]
 DRAWS = 2000
+LEVEL = 0.05
+"""What p must be below for a difference to be called clear: of very few people, intervals alone say too much."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,16 @@ class Paired:
     people: int
 
     @property
+    def better(self) -> bool:
+        """Whether the first is clearly better: by the interval and by the test."""
+        return self.low > 0 and self.p < LEVEL
+
+    @property
     def verdict(self) -> str:
-        """What the interval says, in words."""
-        if self.low > 0:
+        """What the interval and the test say together, in words."""
+        if self.better:
             return "clearly better"
-        return "clearly worse" if self.high < 0 else "within noise"
+        return "clearly worse" if self.high < 0 and self.p < LEVEL else "within noise"
 
     @property
     def chance(self) -> str:

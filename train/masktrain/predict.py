@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +15,8 @@ import pandas as pd
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.store.cache import Cache
+from maskprep.store.files import keep_out
 from masktrain import answers as tables
 from masktrain import draw as drawing
 from masktrain import footage, listed, predictors, sheet, watch
@@ -100,7 +102,8 @@ def predict(
         frames: stop a video or a camera after so many.
 
     Raises:
-        UserError: the run or the source cannot be used.
+        UserError: the run or the source cannot be used; or what is to be written would take the place of something
+            else, or lie among the photos or in the cache.
     """
     sheet.check(out)
     moving = footage.is_footage(source)
@@ -116,6 +119,7 @@ def predict(
     if not moving and str(source) != listed.STDIN and not source.exists():
         raise UsageError(f"{source} does not exist.")
     cached = (source / "dataset.json").is_file()
+    _keep_clear(source, cached, {"--out": None if out == sheet.STDOUT else out, "--draw": draw})
     if not cached and (split is not None or view is not None):
         raise UsageError(f"{source} is not a cache: --split and --view are for caches.")
     predictor = predictors.load(run, device, tta, tta_mean)
@@ -133,6 +137,20 @@ def predict(
         return _write(
             predictor, asked, out, proba or everything, details or everything, draw, without == "likeliest", batch_size
         )
+
+
+def _keep_clear(source: Path, cached: bool, outputs: Mapping[str, Path | None]) -> None:
+    """Nothing is written onto what is asked about, among its photos or into its cache."""
+    for option, out in outputs.items():
+        if out is None:
+            continue
+        if out.exists() and source.exists() and out.samefile(source):
+            raise UsageError(f"{out} is what is asked about.", f"Name another place with {option}.")
+        if cached:
+            keep_out(out, source, "tables", option)
+            keep_out(out, Path(Cache(source).read()["source"]["root"]), option=option)
+        elif source.is_dir():
+            keep_out(out, source, option=option)
 
 
 def _stream(

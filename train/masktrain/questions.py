@@ -93,6 +93,16 @@ def of_cache(
     return _labelled(images, cache, people, split)
 
 
+def report_name(cache: Path, asked: Questions, answers: Path | None, split: str | None) -> str:
+    """Name of the file for the scores of some questions: other images of a cache have another.
+
+    Args:
+        answers, split: as given to :func:`ask`.
+    """
+    part = asked.split or "-".join(["by", *([answers.stem] if answers else []), *([split] if split else [])])
+    return f"eval-{cache.resolve().name}-{part}.json"
+
+
 def same_source(pictures: View, data: dict[str, Any]) -> bool:
     """Whether a cache was made from the photos that the run was trained on, so that person means the same person."""
     return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])

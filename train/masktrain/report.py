@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from maskprep.store.files import write_with
-from masktrain import calibration, metrics, runs, slices
+from masktrain import calibration, heldout, metrics, runs, slices
 from masktrain.learn.augment import shown
 from masktrain.sections import RECIPES
 
@@ -49,17 +48,14 @@ def report(run: Path, cache: Path | None = None) -> Path:
         UserError: no finished run, or the cache no longer has its images.
     """
     data, records = runs.read_data(run), runs.read_metrics(run)
-    if not (run / runs.RESULT).is_file():
-        raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
+    result = runs.read_result(run)
     view = open_view(cache or Path(data["cache"]), data["view"])
-    oof = pd.read_parquet(run / runs.OOF)
-    rows = pd.Series(view.table.index, index=view.table["image"]).reindex(oof["image"])
+    held = heldout.read(run)
+    rows = pd.Series(view.table.index, index=view.table["image"]).reindex(held.images)
     if rows.isna().any():
         raise UserError(f"{view.path} no longer has all the images of {run}.")
     table = view.table.iloc[rows.to_numpy(dtype=np.int64)]
-    truth = oof["label"].to_numpy(dtype=np.int64)
-    p = oof.filter(regex=r"^p_\d+$").to_numpy()
-    result = json.loads((run / runs.RESULT).read_text(encoding="utf-8"))
+    truth, p = held.labels, held.probabilities
     parts = [
         _head(run, result, data),
         "<h2>Epochs</h2>" + _curves(records),
@@ -78,7 +74,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
 
 def _head(run: Path, result: dict[str, Any], data: dict[str, Any]) -> str:
     best, interval = result["best"], result["interval"]
-    env = json.loads((run / runs.ENV).read_text(encoding="utf-8"))
+    env = runs.read_environment(run)
     attributes = "; ".join(
         f"{_e(n)} macro-F1 {v['macro_f1']:.4f}, accuracy {v['accuracy']:.4f}" for n, v in best["attributes"].items()
     )
@@ -90,7 +86,7 @@ def _head(run: Path, result: dict[str, Any], data: dict[str, Any]) -> str:
         f" {interval['people']} people: {interval['low']:.4f} to {interval['high']:.4f})</span>,"
         f" accuracy {best['accuracy']:.4f}</p><p>{attributes}. {which} of {result['epochs']}.</p>"
         f"<p class=grey>Trained on {images['train']} images of {len(people['train'])} people, scored on"
-        f" {images['val']} of {len(people['val'])}; {_e(str(env['device']))}.</p>"
+        f" {images['val']} of {len(people['val'])}; {_e(str(env.get('device', '')))}.</p>"
     )
 
 
@@ -98,7 +94,8 @@ def _curves(records: list[dict[str, Any]]) -> str:
     losses = {"training loss": "train_loss", "validation loss (negative log-likelihood)": "val_loss"}
     scores = {"macro-F1": "macro_f1", "accuracy": "accuracy", "training accuracy": "train_accuracy"}
     return "".join(
-        plot({name: [r[key] for r in records] for name, key in series.items()}) for series in (losses, scores)
+        plot({name: [r.get(key, np.nan) for r in records] for name, key in series.items()})
+        for series in (losses, scores)
     )
 
 
@@ -259,7 +256,7 @@ def photos(pixels: NDArray[np.uint8], captions: Sequence[str]) -> str:
 
 def _settings(run: Path) -> str:
     """Every setting; those that are not the defaults of the run's version stand out."""
-    defaults = json.loads((run / runs.ENV).read_text(encoding="utf-8")).get("defaults", {})
+    defaults = runs.read_environment(run).get("defaults", {})
     rows = []
     for section, values in runs.every_setting(run).items():
         for key, value in values.items():

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,31 +14,47 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from maskprep import machine
 from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import write_with
+from maskprep.store.files import check_shape, read_json, write_with
 from masktrain.bands import Training
 from masktrain.config import FitConfig
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS = "result.json", "folds.json"
-RECORDED = (
-    "maskprep",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "albumentations",
-    "safetensors",
-    "opencv-python",
-    "mediapipe",
-    "onnxruntime",
-    "pillow",
-)
+SHAPES: dict[str, dict[str, type]] = {
+    DATA: {
+        **dict.fromkeys(("cache", "view", "fingerprint"), str),
+        "images.train": int,
+        "images.val": int,
+        **{f"{part}.{side}": list for part in ("people", "classes") for side in ("train", "val")},
+    },
+    METRICS: {"epoch": int, "best_epoch": int, "macro_f1": float, "accuracy": float, "attributes": dict},
+    RESULT: {
+        "epochs": int,
+        "best.macro_f1": float,
+        "best.accuracy": float,
+        "best.attributes": dict,
+        "interval.low": float,
+        "interval.high": float,
+        "interval.people": int,
+    },
+    FOLDS: {"folds": int, "cache": str},
+    ENV: {},
+}
+"""What a run's records cannot do without."""
+
+OVER_FOLDS: dict[str, type] = {
+    "out_of_fold.macro_f1": float,
+    "out_of_fold.accuracy": float,
+    "out_of_fold.attributes": dict,
+    "interval.low": float,
+    "interval.high": float,
+}
+"""What folds.json has beside that when all folds are done."""
+
+MEND = "Restore it from a copy, or train anew: masktrain fit CACHE"
 
 
 def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs")) -> Path:
@@ -83,13 +96,20 @@ def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = Fal
     first = _first_line(config)
     for folder in near:
         for file in sorted(folder.glob(f"*/{CONFIG}")) + sorted(folder.glob(f"*/fold-*/{CONFIG}")):
-            with file.open(encoding="utf-8", errors="replace") as lines:
-                if lines.readline().strip() != first:
-                    continue
-            if _finished(file.parent, whole) and (file.parent / DATA).is_file():
-                theirs = read_data(file.parent)
-                if all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
-                    return file.parent
+            try:
+                with file.open(encoding="utf-8", errors="replace") as lines:
+                    if lines.readline().strip() != first:
+                        continue
+            except OSError:  # not ours to read
+                continue
+            if whole != (file.parent / FOLDS).is_file() or not (file.parent / DATA).is_file():
+                continue
+            try:
+                theirs = read_data(file.parent) if finished(file.parent) else {}
+            except UserError:  # damaged, so nobody can use it
+                continue
+            if theirs and all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
+                return file.parent
     return None
 
 
@@ -98,11 +118,15 @@ def beside(out: Path | None, root: Path = Path("runs")) -> tuple[Path, ...]:
     return (root,) if out is None or out.parent.resolve() == root.resolve() else (out.parent, root)
 
 
-def _finished(run: Path, whole: bool) -> bool:
-    """Whether a run, or a run of all folds, has come to its end."""
-    if whole and (run / FOLDS).is_file():
-        return "out_of_fold" in json.loads((run / FOLDS).read_text(encoding="utf-8"))
-    return not whole and (run / RESULT).is_file()
+def finished(run: Path) -> bool:
+    """Whether a run, or a run of all folds, has come to its end; what is made of other runs is whole from the start.
+
+    Raises:
+        UserError: folds.json cannot be used.
+    """
+    if (run / FOLDS).is_file():
+        return "out_of_fold" in read_folds(run)
+    return (run / RESULT).is_file() or not (run / ENV).is_file()
 
 
 def _first_line(config: FitConfig) -> str:
@@ -149,7 +173,7 @@ def read_config(run: Path) -> FitConfig:
     """
     if not (run / CONFIG).is_file():
         raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
-    return FitConfig.from_dict(yaml.safe_load((run / CONFIG).read_text(encoding="utf-8")))
+    return FitConfig.from_dict(read_settings(run))
 
 
 def every_setting(run: Path) -> dict[str, dict[str, Any]]:
@@ -198,14 +222,63 @@ def data_record(view: View, training: Training) -> dict[str, Any]:
 
 
 def read_data(run: Path) -> dict[str, Any]:
-    """data.json of a run."""
-    try:
-        data: dict[str, Any] = json.loads((run / DATA).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE") from None
-    except ValueError as error:
-        raise UserError(f"{run / DATA} cannot be read: {error}") from error
-    return data
+    """data.json of a run.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it cannot be used.
+    """
+    if not (run / DATA).is_file():
+        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE")
+    return _read(run, DATA)
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """result.json of a finished run.
+
+    Raises:
+        UserError: it is not finished, or the file cannot be used.
+    """
+    if not (run / RESULT).is_file():
+        raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
+    return _read(run, RESULT)
+
+
+def read_folds(run: Path) -> dict[str, Any]:
+    """folds.json of a run of all folds; ``out_of_fold`` is in it when all are done.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    about = _read(run, FOLDS)
+    if "out_of_fold" in about:
+        check_shape(about, OVER_FOLDS, str(run / FOLDS), MEND)
+    return about
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """env.json of a run, or of the first fold of one of all folds; empty where there is none.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    found = next((f for f in (run, run / "fold-1") if (f / ENV).is_file()), None)
+    return {} if found is None else _read(found, ENV)
+
+
+def _read(run: Path, name: str) -> dict[str, Any]:
+    return read_json(run / name, SHAPES[name], MEND)
+
+
+def changed(view: View, data: dict[str, Any], background: str) -> bool:
+    """Whether a view is no longer what a run was trained on.
+
+    Args:
+        data: data.json of the run.
+        background: what lay behind its subjects; without one of its own, mattes do not count.
+    """
+    mattes = data.get("mattes") if background == "original" else view.mattes_fingerprint()
+    return (view.fingerprint(), mattes) != (data["fingerprint"], data.get("mattes"))
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -217,30 +290,9 @@ def read_settings(run: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{run / CONFIG} cannot be read: {error}") from error
-    return settings if isinstance(settings, dict) else {}
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the run was computed with: versions, machine, commit of the code (S0.15, S0.36, S1.42)."""
-    import torch
-
-    cuda = device.startswith("cuda")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: machine.installed(name) for name in RECORDED},
-        "cpu": {"name": machine.processor(), "cores": machine.cores(), "memory": machine.memory()},
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "device memory": torch.cuda.get_device_properties(device).total_memory if cuda else None,
-        "driver": machine.graphics_driver() if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "threads": torch.get_num_threads(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git": _git(),
-        "defaults": FitConfig().to_dict(),
-        "defaults hash": FitConfig().hash(),
-    }
+        raise UserError(f"{run / CONFIG} cannot be read: {error}.", MEND) from error
+    check_shape(settings, dict.fromkeys(settings, dict) if isinstance(settings, dict) else {}, str(run / CONFIG), MEND)
+    return dict(settings)
 
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:
@@ -248,24 +300,58 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
     with (run / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
         file.flush()
+        os.fsync(file.fileno())
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The epochs of metrics.jsonl; a line cut off by a crash is left out."""
-    records = []
-    if (run / METRICS).is_file():
-        for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
+    """The epochs of metrics.jsonl; a last line cut off by a crash is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    file = run / METRICS
+    if not file.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    lines = file.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            if number == len(lines):
                 break
+            raise UserError(f"{file} cannot be read: line {number} is damaged.", MEND) from error
+        check_shape(record, SHAPES[METRICS], f"{file}, line {number},", MEND)
+        records.append(record)
     return records
 
 
+def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record of the best epoch.
+
+    Args:
+        records: of the run's epochs so far, at least one.
+
+    Raises:
+        UserError: it is not among them.
+    """
+    best = next((r for r in records if r["epoch"] == records[-1]["best_epoch"]), None)
+    if best is None:
+        raise UserError(f"{run / METRICS} lacks its best epoch, {records[-1]['best_epoch']}.", MEND)
+    return best
+
+
 def keep_metrics(run: Path, epoch: int) -> None:
-    """Cut metrics.jsonl back to the epochs that the checkpoint knows."""
-    kept = [json.dumps(r, ensure_ascii=False) + "\n" for r in read_metrics(run) if r["epoch"] <= epoch]
-    write_with(run / METRICS, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+    """Cut metrics.jsonl back to the epochs that the checkpoint knows.
+
+    Raises:
+        UserError: it lacks some of them.
+    """
+    kept = [r for r in read_metrics(run) if r["epoch"] <= epoch]
+    if [r["epoch"] for r in kept] != list(range(1, epoch + 1)):
+        raise UserError(f"{run / METRICS} holds {len(kept)} of the {epoch} epochs that the checkpoint knows.", MEND)
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
+    write_with(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def members(run: Path) -> list[Path]:
@@ -274,7 +360,7 @@ def members(run: Path) -> list[Path]:
     Raises:
         UsageError: not all of them are finished.
     """
-    about = json.loads((run / FOLDS).read_text(encoding="utf-8"))
+    about = read_folds(run)
     if "out_of_fold" not in about:
         raise UsageError(f"Not all folds of {run} are finished.", f"Go on with: masktrain fit --resume {run}")
     return [run / f"fold-{k}" for k in range(1, about["folds"] + 1)]
@@ -287,16 +373,3 @@ def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDA
     frame["label"] = table["label"].to_numpy(dtype=np.int64)
     columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
     write_with(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit of the code and whether it was changed since; None outside a repository."""
-    folder = Path(__file__).parent
-    try:
-        run = [
-            subprocess.run(["git", "-C", folder, *args], capture_output=True, text=True, timeout=5, check=True).stdout
-            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": run[0].strip(), "changed": bool(run[1].strip())}

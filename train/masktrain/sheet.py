@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -21,6 +22,7 @@ from masktrain.settings import nearest
 
 FORMS = (".csv", ".parquet", ".jsonl")
 STDOUT = Path("-")
+ANSWER = "ans"
 ROWS_PER_GROUP = 1024
 """Rows kept in memory before they are written."""
 
@@ -60,7 +62,7 @@ class Sheet:
             self._schema = pa.schema([(name, kinds[kind]) for name, kind in self.columns.items()])
             self._parquet = pq.ParquetWriter(self._part, self._schema, compression="zstd")
         else:
-            self._text = self._part.open("w", newline="", encoding="utf-8")
+            self._text = self._part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             if self.out.suffix.lower() == ".csv":
                 csv.writer(self._text, lineterminator="\n").writerow(self.columns)
         return self
@@ -69,16 +71,16 @@ class Sheet:
         if self.out == STDOUT:
             return
         try:
+            with contextlib.ExitStack() as closing:
+                for handle in (self._text, self._parquet):
+                    if handle is not None:
+                        closing.callback(handle.close)
+                if kind is None:
+                    self._flush()
             if kind is None:
-                self._flush()
+                fsync_replace(self._part, self.out)
         finally:
-            for handle in (self._text, self._parquet):
-                if handle is not None:
-                    handle.close()
-            if kind is not None:
-                self._part.unlink(missing_ok=True)
-        if kind is None:
-            fsync_replace(self._part, self.out)
+            self._part.unlink(missing_ok=True)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Write some rows."""
@@ -92,23 +94,24 @@ class Sheet:
             import pyarrow as pa
 
             if rows:
-                self._parquet.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=self._schema))
+                kept = [{name: _encodable(value) for name, value in row.items()} for row in rows]
+                self._parquet.write_table(pa.Table.from_pylist(kept, schema=self._schema))
         elif self._text is not None and self.out.suffix.lower() == ".csv":
             lines = [[_text(row.get(name)) for name in self.columns] for row in rows]
             csv.writer(self._text, lineterminator="\n").writerows(lines)
         elif self._text is not None:
             for row in rows:
-                kept = {name: _plain(row.get(name)) for name in self.columns}
-                self._text.write(json.dumps(kept, ensure_ascii=False) + "\n")
+                line = {name: _plain(row.get(name)) for name in self.columns}
+                self._text.write(json.dumps(line, ensure_ascii=False) + "\n")
         if self.out == STDOUT and self._text is not None:
             self._text.flush()
 
 
 def check(out: Path) -> None:
-    """Refuse what cannot be written.
+    """Refuse what cannot be written, or what is there and is anything but earlier answers.
 
     Raises:
-        UsageError: a folder, or a form that is not known.
+        UsageError: a folder, a form that is not known, or a file that holds something else.
     """
     if out == STDOUT:
         return
@@ -119,6 +122,29 @@ def check(out: Path) -> None:
         raise UsageError(
             f"{out} is no CSV, Parquet or JSON lines file.", f"End its name in {' or '.join(near or FORMS)}."
         )
+    if out.exists() and out.stat().st_size and ANSWER not in _columns_of(out):
+        raise UsageError(
+            f"{out} exists and holds no predictions: it has no column '{ANSWER}'.", "Name another file with --out."
+        )
+
+
+def _columns_of(file: Path) -> list[str]:
+    """Names of a table's columns; none where the file is no table."""
+    if file.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        try:
+            return list(pq.read_schema(file).names)
+        except (OSError, ValueError):  # pyarrow's errors derive from these
+            return []
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        try:
+            if file.suffix.lower() == ".csv":
+                return next(csv.reader(lines), [])
+            row = json.loads(lines.readline())
+        except (ValueError, csv.Error):
+            return []
+    return list(row) if isinstance(row, dict) else []
 
 
 def detailed(out: Path) -> bool:
@@ -128,7 +154,7 @@ def detailed(out: Path) -> bool:
 
 def answer_columns(schema: Schema, proba: bool, details: bool) -> dict[str, type]:
     """The columns that :func:`answered` fills."""
-    columns: dict[str, type] = {"ans": int}
+    columns: dict[str, type] = {ANSWER: int}
     if details:
         for name in schema.joint:
             columns |= {name: str, f"{name}_p": float}
@@ -139,7 +165,7 @@ def answer_columns(schema: Schema, proba: bool, details: bool) -> dict[str, type
 
 def answered(schema: Schema, answer: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """One answer: the joint class, the class of each attribute in it and its probability, and all probabilities."""
-    row: dict[str, Any] = {"ans": answer}
+    row: dict[str, Any] = {ANSWER: answer}
     cube = probabilities.reshape(schema.sizes)
     for axis, (name, index) in enumerate(zip(schema.joint, schema.decode(answer), strict=True)):
         others = tuple(a for a in range(cube.ndim) if a != axis)
@@ -154,3 +180,8 @@ def _text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _encodable(value: Any) -> Any:
+    """A name as a file system may have it, in a form that any reader takes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

@@ -11,14 +11,14 @@ import numpy as np
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import write_json, write_with
+from maskprep.store.files import read_json, write_json, write_with
 from masktrain import heldout, inference, metrics, runs
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
 from masktrain.learn.averaging import mean_state
 from masktrain.members import Candidate
 
-FILE = "soup.json"
+FILE, OF = "soup.json", "mean of"
 
 
 def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> HeldOut:
@@ -57,6 +57,13 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     if not (where / "dataset.json").is_file():
         raise UsageError(f"The cache of {first.folder} is no longer at {where}.", "Say where it is: --cache CACHE")
     view = open_view(where, first.sidecar.view)
+    for member in members:
+        if runs.changed(view, member.data, member.sidecar.background):
+            raise UserError(
+                f"The cache {where} has changed since {member.folder} was trained: other crops, mattes, labels or"
+                " people.",
+                "Use --kind soft, which needs no cache, or say where the one of then is: --cache CACHE",
+            )
     rows = view.table.reset_index().set_index("image")["index"].reindex(first.held.images)
     if rows.isna().any():
         raise UserError(f"{where} lacks images that {first.folder} held out.")
@@ -69,9 +76,18 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     out.mkdir(parents=True, exist_ok=True)
     for file in (runs.DATA, runs.CONFIG):
         shutil.copy2(first.folder / file, out / file)
-    write_json(out / FILE, {"mean of": [m.folder.resolve().name for m in members]})
+    write_json(out / FILE, {OF: [m.folder.resolve().name for m in members]})
     frame = heldout.to_frame(made)
     write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
     checkpoint.save_best(out, predictor.model, sidecar, runs.read_settings(out))
     return made
+
+
+def read(run: Path) -> list[str]:
+    """Names of the runs that a soup is the mean of.
+
+    Raises:
+        UserError: it is none, or soup.json is damaged.
+    """
+    return list(read_json(run / FILE, {OF: list}, "Make the soup again: masktrain ensemble RUN... --kind soup")[OF])

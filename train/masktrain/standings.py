@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Standings:
-    """Groups of runs scored on the same images, each best first; runs without a score; what a reader must know."""
+    """Groups of runs scored on the same images, each best first; runs not finished; what a reader must know."""
 
     groups: list[list[Entry]]
     unfinished: list[str]
@@ -94,11 +93,11 @@ def standings(given: Sequence[Path]) -> Standings:
     """
     folders = find_runs(given)
     root = Path(os.path.commonpath([f.resolve().parent for f in folders]))
-    done = [f for f in folders if (f / runs.OOF).is_file()]
+    done = [f for f in folders if (f / runs.OOF).is_file() and runs.finished(f)]
     unfinished = [_name(f, root) for f in folders if f not in done]
     if not done:
         raise UsageError("None of these runs is finished.", f"Go on with one: masktrain fit --resume {folders[0]}")
-    schemas = [_schema(f) for f in done]
+    schemas = [schema_of(f) for f in done]
     if other := next((f for f, s in zip(done, schemas, strict=True) if s != schemas[0]), None):
         raise UsageError(f"{done[0]} and {other} tell different classes; they cannot be ranked together.")
     schema = schemas[0]
@@ -128,9 +127,10 @@ def _ranked(group: Sequence[tuple[Path, HeldOut]], schema: Schema, root: Path) -
         against = None
         if k:
             against = paired.compare(held.labels, told, best.probabilities.argmax(1), people, schema.num_classes)
-        env = _json(folder / runs.ENV) or _json(folder / "fold-1" / runs.ENV)
+        env = runs.read_environment(folder)
         settings = _flat(runs.read_settings(folder)) | _computed(env)
-        note = str(_json(folder / runs.FOLDS).get("note") or env.get("note") or "")
+        about = runs.read_folds(folder) if (folder / runs.FOLDS).is_file() else {}
+        note = str(about.get("note") or env.get("note") or "")
         interval = metrics.interval(held.labels, told, people, schema.num_classes)
         entries.append(
             Entry(_name(folder, root), folder, _model(folder), note, held, scores, interval, against, settings)
@@ -187,7 +187,7 @@ def _html(found: Standings, out: Path) -> str:
                 parts.append(f"<tr><td>{html.escape(key)}" + "".join(f"<td>{html.escape(v)}" for v in values))
             parts.append("</table></div>")
     if found.unfinished:
-        parts.append(f"<p class=grey>Without a score yet: {html.escape(', '.join(found.unfinished))}.</p>")
+        parts.append(f"<p class=grey>Not finished, so not ranked: {html.escape(', '.join(found.unfinished))}.</p>")
     return "\n".join(parts) + "\n"
 
 
@@ -206,7 +206,7 @@ def _markdown(found: Standings) -> str:
             lines += ["", "### In what they differ", "", line(header), line(["---"] * len(header))]
             lines += [line([key, *values]) for key, values in rows.items()]
     if found.unfinished:
-        lines += ["", f"Without a score yet: {', '.join(found.unfinished)}."]
+        lines += ["", f"Not finished, so not ranked: {', '.join(found.unfinished)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -250,21 +250,20 @@ def _twins(entries: Sequence[Entry]) -> list[str]:
     return notes
 
 
-def _schema(folder: Path) -> Schema:
+def schema_of(folder: Path) -> Schema:
+    """What a run or an ensemble classifies."""
     return checkpoint.load_sidecar(_networks(folder)[0]).labels()
 
 
 def _networks(folder: Path) -> list[Path]:
     """The run itself, or the members of an ensemble."""
-    kept = _json(folder / members.FILE)
-    return [folder / m["folder"] for m in kept["members"]] if kept else [folder]
+    return members.folders(folder) if (folder / members.FILE).is_file() else [folder]
 
 
 def _model(folder: Path) -> str:
     names = [checkpoint.load_sidecar(f).model for f in _networks(folder)]
-    kept = _json(folder / members.FILE)
     counted = ", ".join(f"{names.count(n)} x {n}" if names.count(n) > 1 else n for n in dict.fromkeys(names))
-    return f"{kept['kind']} of {counted}" if kept else counted
+    return f"{members.read(folder)['kind']} of {counted}" if (folder / members.FILE).is_file() else counted
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -285,7 +284,3 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}

@@ -145,7 +145,7 @@ def evaluate(
         by: what to slice by, see :func:`masktrain.evaluate.evaluate`.
 
     Returns:
-        The report; it is written to ``<file>-eval-<cache>.json`` beside the file, too.
+        The report; it is written beside the file, too, see :func:`masktrain.questions.report_name`.
 
     Raises:
         UserError: files that cannot be read or matched, or nothing to score.
@@ -190,7 +190,7 @@ def evaluate(
         rivals=rivals,
         without_crop=[],
         warnings=[f"{unused} of the {len(given.names)} rows of {file.name} were not asked about."] if unused else [],
-        file=file.with_name(f"{file.stem}-eval-{cache.resolve().name}.json"),
+        file=file.with_name(f"{file.stem}-{questions.report_name(cache, asked, answers, split)}"),
     )
     write_json(report.file, report.to_dict())
     return report

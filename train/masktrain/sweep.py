@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from maskprep.errors import UsageError, UserError, missing_extra
-from maskprep.store.files import write_atomic, write_json
+from maskprep.store.files import read_json, write_atomic, write_json
 from masktrain import crossfit, runs, show
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
@@ -186,7 +186,7 @@ def _open(
     }
     about = json.loads(json.dumps(about))
     if (out / ABOUT).is_file():
-        if json.loads((out / ABOUT).read_text(encoding="utf-8")) != about:
+        if read_json(out / ABOUT, {}, "Choose another --out.") != about:
             raise UsageError(f"{out} is a sweep with other settings.", "Choose another --out.")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

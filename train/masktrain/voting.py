@@ -107,15 +107,21 @@ def greedy(tables: Tables, labels: Ints, rounds: int = GREEDY_ROUNDS) -> list[in
 
 
 def stack(tables: Tables, labels: Ints) -> Fitted:
-    """Logistic regression (scikit-learn, its default ridge) of the labels on the groups' log-probabilities."""
+    """Logistic regression (scikit-learn, its default ridge) of the labels on the groups' log-probabilities.
+
+    Of labels that are all of one class nothing can be learnt: that class is then the answer to everything.
+    """
     from sklearn.linear_model import LogisticRegression
 
     classes = tables.shape[2]
+    coefficients = np.zeros((classes, len(tables) * classes))
+    intercepts = np.full(classes, ABSENT)
+    if len(only := np.unique(labels)) == 1:
+        intercepts[only] = 0.0
+        return Fitted(coefficients=coefficients, intercepts=intercepts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # not converged to the last digit: the ridge makes it good enough
         model = LogisticRegression(max_iter=1000).fit(features(tables), labels)
-    coefficients = np.zeros((classes, len(tables) * classes))
-    intercepts = np.full(classes, ABSENT)
     if len(model.classes_) == 2:  # one function for two classes: half of it for and half against
         coefficients[model.classes_] = np.vstack([-model.coef_, model.coef_]) / 2
         intercepts[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2

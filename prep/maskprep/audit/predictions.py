@@ -68,9 +68,18 @@ def read_predictions(path: Path, schema: Schema, known: set[str]) -> Predictions
         raise UserError(f"'{file}' has no image in common with the cache.", "Was it another data set?")
     values = table[wanted].to_numpy(np.float64)
     labels = pd.to_numeric(table["label"], errors="coerce").to_numpy(np.float64)
-    if not np.isfinite(values).all() or (values < 0).any() or not np.isin(labels, range(schema.num_classes)).all():
+    check(file, labels, values)
+    shares = values / values.sum(axis=1, keepdims=True)
+    return Predictions(str(file), tuple(table["image"]), labels.astype(np.int64), shares)
+
+
+def check(file: Path, labels: NDArray[np.float64 | np.int64], values: NDArray[np.float64]) -> None:
+    """Make sure that a file holds labels [n] and probabilities [n, classes].
+
+    Raises:
+        UserError: it does not.
+    """
+    if not np.isfinite(values).all() or (values < 0).any() or not np.isin(labels, range(values.shape[1])).all():
         raise UserError(f"'{file}' holds probabilities or labels that are none.", "Write it again with masktrain fit.")
-    total = values.sum(axis=1, keepdims=True)
-    if (np.abs(total - 1) > 0.05).any():
+    if (np.abs(values.sum(axis=1) - 1) > 0.05).any():
         raise UserError(f"'{file}' holds rows that do not add up to 1.", "The columns p_0 .. are probabilities.")
-    return Predictions(str(file), tuple(table["image"]), labels.astype(np.int64), values / total)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.errors import UsageError, UserError
+
+KINDS = {dict: "object", list: "list", str: "text", int: "whole number", float: "number"}
 
 
-def keep_out(path: Path, photos: Path) -> None:
+def keep_out(path: Path, folder: Path, what: str = "photos", option: str = "--out") -> None:
     """Nothing is ever written among the photos.
 
+    Args:
+        path: a file or folder to write.
+        folder: of the photos, or of something else that is not to be mixed with what is written.
+        what: what the folder holds.
+        option: that names the path.
+
     Raises:
-        UsageError: a file or folder to write lies inside the folder of photos.
+        UsageError: the path lies inside the folder.
     """
-    if path.resolve().is_relative_to(photos.resolve()):
-        raise UsageError(f"'{path}' would lie among the photos of '{photos}'.", "Name another place with --out.")
+    if path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"'{path}' would lie among the {what} of '{folder}'.", f"Name another place with {option}.")
 
 
 def temporary_name(final: Path) -> Path:
@@ -59,3 +68,43 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON, or nothing."""
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(file: Path, shape: Mapping[str, type], hint: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        shape: see :func:`check_shape`.
+        hint: what to do where it cannot be used.
+
+    Raises:
+        UserError: it cannot be read, or has not this shape.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}.", hint) from error
+    check_shape(data, shape, str(file), hint)
+    return dict(data)
+
+
+def check_shape(data: Any, shape: Mapping[str, type], name: str, hint: str) -> None:
+    """Make sure that data is an object that has what it cannot do without.
+
+    Args:
+        shape: what each value is, one of :data:`KINDS` by key; of objects within it by ``outer.inner``. A float is any
+            finite number.
+        name: of the data, for people.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{name} is damaged: it holds no object.", hint)
+    for key, kind in shape.items():
+        value: Any = data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        right = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not right or (kind is float and not math.isfinite(value)):
+            raise UserError(f"{name} is damaged: '{key}' is missing or no {KINDS[kind]}.", hint)
