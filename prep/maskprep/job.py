@@ -124,10 +124,7 @@ def open_job(
     Raises:
         UserError: see :func:`maskprep.store.cache.resolve` and :func:`maskprep.config.load`.
     """
-    if engine not in engines.ENGINES:
-        raise UsageError(f"Unknown engine '{engine}'.", f"Known engines: {', '.join(engines.ENGINES)}.")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {workers}.")
+    engines.check(engine, workers)
     found, root = resolve(source, cache)
     base, path = Config(), config
     if is_cache(found.root):
