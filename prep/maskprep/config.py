@@ -189,6 +189,12 @@ def load(path: Path, base: Config | None = None) -> Config:
         if "labels" in data:  # absolute, since the cache remembers them
             fixes = tuple(os.fspath((path.parent / file).resolve()) for file in parsed.labels.fixes)
             parsed = dataclasses.replace(parsed, labels=dataclasses.replace(parsed.labels, fixes=fixes))
+        for view in parsed.matte.views if parsed.matte is not None and "matte" in data else ():
+            if view not in parsed.views:
+                raise UsageError(
+                    f"matte.views names an unknown view '{view}'.{_nearest(view, parsed.views)}",
+                    f"Known views: {', '.join(parsed.views)}.",
+                )
         return parsed
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error

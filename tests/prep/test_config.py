@@ -122,6 +122,15 @@ views:
     }
 
 
+def test_mattes_of_a_view_that_there_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "maskprep.yaml"
+    path.write_text("views: {face: {}, wide: {}}\nmatte: {views: [face, wyde]}\n")
+    with pytest.raises(UsageError, match=r"maskprep\.yaml.*unknown view 'wyde'\. Did you mean 'wide'\?"):
+        load(path)
+    path.write_text("matte: {views: [wide]}\n")  # a view of the cache
+    assert load(path, parse({"views": {"wide": {}}})).matte == MatteSettings(views=("wide",))
+
+
 def test_settings_round_trip() -> None:
     config = parse({"detect": {"detectors": ["yunet"]}, "views": {"a": {"size": "8x9"}}, "choose": {"weak": 0.5}})
     assert parse(config.settings()) == config
