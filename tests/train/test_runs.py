@@ -167,8 +167,14 @@ def test_settings_of_a_recipe_a_file_and_the_command_line(
         ("optim: {lrr: 1}", "'optim.lr'"),
         ("optim: {lr: fast}", "must be float, not 'fast'"),
         ("optim: 3", "must hold settings"),
-        ("[1, 2]", "must hold sections"),
-        ("{", "is not YAML"),
+        ("[1, 2]", "must hold settings"),
+        ("{", "is not valid YAML"),
+        ("optim:\n  lr: 1\n  lr: 2", "line 3: 'lr' is there twice"),
+        ("optim: {lr: 1}\noptim.lr: 2", "has optim.lr twice"),
+        ("optim.lrr: 1", "'optim.lr'"),
+        ("lr: 1", "'optim.lr'"),
+        ("optim.lr: 2024-13-45", "must be float, not '2024-13-45'"),
+        ("1: {2: 3}", "Unknown setting '1.2'"),
     ],
 )
 def test_files_of_settings_that_are_wrong(
@@ -179,6 +185,15 @@ def test_files_of_settings_that_are_wrong(
     assert said in capsys.readouterr().err
     assert call(monkeypatch, "fit", "nowhere", "--recipe", "ldm") == 2
     assert "Did you mean 'ldam'?" in capsys.readouterr().err
+
+
+def test_a_file_of_settings_takes_dotted_names_and_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optim.lr: 1e-3\nrun: {amp: off}\nmodel.pretrained: no\nmodel: {dropout: 0.1}\n")
+    expected = {"optim.lr": 1e-3, "run.amp": "off", "model.pretrained": False, "model.dropout": 0.1}
+    assert recipes.read(tmp_path / "c.yaml") == expected
+    (tmp_path / "c.yaml").write_bytes(b"optim.lr: 1\nmodel.name: caf\xe9\n")
+    with pytest.raises(UsageError, match=r"c\.yaml': line 2 is not UTF-8"):
+        recipes.read(tmp_path / "c.yaml")
 
 
 def test_what_a_fit_would_do(

@@ -56,8 +56,12 @@ def test_a_space_is_read(tmp_path: Path) -> None:
     [
         ("space: {}", "varies nothing"),
         ("[1]", "varies nothing"),
-        ("space: {optim.lr: [", "is not YAML"),
+        ("space: {optim.lr: [", "is not valid YAML"),
         ("space: {optim.rl: [1]}", "Did you mean 'optim.lr'"),
+        ("space: {optim.lr: 2024-13-45}", "must be a list of values"),
+        ("space: {lr: {low: 1, high: 2}}", "Did you mean 'optim.lr'"),
+        ("space: {optim.lr: [0.1], optim: {lr: [0.2]}}", "optim.lr twice"),
+        ("space: {optim.lr: [0.1]}\n1: 2", "has a section '1'"),
         ("space: {optim.lr: 3}", "must be a list of values, or have 'low' and 'high'"),
         ("space: {optim.lr: {low: 1, high: 2, logg: true}}", "Did you mean 'log'"),
         ("space: {optim.lr: {low: 2, high: 1}}", "low must be below high"),

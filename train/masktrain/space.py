@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError, UserError
-from masktrain.config import FitConfig, keys, kinds_of, parse
-from masktrain.settings import nearest
+from maskprep.errors import UsageError
+from maskprep.store.documents import read_yaml
+from masktrain.config import FitConfig, flat, kinds_of, meant
+from masktrain.settings import nearest, parsed
 
 RANGE = ("low", "high", "log", "step")
 
@@ -89,24 +90,19 @@ def read(file: Path) -> Space:
     """Read a space.
 
     Raises:
-        UsageError: no such file, an unknown setting, a value or limit that the setting does not take, nothing varied.
-        UserError: not YAML.
+        UsageError: no such file, not YAML, an unknown setting, a value or limit that the setting does not take,
+            nothing varied.
     """
-    import yaml
-
     if not file.is_file():
         raise UsageError(f"{file} does not exist.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(file)
     example = "For example: space: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, optim.batch_size: [16, 32]}"
     if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
         raise UsageError(f"{file} varies nothing: it has no section 'space'.", example)
-    if unknown := sorted(set(content) - {"fixed", "space"}):
+    if unknown := [key for key in content if key not in ("fixed", "space")]:
         raise UsageError(f"{file} has a section '{unknown[0]}'; there are 'fixed' and 'space'.", example)
-    fixed = {key: _value(key, value) for key, value in _flat(content.get("fixed") or {}, file).items()}
-    varied = tuple(_varied(key, given) for key, given in _flat(content["space"], file).items())
+    fixed = {key: meant(key, value) for key, value in flat(content.get("fixed") or {}, file).items()}
+    varied = tuple(_varied(key, given) for key, given in flat(content["space"], file).items())
     if twice := sorted(set(fixed) & {v.key for v in varied}):
         raise UsageError(f"{file} both fixes and varies {twice[0]}.")
     for each in varied:
@@ -116,31 +112,11 @@ def read(file: Path) -> Space:
     return Space(fixed, varied)
 
 
-def _flat(given: Any, file: Path) -> dict[str, Any]:
-    """Settings by dotted name, whether written ``optim.lr: ...`` or ``optim: {lr: ...}``."""
-    if not isinstance(given, Mapping):
-        raise UsageError(f"{file}: 'fixed' and 'space' hold settings, such as optim.lr; one of them is {given!r}.")
-    found: dict[str, Any] = {}
-    sections = {key.partition(".")[0] for key in keys()}
-    for key, value in given.items():
-        if key in sections and isinstance(value, Mapping):
-            found |= {f"{key}.{name}": each for name, each in value.items()}
-        else:
-            found[str(key)] = value
-    return found
-
-
-def _value(key: str, value: Any) -> Any:
-    """A value as the setting takes it; YAML reads 1e-3 as text."""
-    kinds_of(key)  # there is such a setting
-    return parse(key, value) if isinstance(value, str) else value
-
-
 def _varied(key: str, given: Any) -> Varied:
     """One entry of the section ``space``."""
     kinds = kinds_of(key)
     if isinstance(given, list) and given:
-        values = [_value(key, value) for value in given]
+        values = [meant(key, value) for value in given]
         return Varied(key, tuple(list(v) if isinstance(v, tuple) else v for v in values))
     if not isinstance(given, Mapping) or not {"low", "high"} <= set(given):
         raise UsageError(f"{key} must be a list of values, or have 'low' and 'high'; it is {given!r}.")
@@ -155,9 +131,7 @@ def _varied(key: str, given: Any) -> Varied:
         step = None if given.get("step") is None else float(given["step"])
     except (TypeError, ValueError):
         raise UsageError(f"{key}: low, high and step must be numbers.") from None
-    log = given.get("log", False)
-    if not isinstance(log, bool):
-        raise UsageError(f"{key}: log is true or false, not {log!r}.")
+    log = parsed(f"{key}: log", (bool,), str(given.get("log", False)))
     if not low < high or (step is not None and step <= 0) or (log and (low <= 0 or step is not None)):
         raise UsageError(f"{key}: low must be below high, a step above 0, and log takes limits above 0 and no step.")
     if whole and any(v is not None and v != int(v) for v in (low, high, step)):
