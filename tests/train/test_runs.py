@@ -52,6 +52,13 @@ def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory)
             crossfit.crossfit(cache, settings, out=out, note="does it add up?")
     with pytest.raises(UsageError, match="Not all folds"):
         predictors.load(out)
+    (out / "fold-3").mkdir()  # as a kill before its first checkpoint leaves it
+    for name in ("config.yaml", "data.json", ".tmp-7-env.json"):
+        (out / "fold-3" / name).write_text("half")
+    (out / "fold-3" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt is no part of a run"):
+        crossfit.resume(out)
+    (out / "fold-3" / "notes.txt").unlink()
     crossfit.resume(out)
     return out
 

@@ -79,10 +79,23 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         if (folder / LAST).is_file():
             fitted.append(fitting.resume(folder, cache, progress=progress))
         else:
-            if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"{folder} holds something that is no run.", "Remove it, then resume again.")
+            if folder.exists():
+                _clear(folder)
             fitted.append(fitting.fit(where, own, out=folder, note=about["note"], progress=progress))
     return _joined(run, where, config, about, fitted)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a fold that was stopped before its first checkpoint has written; it is begun anew.
+
+    Raises:
+        UserError: there is something else.
+    """
+    files = list(folder.iterdir()) if folder.is_dir() else [folder]
+    if other := [f for f in files if f.name not in fitting.FIRST and not f.name.startswith(".tmp-")]:
+        raise UserError(f"{other[0]} is no part of a run.", "Move it away, then resume again.")
+    for file in files:
+        file.unlink()
 
 
 def _fold(config: FitConfig, k: int, count: int) -> FitConfig:
