@@ -215,6 +215,26 @@ def test_what_a_fit_would_do(
     assert not list(tmp_path.iterdir())
 
 
+def test_one_fold_and_all_folds_do_not_go_together(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for further in (["--fold", "1/3"], ["--set", "data.fold=1/3", "--dry-run"]):
+        assert call(monkeypatch, "fit", cache, "--folds", "all", *further, "--out", tmp_path / "run") == 2
+        assert "fold 1/3 alone is asked for" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="alone is asked for"):
+        crossfit.crossfit(cache, config(data__fold="2/3"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_a_fit_that_never_ends(cache: Path, config: Make) -> None:
+    """As many rates as tell how they go, the first and the last one among them."""
+    settings = config(optim__epochs=10_000_000, schedule__warmup=0.5)
+    made = plan.plan(cache, settings)
+    assert len(made.rates) == plan.RATES and made.seconds > 1e6
+    assert made.rates[0] < 1e-9 and made.rates[-1] < 1e-9
+    assert max(made.rates) == pytest.approx(settings.optim.lr, rel=1e-3)
+
+
 def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:
     """AdamW keeps two moments, gradients are as large as the weights, and activations grow with the batch."""
     small, large = (plan.plan(cache, config(optim__batch_size=n)) for n in (8, 32))

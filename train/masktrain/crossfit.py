@@ -48,6 +48,7 @@ def crossfit(
         UserError: as :func:`masktrain.fit.fit`.
     """
     config = config or FitConfig()
+    check(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
     view = open_view(cache, config.data.view)
@@ -61,6 +62,19 @@ def crossfit(
     runs.write_config(run, config)
     write_json(run / runs.FOLDS, {"folds": count, "cache": str(cache.resolve()), "note": note})
     return resume(run, progress=progress)
+
+
+def check(config: FitConfig) -> None:
+    """Refuse settings that name one fold where all are to be fitted.
+
+    Raises:
+        UsageError: saying how their number is set.
+    """
+    if config.data.fold:
+        raise UsageError(
+            f"All folds are to be fitted, and fold {config.data.fold} alone is asked for.",
+            "Leave one of the two out; the held-out share says how many folds there are, such as --val-ratio 0.2.",
+        )
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Crossfitted:

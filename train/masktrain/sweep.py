@@ -182,7 +182,7 @@ def _open(out: Path, cache: Path, space: Space, folds: bool, kind: str, prune: b
     """
     about = {
         "cache": str(cache.resolve()),
-        "data": _data(cache, space),
+        "data": _data(cache, space, folds),
         "fixed": space.fixed,
         "space": [asdict(v) for v in space.varied],
         "folds": folds,
@@ -211,7 +211,7 @@ def _open(out: Path, cache: Path, space: Space, folds: bool, kind: str, prune: b
     write_json(out / ABOUT, about)
 
 
-def _data(cache: Path, space: Space) -> dict[str, Any]:
+def _data(cache: Path, space: Space, folds: bool) -> dict[str, Any]:
     """What the first trial that can be fitted is trained on.
 
     Raises:
@@ -226,6 +226,8 @@ def _data(cache: Path, space: Space) -> dict[str, Any]:
             if looked_at in tried:
                 continue
             tried.add(looked_at)
+            if folds:
+                crossfit.check(config)
             view = open_view(cache, config.data.view)
             training = fitting.check(view, feed.settled(view, config))
         except UserError as error:
