@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import re
 import types
 import typing
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from maskprep.photos.decode import MAX_MEGAPIXELS, PILLOW_LIMIT
 from maskprep.photos.sources import SourceSettings
 from maskprep.pixels.crops import ViewSettings, parse_size
 from maskprep.pixels.mattes import MatteSettings
+from maskprep.store.documents import read_yaml
 
 CONFIG_NAME = "maskprep.yaml"
 
@@ -172,14 +172,7 @@ def load(path: Path, base: Config | None = None) -> Config:
     Raises:
         UsageError: it cannot be read or is not valid, naming the file.
     """
-    import yaml
-
-    try:
-        data = _read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read '{path}': {error}.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+    data = read_yaml(path)
     if data is None:
         data = {}
     if not isinstance(data, Mapping):
@@ -189,6 +182,12 @@ def load(path: Path, base: Config | None = None) -> Config:
         if "labels" in data:  # absolute, since the cache remembers them
             fixes = tuple(os.fspath((path.parent / file).resolve()) for file in parsed.labels.fixes)
             parsed = dataclasses.replace(parsed, labels=dataclasses.replace(parsed.labels, fixes=fixes))
+        for view in parsed.matte.views if parsed.matte is not None and "matte" in data else ():
+            if view not in parsed.views:
+                raise UsageError(
+                    f"matte.views names an unknown view '{view}'.{_nearest(view, parsed.views)}",
+                    f"Known views: {', '.join(parsed.views)}.",
+                )
         return parsed
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
@@ -206,23 +205,6 @@ def _flat(nested: Mapping[str, Any], within: str = "") -> dict[str, Any]:
         name = f"{within}.{key}" if within else key
         found |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
     return found
-
-
-def _read_yaml(text: str) -> Any:
-    """YAML in which only true and false are booleans, as since YAML 1.2: ``on`` and ``no`` are words, and ours."""
-    import yaml
-
-    kind = "tag:yaml.org,2002:bool"
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in known if tag != kind]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(kind, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-    return yaml.load(text, Loader)
 
 
 def check_view_name(name: str) -> None:

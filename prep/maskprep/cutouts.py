@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 from collections import Counter
@@ -43,6 +44,7 @@ from maskprep.store.tables import fingerprint, read_table, schema_of
 VERSION = 1
 WORK = ".maskprep"
 REPORT = "rembg.csv"
+HEADER = ("image", "file", "status", "error", "coverage")
 SETTINGS = "settings.json"
 ROWS_PER_CHUNK = 8
 EXISTS = "exists"
@@ -85,6 +87,8 @@ class CutoutStage:
                 alpha, clear = matte_of(predict(pixels), pixels.shape[:2], stretch=self.model.model.stretch)
                 matte = finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)
                 data = encode(matte.alpha if self.kind == "mask" else cut_out(pixels, matte.alpha))
+                if target.is_dir():
+                    return {**said, "status": EXISTS, "error": f"'{row['file']}' is a folder there"}, None
                 if target.exists() and not self.force and target.read_bytes() != data:
                     return {**said, "status": EXISTS, "error": f"'{row['file']}' is there and differs"}, None
                 if not target.exists() or target.read_bytes() != data:
@@ -146,9 +150,10 @@ def cut_folder(
         progress: where progress is reported.
 
     Raises:
-        UserError: the folder cannot be used, or the model cannot be had. A photo that cannot be used is no exception
-            but a line in :attr:`Cutouts.failed`.
+        UserError: the folder cannot be used, holds a file of another origin in the place of rembg.csv, or the model
+            cannot be had. A photo that cannot be used is no exception but a line in :attr:`Cutouts.failed`.
     """
+    engines.check(engine, workers)
     settings = MatteSettings(model=matte_models.find(model).name, refine=refinement, runtime=runtime)
     if kind not in KINDS:
         raise UsageError(f"Unknown kind of result '{kind}'.", f"Known: {', '.join(KINDS)}.")
@@ -162,6 +167,7 @@ def cut_folder(
     found = walk(source)
     if not found.files:
         raise UserError(f"There are no photos in '{source}'.", "Give the folder that holds them.")
+    _check_report(out / REPORT, [file.image for file in found.files])
     local = matte_models.locate(settings.model)
     check_runtime(runtime)
     if refinement == "closed-form":
@@ -201,31 +207,68 @@ def cut_folder(
 
 def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:
     """Refuse to mix results of different settings in one folder."""
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    folder = path.parent.parent
+    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise UsageError(f"'{path}' is not what rembg keeps there.", "Name another folder with --out.")
+    before: Any = settings
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError:
+            before = None
     if before != settings and not force:
-        was = ", ".join(f"{k} {v}" for k, v in {"kind": before["kind"], **before["settings"]}.items() if k != "on")
-        raise UsageError(
-            f"The results in '{path.parent.parent}' were made with other settings ({was}).",
-            "Name another folder with --out, or replace them with --force.",
-        )
+        hint = "Name another folder with --out, or replace them with --force."
+        try:
+            was = ", ".join(f"{k} {v}" for k, v in {"kind": before["kind"], **before["settings"]}.items() if k != "on")
+        except (TypeError, KeyError):
+            raise UsageError(f"'{path}' is damaged: it does not say how the results were made.", hint) from None
+        raise UsageError(f"The results in '{folder}' were made with other settings ({was}).", hint)
     if not path.is_file() or before != settings:
         write_json(path, settings)
 
 
+def _check_report(path: Path, images: Sequence[str]) -> None:
+    """Refuse to put rembg.csv in the place of anything but an earlier one.
+
+    Raises:
+        UsageError: a file of another origin or a folder is there, or a folder of photos has that name.
+    """
+    if path.is_dir() or any(image.casefold().startswith(f"{REPORT}/") for image in images):
+        raise UsageError(f"The list of results takes the name '{REPORT}', which is that of a folder.", "Rename it.")
+    if path.is_file():
+        with path.open("rb") as file:
+            first = file.readline()
+        if first.rstrip(b"\r\n") != ",".join(HEADER).encode():
+            raise UsageError(
+                f"'{path}' is not a list of results that rembg wrote; it would be overwritten.",
+                "Move it, or name another folder with --out.",
+            )
+
+
 def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
-    """The result's name for every photo: the tree is kept, and no two photos share one, whatever the file system thinks
-    of capital letters.
+    """The result's name for every photo: the tree is kept, and no two photos share one, nor has one the name of a
+    folder, whatever the file system thinks of capital letters.
 
     Returns:
-        image -> name; the photo's suffix is replaced, or kept in front of the new one where that would collide.
+        image -> name; the photo's suffix is replaced, or kept in front of the new one where that would collide; a
+        number comes before the new one where that would collide too.
     """
+    folders = {str(folder).casefold() for image in images for folder in PurePosixPath(image).parents}
     names = {image: str(PurePosixPath(image).with_suffix(suffix)) for image in images}
-    while True:
+
+    def clashing() -> list[str]:
         counts = Counter(name.casefold() for name in names.values())
-        clashes = [i for i in images if counts[names[i].casefold()] > 1 and names[i] != i + suffix]
-        if not clashes:
-            return names
+        return [i for i in images if counts[names[i].casefold()] > 1 or names[i].casefold() in folders]
+
+    while clashes := [image for image in clashing() if names[image] != image + suffix]:
         names.update((image, image + suffix) for image in clashes)
+    clashes = sorted(clashing())
+    taken = folders | {names[image].casefold() for image in images if image not in set(clashes)}
+    for image in clashes:
+        tried = (f"{image}{f'-{n}' if n else ''}{suffix}" for n in itertools.count())
+        names[image] = next(name for name in tried if name.casefold() not in taken)
+        taken.add(names[image].casefold())
+    return names
 
 
 def encode(pixels: Pixels) -> bytes:
@@ -254,7 +297,7 @@ def _report(path: Path, results: Sequence[Row], broken: Sequence[tuple[str, str]
     lines += [[image, "", "error", why, None] for image, why in broken]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "file", "status", "error", "coverage"])
+    writer.writerow(HEADER)
     for image, file, status, error, coverage in sorted(lines, key=lambda line: str(line[0])):
         writer.writerow([image, file, status, error, "" if coverage is None else f"{coverage:.4f}"])
     data = stream.getvalue().encode(errors="backslashreplace")

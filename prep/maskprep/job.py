@@ -124,10 +124,7 @@ def open_job(
     Raises:
         UserError: see :func:`maskprep.store.cache.resolve` and :func:`maskprep.config.load`.
     """
-    if engine not in engines.ENGINES:
-        raise UsageError(f"Unknown engine '{engine}'.", f"Known engines: {', '.join(engines.ENGINES)}.")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {workers}.")
+    engines.check(engine, workers)
     found, root = resolve(source, cache)
     base, path = Config(), config
     if is_cache(found.root):
@@ -178,7 +175,7 @@ def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
     }
     stage = fingerprint(detection.NAME, identity)
     readable = images[images["error"].isna()]
-    pairs = [(i, fingerprint(c, stage)) for i, c in zip(readable["image"], readable["content"], strict=True)]
+    pairs = [(i, fingerprint(p, stage)) for i, p in zip(readable["image"], indexing.pictures(readable), strict=True)]
     rows: list[Row] = [{"path": os.fspath(job.path(image))} for image, _ in pairs]
     return Wanted(detection.NAME, job.cache.rows(detection.NAME), identity, pairs, rows)
 
@@ -191,13 +188,13 @@ def want_crops(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame
     pairs: list[Pair] = []
     rows: list[Row] = []
     columns = (subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints"))
-    for image, content, status, *box, points in zip(images["image"], images["content"], *columns, strict=True):
+    for image, picture, status, *box, points in zip(images["image"], indexing.pictures(images), *columns, strict=True):
         seen = settings.crop == "face"
         if status in ("unreadable", "dropped") or (seen and pd.isna(box[0])):
             continue
         corners = tuple(float(v) for v in box) if seen else None
         turned = [float(v) for v in points] if seen and settings.align != "none" and points is not None else None
-        pairs.append((image, fingerprint(content, corners, turned, stage)))
+        pairs.append((image, fingerprint(picture, corners, turned, stage)))
         rows.append({"path": os.fspath(job.path(image)), "box": corners, "keypoints": turned})
     return Wanted(f"{cropping.NAME}:{view}", job.cache.view(view), identity, pairs, rows)
 

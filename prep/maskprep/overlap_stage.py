@@ -19,7 +19,7 @@ from maskprep.store.tables import fingerprint
 
 def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
     """Version, settings and weights of the stage; empty where no mattes of whole photos are wanted."""
-    if settings is None or settings.on != "photo":
+    if settings is None or not settings.chooses:
         return {}
     model = matte_models.find(settings.model)
     return {
@@ -29,12 +29,15 @@ def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
     }
 
 
-def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> pa.Table:
+def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> tuple[pa.Table, list[str]]:
     """faces.parquet with its column ``matte`` filled for the photos that show several faces.
 
     Args:
         faces: the table as detection made it.
         detected: image and key of the rows it was made from; equal keys mean equal pictures and equal faces.
+
+    Returns:
+        The table, and the photos that should have been looked at and could not this time.
 
     Raises:
         UserError: the model cannot be had.
@@ -49,7 +52,8 @@ def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> pa.Ta
         found[image][face] if image in found else None
         for image, face in zip(faces.column("image").to_pylist(), faces.column("face").to_pylist(), strict=True)
     ]
-    return faces.set_column(faces.column_names.index("matte"), "matte", pa.array(values, pa.float64()))
+    filled = faces.set_column(faces.column_names.index("matte"), "matte", pa.array(values, pa.float64()))
+    return filled, [image for image, _ in wanted.pairs if image not in found]
 
 
 def _wanted(job: Job, faces: pd.DataFrame, detected: pd.DataFrame) -> Wanted:

@@ -162,8 +162,15 @@ def make_faces(job: Job) -> None:
         rows = read_rows(wanted.folder, live)
         table = detection.assemble(rows) if rows is not None else detection.TABLE.empty_table()
         if overlap_identity(job.config.matte):
-            table = measure_overlaps(job, table, live)
-        write_table(job.cache.faces, table, inputs=inputs)
+            table, lost = measure_overlaps(job, table, live)
+            inputs = incomplete(inputs, lost)
+        if inputs_of(job.cache.faces) != inputs:
+            write_table(job.cache.faces, table, inputs=inputs)
+
+
+def incomplete(inputs: str, lost: Sequence[str]) -> str:
+    """What a table is made from that lacks something of some photos: never current, so the next run tries again."""
+    return f"{inputs} without {len(lost)} photos: {fingerprint('lost', list(lost))}" if lost else inputs
 
 
 def faces_inputs(job: Job, live: pd.DataFrame) -> str:

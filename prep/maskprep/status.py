@@ -120,7 +120,11 @@ def _overlaps(job: Job, images: int, upstream: bool) -> StageStatus:
     rows, size = len(read_index(folder)), folder_size(folder)
     if upstream:
         return StageStatus(OVERLAP, rows, 0, size, "an earlier stage is out of date")
-    current = inputs_of(cache.faces) == pipeline.faces_inputs(job, detected)
+    inputs, made_from = pipeline.faces_inputs(job, detected), inputs_of(cache.faces)
+    if made_from != inputs and made_from.startswith(inputs):
+        lost = int(made_from.removeprefix(inputs).split()[1])
+        return StageStatus(OVERLAP, rows, lost, size, "some photos failed")
+    current = made_from == inputs
     return StageStatus(OVERLAP, rows, 0 if current else images, size, "" if current else "its settings changed")
 
 

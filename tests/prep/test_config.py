@@ -122,6 +122,15 @@ views:
     }
 
 
+def test_mattes_of_a_view_that_there_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "maskprep.yaml"
+    path.write_text("views: {face: {}, wide: {}}\nmatte: {views: [face, wyde]}\n")
+    with pytest.raises(UsageError, match=r"maskprep\.yaml.*unknown view 'wyde'\. Did you mean 'wide'\?"):
+        load(path)
+    path.write_text("matte: {views: [wide]}\n")  # a view of the cache
+    assert load(path, parse({"views": {"wide": {}}})).matte == MatteSettings(views=("wide",))
+
+
 def test_settings_round_trip() -> None:
     config = parse({"detect": {"detectors": ["yunet"]}, "views": {"a": {"size": "8x9"}}, "choose": {"weak": 0.5}})
     assert parse(config.settings()) == config
@@ -160,6 +169,13 @@ def test_a_schema_in_the_file_replaces() -> None:
         (b"? [a]\n: 1\n", "maskprep.yaml"),
         (b"detect: {detectors: [x]}", "maskprep.yaml: Unknown detector"),
         (b"!!python/object:os.system {}", "not valid YAML"),
+        (b"choose:\n  close: 2024-13-45\n", r"maskprep\.yaml: 'choose\.close' must be a number, not '2024-13-45'"),
+        (b"choose:\n  close: !!timestamp 2024-13-45\n", r"YAML, line 2: '2024-13-45' cannot be read"),
+        (b"choose:\n  close: 0x_\n", r"YAML, line 2: '0x_' cannot be read"),
+        (b"source: {}\nchoose: {}\nsource: {}\n", "line 3: 'source' is there twice"),
+        (b"a: 1\nb: \x07\n", "YAML, line 2"),
+        (b"a: 1\nb: caf\xe9\n", "line 2 is not UTF-8"),
+        (b"[" * 5000, "nested too deeply"),
     ],
 )
 def test_errors_name_the_file(tmp_path: Path, content: bytes, says: str) -> None:

@@ -84,6 +84,61 @@ def test_names_that_would_collide_keep_their_suffix() -> None:
     assert names["a/x.jpg.png"] == "a/x.jpg.png.png"
 
 
+def test_no_result_has_the_name_of_a_folder_or_of_another_result() -> None:
+    images = ["a.jpg", "a.png/b.jpg", "C.jpg", "c.jpg", "d.jpg", "D.PNG/d.jpg.png/e.jpg"]
+    names = cutouts.result_names(images)
+    assert (names["a.jpg"], names["a.png/b.jpg"]) == ("a.jpg.png", "a.png/b.png")
+    assert (names["C.jpg"], names["c.jpg"]) == ("C.jpg.png", "c.jpg-1.png")
+    assert names["d.jpg"] == "d.jpg.png"
+    assert cutouts.result_names(["a.jpg", "a.png/1.jpg", "a.jpg.png/1.jpg"])["a.jpg"] == "a.jpg-1.png"
+
+
+def test_a_photo_and_a_folder_with_the_name_of_its_result(
+    tmp_path: Path, make_photos: Callable[..., list[Path]]
+) -> None:
+    make_photos(tmp_path / "people", 1)
+    make_photos(tmp_path / "people/000.png", 1)
+    made = cut(tmp_path / "people", tmp_path / "out")
+    assert made.failed == [] and set(results(tmp_path / "out")) == {"000.jpg.png", "000.png/000.png", "rembg.csv"}
+    (tmp_path / "other/000.jpg.png").mkdir(parents=True)  # of the user
+    made = cut(tmp_path / "people", tmp_path / "other")
+    assert made.failed == [("000.jpg", "'000.jpg.png' is a folder there")]
+
+
+def test_a_list_of_results_of_another_origin_is_not_replaced(people: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "rembg.csv").write_text("name,price\ntable,3\n")
+    for force in (False, True):
+        with pytest.raises(UsageError, match="not a list of results that rembg wrote"):
+            cut(people, out, force=force)
+    assert set(results(out)) == {"rembg.csv"} and "price" in (out / "rembg.csv").read_text()
+    (people / "rembg.csv").mkdir()
+    (people / "p1/000.jpg").rename(people / "rembg.csv/000.jpg")
+    with pytest.raises(UsageError, match="that of a folder"):
+        cut(people, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff\xfe", b'{"kind": 1, "settings": 2}'])
+def test_settings_that_are_damaged_are_told_and_can_be_replaced(people: Path, tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out"
+    (out / cutouts.WORK).mkdir(parents=True)
+    (out / cutouts.WORK / cutouts.SETTINGS).write_bytes(content)
+    with pytest.raises(UsageError, match="damaged"):
+        cut(people, out)
+    assert not results(out)
+    if content == b"{":
+        assert cut(people, out, force=True).failed == [] and cut(people, out).made == 0
+
+
+@pytest.mark.parametrize(("given", "says"), [({"engine": "ray"}, "Unknown engine 'ray'"), ({"workers": 0}, "at least")])
+def test_engine_and_workers_are_checked(people: Path, tmp_path: Path, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cut(people, tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_overwritten_unless_asked_for(people: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "p1").mkdir(parents=True)
@@ -110,6 +165,7 @@ def test_a_broken_photo_is_named_and_the_rest_is_done(
     assert len(results(tmp_path / "out")) == 10
     again = cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1)
     assert again.returncode == 1 and "0 made now" in again.stdout  # what is broken stays broken until it changes
+    assert cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1, "--strict").returncode == 3
     (people / "p1/bad.jpg").unlink()
     assert cli("rembg", people, "--out", tmp_path / "out", "--model", "selfie", "-j", 1).returncode == 0
 

@@ -72,6 +72,33 @@ def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Pa
     assert (tmp_path / "two/faces.parquet").read_bytes() == (cache / "faces.parquet").read_bytes()
 
 
+def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not taken for one of which the matte holds nothing, which would be believed for ever."""
+    from maskprep.photos.decode import PhotoError
+    from maskprep.pixels import overlap as stage
+
+    def fails(*_: object) -> None:
+        raise PhotoError("unreadable")
+
+    cache, settings = tmp_path / "cache", config(tmp_path, "matte: {model: u2netp, on: photo}\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "load", fails)
+        for _ in range(2):
+            job = api.crop(crowd, cache, settings, engine="serial")
+            assert any("photos failed in 'overlap'" in note for note in job.notes)
+            assert [(s.missing, s.why) for s in survey(open_job(cache)).stages if s.name == "overlap"] == [
+                (1, "some photos failed")
+            ]
+        assert job.computed["choose"] == 0  # nothing new is known
+    assert pd.read_parquet(cache / "faces.parquet")["matte"].isna().all()
+    job = api.crop(crowd, cache, settings, engine="serial")
+    assert job.computed["overlap"] == 1 and job.computed["choose"] == 2
+    assert pd.read_parquet(cache / "faces.parquet")["matte"].notna().any()
+    assert dict(api.crop(crowd, cache, engine="serial").computed) == {}
+    api.crop(crowd, tmp_path / "new", settings, engine="serial")
+    assert (tmp_path / "new/faces.parquet").read_bytes() == (cache / "faces.parquet").read_bytes()
+
+
 def test_without_mattes_of_whole_photos_nothing_is_measured(crowd: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     for text in ("", "matte: {model: u2netp, on: crop}\n"):

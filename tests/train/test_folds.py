@@ -229,6 +229,18 @@ def test_everybody_linked_is_an_error(synthetic: ModuleType, tmp_path: Path) -> 
         folds.split(open_view(copy), 0.2, 0)
 
 
+def test_more_folds_than_people_are_refused(synthetic: ModuleType, tmp_path: Path) -> None:
+    view = open_view(synthetic.write_cache(tmp_path / "five", people=5))
+    assert len(folds.split(view, 0.2, 0, fold="5/5").val)
+    for fold in ("3/7", "7/7"):
+        with pytest.raises(UserError, match=r"7 folds need as many people .* there are 5\.\nAsk for 5 folds at most"):
+            folds.split(view, 0.2, 0, fold=fold)
+    with pytest.raises(UserError, match="there are 5"):
+        folds.write_file(view, 6, 0, tmp_path / "folds.csv")
+    assert not (tmp_path / "folds.csv").exists()
+    assert folds.write_file(view, 5, 0, tmp_path / "folds.csv") == 5
+
+
 def test_an_empty_side_is_refused(cache: Path) -> None:
     view = open_view(cache)
     made = folds.split(view, 0.2, 0)

@@ -383,6 +383,37 @@ def test_a_picture_in_memory_is_cut_like_a_photo(
     assert nothing == [live.Subject("no_face", None, nothing[0].reason)] and nothing[0].crops == {}
 
 
+def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
+    portrait: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks of both faces, with and without the matte of the whole picture, are those of the cache."""
+    from maskprep import pipeline
+    from maskprep.job import open_job
+    from maskprep.store.weights import locate
+
+    try:
+        locate("yunet")
+        locate("u2netp")
+    except UserError:
+        pytest.skip("the weights are not here")
+    photo = np.full((240, 420, 3), 128, np.uint8)
+    photo[10:230, 10:230] = np.asarray(Image.fromarray(portrait).resize((220, 220)))
+    photo[60:190, 270:400] = np.asarray(Image.fromarray(portrait).resize((130, 130)))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo).save(tmp_path / "photos/a.png")
+    marks = {}
+    for on in ("crop", "photo"):
+        views = {"v": {"size": [64, 48], "margin": 0.3}}
+        settings = {"detect": {"detectors": ["yunet"]}, "views": views, "matte": {"model": "u2netp", "on": on}}
+        pipeline.prepare(tmp_path / "photos", tmp_path / on, settings, "v", 1)
+        known = pipeline.open_subjects(open_job(tmp_path / on)).candidates("a.png")
+        with live.open_eye(Manual({}, (Input("v", (64, 48), {}),), (), settings, 0)) as eye:
+            seen = eye.look(photo, everyone=True)
+        marks[on] = [s.mark for s in seen]
+        assert marks[on] == pytest.approx([c.mark for c in known])
+    assert marks["crop"] != pytest.approx(marks["photo"])
+
+
 def test_a_mark_stays_inside_the_picture() -> None:
     mark = draw.Mark((5.0, 5.0, 60.0, 47.0), ("wear 99%", "male 80%"), (200, 0, 0))
     grey = np.full((48, 64, 3), 90, np.uint8)

@@ -43,6 +43,13 @@ def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory)
             crossfit.crossfit(cache, settings, out=out, note="does it add up?")
     with pytest.raises(UsageError, match="Not all folds"):
         predictors.load(out)
+    (out / "fold-3").mkdir()  # as a kill before its first checkpoint leaves it
+    for name in ("config.yaml", "data.json", ".tmp-7-env.json"):
+        (out / "fold-3" / name).write_text("half")
+    (out / "fold-3" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt is no part of a run"):
+        crossfit.resume(out)
+    (out / "fold-3" / "notes.txt").unlink()
     crossfit.resume(out)
     return out
 
@@ -158,8 +165,14 @@ def test_settings_of_a_recipe_a_file_and_the_command_line(
         ("optim: {lrr: 1}", "'optim.lr'"),
         ("optim: {lr: fast}", "must be float, not 'fast'"),
         ("optim: 3", "must hold settings"),
-        ("[1, 2]", "must hold sections"),
-        ("{", "is not YAML"),
+        ("[1, 2]", "must hold settings"),
+        ("{", "is not valid YAML"),
+        ("optim:\n  lr: 1\n  lr: 2", "line 3: 'lr' is there twice"),
+        ("optim: {lr: 1}\noptim.lr: 2", "has optim.lr twice"),
+        ("optim.lrr: 1", "'optim.lr'"),
+        ("lr: 1", "'optim.lr'"),
+        ("optim.lr: 2024-13-45", "must be float, not '2024-13-45'"),
+        ("1: {2: 3}", "Unknown setting '1.2'"),
     ],
 )
 def test_files_of_settings_that_are_wrong(
@@ -172,6 +185,15 @@ def test_files_of_settings_that_are_wrong(
     assert "Did you mean 'ldam'?" in capsys.readouterr().err
 
 
+def test_a_file_of_settings_takes_dotted_names_and_words(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optim.lr: 1e-3\nrun: {amp: off}\nmodel.pretrained: no\nmodel: {dropout: 0.1}\n")
+    expected = {"optim.lr": 1e-3, "run.amp": "off", "model.pretrained": False, "model.dropout": 0.1}
+    assert recipes.read(tmp_path / "c.yaml") == expected
+    (tmp_path / "c.yaml").write_bytes(b"optim.lr: 1\nmodel.name: caf\xe9\n")
+    with pytest.raises(UsageError, match=r"c\.yaml': line 2 is not UTF-8"):
+        recipes.read(tmp_path / "c.yaml")
+
+
 def test_what_a_fit_would_do(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +204,26 @@ def test_what_a_fit_would_do(
     assert "120 images of 24 people to train on" in said and "wear/male" in said and "3 steps: loss" in said
     assert "weigh   joint: " in said and "MiB weights" in said and "time    about" in said and "█" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_one_fold_and_all_folds_do_not_go_together(
+    cache: Path, config: Make, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for further in (["--fold", "1/3"], ["--set", "data.fold=1/3", "--dry-run"]):
+        assert call("fit", cache, "--folds", "all", *further, "--out", tmp_path / "run") == 2
+        assert "fold 1/3 alone is asked for" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="alone is asked for"):
+        crossfit.crossfit(cache, config(data__fold="2/3"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plan_of_a_fit_that_never_ends(cache: Path, config: Make) -> None:
+    """As many rates as tell how they go, the first and the last one among them."""
+    settings = config(optim__epochs=10_000_000, schedule__warmup=0.5)
+    made = plan.plan(cache, settings)
+    assert len(made.rates) == plan.RATES and made.seconds > 1e6
+    assert made.rates[0] < 1e-9 and made.rates[-1] < 1e-9
+    assert max(made.rates) == pytest.approx(settings.optim.lr, rel=1e-3)
 
 
 def test_the_memory_of_a_step_by_hand(cache: Path, config: Make) -> None:

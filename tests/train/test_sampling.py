@@ -114,6 +114,19 @@ def test_what_cannot_be_sampled(cache: Path, settings: dict[str, Any], said: str
         make_sampler(view, rows, SampleConfig(**settings), 0)
 
 
+def test_shares_of_classes_that_no_image_has(cache: Path) -> None:
+    """The others come in proportion; if nothing else has a share, that is told instead of an epoch of a few images."""
+    view = open_view(cache)
+    labels = view.table["label"]
+    rows = np.flatnonzero(labels.notna() & ~labels.isin([4, 5]))  # nobody without a mask
+    of = {"kind": "weighted", "by": view.schema.joint[0]}
+    made = make_sampler(view, rows, SampleConfig(**of, shares=(1, 3, 4)), 0)
+    drawn = np.bincount(made.labels[made.order(1)] // 2, minlength=3)
+    assert drawn[2] == 0 and drawn.sum() == len(rows) and abs(drawn[0] - len(rows) / 4) < 1
+    with pytest.raises(UsageError, match=f"wants only classes of mask that none of {len(rows)} training images has"):
+        make_sampler(view, rows, SampleConfig(**of, shares=(0, 0, 1)), 0)
+
+
 def test_the_shares_are_printed_and_trained_on(
     cache: Path, config: Callable[..., FitConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,15 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from maskprep.errors import UsageError, UserError
-from masktrain import recipes, runs, space, sweep
+from masktrain import recipes, runs, space, sweep, trials
 from masktrain.config import FitConfig
 
 pytest.importorskip("optuna")
@@ -55,8 +57,12 @@ def test_a_space_is_read(tmp_path: Path) -> None:
     [
         ("space: {}", "varies nothing"),
         ("[1]", "varies nothing"),
-        ("space: {optim.lr: [", "is not YAML"),
+        ("space: {optim.lr: [", "is not valid YAML"),
         ("space: {optim.rl: [1]}", "Did you mean 'optim.lr'"),
+        ("space: {optim.lr: 2024-13-45}", "must be a list of values"),
+        ("space: {lr: {low: 1, high: 2}}", "Did you mean 'optim.lr'"),
+        ("space: {optim.lr: [0.1], optim: {lr: [0.2]}}", "optim.lr twice"),
+        ("space: {optim.lr: [0.1]}\n1: 2", "has a section '1'"),
         ("space: {optim.lr: 3}", "must be a list of values, or have 'low' and 'high'"),
         ("space: {optim.lr: {low: 1, high: 2, logg: true}}", "Did you mean 'log'"),
         ("space: {optim.lr: {low: 2, high: 1}}", "low must be below high"),
@@ -65,6 +71,15 @@ def test_a_space_is_read(tmp_path: Path) -> None:
         ("space: {loss.name: {low: 1, high: 2}}", "is no number"),
         ("space: {loss.name: [ce, focall]}", "focal"),
         ("space: {optim.lr: {low: a, high: 1}}", "must be numbers"),
+        ("space: {optim.lr: {low: 0.1, high: .inf}}", "none of them infinite"),
+        ("space: {optim.epochs: {low: 1, high: .nan}}", "none of them infinite"),
+        ("space: {optim.epochs: {low: 1, high: 9, step: .inf}}", "none of them infinite"),
+        ("space: {optim.lr: {low: true, high: 2}}", "must be numbers"),
+        ("space: {optim.lr: {low: 1, high: 2, 3: 4}}", "unknown '3'"),
+        ("space: {optim.lr: {low: 0, high: 1, step: 1.0e-300}}", "is too small"),
+        ("space: {augment.mixup: [0.1, 0.7]}\nfixed: {augment.cutmix: 0.5}", "augment.mixup=0.7 cannot be tried"),
+        ("space: {optim.lr: {low: 0.1, high: 2}}\nfixed: {optim.lrs: 1}", "Did you mean 'optim.lr'"),
+        ("space: {optim.batch_size: [16, 1.5]}", "optim.batch_size=1.5 cannot be tried"),
         ("space: {optim.lr: [0.1]}\nfixed: {optim.lr: 1}", "both fixes and varies optim.lr"),
         ("space: {optim.lr: [0.1]}\nrange: {}", "has a section 'range'"),
         ("space: {optim.lr: [0.1]}\nfixed: {optim.lrr: 1}", "Did you mean 'optim.lr'"),
@@ -72,17 +87,106 @@ def test_a_space_is_read(tmp_path: Path) -> None:
 )
 def test_a_wrong_space_is_told(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        space.read(spaced(tmp_path, text))
+        space.read(spaced(tmp_path, text)).check()
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "every"),
+    [
+        ("{low: 0.1, high: 0.75, step: 0.2}", [0.1, 0.3, 0.5, 0.7]),
+        ("{low: 0.1, high: 0.4, step: 0.1}", [0.1, 0.2, 0.3, 0.4]),
+        ("{low: 0.1234567, high: 0.1234569, step: 0.0000001}", [0.1234567, 0.1234568, 0.1234569]),
+        ("{low: 1.0e-14, high: 3.0e-14, step: 1.0e-14}", [1e-14, 2e-14, 3e-14]),
+        ("{low: 1000, high: 1000.002, step: 0.001}", [1000, 1000.001, 1000.002]),
+    ],
+)
+def test_numbers_with_a_step_are_those_that_optuna_is_told(tmp_path: Path, given: str, every: list[float]) -> None:
+    (varied,) = space.read(spaced(tmp_path, f"space: {{optim.lr: {given}}}")).varied
+    assert varied.every() == every
+    distribution = varied.distribution()
+    places = range(distribution.low, distribution.high + 1, distribution.step)
+    assert [varied.meant(i) for i in places] == every
+    assert [varied.drawn(value) for value in every] == list(places)
+
+
+def test_a_number_stays_within_its_range_when_it_is_rounded(tmp_path: Path) -> None:
+    (varied,) = space.read(spaced(tmp_path, "space: {optim.lr: {low: 0.1234567, high: 0.7654321}}")).varied
+    for drawn in (0.1234567, 0.5, 0.7654321):
+        assert varied.distribution()._contains(varied.drawn(varied.meant(drawn)))
+    assert varied.meant(0.33333333) == 0.333333
+
+
+def test_a_grid_that_is_too_large_is_told_before_it_is_made(cache: Path, tmp_path: Path) -> None:
+    text = "space: {run.seed: {low: 1, high: 3000000}, loss.name: [ce, focal]}"
+    with pytest.raises(UsageError, match="The grid has 6,000,000 combinations"):
+        sweep.sweep(cache, space.read(spaced(tmp_path, text)), tmp_path / "out", base=TINY, kind="grid")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fixed", "says"),
+    [
+        ("data.view: fase", "fase"),
+        ("select.by: macro_f2", "macro_f1"),
+        ("sample.by: hat", "which is no attribute"),
+    ],
+)
+def test_what_no_trial_can_use_leaves_no_folder(cache: Path, tmp_path: Path, fixed: str, says: str) -> None:
+    read = space.read(spaced(tmp_path, f"space: {{optim.lr: [0.1, 0.2]}}\nfixed: {{{fixed}}}"))
+    for folds in (False, True):
+        with pytest.raises(UserError) as caught:
+            sweep.sweep(cache, read, tmp_path / "out", base=TINY, folds=folds)
+        assert says in str(caught.value) and not (tmp_path / "out").exists()
+    varied = space.read(spaced(tmp_path, f"space: {{{fixed.replace(': ', ': [')}, {fixed.split(': ')[1]}]}}"))
+    with pytest.raises(UserError, match=says):
+        sweep.sweep(cache, varied, tmp_path / "out", base=TINY)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_of_other_crops_or_that_is_damaged_does_not_go_on(
+    synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = synthetic.write_cache(tmp_path / "people")
+    read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 0.004]}"))
+    monkeypatch.setattr(sweep.fitting, "fit", stop)
+    with pytest.raises(UserError, match=r"was stopped; all that is done is kept\.\nThe same command goes on") as caught:
+        sweep.sweep(cache, read, tmp_path / "out", base=TINY)
+    assert caught.value.code == 130
+    labels = pd.read_parquet(cache / "labels.parquet")
+    labels.loc[40:45, "excluded"] = "blurred"
+    labels.to_parquet(cache / "labels.parquet")
+    with pytest.raises(UsageError, match="people has changed since"):
+        sweep.sweep(cache, read, tmp_path / "out", base=TINY)
+    for broken in ("{", "[]", "\xff"):
+        (tmp_path / "out" / sweep.ABOUT).write_text(broken, encoding="latin-1")
+        with pytest.raises(UserError, match=r"sweep\.json (cannot be read|is damaged)"):
+            sweep.sweep(cache, read, tmp_path / "out", base=TINY)
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"number": 1}', "1"])
+def test_trials_that_cannot_be_read_are_told(tmp_path: Path, line: str) -> None:
+    (tmp_path / trials.TRIALS).write_text(line)
+    with pytest.raises(UserError, match=r"trials\.jsonl cannot be read"):
+        trials.read(tmp_path, {"optim.lr"})
+    done = trials.Trial(1, {"optim.wd": 1}, 0.5, "done", 1.0, [0.5])
+    trials.write(tmp_path, [done])
+    assert trials.read(tmp_path, {"optim.wd"}) == [done]
+    with pytest.raises(UserError, match="other settings"):
+        trials.read(tmp_path, {"optim.lr"})
 
 
 def test_below_the_median_by_hand() -> None:
     others = [[0.1, 0.5], [0.2, 0.3], [0.3, 0.9], [0.4]]
-    assert sweep.below_median([0.24], others)  # the median of 0.1, 0.2, 0.3, 0.4 is 0.25
-    assert not sweep.below_median([0.26], others)
-    assert not sweep.below_median([0.0, 0.0], others)  # three came that far, four are needed
-    assert sweep.below_median([0.2, 0.4], [*others, [0.6, 0.1]])  # 0.5, 0.3, 0.9, 0.6: 0.55
-    assert not sweep.below_median([0.56, 0.4], [*others, [0.6, 0.1]])  # its best counts
+    assert trials.below_median([0.24], others)  # the median of 0.1, 0.2, 0.3, 0.4 is 0.25
+    assert not trials.below_median([0.26], others)
+    assert not trials.below_median([0.0, 0.0], others)  # three came that far, four are needed
+    assert trials.below_median([0.2, 0.4], [*others, [0.6, 0.1]])  # 0.5, 0.3, 0.9, 0.6: 0.55
+    assert not trials.below_median([0.56, 0.4], [*others, [0.6, 0.1]])  # its best counts
 
 
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp_path: Path) -> None:
@@ -91,14 +195,14 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
     assert [t.state for t in whole.trials] == ["done"] * 3
     assert len({t.values["optim.lr"] for t in whole.trials}) == 3
     for t in whole.trials:
-        own = runs.read_config(tmp_path / "whole" / sweep.folder(t.number))
+        own = runs.read_config(tmp_path / "whole" / trials.folder(t.number))
         assert (own.optim.lr, own.loss.name) == (t.values["optim.lr"], t.values["loss.name"])
         assert len(t.epochs) == 2 and t.score == max(t.epochs)
 
     class StopError(Exception):
         pass
 
-    def stop(trial: sweep.Trial, sofar: sweep.Swept) -> None:
+    def stop(trial: trials.Trial, sofar: sweep.Swept) -> None:
         if trial.number == 2:
             raise StopError
 
@@ -121,6 +225,7 @@ def test_trials_that_cannot_be_trained_are_kept_as_such(cache: Path, tmp_path: P
     read = space.read(spaced(tmp_path, "space: {model.name: [no_such_model, test_resnet]}"))
     base = {k: v for k, v in TINY.items() if k != "model.name"}
     done = sweep.sweep(cache, read, tmp_path / "out", base=base, trials=9, kind="grid")
+    assert done.total == 2
     assert [t.state for t in done.trials] == ["failed", "done"]
     assert "no_such_model" in done.trials[0].why and done.best is not None and done.best.number == 2
     wrong = space.read(spaced(tmp_path, "space: {model.name: [no_a, no_b, no_c, no_d]}"))
@@ -130,8 +235,10 @@ def test_trials_that_cannot_be_trained_are_kept_as_such(cache: Path, tmp_path: P
 
 def test_a_hopeless_trial_is_given_up(cache: Path, tmp_path: Path) -> None:
     read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 0.004, 0.003, 0.002, 1.0e-9]}"))
+    first = sweep.sweep(cache, read, tmp_path / "out", base=TINY, kind="grid", trials=4)
+    assert (first.total, len(first.trials)) == (4, 4)
     done = sweep.sweep(cache, read, tmp_path / "out", base=TINY, kind="grid")
-    assert [t.state for t in done.trials[:4]] == ["done"] * 4
+    assert done.total == 5 and [t.state for t in done.trials[:4]] == ["done"] * 4
     last = done.trials[4]
     assert last.state == "pruned" and last.score == max(last.epochs)
     assert not list((tmp_path / "out" / "trial-005").rglob("last.ckpt"))

@@ -148,6 +148,8 @@ def _fit(
     from masktrain import crossfit, report, runs, show
     from masktrain import fit as fitting
 
+    if folds:
+        crossfit.check(config)
     if dry_run:
         assert cache is not None
         show.planned(cache, config)

@@ -122,7 +122,12 @@ def sweep(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
     space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="What is fixed, and what varies in which range.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. [default: runs/sweep-SPACE]")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many fits, those done before included.")] = 20,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many fits, those done before included.", show_default="20, of a grid all combinations"
+        ),
+    ] = None,
     hours: Annotated[float | None, typer.Option(min=0, help="Begin no trial that would end after so many.")] = None,
     folds: Annotated[
         str | None,
@@ -160,7 +165,7 @@ def sweep(
         prune=prune,
         seed=seed,
         progress=show.PrintedFit(),
-        each=lambda trial, sofar: show_runs.trial(trial, sofar, trials),
+        each=show_runs.trial,
     )
     show_runs.swept(done)
 

@@ -12,6 +12,7 @@ import json
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from maskprep.errors import UsageError
@@ -141,6 +142,33 @@ def _unknown(key: str) -> UsageError:
     bare = {k.partition(".")[2]: k for k in known}
     near = nearest(key, known) or [bare[n] for n in nearest(key.rpartition(".")[2], list(bare))]
     return UsageError(f"Unknown setting '{key}'.", f"Did you mean '{near[0]}'?" if near else "")
+
+
+def flat(given: Any, file: str | Path) -> dict[str, Any]:
+    """Settings of a file by dotted name, whether written ``optim.lr: ...`` or ``optim: {lr: ...}``.
+
+    Raises:
+        UsageError: it is no mapping, a section holds no settings, a setting is unknown or there twice.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{file} must hold settings, such as optim: {{epochs: 3}}; one part is {given!r}.")
+    bare = {key.partition(".")[2] for key in keys()}
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in SECTIONS and not isinstance(value, Mapping):
+            raise UsageError(f"{file}: '{name}' must hold settings, such as {next(keys(name))}; it is {value!r}.")
+        nested = isinstance(value, Mapping) and "." not in str(name) and name not in bare
+        for key, each in ((f"{name}.{k}", v) for k, v in value.items()) if nested else ((str(name), value),):
+            if key in found:
+                raise UsageError(f"{file} has {key} twice.")
+            kinds_of(key)  # there is such a setting
+            found[key] = each
+    return found
+
+
+def meant(key: str, value: Any) -> Any:
+    """The value of a setting as a YAML file has it, which reads 1e-3 as text."""
+    return parse(key, value) if isinstance(value, str) else value
 
 
 def parse(key: str, text: str) -> Any:

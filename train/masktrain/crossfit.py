@@ -47,6 +47,7 @@ def crossfit(
         UserError: as :func:`masktrain.fit.fit`.
     """
     config = config or FitConfig()
+    check(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
     view = open_view(cache, config.data.view)
@@ -60,6 +61,19 @@ def crossfit(
     runs.write_config(run, config)
     write_json(run / runs.FOLDS, {"folds": count, "cache": str(cache.resolve()), "note": note})
     return resume(run, progress=progress)
+
+
+def check(config: FitConfig) -> None:
+    """Refuse settings that name one fold where all are to be fitted.
+
+    Raises:
+        UsageError: saying how their number is set.
+    """
+    if config.data.fold:
+        raise UsageError(
+            f"All folds are to be fitted, and fold {config.data.fold} alone is asked for.",
+            "Leave one of the two out; the held-out share says how many folds there are, such as --val-ratio 0.2.",
+        )
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = None) -> Crossfitted:
@@ -78,10 +92,23 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
         if (folder / LAST).is_file():
             fitted.append(fitting.resume(folder, cache, progress=progress))
         else:
-            if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"{folder} holds something that is no run.", "Remove it, then resume again.")
+            if folder.exists():
+                _clear(folder)
             fitted.append(fitting.fit(where, own, out=folder, note=about.get("note", ""), progress=progress))
     return _joined(run, where, config, about, fitted)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a fold that was stopped before its first checkpoint has written; it is begun anew.
+
+    Raises:
+        UserError: there is something else.
+    """
+    files = list(folder.iterdir()) if folder.is_dir() else [folder]
+    if other := [f for f in files if f.name not in fitting.FIRST and not f.name.startswith(".tmp-")]:
+        raise UserError(f"{other[0]} is no part of a run.", "Move it away, then resume again.")
+    for file in files:
+        file.unlink()
 
 
 def _fold(config: FitConfig, k: int, count: int) -> FitConfig:

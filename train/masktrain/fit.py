@@ -30,6 +30,10 @@ from masktrain.learn.networks import assemble, native_statistics
 from masktrain.learn.targets import make_target
 from masktrain.snapshots import Snapshots
 
+AUGMENT = "augment.json"
+FIRST = (runs.CONFIG, runs.DATA, runs.ENV, AUGMENT)
+"""What a run holds before its first checkpoint."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -78,7 +82,7 @@ def fit(
         runs.write_config(run, config)
         write_json(run / runs.DATA, data)
         write_json(run / runs.ENV, environment.describe(str(device)) | {"note": note})
-        write_json(run / "augment.json", described(config.augment.recipe, config.run.seed))
+        write_json(run / AUGMENT, described(config.augment.recipe, config.run.seed))
         return run
 
     run = parallel.from_first(begin)

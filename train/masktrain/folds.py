@@ -60,8 +60,8 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
         file: a CSV with the fold of every person instead of folds made here.
 
     Raises:
-        UserError: fewer than two people with labelled crops, a photo that is also in the eval split, or a folds file
-            that does not fit.
+        UserError: fewer than two people with labelled crops, or than the folds that ``fold`` asks for, a photo that is
+            also in the eval split, or a folds file that does not fit.
     """
     usable, left_out = usable_rows(view)
     table = view.table.iloc[usable]
@@ -170,12 +170,13 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
     """Write a folds file for the people of a view, to use the same folds everywhere. Returns how many people.
 
     Raises:
-        UsageError: the file exists.
+        UserError: the file exists, or there are fewer people than folds.
     """
     if out.exists():
         raise UsageError(f"{out} already exists.", "Folds that others use are not written over; choose another --out.")
     table = view.table.iloc[usable_rows(view)[0]]
     number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
+    _enough(number, folds)
     rows = pd.DataFrame(sorted((p, k + 1) for p, k in number.items()), columns=["person", "fold"])
     write_with(out, lambda part: rows.to_csv(part, index=False, lineterminator="\n"))
     return len(number)
@@ -205,7 +206,22 @@ def _numbers(
         return number, folds
     folds = numbered(fold)[1] if fold else max(2, round(1 / val_ratio))
     number = fold_people(table, schema, folds, seed, linked)
+    if fold:
+        _enough(number, folds)
     return number, 1 + max(number.values())
+
+
+def _enough(number: dict[str, int], folds: int) -> None:
+    """Refuse fewer folds than were asked for by their number.
+
+    Raises:
+        UserError: saying how many there can be.
+    """
+    if (made := 1 + max(number.values())) < folds:
+        raise UserError(
+            f"{folds} folds need as many people with labelled crops who may be parted; there are {made}.",
+            f"Ask for {made} folds at most.",
+        )
 
 
 def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:

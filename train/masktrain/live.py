@@ -6,8 +6,9 @@ A picture is treated like a photo that is alone in its folder: nothing is known 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from maskprep.pixels import matte_models
 from maskprep.pixels.composite import Background
 from maskprep.pixels.crops import transform_for, warp
 from maskprep.pixels.mattes import matte_crop
-from maskprep.pixels.matting import Predict, open_model
+from maskprep.pixels.matting import Predict, matte_of, open_model
+from maskprep.pixels.overlap import overlap
 from masktrain.manual import Manual
 
 OTHER = "other"
@@ -95,12 +97,24 @@ class Eye:
 
         seen = [s.face for s in climb(pixels, self.find, keep, len(settings.detectors))]
         sharp = [Detection(f.detector, f.score, f.box, f.keypoints, sharpness(pixels, f.box)) for f in seen]
+        groups = group(sharp)
+        if len(groups) > 1:
+            sharp = self._matted(pixels, sharp)
         faces, number = [], 0
-        for members in group(sharp):
+        for members in groups:
             numbers = range(number, number + len(members))
             faces.append(merge([sharp[i] for i in members], numbers, len(settings.detectors)))
             number += len(members)
         return faces
+
+    def _matted(self, pixels: Pixels, seen: list[Detection]) -> list[Detection]:
+        """Detections with what the matte of the whole picture holds of each, where the cache was made with that."""
+        if self.matte is None or self.config.matte is None or not self.config.matte.chooses:
+            return seen
+        predict, model = self.matte
+        alpha, clear = matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
+        shares = [overlap(alpha, f.box) if clear else None for f in seen]
+        return [replace(f, matte=math.nan if s is None else s) for f, s in zip(seen, shares, strict=True)]
 
     def _subject(self, pixels: Pixels, choice: Choice, mark: float | None) -> Subject:
         crops: dict[str, Pixels] = {}
@@ -147,6 +161,8 @@ class _Held:
 def open_eye(manual: Manual) -> Iterator[Eye]:
     """Load the detectors, and the matting model where it is needed, that made the crops a model was trained on.
 
+    It is needed for crops before a background, and where mattes of whole photos helped to choose the subject.
+
     Raises:
         UserError: the model does not say how its crops were made, or weights cannot be had.
     """
@@ -156,9 +172,9 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
     lowest = {n: min(config.detect.low, config.detect.threshold(n)) for n in config.detect.detectors}
     with contextlib.ExitStack() as stack:
         matte = None
-        if any(i.matted for i in manual.inputs):
-            if config.matte is None:
-                raise UserError("The model needs mattes, and its settings do not say how to make them.")
+        if any(i.matted for i in manual.inputs) and config.matte is None:
+            raise UserError("The model needs mattes, and its settings do not say how to make them.")
+        if config.matte is not None and (config.matte.chooses or any(i.matted for i in manual.inputs)):
             model = matte_models.locate(config.matte.model)
             matte = (stack.enter_context(open_model(model, runtime=config.matte.runtime)), model)
         find = stack.enter_context(open_detectors(list(config.detect.detectors), lowest))

@@ -22,6 +22,9 @@ from masktrain.learn.schedules import learning_rate
 STEPS = 3
 """Steps that are run; the first one is not timed, as it still sets things up."""
 
+RATES = 10_000
+"""So many learning rates tell how they go."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -31,7 +34,7 @@ class Plan:
         data: as in data.json.
         about: see :func:`masktrain.fit.outline`.
         memory: bytes of ``weights`` (with gradients, optimiser state and average) and of ``activations`` of a step.
-        rates: learning rate of every update.
+        rates: learning rate of every update, or of :data:`RATES` spread evenly over them where there are more.
         loss: of each step that was run.
         seconds: that the whole fit may take.
     """
@@ -70,6 +73,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
             losses.append(float(loop.train_step(learner, batch, config.optim)[1]))
         times.append(time.perf_counter() - started)
     steps = config.optim.epochs * train.steps
+    shown = min(steps, RATES)
     # an image takes a third of a training step when it is only looked at
     looks = config.optim.epochs * len(split.val) / max(train.images / train.steps, 1) / 3
     states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
@@ -82,7 +86,10 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
             "weights": 2 * weights + states + (weights if learner.average is not None else 0),
             "activations": sum(saved.values()),
         },
-        rates=[learning_rate(i, steps, config.optim.lr, config.schedule) for i in range(steps)],
+        rates=[
+            learning_rate(i * (steps - 1) // max(shown - 1, 1), steps, config.optim.lr, config.schedule)
+            for i in range(shown)
+        ],
         loss=losses,
         seconds=float(np.mean(times[1:] or times)) * (steps + looks),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError, UserError
-from masktrain.config import FitConfig, parse
+from maskprep.errors import UsageError
+from maskprep.store.documents import parse_yaml, read_yaml
+from masktrain.config import FitConfig, flat, meant
 from masktrain.settings import nearest
 
 FOLDER = Path(__file__).with_name("recipes")
@@ -34,23 +35,14 @@ def read(source: str | Path) -> dict[str, Any]:
     """Flat settings of a recipe (by name) or of a YAML file (by path), checked.
 
     Raises:
-        UsageError: no such recipe or file, or a setting that is unknown or of the wrong type.
-        UserError: not YAML.
+        UsageError: no such recipe or file, not YAML, or a setting that is unknown or of the wrong type.
     """
-    import yaml
-
     if isinstance(source, Path) and not source.is_file():
         raise UsageError(f"{source} does not exist.")
-    content = source.read_text(encoding="utf-8") if isinstance(source, Path) else text(source)
+    content = read_yaml(source) if isinstance(source, Path) else parse_yaml(text(source), source)
     try:
-        nested = yaml.safe_load(content) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(nested, dict):
-        raise UsageError(f"{source} must hold sections of settings, such as optim: {{epochs: 3}}.")
-    for section, values in nested.items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, str):  # YAML reads 1e-3 as text
-                values[key] = parse(f"{section}.{key}", value)
-    FitConfig.from_dict(nested)
-    return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
+        values = {key: meant(key, value) for key, value in flat({} if content is None else content, source).items()}
+        FitConfig.from_keys(values)
+    except UsageError as error:
+        raise error if str(source) in error.message else UsageError(f"{source}: {error.message}", error.hint) from error
+    return values

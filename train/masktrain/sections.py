@@ -204,7 +204,12 @@ class SampleConfig(Section):
         choices=SAMPLES,
     )
     by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.", "S4.8")
-    shares: tuple[float, ...] = setting((), "Wanted share of each class, for weighted.", "S4.16", low=0)
+    shares: tuple[float, ...] = setting(
+        (),
+        "Wanted share of each class, for weighted; classes without images leave theirs to the others.",
+        "S4.16",
+        low=0,
+    )
     level: float = setting(
         1.0,
         "Oversample classes up to this share of the largest; undersample down to the smallest divided by it.",

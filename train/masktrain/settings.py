@@ -53,7 +53,10 @@ def parsed(key: str, kinds: tuple[Any, ...], text: str) -> Any:
     """The value that text means for a setting of some kinds."""
     try:
         if bool in kinds:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.casefold()]
+            return {
+                **dict.fromkeys(("true", "yes", "on", "1"), True),
+                **dict.fromkeys(("false", "no", "off", "0"), False),
+            }[text.casefold()]
         return next((kind(text) for kind in (int, float) if kind in kinds), text)
     except (KeyError, ValueError):
         raise UsageError(f"'{key}' must be {_words(kinds)}, not '{text}'.") from None

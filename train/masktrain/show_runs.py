@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from masktrain.calibrate import Calibrated
     from masktrain.ensemble import Ensemble
     from masktrain.scored import Report
-    from masktrain.sweep import Swept, Trial
+    from masktrain.sweep import Swept
+    from masktrain.trials import Trial
 
 
 def ensemble(made: Ensemble) -> None:
@@ -156,22 +157,22 @@ def compared(found: Paired) -> str:
     )
 
 
-def trial(done: Trial, sofar: Swept, wanted: int) -> None:
+def trial(done: Trial, sofar: Swept) -> None:
     """A line about a trial of a sweep, the best one so far, and the time left."""
     from masktrain.show import clock
 
     values = ", ".join(f"{key}={value}" for key, value in done.values.items())
     found = f"macro-F1 {done.score:.4f}" if done.score is not None else done.why
     usual = sum(t.seconds for t in sofar.trials) / len(sofar.trials)
-    left = clock(usual * max(wanted - len(sofar.trials), 0))
+    left = clock(usual * max(sofar.total - len(sofar.trials), 0))
     best = "" if sofar.best is None else f"; best {sofar.best.score:.4f} (trial {sofar.best.number})"
     state = "" if done.state == "done" else f" {done.state},"
-    print(f"trial {done.number}/{wanted} {values}:{state} {found}{best}; about {left} left", flush=True)
+    print(f"trial {done.number}/{sofar.total} {values}:{state} {found}{best}; about {left} left", flush=True)
 
 
 def swept(done: Swept) -> None:
     """A sweep: its trials, best first, what matters, and how to use the best."""
-    from masktrain import sweep
+    from masktrain import sweep, trials
 
     ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
     names = list(ranked[0].values) if ranked else []
@@ -191,4 +192,4 @@ def swept(done: Swept) -> None:
     if len(done.trials) > 1:
         print(f"note    the best of {len(done.trials)} looks at the same people flatters itself; score it on others")
     print(f"next    masktrain fit CACHE --config {done.out / sweep.BEST} --split-seed 1")
-    print(f"        masktrain evaluate {done.out / sweep.folder(done.best.number)} CACHE --split eval")
+    print(f"        masktrain evaluate {done.out / trials.folder(done.best.number)} CACHE --split eval")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import json
 import shutil
 import time
@@ -14,16 +14,19 @@ from typing import Any
 
 import yaml
 
+from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError, missing_extra
 from maskprep.store.files import read_json, write_atomic, write_json
-from masktrain import crossfit, runs, show
+from masktrain import crossfit, feed, runs, show
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn.checkpoint import LAST
 from masktrain.space import Space
+from masktrain.trials import Trial, below_median, epochs_of, folder, read, write
 
-ABOUT, TRIALS, BEST = "sweep.json", "trials.jsonl", "best.yaml"
+ABOUT, BEST = "sweep.json", "best.yaml"
 KINDS = ("tpe", "random", "grid")
+TRIALS_USUAL = 20
 HOPELESS = 3
 """So many failures at the start end a sweep."""
 WEIGHED = 10
@@ -31,37 +34,16 @@ WEIGHED = 10
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One fit of a sweep.
-
-    Attributes:
-        number: from 1 on.
-        values: of the varied settings.
-        score: macro-F1 on the held-out people, 0..1; of a pruned trial its best so far, None of one that failed.
-        state: ``done``, ``pruned`` (was worse than the median at the same epoch) or ``failed``.
-        seconds: it took.
-        epochs: macro-F1 after each epoch, folds after one another.
-        why: it failed.
-    """
-
-    number: int
-    values: dict[str, Any]
-    score: float | None
-    state: str
-    seconds: float
-    epochs: list[float]
-    why: str = ""
-
-
-@dataclass(frozen=True)
 class Swept:
-    """Trials in order, the best, and how much each setting matters (0..1, sum 1; empty with few trials)."""
+    """Trials in order, the best, how much each setting matters (0..1, sum 1; empty with few trials), and how many
+    trials there are to be in all."""
 
     out: Path
     trials: list[Trial]
     best: Trial | None
     importance: dict[str, float]
     out_of_time: bool
+    total: int
 
 
 class _PrunedError(Exception):
@@ -103,7 +85,7 @@ def sweep(
     out: Path,
     *,
     base: dict[str, Any] | None = None,
-    trials: int = 20,
+    trials: int | None = None,
     hours: float | None = None,
     folds: bool = False,
     kind: str = "tpe",
@@ -123,7 +105,7 @@ def sweep(
         space: what is fixed and what varies.
         out: folder of the sweep; one that exists goes on if its settings are the same.
         base: further fixed settings, flat; they come over those of the space.
-        trials: how many in all, those done before included; a grid ends with its last combination.
+        trials: how many in all, those done before included; by default 20, of a grid all combinations.
         hours: no trial but the first is begun that would end after so many, counted from now.
         kind: tpe, random or grid.
         prune: give up a trial whose score is below the median of the others at the same epoch.
@@ -131,8 +113,11 @@ def sweep(
         each: called after every trial, with all so far.
 
     Raises:
-        UserError: Optuna is missing, ``out`` is another sweep, or stopped by Ctrl-C or SIGTERM (exit 130 and 143).
+        UserError: Optuna is missing, the cache or the settings cannot be used (nothing is written then), ``out`` is
+            another sweep, or stopped by Ctrl-C or SIGTERM (exit 130 and 143).
     """
+    if hours is not None and not hours >= 0:
+        raise UsageError(f"--hours must be 0 or more, not {hours}.")
     if kind not in KINDS:
         raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
     try:
@@ -143,16 +128,18 @@ def sweep(
     fixed = space.fixed | (base or {})
     if varied := sorted({v.key for v in space.varied} & set(base or {})):
         raise UsageError(f"{varied[0]} is both varied and fixed.", "Leave it out of --set or out of the space.")
-    FitConfig.from_keys(fixed)
+    space = dataclasses.replace(space, fixed=fixed)
+    space.check()
     combinations = space.grid() if kind == "grid" else []
-    _open(out, cache, space, fixed, folds, kind, prune, seed)
+    total = min(trials or len(combinations), len(combinations)) if combinations else trials or TRIALS_USUAL
+    _open(out, cache, space, folds, kind, prune, seed)
     started = time.monotonic()
-    with runs.locked(out):
-        done = _read(out)
-        while len(done) < min(trials, len(combinations) or trials):
+    with runs.locked(out), _stoppable(out):
+        done = read(out, {v.key for v in space.varied})
+        while len(done) < total:
             usual = sum(t.seconds for t in done) / len(done) if done else 0.0
             if done and hours is not None and time.monotonic() - started + usual > hours * 3600:
-                return _swept(out, space, done, seed, out_of_time=True)
+                return _swept(out, space, done, total, seed, out_of_time=True)
             number = len(done) + 1
             values = combinations[number - 1] if combinations else _proposed(space, done, kind, seed)
             try:
@@ -161,23 +148,42 @@ def sweep(
                 done.append(Trial(number, values, None, "failed", 0.0, [], error.message))
             else:
                 done.append(_fit(cache, config, out, number, values, folds, done if prune else [], progress))
-            write_atomic(out / TRIALS, "".join(json.dumps(asdict(t)) + "\n" for t in done).encode())
-            sofar = _swept(out, space, done, seed)
+            write(out, done)
+            sofar = _swept(out, space, done, total, seed)
             if sofar.best is not None:
                 _write_best(out, fixed | sofar.best.values, sofar)
             each(done[-1], sofar)
             if len(done) == HOPELESS and all(t.state == "failed" for t in done):
                 raise UserError(f"None of the first {HOPELESS} trials could be trained: {done[-1].why}")
-        return _swept(out, space, done, seed)
+        return _swept(out, space, done, total, seed)
 
 
-def _open(
-    out: Path, cache: Path, space: Space, fixed: dict[str, Any], folds: bool, kind: str, prune: bool, seed: int
-) -> None:
-    """Write down what is swept, or see that it is what was swept here before."""
+@contextmanager
+def _stoppable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C or SIGTERM how the sweep goes on; a trial alone would speak of itself."""
+    code = 130
+    try:
+        yield
+        return
+    except KeyboardInterrupt:
+        pass
+    except UserError as error:
+        if error.code not in (130, 143):
+            raise
+        code = error.code
+    raise UserError(f"The sweep {out} was stopped; all that is done is kept.", "The same command goes on.", code=code)
+
+
+def _open(out: Path, cache: Path, space: Space, folds: bool, kind: str, prune: bool, seed: int) -> None:
+    """Write down what is swept and on what, or see that it is what was swept here before.
+
+    Raises:
+        UserError: the cache or the settings cannot be used; then nothing is written.
+    """
     about = {
         "cache": str(cache.resolve()),
-        "fixed": fixed,
+        "data": _data(cache, space, folds),
+        "fixed": space.fixed,
         "space": [asdict(v) for v in space.varied],
         "folds": folds,
         "kind": kind,
@@ -186,22 +192,49 @@ def _open(
     }
     about = json.loads(json.dumps(about))
     if (out / ABOUT).is_file():
-        if read_json(out / ABOUT, {}, "Choose another --out.") != about:
-            raise UsageError(f"{out} is a sweep with other settings.", "Choose another --out.")
+        before = read_json(out / ABOUT, {}, "Choose another --out.")
+        if other := [key for key in about if before.get(key) != about[key]]:
+            if other == ["data"]:
+                raise UsageError(
+                    f"The cache {cache} has changed since {out} was begun: other crops, mattes, labels or people.",
+                    "Trials on both cannot be compared; choose another --out.",
+                )
+            raise UsageError(f"{out} is a sweep with other settings: {', '.join(other)}.", "Choose another --out.")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists and is no sweep.", "Choose another --out.")
     write_json(out / ABOUT, about)
 
 
-def _read(out: Path) -> list[Trial]:
-    """The finished trials."""
-    if not (out / TRIALS).is_file():
-        return []
-    try:
-        return [Trial(**json.loads(line)) for line in (out / TRIALS).read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{out / TRIALS} cannot be read: {error}.") from error
+def _data(cache: Path, space: Space, folds: bool) -> dict[str, Any]:
+    """What the first trial that can be fitted is trained on.
+
+    Raises:
+        UserError: no trial can be; what stands in the way of the first one.
+    """
+    problem: UserError | None = None
+    tried: set[tuple[Any, ...]] = set()
+    for values in space.some():
+        try:
+            config = FitConfig.from_keys(space.fixed | values)
+            looked_at = (config.data, config.target, config.sample, config.select, config.run, config.model.head)
+            if looked_at in tried:
+                continue
+            tried.add(looked_at)
+            if folds:
+                crossfit.check(config)
+            view = open_view(cache, config.data.view)
+            training = fitting.check(view, feed.settled(view, config))
+        except UserError as error:
+            problem = problem or error
+        else:
+            grounds = {space.fixed.get("data.background", "original")}
+            grounds |= {value for v in space.varied if v.key == "data.background" for value in v.values}
+            record = runs.data_record(view, training)
+            kept = ("view", "fingerprint", "folds", "extra", *(["mattes"] if grounds != {"original"} else []))
+            return {key: record[key] for key in kept}
+    assert problem is not None
+    raise problem
 
 
 def _study(space: Space, done: list[Trial], kind: str, seed: int) -> Any:
@@ -273,38 +306,7 @@ def _fit(
         return trial(None, "failed", error.message)
 
 
-def folder(number: int) -> str:
-    """Name of a trial's run."""
-    return f"trial-{number:03}"
-
-
-def epochs_of(run: Path) -> list[float]:
-    """Macro-F1 after each epoch of a run so far, folds after one another."""
-    parts = [run]
-    if (run / runs.FOLDS).is_file():
-        parts = [
-            run / f"fold-{k}" for k in itertools.takewhile(lambda k: (run / f"fold-{k}").is_dir(), itertools.count(1))
-        ]
-    return [float(r["macro_f1"]) for part in parts for r in runs.read_metrics(part)]
-
-
-def below_median(scores: list[float], others: list[list[float]], least: int = 4) -> bool:
-    """Whether the best score so far is below the median of what others had at the same epoch.
-
-    Args:
-        scores: of the trial, one per epoch.
-        others: of trials before it, in the same order.
-        least: so many of them must have come that far.
-    """
-    reached = sorted(max(o[: len(scores)]) for o in others if len(o) >= len(scores))
-    if len(reached) < least:
-        return False
-    middle = len(reached) // 2
-    median = reached[middle] if len(reached) % 2 else (reached[middle - 1] + reached[middle]) / 2
-    return max(scores) < median
-
-
-def _swept(out: Path, space: Space, done: list[Trial], seed: int, out_of_time: bool = False) -> Swept:
+def _swept(out: Path, space: Space, done: list[Trial], total: int, seed: int, out_of_time: bool = False) -> Swept:
     finished = [t for t in done if t.state == "done" and t.score is not None]
     best = max(finished, key=lambda t: (t.score or 0.0, -t.number), default=None)
     importance: dict[str, float] = {}
@@ -315,7 +317,7 @@ def _swept(out: Path, space: Space, done: list[Trial], seed: int, out_of_time: b
         importance = {
             str(k): float(v) for k, v in get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()).items()
         }
-    return Swept(out, list(done), best, importance, out_of_time)
+    return Swept(out, list(done), best, importance, out_of_time, total)
 
 
 def _write_best(out: Path, settings: dict[str, Any], swept: Swept) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from maskprep.job import Job, Wanted, make_rows
 from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.photos.index import pictures
 from maskprep.pixels.crops import warp
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.shards import read_rows
@@ -120,12 +121,12 @@ def make_embeddings(
     identity: dict[str, Any] = {"version": VERSION, "settings": {}, "weights": {FILE: SHA256}}
     stage = fingerprint(NAME, identity)
     pairs, rows = [], []
-    for image, content, error, points in zip(
-        images["image"], images["content"], images["error"], subjects["keypoints"], strict=True
+    for image, picture, error, points in zip(
+        images["image"], pictures(images), images["error"], subjects["keypoints"], strict=True
     ):
         if not isinstance(error, str) and points is not None and np.ndim(points):
             turned = [float(v) for v in points]
-            pairs.append((image, fingerprint(content, turned, stage)))
+            pairs.append((image, fingerprint(picture, turned, stage)))
             rows.append({"path": os.fspath(job.path(image)), "keypoints": turned})
     wanted = Wanted(NAME, job.cache.rows(NAME), identity, pairs, rows)
     table = read_rows(

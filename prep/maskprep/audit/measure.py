@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from maskprep.faces.choice import Box
 from maskprep.job import Job, Wanted, make_rows
 from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.photos.index import pictures
 from maskprep.pixels.crops import ViewSettings, transform_for, warp
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.shards import read_rows
@@ -81,14 +82,14 @@ def want_measures(job: Job, images: pd.DataFrame, subjects: pd.DataFrame) -> Wan
     stage = fingerprint(NAME, identity)
     columns = (subjects[c] for c in ("x0", "y0", "x1", "y1", "keypoints"))
     pairs, rows = [], []
-    for image, content, error, *corners, points in zip(
-        images["image"], images["content"], images["error"], *columns, strict=True
+    for image, picture, error, *corners, points in zip(
+        images["image"], pictures(images), images["error"], *columns, strict=True
     ):
         if isinstance(error, str):
             continue
         box = None if pd.isna(corners[0]) else tuple(float(v) for v in corners)
         turned = None if box is None or points is None else [float(v) for v in points]
-        pairs.append((image, fingerprint(content, box, turned, stage)))
+        pairs.append((image, fingerprint(picture, box, turned, stage)))
         rows.append({"path": os.fspath(job.path(image)), "box": box, "keypoints": turned})
     return Wanted(NAME, job.cache.rows(NAME), identity, pairs, rows)
 

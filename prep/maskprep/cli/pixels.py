@@ -90,7 +90,7 @@ def rembg(
             )
         show.cutouts(made)
         if made.failed:
-            raise typer.Exit(1)
+            raise typer.Exit(3 if strict else 1)
         return
     if mask or force:
         raise UsageError("--mask and --force need --out.")

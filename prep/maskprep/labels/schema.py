@@ -19,6 +19,7 @@ from maskprep.errors import UsageError
 RESERVED = frozenset(
     (
         *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "phash"),
+        "colour_profile",
         *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
         *("matte", "count", "fg_count", *(f"{f}{s}_{c}" for f in ("", "fg_") for s in ("sum", "sumsq") for c in "rgb")),
     )

@@ -1,6 +1,7 @@
-"""Opening photos: upright 8-bit RGB pixels, or one named reason why not.
+"""Opening photos: upright 8-bit sRGB pixels, or one named reason why not.
 
-Every photo passes through :func:`load`, so orientation, alpha, palettes, 16 bits and CMYK are handled in one place.
+Every photo passes through :func:`load`, so orientation, colour profiles, alpha, palettes, 16 bits and CMYK are handled
+in one place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from maskprep.photos.colour import in_srgb
 from maskprep.photos.likeness import perceptual_hash
 
 Pixels = NDArray[np.uint8]
@@ -88,6 +90,7 @@ class Photo:
         width: pixels of the upright image, None when unknown.
         height: see ``width``.
         orientation: EXIF orientation 1..8, 1 when absent.
+        colour_profile: name of the profile that the colours were brought to sRGB from, None where they are as stored.
         error: None, or the kind of :class:`PhotoError`.
         detail: what the decoder said, None without an error.
         phash: what it looks like (:func:`maskprep.photos.likeness.perceptual_hash`), None with an error.
@@ -99,6 +102,7 @@ class Photo:
     width: int | None = None
     height: int | None = None
     orientation: int = 1
+    colour_profile: str | None = None
     error: str | None = None
     detail: str | None = None
     phash: str | None = None
@@ -124,7 +128,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def load(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
-    """Decode one photo: uint8 [height, width, 3], RGB, upright, transparency laid on white.
+    """Decode one photo: uint8 [height, width, 3], sRGB, upright, transparency laid on white.
 
     Raises:
         PhotoError: the file is empty, truncated, no image, too large or otherwise unreadable.
@@ -183,7 +187,8 @@ def _decode(
             if late:
                 _note_orientation(image, header)
             turn = None if image.format == "TIFF" else UPRIGHT.get(header["orientation"])  # Pillow turns TIFF by itself
-            return header, to_rgb(image if turn is None else image.transpose(turn))
+            colours, header["colour_profile"] = in_srgb(image)
+            return header, to_rgb(colours if turn is None else colours.transpose(turn))
     except PhotoError:
         raise
     except Image.DecompressionBombError as error:

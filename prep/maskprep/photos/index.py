@@ -11,12 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from maskprep.photos import colour
 from maskprep.photos.decode import Photo, examine, heic_available
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "index"
-VERSION = 2
+VERSION = 3
 ROWS_PER_SHARD = 128
 
 COLUMNS = schema_of(
@@ -27,6 +28,7 @@ COLUMNS = schema_of(
         ("width", pa.int64()),
         ("height", pa.int64()),
         ("orientation", pa.int64()),
+        ("colour_profile", pa.string()),
         ("error", pa.string()),
         ("detail", pa.string()),
         ("phash", pa.string()),
@@ -55,6 +57,15 @@ class IndexStage:
             return dataclasses.asdict(photo), None
 
         yield compute
+
+
+def pictures(images: pd.DataFrame) -> list[str]:
+    """What tells the pixels of photos apart, for keys: the file's content, and how its colours came to be sRGB if they
+    were not."""
+    if "colour_profile" not in images:  # of an earlier version
+        return list(images["content"])
+    pairs = zip(images["content"], images["colour_profile"], strict=True)
+    return [c if pd.isna(profile) else f"{c} to sRGB {colour.VERSION}" for c, profile in pairs]
 
 
 def assemble(rows: pa.Table, described: pd.DataFrame) -> pa.Table:

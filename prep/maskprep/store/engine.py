@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from maskprep.store.files import fsync_replace, temporary_name
 from maskprep.store.shards import Chunk, shard_path
 from maskprep.store.tables import write_table
@@ -35,6 +35,18 @@ Compute = Callable[[Row], Output | None]
 ENGINES = ("serial", "processes")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 1.0
+
+
+def check(engine: str, workers: int | None) -> None:
+    """Refuse an engine that there is not, and fewer than one worker; None stands for as many as there are cores.
+
+    Raises:
+        UsageError: saying what there is.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"Unknown engine '{engine}'.", f"Known engines: {', '.join(ENGINES)}.")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {workers}.")
 
 
 class Stage(Protocol):

@@ -118,7 +118,8 @@ def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sam
     """The sampler of some training rows.
 
     Raises:
-        UsageError: ``sample.by`` is no attribute, or ``sample.shares`` are not one for each of its classes.
+        UsageError: ``sample.by`` is no attribute, or ``sample.shares`` are not one for each of its classes, or are 0
+            for all that have training images. Those without images leave their shares to the others.
     """
     table, schema = view.table.iloc[rows], view.schema
     labels = table["label"].to_numpy(dtype=np.int64)
@@ -134,6 +135,11 @@ def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sam
         raise UsageError(
             f"'sample.shares' has {len(config.shares)} values; {config.by} has {classes} classes.",
             "Give the wanted share of each class, for example --set sample.shares=0.4,0.4,0.2",
+        )
+    if config.kind == "weighted" and not any(config.shares[k] for k in np.unique(groups).tolist()):
+        raise UsageError(
+            f"'sample.shares' wants only classes of {config.by} that none of {len(rows)} training images has.",
+            "Give a share to a class that has some; see them with: masktrain fit CACHE --dry-run",
         )
     people = np.unique(table["person"].astype(str), return_inverse=True)[1].astype(np.int64)
     return Sampler(labels, people, groups, config, seed)
