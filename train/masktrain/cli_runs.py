@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from masktrain import cli_rules
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
 
 PLUGIN = typer.Option(
@@ -135,6 +137,7 @@ def sweep(
     ] = True,
     recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any fixed setting.")] = None,
+    protocol: Annotated[Path | None, cli_rules.PROTOCOL] = None,
     plugin: Annotated[list[str] | None, PLUGIN] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
 ) -> None:
@@ -147,12 +150,13 @@ def sweep(
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
     loaded = load(plugin)
-    base = (recipes.read(recipe) if recipe else {}) | cli.assignments(settings or []) | loaded
+    base = (recipes.read(recipe) if recipe else {}) | cli_rules.checked(cli.assignments(settings or [])) | loaded
+    varied = spaces.read(space)
     done = sweeping.sweep(
         cache,
-        spaces.read(space),
+        varied,
         out or Path("runs") / f"sweep-{space.stem}",
-        base=base,
+        base=cli_rules.swept(cache, base, varied, protocol),
         trials=trials,
         hours=hours,
         folds=folds is not None,

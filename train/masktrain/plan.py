@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from maskprep.dataset import open_view
-from masktrain import cost, feed, runs
+from masktrain import cost, feed, runs, samples
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn import host, loop
@@ -34,6 +34,7 @@ class Plan:
         rates: learning rate of every update.
         loss: of each step that was run.
         seconds: that the whole fit may take.
+        samples: images of the steps that were run, as they are and as they were trained on.
     """
 
     data: dict[str, Any]
@@ -42,6 +43,7 @@ class Plan:
     rates: list[float]
     loss: list[float]
     seconds: float
+    samples: samples.Samples
 
 
 def plan(cache: Path, config: FitConfig | None = None) -> Plan:
@@ -63,8 +65,10 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     saved: dict[int, int] = {}
     loop.wake(learner.model, config, epoch=1)
     losses: list[float] = []
+    seen: list[samples.Samples] = []
     times: list[float] = []
     for batch in islice(train.epoch(1), STEPS):
+        seen.append(samples.of_batch(batch, training.view))
         started = time.perf_counter()
         with nullcontext() if losses else cost.activations(learner.model, saved):
             losses.append(float(loop.train_step(learner, batch, config.optim)[1]))
@@ -85,6 +89,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
         rates=[learning_rate(i, steps, config.optim.lr, config.schedule) for i in range(steps)],
         loss=losses,
         seconds=float(np.mean(times[1:] or times)) * (steps + looks),
+        samples=samples.joined(seen),
     )
 
 

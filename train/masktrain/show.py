@@ -121,6 +121,9 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
         f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
     ]
+    if config.run.protocol:
+        said = "".join(f"\n        deviates: {each}" for each in config.run.deviates)
+        lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
     if config.sample.kind != "all" or config.sample.photos:
         lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
@@ -207,14 +210,19 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def planned(cache: Path, config: FitConfig) -> None:
-    """Print what a fit would do, after trying some steps."""
+def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
+    """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
     from masktrain import plan as planning
+    from masktrain import samples
 
+    if sheet is not None:
+        samples.check(sheet)
     made = planning.plan(cache, config)
     for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
         print(line)
     print(f"time    about {clock(made.seconds)} on this machine")
+    if sheet is not None:
+        print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
 
 
 def comparison(made: Comparison) -> None:
