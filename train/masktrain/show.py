@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskprep.labels.schema import Schema
+from masktrain import weakest
 from masktrain.config import FitConfig
 from masktrain.metrics import Interval, Scores
 
@@ -52,6 +53,7 @@ class PrintedFit(Fit):
     ) -> Iterator[None]:
         """Say what will be done, then show how it gets on."""
         self.epochs, self.batch, self.images = config.optim.epochs, config.optim.batch_size, int(sum(about["drawn"]))
+        self.present = {n for n, k in zip(about["schema"].class_names, data["classes"]["val"], strict=True) if k}
         self.done, self.loss = done, float("nan")
         self.started = self.epoch_started = time.perf_counter()
         for line in opening(run, config, data, about):
@@ -100,10 +102,13 @@ class PrintedFit(Fit):
         line = (
             epoch_line(record, self.epochs, self.batch) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
         )
+        weak = weakest.line(record, self.present)
         if self.bar is not None:
             self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if weak:
+                self.bar.console.print(f"        {weak}", style="red", highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            print(line + (f"\n        {weak}" if weak else ""), flush=True)
 
 
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:

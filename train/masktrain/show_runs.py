@@ -113,6 +113,16 @@ def details(report: Report) -> None:
             accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
             table.add_row(s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}")
         console.print(table, markup=False)
+    if report.origins:
+        table = Table(box=box.SIMPLE_HEAD, header_style="")
+        table.add_column("if these were right", overflow="fold")
+        for name in ("images", "wrong", "people", "macro-F1 gains"):
+            table.add_column(name, justify="right")
+        for o in report.origins:
+            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            table.add_row(o.what, str(o.images), str(o.wrong), str(o.people), gain)
+        console.print(table, markup=False)
+        print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         table.add_column("compared with")
