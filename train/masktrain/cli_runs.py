@@ -42,7 +42,10 @@ def export(
 
 
 def ensemble(
-    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs; of one run alone its kept epochs."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
     kind: Annotated[
         str,
@@ -51,14 +54,18 @@ def ensemble(
             " (logistic regression), or soup (mean of the weights)."
         ),
     ] = "soft",
-    cache: Annotated[Path | None, typer.Option(help="For soup, where the cache is now.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="For soup and kept epochs, where the cache is now.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="MS", min=0, help="For greedy: milliseconds for an image that all may take together."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
 ) -> None:
     """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
     from masktrain import ensemble as combining
     from masktrain import show_runs
 
-    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
+    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
 
 
 def calibrate(

@@ -120,7 +120,7 @@ def _put_right(truth: Ints, predicted: Ints, schema: Schema, name: str, chosen: 
     parts = [np.array(np.unravel_index(labels, schema.sizes)) for labels in (truth, predicted)]
     axis = schema.joint.index(name)
     parts[1][axis] = np.where(chosen, parts[0][axis], parts[1][axis])
-    return np.ravel_multi_index(tuple(parts[1]), schema.sizes).astype(np.int64)
+    return np.asarray(np.ravel_multi_index(tuple(parts[1]), schema.sizes), dtype=np.int64)
 
 
 def gather(
