@@ -10,10 +10,21 @@ import typer
 
 from maskprep import entry
 from maskprep.errors import UsageError
+from maskprep.panels import panelled
 from masktrain import cli_answers, cli_rules, cli_runs
 from masktrain.config import FitConfig, describe, keys, named, parse
 
+PANELS = {
+    "Before the first fit": ("init", "folds", "models", "recipes", "settings"),
+    "Train": ("fit", "sweep"),
+    "Look and compare": ("evaluate", "compare", "report", "explain"),
+    "Make more of runs": ("ensemble", "calibrate"),
+    "Use": ("predict", "export", "demo"),
+}
+"""Commands in the order of the work."""
+
 app = typer.Typer(
+    cls=panelled(PANELS),
     help="Train on the crops that maskprep caches, score and predict.",
     no_args_is_help=True,
     add_completion=False,
