@@ -70,6 +70,8 @@ def test_by_hand() -> None:
 def test_nothing_wrong_and_nothing_known() -> None:
     found = origins.rank(TRUTH, TRUTH, PEOPLE, SCHEMA, Evidence({}))
     assert [(o.what, o.wrong, o.gain) for o in found] == [("every mask", 0, 0.0), ("every age", 0, 0.0)]
+    nobody = [f"{k}.jpg" for k in range(6)]  # every image is its own person where nobody is named
+    assert not any("people" in o.what for o in origins.rank(TRUTH, SAID, nobody, SCHEMA, Evidence({})))
 
 
 def test_confident_learning_finds_what_cleanlab_does() -> None:

@@ -140,6 +140,9 @@ def test_any_setting_may_be_ruled_and_what_is_none_is_refused(ruled: Path) -> No
     write(**{"run.seed": 3})
     with pytest.raises(UsageError, match=r"'run\.seed' is no rule"):
         protocol.read(file)
+    write(**{"optim.epochs": "many"})
+    with pytest.raises(UsageError, match=r"protocol\.yaml: 'epochs' must be int"):
+        protocol.read(file)
     file.write_text("rules: [1]")
     with pytest.raises(UserError, match="is no protocol"):
         protocol.read(file)

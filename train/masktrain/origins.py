@@ -98,7 +98,7 @@ def rank(
     who = np.asarray(people, dtype=object)
     errors = pd.Series(who[wrong]).value_counts()
     most = sorted(errors.index, key=lambda p: (-int(errors[p]), str(p)))[:PEOPLE]
-    if most:
+    if most and len(set(who.tolist())) < len(who):  # otherwise nobody is known, and every image is its own person
         theirs = np.isin(who, most)
         named = f"the {len(most)} people with the most errors" if len(most) > 1 else "the one person with errors"
         kinds.append((f"{named} ({', '.join(map(str, most))})", theirs, np.where(theirs, truth, predicted)))

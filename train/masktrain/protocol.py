@@ -149,19 +149,22 @@ def read(file: Path) -> Protocol:
         raise UsageError(f"There is no protocol {file}.", "Write one with: masktrain init CACHE")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        rules, seeds = dict(content["rules"]), tuple(content["seeds"])
+        rules, seeds = {str(k): v for k, v in content["rules"].items()}, tuple(content["seeds"])
         count, digest, form = int(content["folds"]["count"]), str(content["folds"]["sha256"]), content["format"]
         made = Protocol(file, rules, count, digest, seeds, dict(content.get("found") or {}))
         where = made.folds
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{file} is no protocol: {why}.", "Write one with: masktrain init CACHE") from error
     if form != FORMAT or not seeds:
         raise UserError(f"{file} has no seeds, or was written by another version.", "Write one with: masktrain init")
     if wrong := sorted({*OWN, "run.seed"} & set(rules)):
         raise UsageError(f"{file}: '{wrong[0]}' is no rule; seeds are listed under 'seeds'.")
-    for seed in seeds:
-        FitConfig.from_keys({**rules, "run.seed": seed})
+    try:
+        for seed in seeds:
+            FitConfig.from_keys({**rules, "run.seed": seed})
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from error
     if not where.is_file():
         raise UserError(f"The folds of {file} are gone: there is no {where}.")
     if _digest(where) != digest:
