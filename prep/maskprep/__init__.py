@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["crop", "detect", "index", "run", "stats"]
+__all__ = ["crop", "detect", "duplicates", "index", "rembg", "run", "stats"]
 
 if TYPE_CHECKING:
-    from maskprep.api import crop, detect, index, run, stats
+    from maskprep.api import crop, detect, duplicates, index, rembg, run, stats
 
 
 def __getattr__(name: str) -> Any:

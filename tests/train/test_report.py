@@ -142,7 +142,7 @@ def flawed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
     page, run = Checker(), flawed
     page.feed((run / "report.html").read_text())
-    assert not page.links and len(page.headings) == 8
+    assert not page.links and len(page.headings) == 9
     text = " ".join(page.text)
     best = json.loads((run / "result.json").read_text())["best"]
     assert f"macro-F1 {best['macro_f1']:.4f}" in text and "wear/male" in text and "crop: ok" in text

@@ -130,7 +130,7 @@ def test_stacking_equals_scikit_learn() -> None:
 def test_errors_correlate_as_by_matthews() -> None:
     wrong = np.random.default_rng(0).random((3, 500)) < 0.3
     wrong[1] ^= wrong[0] & (np.arange(500) % 2 == 0)
-    found = ensemble.error_correlation(wrong)
+    found = voting.error_correlation(wrong)
     for i in range(3):
         for j in range(3):
             assert found[i, j] == pytest.approx(1 if i == j else matthews_corrcoef(wrong[i], wrong[j]), abs=1e-9)
@@ -146,9 +146,9 @@ def test_nothing_is_fitted_on_whom_it_is_scored_on(kind: str, monkeypatch: pytes
     fitted_on: list[set[str]] = []
     fit_as_it_is = voting.fit
 
-    def spy(kind: str, tables: np.ndarray, labels: np.ndarray) -> voting.Fitted:
+    def spy(kind: str, tables: np.ndarray, labels: np.ndarray, budget: voting.Budget | None = None) -> voting.Fitted:
         fitted_on.append({owner[row.tobytes()] for row in tables[0]})
-        return fit_as_it_is(kind, tables, labels)
+        return fit_as_it_is(kind, tables, labels, budget)
 
     asked_of: list[set[str]] = []
     answer_as_it_is = ensemble.nested_answer(kind, tables, labels)

@@ -188,6 +188,11 @@ def told_by_number(view: View, rows: NDArray[np.int64]) -> list[str]:
     return found
 
 
+def numbers_in(values: pd.Series[Any], limits: Sequence[float]) -> NDArray[np.float64]:
+    """A column of numbers [n], NaN for what is none and for an outermost class that has the same one everywhere."""
+    return _without_ends(pd.to_numeric(values, errors="coerce").to_numpy(np.float64), limits)
+
+
 def _numbers(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
     numbers: NDArray[np.float64] = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(np.float64)
     return numbers

@@ -10,10 +10,21 @@ import typer
 
 from maskprep import entry
 from maskprep.errors import UsageError
-from masktrain import cli_answers, cli_runs
+from maskprep.panels import panelled
+from masktrain import cli_answers, cli_rules, cli_runs
 from masktrain.config import FitConfig, describe, keys, named, parse
 
+PANELS = {
+    "Before the first fit": ("init", "folds", "models", "recipes", "settings"),
+    "Train": ("fit", "sweep"),
+    "Look and compare": ("evaluate", "compare", "report", "explain"),
+    "Make more of runs": ("ensemble", "calibrate"),
+    "Use": ("predict", "export", "demo"),
+}
+"""Commands in the order of the work."""
+
 app = typer.Typer(
+    cls=panelled(PANELS),
     help="Train on the crops that maskprep caches, score and predict.",
     no_args_is_help=True,
     add_completion=False,
@@ -24,6 +35,9 @@ app = typer.Typer(
 DEFAULTS = FitConfig()
 OPTIONS: dict[str, str] = {}
 """Parameter of ``fit`` → setting."""
+
+REST = ("settings", "recipe", "config", "protocol", "deviate", "folds", "note", "dry_run", "sheet", "out")
+"""Parameters of ``fit`` that are no settings and cannot be given to one that goes on."""
 
 
 def option(key: str, *names: str) -> Any:
@@ -104,11 +118,19 @@ def fit(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings, over those of the recipe.")] = None,
     plugin: Annotated[list[str] | None, cli_runs.PLUGIN] = None,
+    protocol: Annotated[Path | None, cli_rules.PROTOCOL] = None,
+    deviate: Annotated[
+        str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
+    ] = "",
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, and try some steps.")
     ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: a .png or .html of crops as they are and as they are trained on."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
@@ -116,9 +138,7 @@ def fit(
 ) -> None:
     """Train a timm model on people, keep the epoch that is best on people held out."""
     given = {
-        name
-        for name in (*OPTIONS, "settings", "recipe", "config", "folds", "note", "dry_run", "out")
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        name for name in (*OPTIONS, *REST) if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     if resume is not None and given:
         names = ", ".join("--" + {"settings": "set"}.get(n, n).replace("_", "-") for n in sorted(given))
@@ -134,13 +154,23 @@ def fit(
 
         for source in (recipe, config):
             values |= recipes.read(source) if source is not None else {}
-    values |= assignments(settings or []) | loaded
-    chosen = FitConfig.from_keys(values | {key: context.params[n] for n, key in OPTIONS.items() if n in given})
-    _fit(cache, chosen, resume, folds is not None, dry_run, note, out)
+    values |= cli_rules.checked(assignments(settings or [])) | loaded
+    values |= {key: context.params[n] for n, key in OPTIONS.items() if n in given}
+    if sheet is not None and not dry_run:
+        raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
+    chosen = FitConfig.from_keys(values) if cache is None else cli_rules.ruled(cache, values, protocol, deviate)
+    _fit(cache, chosen, resume, folds is not None, dry_run, sheet, note, out)
 
 
 def _fit(
-    cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, dry_run: bool, note: str, out: Path | None
+    cache: Path | None,
+    config: FitConfig,
+    resume: Path | None,
+    folds: bool,
+    dry_run: bool,
+    sheet: Path | None,
+    note: str,
+    out: Path | None,
 ) -> None:
     """Fit, and print how it went."""
     from statistics import mean, stdev
@@ -152,7 +182,7 @@ def _fit(
         crossfit.check(config)
     if dry_run:
         assert cache is not None
-        show.planned(cache, config)
+        show.planned(cache, config, sheet)
         return
     rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
     progress = show.Fit() if rank else show.PrintedFit()
@@ -244,6 +274,7 @@ def settings(
         print(f"    {about.metadata['help']} ({about.metadata['source']})")
 
 
+cli_rules.register(app)
 cli_answers.register(app)
 cli_runs.register(app)
 

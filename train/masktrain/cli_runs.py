@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from masktrain import cli_rules
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
 
 PLUGIN = typer.Option(
@@ -40,7 +42,10 @@ def export(
 
 
 def ensemble(
-    given: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold finished runs.")],
+    given: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs; of one run alone its kept epochs."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the ensemble, new or empty; it is a run like any other.")],
     kind: Annotated[
         str,
@@ -49,14 +54,18 @@ def ensemble(
             " (logistic regression), or soup (mean of the weights)."
         ),
     ] = "soft",
-    cache: Annotated[Path | None, typer.Option(help="For soup, where the cache is now.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="For soup and kept epochs, where the cache is now.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="MS", min=0, help="For greedy: milliseconds for an image that all may take together."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
 ) -> None:
     """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
     from masktrain import ensemble as combining
     from masktrain import show_runs
 
-    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
+    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
 
 
 def calibrate(
@@ -140,6 +149,7 @@ def sweep(
     ] = True,
     recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any fixed setting.")] = None,
+    protocol: Annotated[Path | None, cli_rules.PROTOCOL] = None,
     plugin: Annotated[list[str] | None, PLUGIN] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
 ) -> None:
@@ -152,12 +162,13 @@ def sweep(
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
     loaded = load(plugin)
-    base = (recipes.read(recipe) if recipe else {}) | cli.assignments(settings or []) | loaded
+    base = (recipes.read(recipe) if recipe else {}) | cli_rules.checked(cli.assignments(settings or [])) | loaded
+    varied = spaces.read(space)
     done = sweeping.sweep(
         cache,
-        spaces.read(space),
+        varied,
         out or Path("runs") / f"sweep-{space.stem}",
-        base=base,
+        base=cli_rules.swept(cache, base, varied, protocol),
         trials=trials,
         hours=hours,
         folds=folds is not None,

@@ -65,6 +65,11 @@ def compare(folders: Sequence[Path]) -> Comparison:
     for i, row in enumerate(rows):
         if twin := next((r for r in rows[:i] if r.same == row.same), None):
             warnings.append(f"{row.run} and {twin.run} have the same settings and data: one run, done twice.")
+    if len({r.settings.get("run.protocol", "") for r in rows}) > 1:
+        warnings.append("The runs do not all keep to the same protocol.")
+    warnings += [
+        f"{row.run} deviates from its protocol: {said}" for row in rows for said in row.settings.get("run.deviates", ())
+    ]
     return Comparison(
         rows, differing([r.settings for r in rows]), differing([r.defaults for r in rows if r.defaults]), warnings
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
-from masktrain import cost, heldout, inference, metrics, paired, runs, soup, voting
+from masktrain import budgets, epochs, heldout, metrics, paired, runs, soup, voting
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
 from masktrain.learn.combination import KINDS, Combination
@@ -26,8 +26,6 @@ from masktrain.paired import Paired
 from masktrain.settings import nearest
 
 ALL_KINDS = (*KINDS, "soup")
-ALIKE = 0.9
-"""Correlation of errors above which members are said to add little to each other."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,13 @@ class Ensemble:
 
 
 def ensemble(
-    given: Sequence[Path], out: Path, *, kind: str = "soft", cache: Path | None = None, seed: int = 0
+    given: Sequence[Path],
+    out: Path,
+    *,
+    kind: str = "soft",
+    cache: Path | None = None,
+    seed: int = 0,
+    budget: float | None = None,
 ) -> Ensemble:
     """Combine runs into one that evaluate, predict and export accept.
 
@@ -85,11 +89,12 @@ def ensemble(
     its mean. Whatever is fitted is fitted on out-of-fold predictions, and scored on people it was not fitted on.
 
     Args:
-        given: run folders, or folders of run folders.
+        given: run folders, or folders of run folders; of one run alone the epochs that it has kept.
         out: folder of the ensemble, new or empty.
         kind: one of :data:`ALL_KINDS`; see :class:`masktrain.learn.combination.Combination`. ``soup`` averages weights.
         cache: for ``soup``, where the crops are if the cache has moved.
         seed: which folds of the people the scoring uses.
+        budget: for ``greedy``, the most milliseconds that the members may take for an image together on this CPU.
 
     Raises:
         UserError: runs that do not go together, or no image that none of them was trained on.
@@ -97,6 +102,10 @@ def ensemble(
     if kind not in ALL_KINDS:
         near = nearest(kind, ALL_KINDS)
         raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
+    if budget is not None and kind != "greedy":
+        raise UsageError("Only greedy chooses among members by what they cost.", "Use --kind greedy with --budget.")
+    if len(given) == 1 and len(epochs.kept(given[0])) > 1:
+        return of_epochs(given[0], out, kind, cache, seed, budget)
     found, left_out = expand(given)
     if len(found) < 2:
         raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
@@ -111,12 +120,33 @@ def ensemble(
     groups = group(members)
     tables, held = common(members, groups)
     schema = members[0].sidecar.labels()
-    answer = nested_answer(kind, tables, held.labels)
+    limit = None if budget is None else budgets.affordable(members, groups, budget)
+    answer = nested_answer(kind, tables, held.labels, limit)
     combined = voting.nested(held.labels, held.people, schema, answer, seed)
-    fitted = voting.fit(kind, tables, held.labels)
+    fitted = voting.fit(kind, tables, held.labels, limit)
     made = dataclasses.replace(held, probabilities=combined)
-    _write(out, kind, members, groups, fitted, made)
+    _write(out, kind, *budgets.taken(kind, members, groups, fitted), made)
     return _report(out, kind, members, groups, fitted, tables, made, left_out)
+
+
+def of_epochs(
+    run: Path, out: Path, kind: str, cache: Path | None = None, seed: int = 0, budget: float | None = None
+) -> Ensemble:
+    """Combine the epochs that one run has kept (snapshots, arXiv 1704.00109), and tell how alike they are.
+
+    See :func:`ensemble` for the arguments; ``cache`` counts for every kind, as the epochs answer for the held-out
+    people first.
+    """
+    with epochs.apart(run, cache) as folders:
+        made = ensemble(folders, out, kind=kind, cache=cache, seed=seed, budget=budget)
+        notes = [epochs.advice(epochs.kept(run), made.correlation)]
+        if kind != "soup":
+            cooked = soup.cook([read_candidate(f) for f in folders], folders[0].parent / "soup", cache)
+            labels, said = cooked.labels, cooked.probabilities.argmax(1)
+            score = metrics.macro_f1(metrics.confusion(labels, said, cooked.probabilities.shape[1]))
+            notes.append(f"One network with the mean of their weights (--kind soup) has macro-F1 {score:.4f}.")
+    alike = "The members err on the same images"
+    return dataclasses.replace(made, notes=[*(n for n in made.notes if not n.startswith(alike)), *filter(None, notes)])
 
 
 def expand(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -222,13 +252,13 @@ def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray
 
 
 def nested_answer(
-    kind: str, tables: NDArray[np.float64], labels: NDArray[np.int64]
+    kind: str, tables: NDArray[np.float64], labels: NDArray[np.int64], budget: voting.Budget | None = None
 ) -> Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.float64]]:
     """For :func:`masktrain.voting.nested`: combine some images by what is fitted on others."""
     numbers = range(len(tables))
 
     def answer(known: NDArray[np.bool_], asked: NDArray[np.bool_]) -> NDArray[np.float64]:
-        fitted = voting.fit(kind, tables[:, known], labels[known])
+        fitted = voting.fit(kind, tables[:, known], labels[known], budget)
         with torch.inference_mode():
             return np.asarray(combination(kind, numbers, fitted)(torch.from_numpy(tables[:, asked]).float()).numpy())
 
@@ -289,7 +319,7 @@ def _report(
     answers = [table.argmax(1) for table in tables]
     scores = [metrics.macro_f1(metrics.confusion(labels, a, classes)) for a in answers]
     best = int(np.argmax(scores))
-    costs = [measure(m.folder) for m in members]
+    costs = [budgets.measure(m.folder) for m in members]
     entries = []
     for g, answered in enumerate(answers):
         mine = [i for i, number in enumerate(groups) if number == g]
@@ -299,7 +329,7 @@ def _report(
         interval = metrics.interval(labels, answered, people, classes)
         entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
     predicted = made.probabilities.argmax(1)
-    correlation = error_correlation(np.array([a != labels for a in answers]))
+    correlation = voting.error_correlation(np.array([a != labels for a in answers]))
     notes = [*left_out, *_notes(members, groups, tables, correlation)]
     return Ensemble(
         run=out,
@@ -327,28 +357,10 @@ def _notes(
         )
     if count > 1:
         mean = float(correlation[~np.eye(count, dtype=bool)].mean())
-        if mean > ALIKE:
+        if mean > voting.ALIKE:
             notes.append(f"The members err on the same images (mean correlation {mean:.2f}): little is to be gained.")
         notes.append("Which member is best was seen on the images it is compared on, so it looks a little too good.")
     most = max(len(m.held) for m in members)
     if tables.shape[1] < most // 2:
         notes.append(f"Only {tables.shape[1]} images were held out by all; runs held out up to {most} each.")
     return notes
-
-
-def error_correlation(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Pearson correlation of being wrong [members, members], of [members, n]; 0 where a member is always the same."""
-    centred = wrong - wrong.mean(1, keepdims=True)
-    norm = np.sqrt((centred**2).sum(1))
-    scale = np.where(norm > 0, norm, 1.0)
-    found = (centred @ centred.T) / np.outer(scale, scale)
-    np.fill_diagonal(found, 1.0)
-    return np.asarray(found)
-
-
-def measure(run: Path) -> tuple[int, float]:
-    """Parameters of a run's network, and milliseconds for one image on this machine's CPU in batches of 16."""
-    member = inference.load(run, "cpu")
-    height, width = member.sidecar.size
-    seconds = cost.seconds_to_answer(member.model, (height, width), member.precision)
-    return sum(p.numel() for p in member.model.parameters()), 1000 * seconds

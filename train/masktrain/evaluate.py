@@ -16,7 +16,7 @@ from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json
 from masktrain import baselines as simple
-from masktrain import calibration, heldout, metrics, predictors, questions, runs, slices, submission
+from masktrain import calibration, heldout, metrics, origins, predictors, questions, runs, slices, submission
 from masktrain.calibration import Calibration
 from masktrain.members import FILE as ENSEMBLE
 from masktrain.questions import Questions
@@ -100,6 +100,9 @@ def evaluate(
     columns = {name: values for name, values in asked.columns(cache).items() if name not in schema.names}
     if by is None:
         by = slices.default(schema, list(columns))
+    seen = questions.same_source(pictures, data) and asked.images["person"].isin(data["people"]["train"]).any()
+    fair = given.probabilities if kept or not seen else None
+    known = origins.gather(cache, asked.images, schema, asked.truth, fair)
     report = Report(
         run=str(run),
         cache=str(cache),
@@ -113,6 +116,7 @@ def evaluate(
         without_crop=asked.images["image"][~given.cropped].tolist(),
         warnings=warnings,
         file=run / questions.report_name(cache, asked, answers, split),
+        origins=origins.rank(asked.truth, given.predicted, asked.people, schema, known),
     )
     write_json(report.file, report.to_dict())
     return report

@@ -303,6 +303,8 @@ def _train(
         with loggers.logging(run, config.run.log) as logs, snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
         made = epochs.cook(run, learner, config.select, val, evaluate)
+        if config.select.soup != "none" and (said := epochs.advice(*epochs.alike(run, learner, val))):
+            progress.say(f"note    {said}")
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
             checkpoint.save_best(run, made.learner.scored, named, config.to_dict())

@@ -57,7 +57,8 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
         val_ratio: wanted share; the split has ``round(1 / val_ratio)`` equal folds, of which the first is held out.
         seed: which split.
         fold: ``k/K`` to hold out the k-th of K folds instead.
-        file: a CSV with the fold of every person instead of folds made here.
+        file: a CSV with the fold of every person instead of folds made here; of its name in the cache where it is
+            not found, as caches move.
 
     Raises:
         UserError: fewer than two people with labelled crops, or than the folds that ``fold`` asks for, a photo that is
@@ -68,7 +69,7 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
     pairs = copies(view)
     check_eval(view, table, pairs)
     linked = link_people(table, pairs)
-    number, folds = _numbers(table, view.schema, val_ratio, seed, fold, file, linked)
+    number, folds = _numbers(table, view.schema, val_ratio, seed, fold, _at(file, view), linked)
     which = numbered(fold)[0] if fold else 1
     if which > folds:
         raise UsageError(f"Fold {which} of {folds} does not exist.", "Folds are counted from 1: --fold 1/5.")
@@ -130,8 +131,15 @@ def _joined(links: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
 def count(view: View, config: DataConfig) -> int:
     """How many folds there are with some settings."""
     table = view.table.iloc[usable_rows(view)[0]]
-    linked = link_people(table, copies(view))
-    return _numbers(table, view.schema, config.val_ratio, config.split_seed, config.fold, config.folds_file, linked)[1]
+    linked, file = link_people(table, copies(view)), _at(config.folds_file, view)
+    return _numbers(table, view.schema, config.val_ratio, config.split_seed, config.fold, file, linked)[1]
+
+
+def _at(file: str | None, view: View) -> str | None:
+    """Where a folds file is: as named, or in the cache."""
+    if file and not Path(file).is_file() and (view.path / Path(file).name).is_file():
+        return str(view.path / Path(file).name)
+    return file
 
 
 def numbered(fold: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from maskprep.dataset import open_view
-from masktrain import cost, feed, runs
+from masktrain import cost, feed, runs, samples
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
 from masktrain.learn import host, loop
@@ -37,6 +37,7 @@ class Plan:
         rates: learning rate of every update, or of :data:`RATES` spread evenly over them where there are more.
         loss: of each step that was run.
         seconds: that the whole fit may take.
+        samples: images of the steps that were run, as they are and as they were trained on.
     """
 
     data: dict[str, Any]
@@ -45,6 +46,7 @@ class Plan:
     rates: list[float]
     loss: list[float]
     seconds: float
+    samples: samples.Samples
 
 
 def plan(cache: Path, config: FitConfig | None = None) -> Plan:
@@ -66,8 +68,10 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     saved: dict[int, int] = {}
     loop.wake(learner.model, config, epoch=1)
     losses: list[float] = []
+    seen: list[samples.Samples] = []
     times: list[float] = []
     for batch in islice(train.epoch(1), STEPS):
+        seen.append(samples.of_batch(batch, training.view))
         started = time.perf_counter()
         with nullcontext() if losses else cost.activations(learner.model, saved):
             losses.append(float(loop.train_step(learner, batch, config.optim)[1]))
@@ -92,6 +96,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
         ],
         loss=losses,
         seconds=float(np.mean(times[1:] or times)) * (steps + looks),
+        samples=samples.joined(seen),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from maskprep.store.files import write_with
-from masktrain import calibration, heldout, metrics, runs, slices
+from masktrain import calibration, heldout, metrics, origins, runs, slices, weakest
 from masktrain.learn.augment import shown
 from masktrain.sections import RECIPES
 
@@ -58,8 +58,9 @@ def report(run: Path, cache: Path | None = None) -> Path:
     truth, p = held.labels, held.probabilities
     parts = [
         _head(run, result, data),
-        "<h2>Epochs</h2>" + _curves(records),
+        "<h2>Epochs</h2>" + _curves(records) + weakest.curves(records, _present(data, view)),
         "<h2>Classes</h2>" + _classes(truth, p.argmax(1), table["person"].tolist(), view),
+        "<h2>Where the errors come from</h2>" + _origins(truth, p, table, view),
         "<h2>Slices</h2>" + _slices(truth, p.argmax(1), table, view),
         "<h2>How sure it is</h2>" + reliability(p, truth),
         "<h2>What is taken for what</h2>" + _confusions(truth, p.argmax(1), view),
@@ -99,6 +100,11 @@ def _curves(records: list[dict[str, Any]]) -> str:
     )
 
 
+def _present(data: dict[str, Any], view: View) -> list[str]:
+    """The classes that held-out images have."""
+    return [name for name, n in zip(view.schema.class_names, data["classes"]["val"], strict=True) if n]
+
+
 def plot(series: dict[str, list[float]], width: int = 500, height: int = 220) -> str:
     """Lines over the epochs as SVG, with their names and the range of their values."""
     known = [v for values in series.values() for v in values if np.isfinite(v)]
@@ -132,6 +138,29 @@ def _classes(truth: NDArray[np.int64], predicted: NDArray[np.int64], people: lis
             f"<td>{c.f1:.3f}<td>{low[k]:.3f} to {high[k]:.3f}<td>{bar}"
         )
     return "".join(rows) + "</table>"
+
+
+def _origins(truth: NDArray[np.int64], p: NDArray[Any], table: pd.DataFrame, view: View) -> str:
+    """Kinds of errors, by how much better the score would be without them."""
+    known = origins.gather(view.path, table, view.schema, truth, p)
+    found = origins.rank(truth, p.argmax(1), table["person"].tolist(), view.schema, known)
+    scale = 200 / max([o.high for o in found] + [1e-9])
+    rows = ["<table><tr><th>if these were right<th>images<th>wrong<th>people<th>macro-F1 gains<th>95 % over people<th>"]
+    for o in found:
+        low, high = max(o.low, 0.0), max(o.high, 0.0)
+        bar = (
+            f'<svg width="204" height="12"><rect width="{scale * max(o.gain, 0):.0f}" height="12" fill="#e6b08f"/>'
+            f'<line x1="{scale * low:.0f}" x2="{scale * high:.0f}" y1="6" y2="6" stroke="#333" stroke-width="2"/></svg>'
+        )
+        rows.append(
+            f"<tr><td>{_e(o.what)}<td>{o.images}<td>{o.wrong}<td>{o.people}<td>{o.gain:+.3f}"
+            f"<td style='white-space:nowrap'>{o.low:+.3f} to {o.high:+.3f}<td>{bar}"
+        )
+    about = (
+        "<p class=grey>Rows overlap: an image may stand in several, so gains do not add up. Likely label errors count"
+        " as right, as if the label were mended; a network that is sure and wrong looks just like one.</p>"
+    )
+    return "".join(rows) + "</table>" + about
 
 
 def _slices(truth: NDArray[np.int64], predicted: NDArray[np.int64], table: pd.DataFrame, view: View) -> str:

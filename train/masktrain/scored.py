@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masktrain import metrics, paired, slices
+from masktrain.origins import Origin
 from masktrain.questions import Questions
 
 
@@ -46,6 +47,7 @@ class Report:
         without_crop: images that have no crop; their answer is the most frequent training class.
         warnings: what a reader must know about these scores.
         file: the JSON file in the run folder, or beside the predictions.
+        origins: where the errors come from, the costliest first.
     """
 
     run: str
@@ -60,6 +62,7 @@ class Report:
     without_crop: list[str]
     warnings: list[str]
     file: Path
+    origins: list[Origin] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as kept in the JSON file."""

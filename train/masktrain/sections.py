@@ -388,6 +388,12 @@ class RunConfig(Section):
     plugins: tuple[str, ...] = setting(
         (), "Plugins that the other settings use, with their hashes; set by --plugin alone.", "S0.22, S3.17"
     )
+    protocol: str = setting(
+        "", "Hash of the ground rules that the settings keep to; set by masktrain fit alone.", "S3.24"
+    )
+    deviates: tuple[str, ...] = setting(
+        (), "In what and why the settings deviate from them; set by --deviate alone.", "S3.24"
+    )
     log: tuple[str, ...] = setting(
         (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS
     )

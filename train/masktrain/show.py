@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskprep.labels.schema import Schema
+from masktrain import weakest
 from masktrain.config import FitConfig
 from masktrain.metrics import Interval, Scores
 
@@ -52,6 +53,7 @@ class PrintedFit(Fit):
     ) -> Iterator[None]:
         """Say what will be done, then show how it gets on."""
         self.epochs, self.batch, self.images = config.optim.epochs, config.optim.batch_size, int(sum(about["drawn"]))
+        self.present = {n for n, k in zip(about["schema"].class_names, data["classes"]["val"], strict=True) if k}
         self.done, self.loss = done, float("nan")
         self.started = self.epoch_started = time.perf_counter()
         for line in opening(run, config, data, about):
@@ -100,10 +102,13 @@ class PrintedFit(Fit):
         line = (
             epoch_line(record, self.epochs, self.batch) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
         )
+        weak = weakest.line(record, self.present)
         if self.bar is not None:
             self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if weak:
+                self.bar.console.print(f"        {weak}", style="red", highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line, flush=True)
+            print(line + (f"\n        {weak}" if weak else ""), flush=True)
 
 
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
@@ -121,6 +126,9 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
         f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
     ]
+    if config.run.protocol:
+        said = "".join(f"\n        deviates: {each}" for each in config.run.deviates)
+        lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
     if config.sample.kind != "all" or config.sample.photos:
         lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
@@ -207,14 +215,19 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def planned(cache: Path, config: FitConfig) -> None:
-    """Print what a fit would do, after trying some steps."""
+def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
+    """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
     from masktrain import plan as planning
+    from masktrain import samples
 
+    if sheet is not None:
+        samples.check(sheet)
     made = planning.plan(cache, config)
     for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
         print(line)
     print(f"time    about {clock(made.seconds)} on this machine")
+    if sheet is not None:
+        print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
 
 
 def comparison(made: Comparison) -> None:

@@ -10,11 +10,16 @@ from masktrain.metrics import Interval
 from masktrain.paired import Paired
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from masktrain.calibrate import Calibrated
     from masktrain.ensemble import Ensemble
     from masktrain.scored import Report
     from masktrain.sweep import Swept
     from masktrain.trials import Trial
+
+MANY = 12
+"""Members of which every two are no longer compared in a table."""
 
 
 def ensemble(made: Ensemble) -> None:
@@ -32,11 +37,13 @@ def ensemble(made: Ensemble) -> None:
     )
     table = Table(box=box.SIMPLE_HEAD, header_style="")
     table.add_column("")
+    table.add_column("", overflow="fold")
     for name in ("macro-F1", "weight", "errs with others", "parameters", "ms/image"):
         table.add_column(name, justify="right")
     for i, entry in enumerate(made.entries):
         others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
         table.add_row(
+            str(i + 1),
             entry.name + ("  (best)" if i == made.best and len(made.entries) > 1 else ""),
             scored(entry.score, entry.interval),
             "" if entry.weight is None else f"{entry.weight:.3f}",
@@ -44,8 +51,10 @@ def ensemble(made: Ensemble) -> None:
             f"{entry.parameters / 1e6:.1f} M",
             f"{entry.ms:.1f}",
         )
-    entries = made.entries if made.kind != "soup" else made.entries[:1]
+    used = [e for e in made.entries if e.weight is None or e.weight > 0]
+    entries = used if made.kind != "soup" else used[:1]
     table.add_row(
+        "",
         made.kind,
         scored(made.score, made.interval),
         "",
@@ -55,11 +64,28 @@ def ensemble(made: Ensemble) -> None:
         end_section=True,
     )
     console.print(table, markup=False)
+    if 2 < len(made.entries) <= MANY:
+        console.print(_together(made), markup=False)
     if made.against is not None:
         print(f"against the best member: {compared(made.against)}")
     for note in made.notes:
         print(f"note: {note}")
     print(f"next    masktrain predict {made.run} PHOTOS --out predictions.csv")
+
+
+def _together(made: Ensemble) -> Table:
+    """How the errors of every two members correlate: 1 for those that err on the same images."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="")
+    table.add_column("errors correlate")
+    for j in range(len(made.entries)):
+        table.add_column(str(j + 1), justify="right")
+    for i, entry in enumerate(made.entries):
+        cells = ["" if i == j else f"{float(v):.2f}" for j, v in enumerate(made.correlation[i])]
+        table.add_row(f"{i + 1}  {entry.name}", *cells)
+    return table
 
 
 def models(
@@ -114,6 +140,16 @@ def details(report: Report) -> None:
             accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
             table.add_row(s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}")
         console.print(table, markup=False)
+    if report.origins:
+        table = Table(box=box.SIMPLE_HEAD, header_style="")
+        table.add_column("if these were right", overflow="fold")
+        for name in ("images", "wrong", "people", "macro-F1 gains"):
+            table.add_column(name, justify="right")
+        for o in report.origins:
+            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            table.add_row(o.what, str(o.images), str(o.wrong), str(o.people), gain)
+        console.print(table, markup=False)
+        print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         table = Table(box=box.SIMPLE_HEAD, header_style="")
         table.add_column("compared with")

@@ -17,7 +17,7 @@ from maskprep.labels.schema import Schema, fold
 from maskprep.store.cache import Cache
 from maskprep.store.files import write_json
 from masktrain import answers as tables
-from masktrain import calibration, guesses, metrics, questions, slices
+from masktrain import calibration, guesses, metrics, origins, questions, slices
 from masktrain.questions import Questions
 from masktrain.scored import Report, rival
 
@@ -171,6 +171,7 @@ def evaluate(
         rivals += [rival(n, asked, told.predicted, guess) for n, guess in _guesses(images, asked, schema, cache)]
     columns = {name: values for name, values in asked.columns(cache).items() if name not in schema.names}
     unused = len(given.names) - len(asked)
+    known = origins.gather(cache, asked.images, schema, asked.truth, None)
     report = Report(
         run=str(file),
         cache=str(cache),
@@ -191,6 +192,7 @@ def evaluate(
         without_crop=[],
         warnings=[f"{unused} of the {len(given.names)} rows of {file.name} were not asked about."] if unused else [],
         file=file.with_name(f"{file.stem}-{questions.report_name(cache, asked, answers, split)}"),
+        origins=origins.rank(asked.truth, told.predicted, asked.people, schema, known),
     )
     write_json(report.file, report.to_dict())
     return report

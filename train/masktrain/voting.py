@@ -27,6 +27,9 @@ ABSENT = -30.0
 
 NESTED_FOLDS = 5
 
+ALIKE = 0.9
+"""Correlation of errors above which members are said to add little to each other."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -44,17 +47,30 @@ class Fitted:
     picks: tuple[int, ...] = ()
 
 
-def fit(kind: str, tables: Tables, labels: Ints) -> Fitted:
+@dataclass(frozen=True)
+class Budget:
+    """What groups may cost together, for greedy: ``costs`` of each [groups], and the ``most`` of their sum."""
+
+    costs: tuple[float, ...]
+    most: float
+
+    def allows(self, taken: set[int], group: int) -> bool:
+        """Whether a group may be taken besides those that are; one that is taken costs nothing again."""
+        return sum(self.costs[g] for g in taken | {group}) <= self.most
+
+
+def fit(kind: str, tables: Tables, labels: Ints, budget: Budget | None = None) -> Fitted:
     """Fit a combination; soft and hard have nothing to fit.
 
     Args:
         tables: probabilities [groups, n, C] of images nobody was trained on.
         labels: their joint labels [n].
+        budget: of greedy.
     """
     if kind == "weighted":
         return Fitted(likeliest_weights(tables, labels))
     if kind == "greedy":
-        picks = greedy(tables, labels)
+        picks = greedy(tables, labels, budget=budget)
         weights = np.bincount(picks, minlength=len(tables)) / len(picks)
         return Fitted(weights, picks=tuple(picks))
     if kind == "stack":
@@ -80,11 +96,11 @@ def likeliest_weights(tables: Tables, labels: Ints) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-def greedy(tables: Tables, labels: Ints, rounds: int = GREEDY_ROUNDS) -> list[int]:
+def greedy(tables: Tables, labels: Ints, rounds: int = GREEDY_ROUNDS, budget: Budget | None = None) -> list[int]:
     """Groups to average, taken one by one, with replacement (Caruana et al., ICML 2004).
 
     Each round takes the group that makes macro-F1 of the mean highest, among equals the likelier, then the first; the
-    shortest list that was best counts.
+    shortest list that was best counts. With a budget only groups that it allows besides those taken stand for choice.
     """
     classes = tables.shape[2]
     at = np.arange(len(labels))
@@ -98,7 +114,10 @@ def greedy(tables: Tables, labels: Ints, rounds: int = GREEDY_ROUNDS) -> list[in
     best, marks = 0, (-1.0, 0.0)
     for size in range(1, rounds + 1):
         found = [mark((total + table) / size) for table in tables]
-        choice = max(range(len(tables)), key=lambda g: (found[g], -g))
+        free = [g for g in range(len(tables)) if budget is None or budget.allows(set(picks), g)]
+        if not free:
+            break
+        choice = max(free, key=lambda g: (found[g], -g))
         picks.append(choice)
         total += tables[choice]
         if found[choice] > marks:
@@ -162,3 +181,13 @@ def nested(
         out[number == k] = got
     assert out is not None
     return out
+
+
+def error_correlation(wrong: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Pearson correlation of being wrong [members, members], of [members, n]; 0 where a member is always the same."""
+    centred = wrong - wrong.mean(1, keepdims=True)
+    norm = np.sqrt((centred**2).sum(1))
+    scale = np.where(norm > 0, norm, 1.0)
+    found = (centred @ centred.T) / np.outer(scale, scale)
+    np.fill_diagonal(found, 1.0)
+    return np.asarray(found)

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskprep import __version__
+from maskprep.panels import panelled
 
 if TYPE_CHECKING:
     from maskprep.job import Job
     from maskprep.progress import Progress
 
+PANELS = {
+    "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
+    "Look": ("status", "sheet", "faces", "explain", "duplicates"),
+    "Mend": ("audit", "review", "decisions", "relabel"),
+    "Hand on": ("export",),
+    "This machine": ("doctor", "weights"),
+}
+"""Commands in the order of the work."""
+
 app = typer.Typer(
+    cls=panelled(PANELS),
     help="Find the right face, clean the labels, cache the crops. Every command takes a folder of photos or a cache "
     "and brings what it needs up to date first; photos are never written to.",
     no_args_is_help=True,
