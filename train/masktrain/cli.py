@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 
 DEFAULTS = FitConfig()
+TRIALS = ("dry_run", "check", "find_lr")
+"""Parameters of ``fit`` that try something out and write nothing."""
+
 OPTIONS: dict[str, str] = {}
 """Parameter of ``fit`` → setting."""
 
@@ -109,6 +112,12 @@ def fit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, and try some steps.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check data, gradients and learning before a long fit (a minute).")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test of 100 updates.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
@@ -117,7 +126,7 @@ def fit(
     """Train a timm model on people, keep the epoch that is best on people held out."""
     given = {
         name
-        for name in (*OPTIONS, "settings", "recipe", "config", "folds", "note", "dry_run", "out")
+        for name in (*OPTIONS, "settings", "recipe", "config", "folds", "note", *TRIALS, "out")
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
     if resume is not None and given:
@@ -127,6 +136,9 @@ def fit(
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
+    tried = [name for name in TRIALS if context.params[name]]
+    if len(tried) > 1:
+        raise UsageError(f"{' and '.join('--' + n.replace('_', '-') for n in tried)} are given one at a time.")
     values: dict[str, Any] = {}
     loaded = cli_runs.load(plugin)
     if recipe is not None or config is not None:
@@ -136,22 +148,31 @@ def fit(
             values |= recipes.read(source) if source is not None else {}
     values |= assignments(settings or []) | loaded
     chosen = FitConfig.from_keys(values | {key: context.params[n] for n, key in OPTIONS.items() if n in given})
-    _fit(cache, chosen, resume, folds is not None, dry_run, note, out)
+    if tried:
+        assert cache is not None
+        _try(tried[0], cache, chosen)
+        return
+    _fit(cache, chosen, resume, folds is not None, note, out)
 
 
-def _fit(
-    cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, dry_run: bool, note: str, out: Path | None
-) -> None:
+def _try(kind: str, cache: Path, config: FitConfig) -> None:
+    """Try a fit out; exit 1 if a check failed."""
+    from masktrain import show
+
+    if kind == "check":
+        if not show.checked(cache, config):
+            raise typer.Exit(1)
+        return
+    (show.planned if kind == "dry_run" else show.rates)(cache, config)
+
+
+def _fit(cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, note: str, out: Path | None) -> None:
     """Fit, and print how it went."""
     from statistics import mean, stdev
 
     from masktrain import crossfit, report, runs, show
     from masktrain import fit as fitting
 
-    if dry_run:
-        assert cache is not None
-        show.planned(cache, config)
-        return
     rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
     progress = show.Fit() if rank else show.PrintedFit()
     if folds or (resume is not None and (resume / runs.FOLDS).is_file()):

@@ -58,6 +58,15 @@ def sampler_of(training: Training, config: FitConfig) -> Sampler | Several:
     )
 
 
+def held_out(view: View, split: folds.Split, config: FitConfig, behind: Background, device: torch.device) -> Batches:
+    """The batches that are scored: never augmented, mixed or sampled.
+
+    Args:
+        behind: what lies behind the subjects; random ones are for training only.
+    """
+    return Batches(view.before(behind), split.val, config.optim.batch_size, device)
+
+
 def batches_of(training: Training, config: FitConfig, behind: Background, device: torch.device) -> Batches:
     """The batches that are trained on.
 

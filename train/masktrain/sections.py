@@ -112,6 +112,11 @@ class ModelConfig(Section):
         low=0,
         high=1,
     )
+    thaw_on_plateau: bool = setting(
+        False,
+        "Thaw all frozen stages when select.by has stood still for half of select.patience, instead of model.thaw.",
+        "S0.11: unfrozen when half of the patience is spent",
+    )
     checkpointing: bool = setting(
         False,
         "Compute activations again when the gradients need them: less memory, about a third more time.",
@@ -330,6 +335,12 @@ class AugmentConfig(Section):
         "Augmentation: none, light, base, strong, or batched (much as light, but whole batches at once on the device).",
         "S0.30, S1.24, S2.13",
         choices=RECIPES,
+    )
+    classes: tuple[str, ...] = setting(
+        (),
+        "Another recipe for some classes, written ATTRIBUTE=CLASS:RECIPE, such as age=>=60:strong (or joint=CLASS); of"
+        " several that fit an image the first one counts.",
+        "S4.17",
     )
     mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
     cutmix: float = setting(
