@@ -71,18 +71,19 @@ def check(cache: Path, config: FitConfig | None = None) -> Iterator[Finding]:
 def labels(view: View, rows: Rows) -> Finding:
     """Whether the joint label of some table rows is what their attributes make."""
     schema, table = view.schema, view.table.iloc[rows]
-    made = [schema.label(row) for row in table[list(schema.joint)].to_dict("records")]
+    values = zip(*(table[name].tolist() for name in schema.joint), strict=True)
+    made = [schema.label(dict(zip(schema.joint, each, strict=True))) for each in values]
     told = table["label"].tolist()
     wrong = [i for i, (m, t) in enumerate(zip(made, told, strict=True)) if m is not None and m != t]
     unknown = sum(m is None for m in made)
     if wrong:
         first, at = table.iloc[wrong[0]], wrong[0]
-        values = ", ".join(f"{name} {first[name]}" for name in schema.joint)
+        shown = ", ".join(f"{name} {first[name]}" for name in schema.joint)
         return Finding(
             "labels",
             False,
             f"{len(wrong)} of {len(rows)} labels are not what their attributes make: {first['image']} has label"
-            f" {told[at]}, but {values} is {made[at]}",
+            f" {told[at]}, but {shown} is {made[at]}",
             f"Make them again with: maskprep run {view.path}",
         )
     without = f"; {unknown} have no attributes to compare with" if unknown else ""

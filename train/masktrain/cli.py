@@ -57,6 +57,8 @@ def fit(
     context: typer.Context,
     cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="The cache to train on.")] = None,
     view: Annotated[str | None, option("data.view")] = DEFAULTS.data.view,
+    task: Annotated[str, option("data.task", "--task")] = DEFAULTS.data.task,
+    where: Annotated[str, option("data.where", "--where")] = DEFAULTS.data.where,
     val_ratio: Annotated[float, option("data.val_ratio")] = DEFAULTS.data.val_ratio,
     fold: Annotated[str, option("data.fold")] = DEFAULTS.data.fold,
     folds_file: Annotated[str | None, option("data.folds_file")] = DEFAULTS.data.folds_file,

@@ -59,6 +59,26 @@ def ensemble(
     show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed))
 
 
+def compose(
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ATTRIBUTE=RUN...", help="Who answers what, such as mask=runs/a gender=runs/b age=runs/c."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
+) -> None:
+    """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
+    from masktrain import compose as composing
+    from masktrain import show, show_runs
+
+    made = composing.compose(given, out)
+    show.scores(
+        f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval
+    )
+    show_runs.parts(made)
+
+
 def calibrate(
     run: Run,
     thresholds: Annotated[
@@ -240,5 +260,5 @@ def models(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (sweep, models, report, export, ensemble, calibrate, explain, demo):
+    for command in (sweep, models, report, export, ensemble, compose, calibrate, explain, demo):
         app.command()(command)

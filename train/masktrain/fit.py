@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.backgrounds import parse_colour
-from maskprep.dataset import View, open_view
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
 from maskprep.store.files import write_json
@@ -62,7 +62,7 @@ def fit(
             (exit 130 and 143).
     """
     config = config or FitConfig()
-    view = open_view(cache, config.data.view)
+    view = feed.opened(cache, config)
     config = feed.settled(view, config)
     training = check(view, config)
     device = _device(config)
@@ -172,7 +172,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     config = FitConfig.from_dict(json.loads(state["config"]))
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
-    view = open_view(cache or Path(data["cache"]), data["view"])
+    view = feed.opened(cache or Path(data["cache"]), config, data["view"])
     training = feed.training_of(view, config)
     mattes = view.mattes_fingerprint() if config.data.background != "original" else data.get("mattes")
     now = (view.fingerprint(), training.split.hash, mattes, training.extra)

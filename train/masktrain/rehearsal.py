@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset import View
 from maskprep.pixels.composite import Background
 from masktrain import bands, feed
 from masktrain import fit as fitting
@@ -42,7 +42,7 @@ def prepare(cache: Path, config: FitConfig | None = None) -> Rehearsal:
         UserError: all that would stop the fit.
     """
     config = config or FitConfig()
-    view = open_view(cache, config.data.view)
+    view = feed.opened(cache, config)
     config = feed.settled(view, config)
     training = fitting.check(view, config)
     device = host.choose_device(config.run.device)

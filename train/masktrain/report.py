@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from maskprep.store.files import write_with
-from masktrain import calibration, metrics, runs, slices
+from masktrain import calibration, metrics, runs, slices, tasks
 from masktrain.learn.augment import by_class, shown
+from masktrain.learn.checkpoint import load_sidecar
 from masktrain.sections import RECIPES, AugmentConfig
 
 FILE = "report.html"
@@ -51,7 +52,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
     data, records = runs.read_data(run), runs.read_metrics(run)
     if not (run / runs.RESULT).is_file():
         raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
-    view = open_view(cache or Path(data["cache"]), data["view"])
+    view = tasks.like(open_view(cache or Path(data["cache"]), data["view"]), load_sidecar(run).labels())
     oof = pd.read_parquet(run / runs.OOF)
     rows = pd.Series(view.table.index, index=view.table["image"]).reindex(oof["image"])
     if rows.isna().any():

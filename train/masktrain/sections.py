@@ -30,6 +30,16 @@ class DataConfig(Section):
     """Which crops, before which background, and who is held out."""
 
     view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').", "S4.35")
+    task: str = setting(
+        "",
+        "Attributes to learn, such as age or mask,gender; nothing for all. The people held out are the same.",
+        "S0.5, S1.5, S1.31",
+    )
+    where: str = setting(
+        "",
+        "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held-out ones are scored.",
+        "S1.31: a network for each mask state",
+    )
     val_ratio: float = setting(
         0.2, "Share of the people held out for validation.", "S1.33", low=0, high=0.5, open_low=True
     )

@@ -251,7 +251,8 @@ def _twins(entries: Sequence[Entry]) -> list[str]:
 
 
 def _schema(folder: Path) -> Schema:
-    return checkpoint.load_sidecar(_networks(folder)[0]).labels()
+    whole = (_json(folder / members.FILE) or {}).get("schema")  # of parts, each of which knows its own
+    return Schema.from_dict(whole) if whole else checkpoint.load_sidecar(_networks(folder)[0]).labels()
 
 
 def _networks(folder: Path) -> list[Path]:
