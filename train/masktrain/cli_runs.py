@@ -79,6 +79,37 @@ def compose(
     show_runs.parts(made)
 
 
+def pack(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The file to write.")],
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With what fit --resume needs too: the last checkpoint, weights of epochs.")
+    ] = False,
+) -> None:
+    """Write a run or an ensemble into one file, without code, to use it at another place."""
+    from masktrain import pack as packing
+
+    made = packing.pack(run, file, whole=whole)
+    print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
+    if made.left_out:
+        print(f"left out {', '.join(made.left_out[:5])}{', ...' if len(made.left_out) > 5 else ''}")
+    print(f"next    masktrain unpack {file} --out FOLDER")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What masktrain pack has written.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<its name>]")
+    ] = None,
+) -> None:
+    """Make a run's folder of a packed file, after a look at what is in it; no code in it is ever run."""
+    from masktrain import pack as packing
+
+    made = packing.unpack(file, out)
+    print(f"written {made.place}: {made.files} files, {made.size / 2**20:.1f} MiB, each as it was packed")
+    print(f"next    masktrain evaluate {made.place} CACHE")
+
+
 def calibrate(
     run: Run,
     thresholds: Annotated[
@@ -260,5 +291,5 @@ def models(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (sweep, models, report, export, ensemble, compose, calibrate, explain, demo):
+    for command in (sweep, models, report, export, ensemble, compose, pack, unpack, calibrate, explain, demo):
         app.command()(command)

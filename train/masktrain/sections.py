@@ -37,7 +37,7 @@ class DataConfig(Section):
     )
     where: str = setting(
         "",
-        "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held-out ones are scored.",
+        "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held out are scored.",
         "S1.31: a network for each mask state",
     )
     val_ratio: float = setting(
