@@ -62,9 +62,10 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
     if file.resolve().is_relative_to(run.resolve()):
         raise UsageError(f"{file} would lie in the run itself.", "Choose a place outside of it.")
     taken, left_out = _chosen(run, whole)
+    name = run.resolve().name
     about = {
         "format": FORMAT,
-        "name": run.resolve().name if _plain(run.resolve().name) else "run",
+        "name": name if _plain(name) else "run",
         "files": {name: {"sha256": _digest(run / name), "bytes": (run / name).stat().st_size} for name in taken},
     }
 
@@ -78,7 +79,7 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
                     shutil.copyfileobj(source, goal, CHUNK)
 
     write_with(file, write)
-    return Packed(file, about["name"], len(taken), file.stat().st_size, tuple(left_out))
+    return Packed(file, name, len(taken), file.stat().st_size, tuple(left_out))
 
 
 def unpack(file: Path, out: Path | None = None, root: Path = Path("runs")) -> Packed:
@@ -124,7 +125,8 @@ def _need_run(run: Path) -> None:
 
 def _chosen(run: Path, whole: bool) -> tuple[list[str], list[str]]:
     """Files to pack, in the order of their names, and those to leave out."""
-    taken, left_out = [], []
+    taken: list[str] = []
+    left_out: list[str] = []
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
         if path.is_symlink():
