@@ -188,6 +188,10 @@ def sweep(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any fixed setting.")] = None,
     plugin: Annotated[list[str] | None, PLUGIN] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="So many trials at once, by Ray (pip install 'maskprep[ray]'); random or grid only."),
+    ] = 1,
 ) -> None:
     """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
     from maskprep.errors import UsageError
@@ -210,6 +214,7 @@ def sweep(
         kind=kind,
         prune=prune,
         seed=seed,
+        workers=workers,
         progress=show.PrintedFit(),
         each=lambda trial, sofar: show_runs.trial(trial, sofar, trials),
     )
