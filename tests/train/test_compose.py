@@ -18,7 +18,7 @@ import yaml
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain import cli, export, feed, metrics, predictors, runs, standings, tasks
+from masktrain import attention, cli, explain, export, feed, metrics, predictors, runs, standings, tasks, trained
 from masktrain.compose import compose
 from masktrain.config import FitConfig
 from masktrain.evaluate import evaluate
@@ -160,6 +160,18 @@ def test_branches_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) 
     found = predictors.load(tmp_path / "c")(face, rows)
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    # who looks: the mask network for every class, the others where they are asked
+    networks, _ = trained.parts_of(predictors.load(tmp_path / "c").source)
+    asked = np.array([network.asked(np.arange(6)) for network in networks]).tolist()
+    assert asked == [[True] * 6, [False] * 2 + [True] * 4, [True] * 2 + [False] * 4]
+    pytest.importorskip("pytorch_grad_cam")
+    pictures = explain.Lookers(tmp_path / "c", predictors.load(tmp_path / "c"), "gradcam", face)
+    _, seen = pictures.maps(rows, np.array([0, 1, 4, 5]), ["nobody"] * 4)
+    wanted = [(networks[0], networks[2])] * 2 + [(networks[0], networks[1])] * 2
+    crops = face.gather(rows)
+    for i, (pair, label) in enumerate(zip(wanted, (0, 1, 4, 5), strict=True)):
+        each = [attention.maps(part, crops[i : i + 1], np.array([label]))[0] for part in pair]
+        np.testing.assert_allclose(seen[i], np.mean(each, 0), atol=1e-5)
 
 
 @pytest.mark.parametrize(

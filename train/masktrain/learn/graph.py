@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from masktrain.learn.checkpoint import Sidecar
@@ -23,6 +25,10 @@ class Part:
     place: int
     mirror: bool
     spread: Spread | None = None
+
+    def asked(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the network has a say in some joint classes [n]."""
+        return np.ones(len(labels), dtype=bool) if self.spread is None else self.spread.offset[labels] == 0
 
 
 class Answering(nn.Module):
