@@ -96,7 +96,7 @@ def test_held_out_crops_that_are_changed(made: Rehearsal, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         Batches, "_pixels", lambda self, part, draws, epoch, out=None: pixels(self, part, draws, 1, out)
     )
-    val.recipe = "light"
+    val.recipes = ["light"]
     assert not checkup.held_out(made.view, made.config, val).ok
 
 

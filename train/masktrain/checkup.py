@@ -204,7 +204,7 @@ def learning(made: Rehearsal, batch: Batch) -> Iterator[Finding]:
             config, made.training, *_statistics(made.learner), made.learner.precision.device, config.model.pretrained
         )
         rate = config.optim.lr * factor
-        first, last, right, steps = by_heart(learner, config, batch, rate)
+        first, last, right, steps = by_heart(learner, config, batch, rate, STEPS)
         how = f"loss {first:.3f} to {last:.3f}, {right} of {len(batch)} images right after {steps} steps at {rate:.2g}"
         if known(first, last, right, len(batch)):
             note = "" if factor == 1 else f" (not at the run's {config.optim.lr:.2g}; see --find-lr)"
@@ -221,9 +221,13 @@ def learning(made: Rehearsal, batch: Batch) -> Iterator[Finding]:
 
 
 def by_heart(
-    learner: loop.Learner, config: FitConfig, batch: Batch, rate: float, most: int = STEPS
+    learner: loop.Learner, config: FitConfig, batch: Batch, rate: float, most: int
 ) -> tuple[float, float, int, int]:
-    """Train on one batch until it is known. Returns the first and the last loss, images right, and steps."""
+    """Train on one batch until it is known, or for so many steps at most.
+
+    Returns:
+        The first and the last loss, how many images are right, and steps.
+    """
     loop.wake(learner.model, config, 1)
     truth, first, last, right = batch.labels, float("nan"), float("nan"), 0
     for step in range(1, most + 1):
