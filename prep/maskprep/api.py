@@ -70,6 +70,7 @@ def crop(
     align: str | None = None,
     crop: str | None = None,
     border: str | None = None,
+    zoom: float | None = None,
     no_face: str | None = None,
     detectors: tuple[str, ...] | None = None,
     workers: int | None = None,
@@ -88,6 +89,7 @@ def crop(
         align: none, eyes or similarity.
         crop: face, centre or none.
         border: reflect, replicate or constant.
+        zoom: how many times larger a centred crop shows the middle, at least 1.
         no_face: rescue or drop.
         detectors: names of the detectors that look at every photo.
         workers: see :func:`run`.
@@ -99,6 +101,7 @@ def crop(
     fresh = not is_cache(job.cache.root) and job.config.views == Config().views
     views = {} if fresh else dict(job.config.views)
     edits: dict[str, Any] = {"size": size, "margin": margin, "align": align, "crop": crop, "border": border}
+    edits["zoom"] = zoom if zoom is not None or crop in (None, "centre") else 1.0  # other crops have none
     views[view] = dataclasses.replace(views.get(view, ViewSettings()), **_given(edits))
     job.config = dataclasses.replace(
         job.config,

@@ -133,7 +133,7 @@ class Config:
             "detect": dataclasses.asdict(self.detect),
             "choose": dataclasses.asdict(self.choose),
             "labels": dataclasses.asdict(self.labels),
-            "views": {name: dataclasses.asdict(view) for name, view in self.views.items()},
+            "views": {name: view.to_dict() for name, view in self.views.items()},
         }
         return sections if self.matte is None else {**sections, "matte": dataclasses.asdict(self.matte)}
 

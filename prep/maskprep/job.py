@@ -183,7 +183,7 @@ def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
 def want_crops(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame) -> Wanted:
     """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry."""
     settings = job.config.views[view]
-    identity = {"version": cropping.VERSION, "settings": dataclasses.asdict(settings), "weights": {}}
+    identity = {"version": cropping.VERSION, "settings": settings.to_dict(), "weights": {}}
     stage = fingerprint(cropping.NAME, identity)
     pairs: list[Pair] = []
     rows: list[Row] = []

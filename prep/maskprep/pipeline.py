@@ -278,7 +278,7 @@ def make_crops(job: Job, view: str) -> None:
         write_table(path, live[["image", "shard", "row"]], inputs=inputs)
     description = {
         "view": view,
-        **dataclasses.asdict(settings),
+        **settings.to_dict(),
         "size": list(settings.size),
         "colour_space": "sRGB",
         "pixel_format": "uint8 RGB, height x width x 3",

@@ -78,6 +78,26 @@ def test_baselines_need_no_face() -> None:
     assert map_points(centred, np.array([[50.0, 0], [350, 300]])) == pytest.approx(np.array([[0.0, 0], [100, 100]]))
 
 
+def test_a_resized_photo_cut_to_its_middle() -> None:
+    """Resize(512, 384) and CenterCrop(300, 200) of a photo of that size, pixel for pixel; and of one twice as large."""
+    photo = np.random.default_rng(0).integers(0, 256, (512, 384, 3)).astype(np.uint8)
+    view = ViewSettings(size=(300, 200), crop="centre", zoom=min(512 / 300, 384 / 200))
+    made = transform_for(view, (512, 384), None)
+    assert made is not None
+    np.testing.assert_array_equal(warp(photo, made, (300, 200)), photo[106:406, 92:292])
+    large = transform_for(view, (1024, 768), None)
+    corners = np.array([[184.0, 212], [584, 812]])
+    assert large is not None and map_points(large, corners) == pytest.approx(np.array([[0.0, 0], [200, 300]]))
+
+
+def test_a_zoom_is_kept_only_where_there_is_one() -> None:
+    assert "zoom" not in ViewSettings(crop="centre").to_dict()
+    assert ViewSettings(crop="centre", zoom=1.5).to_dict()["zoom"] == 1.5
+    for settings in ({"zoom": 2.0}, {"zoom": 0.5, "crop": "centre"}, {"zoom": 2.0, "crop": "none"}):
+        with pytest.raises(UsageError, match="zoom"):
+            ViewSettings(**settings)
+
+
 def test_identity_is_exact() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3)).astype(np.uint8)
     assert (warp(photo, np.array([[1.0, 0, 0], [0, 1, 0]]), (50, 70)) == photo).all()

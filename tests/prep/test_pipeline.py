@@ -276,6 +276,13 @@ def test_no_face_anywhere(tmp_path: Path, quick: Path, yunet: None) -> None:
     assert run(work) == {}
     api.crop(*work, view="middle", crop="centre", size=(16, 16), engine="serial")
     assert crops(work[1], "middle")["1.png"][8, 8].tolist() == [40, 0, 0]
+    api.crop(*work, view="middle", crop="centre", zoom=1.5, engine="serial")
+    assert json.loads((work[1] / "views/middle/view.json").read_text())["zoom"] == 1.5
+    api.crop(*work, view="middle", zoom=1.0, engine="serial")
+    assert "zoom" not in json.loads((work[1] / "views/middle/view.json").read_text())
+    assert crops(work[1], "middle").keys() == {"0.png", "1.png", "2.png"}
+    api.crop(*work, view="middle", zoom=2.0, engine="serial")
+    api.crop(*work, view="middle", crop="none", engine="serial")  # which has no zoom, and says nothing of it
 
 
 def test_a_photo_without_a_face_is_rescued_or_left_out(work: Work) -> None:

@@ -21,7 +21,7 @@ from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.batches import Batch
-from masktrain.learn.freezing import freeze, frozen_stages, stages
+from masktrain.learn.freezing import freeze, frozen_stages, stages, thawed
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import build
 from masktrain.learn.networks import Several
@@ -83,6 +83,89 @@ def test_stages_thaw(cache: Path, config: Make, tmp_path: Path) -> None:
     first = fit(cache, config(model__freeze=2, optim__epochs=1), out=tmp_path / "first").run
     states = [checkpoint.load_last(r)["learner"]["model"] for r in (done, first)]
     assert all(not torch.equal(states[0][k], states[1][k]) for k in ("conv1.0.weight", "layer1.0.bn1.running_mean"))
+
+
+@pytest.mark.parametrize(
+    "scores, patience, wanted",
+    [
+        ([], 4, False),
+        ([0.5, 0.6, 0.6], 4, False),  # two of four epochs are half of the patience
+        ([0.5, 0.6, 0.6, 0.5], 4, True),
+        ([0.5, 0.6, 0.6, 0.5, 0.9, 0.95], 4, True),  # and stays so when it gets better
+        ([0.6, 0.5, 0.7, 0.6, 0.8], 4, False),
+        ([0.6, 0.5], 3, False),  # half of three is two
+        ([0.6, 0.5, 0.5], 3, True),
+        ([0.6, 0.5], 1, True),
+    ],
+)
+def test_what_stood_still_for_half_the_patience_thaws(scores: list[float], patience: int, wanted: bool) -> None:
+    assert thawed(scores, patience) is wanted
+
+
+def test_a_plateau_thaws_all_stages_and_goes_on_bit_by_bit(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(
+        model__freeze=2, model__thaw_on_plateau=True, select__patience=3, optim__epochs=5, run__snapshot_seconds=0.0
+    )
+    values = [0.5, 0.4, 0.4, 0.6, 0.7]
+    scripted(monkeypatch, values)
+    fit(cache, settings, out=tmp_path / "whole")
+    assert [r["frozen_stages"] for r in runs.read_metrics(tmp_path / "whole")] == [2, 2, 2, 0, 0]
+    for first in (47, 62):  # killed in the first epoch after the thaw, and in the next one
+        run, step, count = tmp_path / f"part-{first}", loop.train_step, iter(range(99))
+
+        def stops(*args: Any, at: int = first, count: Any = count, step: Any = step) -> Any:
+            if next(count) == at:
+                raise KeyboardInterrupt
+            return step(*args)
+
+        scripted(monkeypatch, values)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", stops)
+            with pytest.raises(KeyboardInterrupt):
+                fit(cache, settings, out=run)
+        done = len(runs.read_metrics(run))
+        scripted(monkeypatch, values[done:])
+        metrics.score(np.zeros(0, np.int64), np.zeros(0, np.int64), open_view(cache).schema)  # as fit asks, not resume
+        resume(run)
+        one, two = (checkpoint.load_last(r)["learner"] for r in (tmp_path / "whole", run))
+        assert checkpoint.weights_hash(one["model"]) == checkpoint.weights_hash(two["model"])
+        assert one["scores"] == two["scores"] == values
+
+
+def test_norms_of_frozen_stages_stay_still_until_the_plateau(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = []
+    for epochs in (1, 3, 4):
+        scripted(monkeypatch, [0.5, 0.4, 0.4, 0.6])
+        settings = config(
+            model__freeze=-1, model__thaw_on_plateau=True, select__patience=3, optim__epochs=epochs,
+            schedule__kind="constant",
+        )  # fmt: skip
+        run = fit(cache, settings, out=tmp_path / f"{epochs}").run
+        state = checkpoint.load_last(run)["learner"]["model"]
+        states.append({k: v for k, v in state.items() if not k.startswith("fc.")})
+    first, third, fourth = states
+    assert all(torch.equal(first[k], third[k]) for k in first)
+    assert not any(torch.equal(third[k], fourth[k]) for k in first if k.endswith(("running_mean", "conv1.weight")))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"select__patience": 3}, "nothing is frozen"),
+        ({"model__freeze": 2, "model__thaw": 0.5, "select__patience": 3}, r"by model\.thaw, too"),
+        ({"model__freeze": 2}, "half of the patience"),
+    ],
+)
+def test_thawing_that_cannot_be(
+    cache: Path, config: Make, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        fit(cache, config(model__thaw_on_plateau=True, **changes), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_stages_than_there_are(cache: Path, config: Make, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError
-from masktrain.learn.augment import Augment, described, shown
+from masktrain.config import FitConfig
+from masktrain.fit import fit
+from masktrain.learn.augment import Augment, by_class, described, shown
 from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.mixing import cutmix, halves, mixup
+from masktrain.plan import plan
 from masktrain.sections import RECIPES, AugmentConfig
+from masktrain.show import opening
 
+Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")
 BLACK, WHITE = np.zeros((20, 30, 3), dtype=np.uint8), np.full((20, 30, 3), 255, dtype=np.uint8)
 
@@ -110,6 +117,67 @@ def test_steps_are_drawn_apart_from_each_other() -> None:
     mirrored = (pixels == before[:, :, ::-1]).all((1, 2, 3)).mean()
     by_hand = 0.5 * 0.2 * 0.7 * 0.5
     assert same == pytest.approx(by_hand, abs=0.025) and mirrored == pytest.approx(by_hand, abs=0.025)
+
+
+def test_classes_have_recipes_of_their_own(cache: Path) -> None:
+    view = open_view(cache)
+    rows = np.flatnonzero(view.table["label"].notna())[:40]
+    labels = view.table["label"].iloc[rows].to_numpy(np.int64)
+    config = AugmentConfig(
+        recipe="light", classes=("mask=Normal:none", "gender=female:strong", "joint=wear/male:base", "mask=wear:none")
+    )
+    recipes, kinds = by_class(config, view.schema, labels)
+    mask, gender = labels // 2, labels % 2
+    wanted = np.where(gender == 1, "strong", np.where(mask == 0, "base", "light"))
+    assert np.array(recipes)[kinds].tolist() == np.where(mask == 2, "none", wanted).tolist()
+    # what an image goes through is what it would go through if all images went through it
+    chosen = Batches(view, rows, 16, CPU, augment=config, seed=3)
+    alone = {r: Batches(view, rows, 16, CPU, augment=AugmentConfig(recipe=r), seed=3) for r in recipes}
+    pixels = {r: np.concatenate([x.pixels for x in b.epoch(2)]) for r, b in alone.items()}
+    for i, picture in enumerate(np.concatenate([b.pixels for b in chosen.epoch(2)])):
+        recipe = recipes[kinds[chosen.order(2)[i]]]
+        np.testing.assert_array_equal(picture, pixels[recipe][i])
+    plain = np.concatenate([b.pixels for b in chosen.epoch(None)])
+    np.testing.assert_array_equal(plain, view.gather(rows).transpose(0, 3, 1, 2))
+
+
+def test_partners_have_the_recipe_of_their_own_class(cache: Path) -> None:
+    view = open_view(cache)
+    config = AugmentConfig(recipe="none", classes=("gender=male:strong",), mixup=1.0)
+    once, again = (list(Batches(view, np.arange(60), 20, CPU, augment=config).epoch(1, s)) for s in (0, 2))
+    assert torch.equal(once[2].pixels, again[0].pixels)  # from any step, as ever
+    plain = next(Batches(view, np.arange(60), 20, CPU, augment=AugmentConfig(recipe="none", mixup=1.0)).epoch(1))
+    labels, _ = once[0].mixed
+    same = (once[0].pixels == plain.pixels).all(1).all(1).all(1).numpy()
+    women = (once[0].labels % 2 == 1).numpy() & (labels % 2 == 1).numpy()
+    assert women.any() and same[women].all() and not same[~women].all()
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("gender=female", "is not ATTRIBUTE=CLASS:RECIPE"),
+        ("gender=female:strongest", "no recipe 'strongest'"),
+        ("sex=female:strong", "no attribute 'sex'"),
+        ("gender=woman:strong", "no class of gender 'woman'"),
+        ("gender=female:batched", "takes all images alike"),
+    ],
+)
+def test_recipes_of_classes_that_are_none(cache: Path, config: Make, tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        fit(cache, config(augment__classes=(text,)), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_recipes_of_classes_are_kept_and_shown(cache: Path, config: Make, tmp_path: Path) -> None:
+    settings = config(augment__classes=("mask=normal:strong",), optim__epochs=1)
+    made = plan(cache, settings)
+    assert sum(made.about["recipes"].values()) == 120 and made.about["recipes"]["strong"] == 24
+    assert "light for 96 images, strong for 24 images" in "\n".join(opening(None, settings, made.data, made.about))
+    run = fit(cache, settings, out=tmp_path / "run").run
+    kept = json.loads((run / "augment.json").read_text())
+    assert "CoarseDropout" in json.dumps(kept["classes"]["mask=normal:strong"])
+    assert "mask=normal:strong" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

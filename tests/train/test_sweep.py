@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
 from masktrain import recipes, runs, space, sweep, trials
 from masktrain.config import FitConfig
+from masktrain.learn.checkpoint import weights_hash
 
 pytest.importorskip("optuna")
 
@@ -276,3 +279,50 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(cache: Path, tmp_pa
     assert [t.state for t in done.trials] == ["failed", "done"] and "more than 1" in done.trials[0].why
     with pytest.raises(UsageError, match=r"augment\.mixup is both varied and fixed"):
         sweep.sweep(cache, read, tmp_path / "other", base={"augment.mixup": 0.1})
+
+
+RANDOM = """
+fixed: {data.val_ratio: 0.34, optim.epochs: 1}
+space:
+  optim.lr: {low: 1e-4, high: 1e-2, log: true}
+  model.freeze: [0, 99]
+"""
+
+
+def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path) -> None:
+    """Scores of every epoch, weights bit for bit, and the order of the trials; one of them cannot be trained."""
+    pytest.importorskip("ray")
+    read = space.read(spaced(tmp_path, RANDOM))
+    how = {"base": {k: v for k, v in TINY.items() if k != "optim.epochs"}, "kind": "random", "prune": False}
+    one = sweep.sweep(cache, read, tmp_path / "one", trials=4, **how)
+    seen: list[int] = []
+    two = sweep.sweep(
+        cache, read, tmp_path / "two", trials=4, workers=2, each=lambda t, sofar: seen.append(t.number), **how
+    )
+    assert without_times(two) == without_times(one) and seen == [1, 2, 3, 4]
+    assert {t.state for t in one.trials} == {"done", "failed"}
+    for t in (t for t in one.trials if t.state == "done"):
+        a, b = (load_file(tmp_path / f / sweep.folder(t.number) / "best.safetensors") for f in ("one", "two"))
+        assert weights_hash(a) == weights_hash(b)
+    assert (tmp_path / "one/best.yaml").read_text() == (tmp_path / "two/best.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ({"kind": "tpe", "prune": False}, "tpe learns from the trials before"),
+        ({"kind": "random", "prune": True}, "pruned depends on the trials before"),
+        ({"kind": "grid", "prune": False, "base": {"run.plugins": ["a.py@0"]}}, "in this process alone"),
+    ],
+)
+def test_what_cannot_be_done_side_by_side(cache: Path, tmp_path: Path, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        sweep.sweep(cache, space.read(spaced(tmp_path)), tmp_path / "out", workers=2, **how)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_one_is_told_which_extra(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="ray is not installed") as error:
+        sweep.sweep(cache, space.read(spaced(tmp_path)), tmp_path / "out", workers=2, kind="random", prune=False)
+    assert "maskprep[ray]" in error.value.hint

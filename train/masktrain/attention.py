@@ -226,6 +226,7 @@ def maps(
     """
     check(method)
     ensure_torchvision()  # the library imports it
+    labels = labels if part.spread is None else part.spread.own[labels]
     sidecar, networks = part.sidecar, networks_of(part)
     device = next(part.model.parameters()).device
     target, schema = sidecar.answers(), sidecar.labels()

@@ -18,8 +18,8 @@ PANELS = {
     "Before the first fit": ("init", "folds", "models", "recipes", "settings"),
     "Train": ("fit", "sweep"),
     "Look and compare": ("evaluate", "compare", "report", "explain"),
-    "Make more of runs": ("ensemble", "calibrate"),
-    "Use": ("predict", "export", "demo"),
+    "Make more of runs": ("ensemble", "compose", "calibrate"),
+    "Use": ("predict", "export", "pack", "unpack", "demo"),
 }
 """Commands in the order of the work."""
 
@@ -33,10 +33,13 @@ app = typer.Typer(
 )
 
 DEFAULTS = FitConfig()
+TRIALS = ("dry_run", "check", "find_lr")
+"""Parameters of ``fit`` that try something out and write nothing."""
+
 OPTIONS: dict[str, str] = {}
 """Parameter of ``fit`` → setting."""
 
-REST = ("settings", "recipe", "config", "protocol", "deviate", "folds", "note", "dry_run", "sheet", "out")
+REST = ("settings", "recipe", "config", "protocol", "deviate", "folds", "note", *TRIALS, "sheet", "out")
 """Parameters of ``fit`` that are no settings and cannot be given to one that goes on."""
 
 
@@ -68,6 +71,8 @@ def fit(
     context: typer.Context,
     cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="The cache to train on.")] = None,
     view: Annotated[str | None, option("data.view")] = DEFAULTS.data.view,
+    task: Annotated[str, option("data.task", "--task")] = DEFAULTS.data.task,
+    where: Annotated[str, option("data.where", "--where")] = DEFAULTS.data.where,
     val_ratio: Annotated[float, option("data.val_ratio")] = DEFAULTS.data.val_ratio,
     fold: Annotated[str, option("data.fold")] = DEFAULTS.data.fold,
     folds_file: Annotated[str | None, option("data.folds_file")] = DEFAULTS.data.folds_file,
@@ -131,6 +136,12 @@ def fit(
         Path | None,
         typer.Option(help="With --dry-run: a .png or .html of crops as they are and as they are trained on."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check data, gradients and learning before a long fit (a minute).")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test of 100 updates.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
@@ -147,6 +158,9 @@ def fit(
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
+    tried = [name for name in TRIALS if context.params[name]]
+    if len(tried) > 1:
+        raise UsageError(f"{' and '.join('--' + n.replace('_', '-') for n in tried)} are given one at a time.")
     values: dict[str, Any] = {}
     loaded = cli_runs.load(plugin)
     if recipe is not None or config is not None:
@@ -159,31 +173,37 @@ def fit(
     if sheet is not None and not dry_run:
         raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
     chosen = FitConfig.from_keys(values) if cache is None else cli_rules.ruled(cache, values, protocol, deviate)
-    _fit(cache, chosen, resume, folds is not None, dry_run, sheet, note, out)
+    if folds is not None:
+        from masktrain import crossfit
+
+        crossfit.check(chosen)
+    if tried:
+        assert cache is not None
+        _try(tried[0], cache, chosen, sheet)
+        return
+    _fit(cache, chosen, resume, folds is not None, note, out)
 
 
-def _fit(
-    cache: Path | None,
-    config: FitConfig,
-    resume: Path | None,
-    folds: bool,
-    dry_run: bool,
-    sheet: Path | None,
-    note: str,
-    out: Path | None,
-) -> None:
+def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None) -> None:
+    """Try a fit out; exit 1 if a check failed."""
+    from masktrain import show
+
+    if kind == "check":
+        if not show.checked(cache, config):
+            raise typer.Exit(1)
+    elif kind == "find_lr":
+        show.rates(cache, config)
+    else:
+        show.planned(cache, config, sheet)
+
+
+def _fit(cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, note: str, out: Path | None) -> None:
     """Fit, and print how it went."""
     from statistics import mean, stdev
 
     from masktrain import crossfit, report, runs, show
     from masktrain import fit as fitting
 
-    if folds:
-        crossfit.check(config)
-    if dry_run:
-        assert cache is not None
-        show.planned(cache, config, sheet)
-        return
     rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
     progress = show.Fit() if rank else show.PrintedFit()
     if folds or (resume is not None and (resume / runs.FOLDS).is_file()):

@@ -68,6 +68,57 @@ def ensemble(
     show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
 
 
+def compose(
+    given: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ATTRIBUTE=RUN...", help="Who answers what, such as mask=runs/a gender=runs/b age=runs/c."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
+) -> None:
+    """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
+    from masktrain import compose as composing
+    from masktrain import show, show_runs
+
+    made = composing.compose(given, out)
+    show.scores(
+        f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval
+    )
+    show_runs.parts(made)
+
+
+def pack(
+    run: Run,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The file to write.")],
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With what fit --resume needs too: the last checkpoint, weights of epochs.")
+    ] = False,
+) -> None:
+    """Write a run or an ensemble into one file, without code, to use it at another place."""
+    from masktrain import pack as packing
+
+    made = packing.pack(run, file, whole=whole)
+    print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
+    if made.left_out:
+        print(f"left out {', '.join(made.left_out[:5])}{', ...' if len(made.left_out) > 5 else ''}")
+    print(f"next    masktrain unpack {file} --out FOLDER")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What masktrain pack has written.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<its name>]")
+    ] = None,
+) -> None:
+    """Make a run's folder of a packed file, after a look at what is in it; no code in it is ever run."""
+    from masktrain import pack as packing
+
+    made = packing.unpack(file, out)
+    print(f"written {made.place}: {made.files} files, {made.size / 2**20:.1f} MiB, each as it was packed")
+    print(f"next    masktrain evaluate {made.place} CACHE")
+
+
 def calibrate(
     run: Run,
     thresholds: Annotated[
@@ -152,6 +203,10 @@ def sweep(
     protocol: Annotated[Path | None, cli_rules.PROTOCOL] = None,
     plugin: Annotated[list[str] | None, PLUGIN] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="So many trials at once, by Ray (pip install 'maskprep[ray]'); random or grid only."),
+    ] = 1,
 ) -> None:
     """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
     from maskprep.errors import UsageError
@@ -175,6 +230,7 @@ def sweep(
         kind=kind,
         prune=prune,
         seed=seed,
+        workers=workers,
         progress=show.PrintedFit(),
         each=show_runs.trial,
     )
@@ -259,5 +315,5 @@ def models(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to masktrain's."""
-    for command in (sweep, models, report, export, ensemble, calibrate, explain, demo):
+    for command in (sweep, models, report, export, ensemble, compose, pack, unpack, calibrate, explain, demo):
         app.command()(command)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
 from masktrain import feed, folds, heldout, members, metrics, runs, show
@@ -50,7 +49,7 @@ def crossfit(
     check(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
-    view = open_view(cache, config.data.view)
+    view = feed.opened(cache, config)
     config = feed.settled(view, config)
     fitting.check(view, config)
     count = folds.count(view, config.data)
@@ -120,7 +119,7 @@ def _joined(
     run: Path, cache: Path, config: FitConfig, about: dict[str, Any], fitted: list[fitting.Fitted]
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
-    view = open_view(cache, config.data.view)
+    view = feed.opened(cache, config)
     tables = [heldout.to_frame(heldout.read(f.run)).assign(fold=k) for k, f in enumerate(fitted, 1)]
     oof = pd.concat(tables, ignore_index=True)
     if oof["image"].duplicated().any():

@@ -106,7 +106,8 @@ def attend_with(predictor: predictors.Predictor) -> Attend | None:
 
     def attend(crop: Pixels, label: int) -> Pixels:
         labels = np.array([label])
-        found = np.stack([attention.maps(part, crop[None], labels) for part in parts]).mean(0).astype(np.float32)
+        asked = [part for part in parts if part.asked(labels)[0]] or parts
+        found = np.stack([attention.maps(part, crop[None], labels) for part in asked]).mean(0).astype(np.float32)
         return np.asarray(attention.overlay(crop[None], found)[0], np.uint8)
 
     return attend

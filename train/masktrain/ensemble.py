@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,8 @@ from maskprep.errors import UsageError, UserError
 from maskprep.store.files import write_json, write_with
 from masktrain import budgets, epochs, heldout, metrics, paired, runs, soup, voting
 from masktrain.heldout import HeldOut
-from masktrain.learn import checkpoint
 from masktrain.learn.combination import KINDS, Combination
-from masktrain.members import FILE, MEMBERS, Candidate, read_candidate, write
+from masktrain.members import FILE, Candidate, copy_in, read_candidate, write
 from masktrain.paired import Paired
 from masktrain.settings import nearest
 
@@ -190,11 +188,25 @@ def _no_member(run: Path) -> str:
 
 
 def check_alike(members: Sequence[Candidate]) -> None:
-    """Refuse runs that answer different questions, or that look for the subject in different ways."""
+    """Refuse runs that answer different questions, or that look for the subject in different ways.
+
+    Raises:
+        UsageError: naming two of them.
+    """
     first = members[0]
     for other in members[1:]:
         if other.sidecar.classes != first.sidecar.classes:
-            raise UsageError(f"{first.folder} and {other.folder} tell different classes.")
+            raise UsageError(
+                f"{first.folder} and {other.folder} tell different classes.",
+                "Runs for parts of the label are put together with: masktrain compose",
+            )
+    check_preparation(members)
+
+
+def check_preparation(members: Sequence[Candidate]) -> None:
+    """Refuse runs that look for the subject in different ways."""
+    first = members[0]
+    for other in members[1:]:
         mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
         if mine != theirs:
             differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
@@ -275,13 +287,7 @@ def _write(
     out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: HeldOut
 ) -> None:
     """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
-    out.mkdir(parents=True, exist_ok=True)
-    folders = []
-    for number, member in enumerate(members):
-        folders.append(folder := f"{MEMBERS}/{number:02d}-{member.folder.resolve().name}")
-        (out / folder).mkdir(parents=True)
-        for file in (checkpoint.BEST, checkpoint.SIDECAR, runs.CONFIG):
-            shutil.copy2(member.folder / file, out / folder / file)
+    folders = copy_in(out, members)
     seen = sorted({p for m in members for p in m.data["people"]["train"]})
     data = {
         **members[0].data,

@@ -140,7 +140,9 @@ class Lookers:
         total = np.zeros(crops.shape[:3], np.float32)
         count = np.zeros(len(rows), np.float32)
         strangers = np.array([[p in held for p in people] for _, held in self.parts]).reshape(len(self.parts), -1)
-        strangers |= ~strangers.any(0)  # where nobody held the person out, everyone is asked
+        asked = np.array([part.asked(labels) for part, _ in self.parts]).reshape(len(self.parts), -1)
+        strangers &= asked
+        strangers |= asked & ~strangers.any(0)  # where nobody held the person out, everyone is asked
         for (part, _), chosen in zip(self.parts, strangers, strict=True):
             total[chosen] += attention.maps(part, crops[chosen], labels[chosen], self.method)
             count[chosen] += 1

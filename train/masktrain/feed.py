@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
 
-from maskprep.dataset import View
+from maskprep.dataset import View, open_view
 from maskprep.pixels.composite import Background
-from masktrain import bands, folds, sources
+from masktrain import bands, folds, sources, tasks
 from masktrain.bands import Training
 from masktrain.config import FitConfig
 from masktrain.learn import parallel
 from masktrain.learn.batches import Batches
 from masktrain.learn.sampling import Sampler, Several, make_samplers
 from masktrain.learn.targets import make_target
+
+
+def opened(cache: Path, config: FitConfig, view: str | None = None) -> View:
+    """The view of a cache that the settings name (or another one), asking for the attributes that they name.
+
+    Raises:
+        UserError: there is none; or there is no such attribute.
+    """
+    return tasks.of(open_view(cache, view or config.data.view), config.data.task)
 
 
 def settled(view: View, config: FitConfig) -> FitConfig:
@@ -43,7 +53,13 @@ def training_of(view: View, config: FitConfig) -> Training:
         UserError: settings that cannot be met.
     """
     joined = sources.join(view, split_of(view, config), config.data)
-    made = bands.prepare(joined.view, joined.split, config.data)
+    where = tasks.parse(config.data.where, tasks.whole(view)[1])
+    rows = tasks.rows_where(joined.view, joined.split.train, where)
+    chosen = dataclasses.replace(joined.split, train=rows)
+    if where is not None:
+        gone = {f"not {where}, in training only": len(joined.split.train) - len(rows)}
+        chosen = dataclasses.replace(chosen, left_out={**joined.split.left_out, **gone})
+    made = bands.prepare(joined.view, chosen, config.data)
     return dataclasses.replace(made, number=joined.number, weights=joined.weights, extra=joined.record)
 
 
@@ -56,6 +72,15 @@ def sampler_of(training: Training, config: FitConfig) -> Sampler | Several:
     return make_samplers(
         training.view, training.split.train, training.number, training.weights, config.sample, config.run.seed
     )
+
+
+def held_out(view: View, split: folds.Split, config: FitConfig, behind: Background, device: torch.device) -> Batches:
+    """The batches that are scored: never augmented, mixed or sampled.
+
+    Args:
+        behind: what lies behind the subjects; random ones are for training only.
+    """
+    return Batches(view.before(behind), split.val, config.optim.batch_size, device)
 
 
 def batches_of(training: Training, config: FitConfig, behind: Background, device: torch.device) -> Batches:

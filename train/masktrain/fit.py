@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.backgrounds import parse_colour
-from maskprep.dataset import View, open_view
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
 from maskprep.store.files import write_json
 from masktrain import bands, environment, epochs, feed, folds, heldout, loggers, metrics, report, runs, show
 from masktrain.config import FitConfig
 from masktrain.learn import checkpoint, criteria, host, loop, parallel
-from masktrain.learn.augment import described, draw_seed
+from masktrain.learn.augment import by_class, described, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.losses import make_objective
 from masktrain.learn.model import check_size, native_size
@@ -66,7 +66,7 @@ def fit(
             (exit 130 and 143).
     """
     config = config or FitConfig()
-    view = open_view(cache, config.data.view)
+    view = feed.opened(cache, config)
     config = feed.settled(view, config)
     training = check(view, config)
     device = _device(config)
@@ -82,7 +82,7 @@ def fit(
         runs.write_config(run, config)
         write_json(run / runs.DATA, data)
         write_json(run / runs.ENV, environment.describe(str(device)) | {"note": note})
-        write_json(run / AUGMENT, described(config.augment.recipe, config.run.seed))
+        write_json(run / AUGMENT, described(config.augment.recipe, config.run.seed, config.augment.classes))
         return run
 
     run = parallel.from_first(begin)
@@ -128,6 +128,7 @@ def check(view: View, config: FitConfig) -> bands.Training:
         raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
     training = feed.training_of(view, config)
     feed.sampler_of(training, config)
+    by_class(config.augment, view.schema, np.zeros(0, dtype=np.int64))
     loggers.check(config.run.log)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
     criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
@@ -175,7 +176,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: show.Fit | None = 
     config = FitConfig.from_dict(json.loads(state["config"]))
     sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
     data = runs.read_data(run)
-    view = open_view(cache or Path(data["cache"]), data["view"])
+    view = feed.opened(cache or Path(data["cache"]), config, data["view"])
     training = feed.training_of(view, config)
     now = (training.split.hash, training.extra)
     if runs.changed(view, data, config.data.background) or now != (data["folds"], data.get("extra", [])):
@@ -221,7 +222,8 @@ def make_learner(
 def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig) -> dict[str, Any]:
     """What is about to be trained, on what and how often, for people.
 
-    ``drawn``: images of each class in an epoch; ``weights``: weights of the classes in the loss, for each head.
+    ``recipes``: images that each augmentation takes in an epoch; ``drawn``: images of each class in an epoch;
+    ``weights``: weights of the classes in the loss, for each head.
     """
     return {
         "model": config.model.name,
@@ -233,6 +235,7 @@ def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig
         "steps": train.steps,
         "schema": view.schema,
         "weights": learner.objective.class_weights(),
+        "recipes": {r: int((train.kinds[train.order(1)] == k).sum()) for k, r in enumerate(train.recipes)},
         "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
     }
 
@@ -257,8 +260,7 @@ def _train(
     folds.check(training.view.table, split, folds.copies(view))
     behind = background(config, sidecar.colour, split.train)
     train = feed.batches_of(training, config, behind, device)
-    view = view.before(behind)
-    val = Batches(view, split.val, config.optim.batch_size, device)
+    val = feed.held_out(view, split, config, behind, device)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
         scores = metrics.score(val.labels, probabilities.argmax(1), view.schema)

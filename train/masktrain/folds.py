@@ -25,6 +25,7 @@ from maskprep.labels.schema import Schema
 from maskprep.leaks import open_duplicates, waiver
 from maskprep.store.cache import Cache
 from maskprep.store.files import write_with
+from masktrain import tasks
 from masktrain.answers import listed, read_csv
 from masktrain.sections import DataConfig
 
@@ -65,11 +66,12 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
             also in the eval split, or a folds file that does not fit.
     """
     usable, left_out = usable_rows(view)
-    table = view.table.iloc[usable]
+    everything, schema = tasks.whole(view)
+    table = everything.iloc[usable]
     pairs = copies(view)
     check_eval(view, table, pairs)
     linked = link_people(table, pairs)
-    number, folds = _numbers(table, view.schema, val_ratio, seed, fold, _at(file, view), linked)
+    number, folds = _numbers(table, schema, val_ratio, seed, fold, _at(file, view), linked)
     which = numbered(fold)[0] if fold else 1
     if which > folds:
         raise UsageError(f"Fold {which} of {folds} does not exist.", "Folds are counted from 1: --fold 1/5.")
@@ -130,9 +132,10 @@ def _joined(links: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
 
 def count(view: View, config: DataConfig) -> int:
     """How many folds there are with some settings."""
-    table = view.table.iloc[usable_rows(view)[0]]
+    everything, schema = tasks.whole(view)
+    table = everything.iloc[usable_rows(view)[0]]
     linked, file = link_people(table, copies(view)), _at(config.folds_file, view)
-    return _numbers(table, view.schema, config.val_ratio, config.split_seed, config.fold, file, linked)[1]
+    return _numbers(table, schema, config.val_ratio, config.split_seed, config.fold, file, linked)[1]
 
 
 def _at(file: str | None, view: View) -> str | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
+from maskprep.labels.schema import Schema
 from maskprep.store.files import check_shape, read_json, write_json
 from masktrain import heldout, inference, runs
 from masktrain.heldout import HeldOut
-from masktrain.learn.checkpoint import Sidecar, load_sidecar
+from masktrain.learn.checkpoint import BEST, SIDECAR, Sidecar, load_sidecar
 from masktrain.learn.combination import Combination
+from masktrain.learn.spread import Spread, spread
 from masktrain.manual import Input, Manual, Member
 from masktrain.predictors import Sights
+from masktrain.tasks import Where
 
 FILE, MEMBERS = "ensemble.json", "members"
 FORMAT = 1
@@ -31,6 +35,7 @@ WORDS = {
     "hard": "one vote each, ties to the higher mean probability",
     "weighted": "weighted mean of the probabilities, weights fitted for likelihood",
     "greedy": "weighted mean of the probabilities, members taken greedily for macro-F1",
+    "product": "product of the probabilities of its parts",
     "stack": "logistic regression on the log-probabilities",
 }
 
@@ -57,18 +62,31 @@ def read_candidate(run: Path) -> Candidate:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Of members that each answer a part: the whole schema, its likeliest class, and the attributes that each answers,
+    for all images or where another attribute has some classes."""
+
+    schema: Schema
+    fallback: int
+    asked: tuple[tuple[tuple[str, ...], Where | None], ...]
+
+
+@dataclass(frozen=True)
 class Several:
     """The networks of an ensemble, the view each looks at, and what combines them."""
 
     members: tuple[inference.Predictor, ...]
     views: tuple[str, ...]
     combination: Combination
+    spreads: tuple[Spread | None, ...] = ()
 
     def __call__(self, sights: Sights, batch_size: int) -> NDArray[np.float32]:
         """Probabilities of the images."""
-        tables = [m(*sights[v], batch_size) for m, v in zip(self.members, self.views, strict=True)]
+        tables = [torch.from_numpy(m(*sights[v], batch_size)) for m, v in zip(self.members, self.views, strict=True)]
         with torch.inference_mode():
-            return np.asarray(self.combination(torch.from_numpy(np.stack(tables))).numpy())
+            if self.spreads:
+                tables = [t if s is None else s(t) for s, t in zip(self.spreads, tables, strict=True)]
+            return np.asarray(self.combination(torch.stack(tables)).numpy())
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -114,8 +132,14 @@ def load(run: Path, device: str, tta: str | None = None, mean: str = "probabilit
         inputs: dict[str, Input] = {}
         for member, view in zip(loaded, views, strict=True):
             inputs.setdefault(view, input_of(member.sidecar, view))
+        schema = kept.get("schema", loaded[0].sidecar.schema)
+        spreads = tuple(
+            _spread(m["asked"], Schema.from_dict(schema), p.sidecar.labels())
+            for m, p in zip(kept["members"], loaded, strict=True)
+            if "asked" in m
+        )
         manual = Manual(
-            schema=loaded[0].sidecar.schema,
+            schema=schema,
             inputs=tuple(inputs.values()),
             members=tuple(
                 Member(p.sidecar.backbones, m["run"], m["view"], p.sidecar.mean, p.sidecar.std)
@@ -127,7 +151,12 @@ def load(run: Path, device: str, tta: str | None = None, mean: str = "probabilit
         )
     except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{run / FILE} cannot be used: {error}", MEND) from error
-    return manual, Several(loaded, views, combination.eval())
+    return manual, Several(loaded, views, combination.eval(), spreads)
+
+
+def _spread(asked: dict[str, Any], whole: Schema, own: Schema) -> Spread:
+    where = None if asked["where"] is None else Where(asked["where"]["attribute"], tuple(asked["where"]["classes"]))
+    return spread(whole, own, asked["attributes"], where)
 
 
 def write(
@@ -138,17 +167,20 @@ def write(
     weights: Sequence[float] | None = None,
     coefficients: Sequence[Sequence[float]] | None = None,
     intercepts: Sequence[float] | None = None,
+    *,
+    parts: Parts | None = None,
 ) -> None:
     """Write ensemble.json, by which a folder that holds runs is an ensemble.
 
     Args:
         folders: of the members, within ``out``.
         groups: number of each one's group; see :class:`masktrain.learn.combination.Combination` for the rest.
+        parts: of a product, what each member answers.
     """
     sidecars = [load_sidecar(out / folder) for folder in folders]
     views, settings = name_views(sidecars)
     fallbacks = [s.fallback for s in sidecars]
-    kept = {
+    kept: dict[str, Any] = {
         "format": FORMAT,
         "kind": kind,
         "members": [
@@ -161,7 +193,24 @@ def write(
         "coefficients": coefficients,
         "intercepts": intercepts,
     }
+    if parts is not None:
+        kept |= {"schema": parts.schema.to_dict(), "fallback": parts.fallback}
+        kept["members"] = [
+            m | {"asked": {"attributes": list(names), "where": None if where is None else asdict(where)}}
+            for m, (names, where) in zip(kept["members"], parts.asked, strict=True)
+        ]
     write_json(out / FILE, kept)
+
+
+def copy_in(out: Path, given: Sequence[Candidate]) -> list[str]:
+    """Copy what it takes to use some runs into a folder, new or empty. Returns the places within it."""
+    folders = []
+    for number, member in enumerate(given):
+        folders.append(folder := f"{MEMBERS}/{number:02d}-{member.folder.resolve().name}")
+        (out / folder).mkdir(parents=True)
+        for file in (BEST, SIDECAR, runs.CONFIG):
+            shutil.copy2(member.folder / file, out / folder / file)
+    return folders
 
 
 def input_of(sidecar: Sidecar, view: str | None = None) -> Input:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskprep.dataset import open_view
-from masktrain import cost, feed, runs, samples
+from masktrain import cost, runs, samples
 from masktrain import fit as fitting
 from masktrain.config import FitConfig
-from masktrain.learn import host, loop
+from masktrain.learn import loop
 from masktrain.learn.schedules import learning_rate
+from masktrain.rehearsal import prepare
 
 STEPS = 3
 """Steps that are run; the first one is not timed, as it still sets things up."""
@@ -55,16 +55,8 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     Raises:
         UserError: all that would stop the fit.
     """
-    config = config or FitConfig()
-    view = open_view(cache, config.data.view)
-    config = feed.settled(view, config)
-    training = fitting.check(view, config)
-    split = training.split
-    device = host.choose_device(config.run.device)
-    mean, std = fitting.statistics(training, config)
-    learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
-    behind = fitting.background(config, fitting.colour(training, config), split.train)
-    train = feed.batches_of(training, config, behind, device)
+    made = prepare(cache, config)
+    view, config, training, learner, train = made.view, made.config, made.training, made.learner, made.train
     saved: dict[int, int] = {}
     loop.wake(learner.model, config, epoch=1)
     losses: list[float] = []
@@ -79,7 +71,7 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
     steps = config.optim.epochs * train.steps
     shown = min(steps, RATES)
     # an image takes a third of a training step when it is only looked at
-    looks = config.optim.epochs * len(split.val) / max(train.images / train.steps, 1) / 3
+    looks = config.optim.epochs * len(training.split.val) / max(train.images / train.steps, 1) / 3
     states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     weights = sum(p.nbytes for p in learner.model.parameters())
     outline = fitting.outline(learner, train, view, config)

@@ -19,6 +19,7 @@ from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
 from maskprep.store.cache import Cache
 from masktrain import calibration as calibrations
+from masktrain import tasks
 from masktrain.calibration import Calibration
 from masktrain.manual import Input, Manual
 
@@ -108,11 +109,11 @@ def open_for(predictor: Predictor, cache: Path, view: str | None = None) -> View
     """
     first = predictor.manual.inputs[0]
     if view is None:
-        return find_view(cache, first)
+        return tasks.like(find_view(cache, first), predictor.schema)
     if len(predictor.manual.inputs) > 1:
         names = ", ".join(i.view for i in predictor.manual.inputs)
         raise UsageError(f"--view has no meaning here: this looks at several kinds of crops ({names}).")
-    return open_view(cache, view)
+    return tasks.like(open_view(cache, view), predictor.schema)
 
 
 def find_view(cache: Path, wanted: Input) -> View:

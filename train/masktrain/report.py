@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from maskprep.store.files import write_with
-from masktrain import calibration, heldout, metrics, origins, runs, slices, weakest
-from masktrain.learn.augment import shown
-from masktrain.sections import RECIPES
+from masktrain import calibration, heldout, metrics, origins, runs, slices, tasks, weakest
+from masktrain.learn.augment import by_class, shown
+from masktrain.learn.checkpoint import load_sidecar
+from masktrain.sections import RECIPES, AugmentConfig
 
 FILE = "report.html"
 ERRORS, SAMPLES, MANY = 24, 12, 40
@@ -49,7 +50,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
     """
     data, records = runs.read_data(run), runs.read_metrics(run)
     result = runs.read_result(run)
-    view = open_view(cache or Path(data["cache"]), data["view"])
+    view = tasks.like(open_view(cache or Path(data["cache"]), data["view"]), load_sidecar(run).labels())
     held = heldout.read(run)
     rows = pd.Series(view.table.index, index=view.table["image"]).reindex(held.images)
     if rows.isna().any():
@@ -256,16 +257,21 @@ def _samples(run: Path, data: dict[str, Any], view: View) -> str:
     """Training images as the first epoch augments them."""
     settings = runs.every_setting(run)
     recipe, augment = settings["augment"]["recipe"], settings["augment"]
-    if recipe not in RECIPES:
+    if not {recipe, *(c.rpartition(":")[2] for c in augment["classes"])} <= set(RECIPES):
         return f"<p class=grey>recipe {_e(recipe)}, of a plugin that is not loaded</p>"
     people = set(data["people"]["train"])
     rows = np.flatnonzero(view.table["person"].isin(people) & view.table["label"].notna())
     chosen = np.sort(np.random.default_rng(0).permutation(rows)[:SAMPLES])
     pixels = view.gather(chosen)
-    pixels = shown(recipe, settings["run"]["seed"], pixels, chosen)
+    labels = view.table["label"].iloc[chosen].to_numpy(dtype=np.int64)
+    recipes, kinds = by_class(AugmentConfig(**augment), view.schema, labels)
+    for kind, own in enumerate(recipes):
+        if (mine := np.flatnonzero(kinds == kind)).size:
+            pixels[mine] = shown(own, settings["run"]["seed"], pixels[mine], chosen[mine])
     mixed = augment["mixup"] + augment["cutmix"] + augment["halves"]
     more = f", {mixed:.0%} of the images then mixed with another" if mixed else ""
-    captions = [_e(view.schema.class_names[int(view.table["label"].iloc[r])]) for r in chosen.tolist()]
+    captions = [_e(view.schema.class_names[k]) for k in labels.tolist()]
+    more += "".join(f"; {_e(c)}" for c in augment["classes"])
     return f"<p class=grey>recipe {_e(recipe)}{more}</p>" + photos(pixels, captions)
 
 

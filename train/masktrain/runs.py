@@ -18,6 +18,7 @@ from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import check_shape, read_json, write_with
+from masktrain import tasks
 from masktrain.bands import Training
 from masktrain.config import FitConfig
 
@@ -205,6 +206,8 @@ def data_record(view: View, training: Training) -> dict[str, Any]:
         side: np.bincount(rows["label"].to_numpy(dtype=np.int64), minlength=view.schema.num_classes).tolist()
         for side, rows in (("train", train), ("val", val))
     }
+    everything, whole = tasks.whole(view)
+    own = everything["label"].iloc[split.train[split.train < len(view)]].to_numpy(dtype=np.int64)
     return {
         "cache": str(view.path.resolve()),
         "source": view.dataset.get("source"),
@@ -214,6 +217,7 @@ def data_record(view: View, training: Training) -> dict[str, Any]:
         "folds": split.hash,
         "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
         "classes": counts,
+        "whole": {"schema": whole.to_dict(), "train": np.bincount(own, minlength=whole.num_classes).tolist()},
         "training": training.record,
         "extra": training.extra,
         "linked": [list(group) for group in split.linked],

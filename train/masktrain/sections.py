@@ -30,6 +30,16 @@ class DataConfig(Section):
     """Which crops, before which background, and who is held out."""
 
     view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').", "S4.35")
+    task: str = setting(
+        "",
+        "Attributes to learn, such as age or mask,gender; nothing for all. The people held out are the same.",
+        "S0.5, S1.5, S1.31",
+    )
+    where: str = setting(
+        "",
+        "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held out are scored.",
+        "S1.31: a network for each mask state",
+    )
     val_ratio: float = setting(
         0.2, "Share of the people held out for validation.", "S1.33", low=0, high=0.5, open_low=True
     )
@@ -111,6 +121,11 @@ class ModelConfig(Section):
         "S0.11",
         low=0,
         high=1,
+    )
+    thaw_on_plateau: bool = setting(
+        False,
+        "Thaw all frozen stages when select.by has stood still for half of select.patience, instead of model.thaw.",
+        "S0.11: unfrozen when half of the patience is spent",
     )
     checkpointing: bool = setting(
         False,
@@ -335,6 +350,12 @@ class AugmentConfig(Section):
         "Augmentation: none, light, base, strong, or batched (much as light, but whole batches at once on the device).",
         "S0.30, S1.24, S2.13",
         choices=RECIPES,
+    )
+    classes: tuple[str, ...] = setting(
+        (),
+        "Another recipe for some classes, written ATTRIBUTE=CLASS:RECIPE, such as age=>=60:strong (or joint=CLASS); of"
+        " several that fit an image the first one counts.",
+        "S4.17",
     )
     mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
     cutmix: float = setting(

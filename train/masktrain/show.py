@@ -131,6 +131,8 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
     if config.sample.kind != "all" or config.sample.photos:
         lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
+    if config.augment.classes:
+        lines.append(f"augment {', '.join(f'{r} for {n} images' for r, n in about['recipes'].items())} an epoch")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
@@ -176,6 +178,7 @@ def epoch_line(record: dict[str, Any], epochs: int, batch: int) -> str:
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.3f}"
         f"  val {record['val_loss']:.3f}  macro-F1 {record['macro_f1']:.4f}{mark}  accuracy {record['accuracy']:.4f}"
         f"  {record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.1%}"
+        + (f"  {n} stages frozen" if (n := record.get("frozen_stages")) else "")
         + (f"  micro-batch {record['micro_batch']}" if record["micro_batch"] < batch else "")
     )
 
@@ -228,6 +231,29 @@ def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
     print(f"time    about {clock(made.seconds)} on this machine")
     if sheet is not None:
         print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
+
+
+def checked(cache: Path, config: FitConfig) -> bool:
+    """Print what the self-checks of a fit find, as they find it. Returns whether all is well."""
+    from masktrain import checkup
+
+    started, failed = time.perf_counter(), 0
+    for finding in checkup.check(cache, config):
+        failed += not finding.ok
+        print(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.said}", flush=True)
+        if finding.advice:
+            print(f"        {finding.advice}")
+    told = f"{failed} of the checks failed" if failed else "all well"
+    print(f"checked {told}, in {clock(time.perf_counter() - started)}")
+    return not failed
+
+
+def rates(cache: Path, config: FitConfig) -> None:
+    """Print a range test of the learning rate."""
+    from masktrain import ratefinder
+
+    for line in ratefinder.lines(ratefinder.find(cache, config), config):
+        print(line)
 
 
 def comparison(made: Comparison) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from masktrain.calibrate import Calibrated
+    from masktrain.compose import Composed
     from masktrain.ensemble import Ensemble
     from masktrain.scored import Report
     from masktrain.sweep import Swept
@@ -86,6 +87,18 @@ def _together(made: Ensemble) -> Table:
         cells = ["" if i == j else f"{float(v):.2f}" for j, v in enumerate(made.correlation[i])]
         table.add_row(f"{i + 1}  {entry.name}", *cells)
     return table
+
+
+def parts(made: Composed) -> None:
+    """The runs that a composition is made of, each on what it answers."""
+    texts = [part[:4] for part in made.parts]
+    width = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for text, part in zip(texts, made.parts, strict=True):
+        cells = "  ".join(cell.ljust(w) for cell, w in zip(text, width, strict=True))
+        print(f"part    {cells}  macro-F1 {part[4]:.4f} on its own")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"next    masktrain evaluate {made.run} CACHE")
 
 
 def models(

@@ -12,7 +12,7 @@ import numpy as np
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store.files import read_json, write_json, write_with
-from masktrain import heldout, inference, metrics, runs
+from masktrain import heldout, inference, metrics, runs, tasks
 from masktrain.heldout import HeldOut
 from masktrain.learn import checkpoint
 from masktrain.learn.averaging import mean_state
@@ -56,7 +56,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     where = cache or Path(first.data["cache"])
     if not (where / "dataset.json").is_file():
         raise UsageError(f"The cache of {first.folder} is no longer at {where}.", "Say where it is: --cache CACHE")
-    view = open_view(where, first.sidecar.view)
+    view = tasks.like(open_view(where, first.sidecar.view), first.sidecar.labels())
     for member in members:
         if runs.changed(view, member.data, member.sidecar.background):
             raise UserError(

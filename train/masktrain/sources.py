@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.duplicates import same_ids
+from masktrain import tasks
 from masktrain.folds import Split, usable_rows
 from masktrain.sections import DataConfig
 
@@ -87,7 +88,7 @@ def _parsed(text: str) -> tuple[Path, float]:
 
 def _opened(path: Path, view: View) -> View:
     named = (path / "views" / view.name / "view.json").is_file()
-    other = open_view(path, view.name if named else None)
+    other = tasks.like(open_view(path, view.name if named else None), view.schema)
     if other.schema != view.schema:
         raise UsageError(
             f"data.extra: {path} tells {', '.join(other.schema.class_names[:4])}, ..., not the classes of {view.path}.",

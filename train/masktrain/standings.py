@@ -251,8 +251,9 @@ def _twins(entries: Sequence[Entry]) -> list[str]:
 
 
 def schema_of(folder: Path) -> Schema:
-    """What a run or an ensemble classifies."""
-    return checkpoint.load_sidecar(_networks(folder)[0]).labels()
+    """What a run, an ensemble or a composition classifies."""
+    whole = members.read(folder).get("schema") if (folder / members.FILE).is_file() else None
+    return Schema.from_dict(whole) if whole else checkpoint.load_sidecar(_networks(folder)[0]).labels()
 
 
 def _networks(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError, missing_extra
 from maskprep.store.files import read_json, write_atomic, write_json
 from masktrain import crossfit, feed, runs, show
@@ -23,6 +22,7 @@ from masktrain.config import FitConfig
 from masktrain.learn.checkpoint import LAST
 from masktrain.space import Space
 from masktrain.trials import Trial, below_median, epochs_of, folder, read, write
+from masktrain.workers import in_order as side_by_side
 
 ABOUT, BEST = "sweep.json", "best.yaml"
 KINDS = ("tpe", "random", "grid")
@@ -91,6 +91,7 @@ def sweep(
     kind: str = "tpe",
     prune: bool = True,
     seed: int = 0,
+    workers: int = 1,
     progress: show.Fit | None = None,
     each: Callable[[Trial, Swept], None] = lambda trial, sofar: None,
 ) -> Swept:
@@ -109,7 +110,8 @@ def sweep(
         hours: no trial but the first is begun that would end after so many, counted from now.
         kind: tpe, random or grid.
         prune: give up a trial whose score is below the median of the others at the same epoch.
-        progress: shows each fit.
+        workers: so many trials at once, by Ray; they are those that one worker would do, with the same results.
+        progress: shows each fit; not with several workers.
         each: called after every trial, with all so far.
 
     Raises:
@@ -120,6 +122,7 @@ def sweep(
         raise UsageError(f"--hours must be 0 or more, not {hours}.")
     if kind not in KINDS:
         raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
+    _check_workers(workers, kind, prune, "run.plugins" in (base or {}))
     try:
         import optuna
     except ImportError as error:
@@ -136,26 +139,51 @@ def sweep(
     started = time.monotonic()
     with runs.locked(out), _stoppable(out):
         done = read(out, {v.key for v in space.varied})
-        while len(done) < total:
+
+        def in_time() -> bool:
             usual = sum(t.seconds for t in done) / len(done) if done else 0.0
-            if done and hours is not None and time.monotonic() - started + usual > hours * 3600:
-                return _swept(out, space, done, total, seed, out_of_time=True)
-            number = len(done) + 1
-            values = combinations[number - 1] if combinations else _proposed(space, done, kind, seed)
-            try:
-                config = FitConfig.from_keys(fixed | values)
-            except UsageError as error:  # settings that do not go together
-                done.append(Trial(number, values, None, "failed", 0.0, [], error.message))
-            else:
-                done.append(_fit(cache, config, out, number, values, folds, done if prune else [], progress))
+            return not done or hours is None or time.monotonic() - started + usual <= hours * 3600
+
+        def keep(trial: Trial) -> None:
+            done.append(trial)
             write(out, done)
             sofar = _swept(out, space, done, total, seed)
             if sofar.best is not None:
                 _write_best(out, fixed | sofar.best.values, sofar)
-            each(done[-1], sofar)
+            each(trial, sofar)
             if len(done) == HOPELESS and all(t.state == "failed" for t in done):
-                raise UserError(f"None of the first {HOPELESS} trials could be trained: {done[-1].why}")
-        return _swept(out, space, done, total, seed)
+                raise UserError(f"None of the first {HOPELESS} trials could be trained: {trial.why}")
+
+        def values(number: int) -> dict[str, Any]:
+            return combinations[number - 1] if combinations else _proposed(space, done, kind, seed, number)
+
+        if workers > 1:
+            where = (cache.resolve(), out.resolve())
+            given = [(*where, fixed, number, values(number), folds) for number in range(len(done) + 1, total + 1)]
+            for trial in side_by_side(_trial, given, workers, in_time):
+                keep(trial)
+        while workers == 1 and len(done) < total and in_time():
+            number = len(done) + 1
+            keep(_trial(cache, out, fixed, number, values(number), folds, done if prune else [], progress))
+        return _swept(out, space, done, total, seed, out_of_time=len(done) < total)
+
+
+def _check_workers(workers: int, kind: str, prune: bool, plugins: bool) -> None:
+    """Refuse what several workers cannot do as one does.
+
+    Raises:
+        UsageError: saying what and why.
+    """
+    if workers == 1:
+        return
+    if kind == "tpe":
+        said = "tpe learns from the trials before, so they cannot be done side by side."
+        raise UsageError(said, "Use --kind random or grid with --workers.")
+    if prune:
+        said = "What is pruned depends on the trials before, so they cannot be done side by side."
+        raise UsageError(said, "Use --no-prune with --workers.")
+    if plugins:
+        raise UsageError("Plugins are loaded in this process alone.", "Leave --workers away.")
 
 
 @contextmanager
@@ -223,7 +251,7 @@ def _data(cache: Path, space: Space, folds: bool) -> dict[str, Any]:
             tried.add(looked_at)
             if folds:
                 crossfit.check(config)
-            view = open_view(cache, config.data.view)
+            view = feed.opened(cache, config)
             training = fitting.check(view, feed.settled(view, config))
         except UserError as error:
             problem = problem or error
@@ -237,12 +265,12 @@ def _data(cache: Path, space: Space, folds: bool) -> dict[str, Any]:
     raise problem
 
 
-def _study(space: Space, done: list[Trial], kind: str, seed: int) -> Any:
-    """Optuna's study of the finished trials, with a sampler that is the same whenever it is asked for this trial."""
+def _study(space: Space, done: list[Trial], kind: str, seed: int, number: int) -> Any:
+    """Optuna's study of the finished trials, with a sampler that is the same whenever it is asked for a trial."""
     import optuna
 
     samplers = optuna.samplers
-    own = seed * 1_000_003 + len(done)
+    own = seed * 1_000_003 + number - 1
     sampler = samplers.RandomSampler(own) if kind == "random" else samplers.TPESampler(seed=own, multivariate=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     states = {"done": optuna.trial.TrialState.COMPLETE, "pruned": optuna.trial.TrialState.PRUNED}
@@ -261,9 +289,27 @@ def _study(space: Space, done: list[Trial], kind: str, seed: int) -> Any:
     return study
 
 
-def _proposed(space: Space, done: list[Trial], kind: str, seed: int) -> dict[str, Any]:
-    drawn = _study(space, done, kind, seed).ask({v.key: v.distribution() for v in space.varied}).params
+def _proposed(space: Space, done: list[Trial], kind: str, seed: int, number: int) -> dict[str, Any]:
+    drawn = _study(space, done, kind, seed, number).ask({v.key: v.distribution() for v in space.varied}).params
     return {v.key: v.meant(drawn[v.key]) for v in space.varied}
+
+
+def _trial(
+    cache: Path,
+    out: Path,
+    fixed: dict[str, Any],
+    number: int,
+    values: dict[str, Any],
+    folds: bool,
+    before: Sequence[Trial] = (),
+    progress: show.Fit | None = None,
+) -> Trial:
+    """One trial; one of settings that do not go together has failed."""
+    try:
+        config = FitConfig.from_keys(fixed | values)
+    except UsageError as error:
+        return Trial(number, values, None, "failed", 0.0, [], error.message)
+    return _fit(cache, config, out, number, values, folds, before, progress)
 
 
 def _fit(
@@ -273,7 +319,7 @@ def _fit(
     number: int,
     values: dict[str, Any],
     folds: bool,
-    before: list[Trial],
+    before: Sequence[Trial],
     progress: show.Fit | None,
 ) -> Trial:
     """One trial, from where it was stopped if it was."""
@@ -313,7 +359,7 @@ def _swept(out: Path, space: Space, done: list[Trial], total: int, seed: int, ou
     if len(finished) >= WEIGHED and len({t.score for t in finished}) > 1:
         from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-        study = _study(space, done, "random", seed)
+        study = _study(space, done, "random", seed, len(done) + 1)
         importance = {
             str(k): float(v) for k, v in get_param_importances(study, evaluator=PedAnovaImportanceEvaluator()).items()
         }

@@ -64,9 +64,10 @@ def parts_of(source: Source) -> tuple[list[Part], nn.Module | None]:
         return [Part(source.member.model, source.member.sidecar, 0, source.member.mirror)], None
     if isinstance(source, members.Several):
         order = list(dict.fromkeys(source.views))
+        spreads = source.spreads or (None,) * len(source.members)
         parts = [
-            Part(m.model, m.sidecar, order.index(v), m.mirror)
-            for m, v in zip(source.members, source.views, strict=True)
+            Part(m.model, m.sidecar, order.index(v), m.mirror, s)
+            for m, v, s in zip(source.members, source.views, spreads, strict=True)
         ]
         return parts, source.combination
     raise UsageError("This has no networks of torch; give the run that it was exported from.")

@@ -52,6 +52,10 @@ def crop(
     border: Annotated[
         str | None, typer.Option(help="Beyond the photo: reflect, replicate, constant or blur.", show_default="reflect")
     ] = None,
+    zoom: Annotated[
+        float | None,
+        typer.Option(help="With --crop centre: how many times larger it shows the middle.", show_default="1"),
+    ] = None,
     no_face: Annotated[
         str | None, typer.Option(help="A photo without a face: rescue, whole, drop or error.", show_default="rescue")
     ] = None,
@@ -83,6 +87,7 @@ def crop(
             align=align,
             crop=crop,
             border=border,
+            zoom=zoom,
             no_face=no_face,
             detectors=names,
             workers=workers,

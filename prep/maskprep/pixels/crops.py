@@ -7,7 +7,7 @@ not alias; the transform is stored, so any point can be mapped from photo to cro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class ViewSettings:
             (the whole photo, stretched).
         border: what lies beyond the photo's border: its mirror image, its edge, black, or a blurred mirror image
             that no face can be seen in.
+        zoom: of ``centre``, how many times larger it shows the middle, at least 1: a photo of H x W pixels resized to
+            A x B and cropped to the middle h x w is ``size: hxw`` with a zoom of ``min(A / h, B / w)``.
 
     Raises:
         UsageError: a value out of range.
@@ -53,12 +55,21 @@ class ViewSettings:
     align: str = "none"
     crop: str = "face"
     border: str = "reflect"
+    zoom: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as they are kept; a zoom only where there is one, as crops without are what they ever were."""
+        return {k: v for k, v in asdict(self).items() if k != "zoom" or v != 1}
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not all(8 <= side <= MAX_SIZE for side in self.size):
             raise UsageError(f"The size of a crop is two numbers from 8 to {MAX_SIZE}, not {self.size}.")
         if not -0.4 <= self.margin <= 4:
             raise UsageError(f"The margin lies between -0.4 and 4, not {self.margin:g}.")
+        if not 1 <= self.zoom <= 20:
+            raise UsageError(f"The zoom lies between 1 and 20, not {self.zoom:g}.")
+        if self.zoom != 1 and self.crop != "centre":
+            raise UsageError("Only centred crops have a zoom.", "Add --crop centre; around a face, give --margin.")
         for name, value, known in (
             ("align", self.align, ALIGNS),
             ("crop", self.crop, CROPS),
@@ -106,7 +117,7 @@ def transform_for(
     if view.crop == "none":
         return np.array([[width / photo[1], 0, 0], [0, height / photo[0], 0]], np.float64)
     if view.crop == "centre":
-        scale = max(height / photo[0], width / photo[1])
+        scale = view.zoom * max(height / photo[0], width / photo[1])
         return _similarity(photo[1] / 2, photo[0] / 2, scale, 0.0, view.size)
     if box is None:
         return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.errors import UsageError
+from maskprep.labels.schema import Schema, fold
 from masktrain.learn import batched
 from masktrain.plugins import Registry
-from masktrain.sections import RECIPES
+from masktrain.sections import RECIPES, AugmentConfig
+from masktrain.settings import nearest
 
 recipe: Registry[Callable[[], list[Any]]] = Registry("augmentation recipe", RECIPES)
 """Adds a recipe by name: a list of albumentations; see docs/plugins.md."""
@@ -61,9 +64,51 @@ class Augment:
         return dict(self._compose.to_dict())
 
 
-def described(recipe: str, seed: int) -> dict[str, Any]:
-    """A recipe of any kind with every value, as kept in the run."""
-    return batched.to_dict(seed) if recipe == batched.RECIPE else Augment(recipe, seed).to_dict()
+def described(recipe: str, seed: int, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe of any kind with every value, as kept in the run; with ``classes`` those of some classes, too."""
+    whole = batched.to_dict(seed) if recipe == batched.RECIPE else Augment(recipe, seed).to_dict()
+    return whole | ({"classes": {c: described(c.rpartition(":")[2], seed) for c in classes}} if classes else {})
+
+
+def by_class(config: AugmentConfig, schema: Schema, labels: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """The recipes that are in use, the one of all first, and the number of each image's recipe [n] (S4.17).
+
+    Args:
+        labels: joint labels [n].
+
+    Raises:
+        UsageError: ``augment.classes`` names something that is no attribute, class or recipe for single images.
+    """
+    recipes, kinds = [config.recipe], np.zeros(len(labels), dtype=np.int64)
+    if not config.classes:
+        return recipes, kinds
+    indices = np.array([schema.decode(k) for k in range(schema.num_classes)])
+    for text in reversed(config.classes):  # the first one that fits an image counts
+        named, colon, chosen = text.rpartition(":")
+        name, equals, value = named.partition("=")
+        if not (colon and equals):
+            raise UsageError(f"augment.classes: '{text}' is not ATTRIBUTE=CLASS:RECIPE.", "Such as age=>=60:strong")
+        if batched.RECIPE in (chosen, config.recipe):
+            raise UsageError(f"augment.classes: {batched.RECIPE} takes all images alike.", "Choose another --augment.")
+        if chosen not in RECIPES:
+            raise _unknown("recipe", chosen, RECIPES)
+        if name not in ("joint", *schema.joint):
+            raise _unknown("attribute", name, ["joint", *schema.joint])
+        classes = schema.class_names if name == "joint" else schema[name].classes
+        if fold(value) not in (known := [fold(c) for c in classes]):
+            raise _unknown(f"class of {name}", value, list(classes))
+        which = known.index(fold(value))
+        meant = labels == which if name == "joint" else indices[labels, schema.joint.index(name)] == which
+        if chosen not in recipes:
+            recipes.append(chosen)
+        kinds[meant & (labels >= 0)] = recipes.index(chosen)
+    return recipes, kinds
+
+
+def _unknown(what: str, name: str, known: list[str]) -> UsageError:
+    near = nearest(name, known)
+    hint = f"Did you mean '{near[0]}'?" if near else f"There is {', '.join(known[:8])}."
+    return UsageError(f"augment.classes: there is no {what} '{name}'.", hint)
 
 
 def shown(recipe: str, seed: int, pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from maskprep.dataset import View
 from maskprep.errors import UsageError
 from masktrain.learn import batched
-from masktrain.learn.augment import Augment, draw_seed
+from masktrain.learn.augment import Augment, by_class, draw_seed
 from masktrain.learn.mixing import Mixer
 from masktrain.learn.sampling import Sampler, Several, occurrences
 from masktrain.sections import AugmentConfig
@@ -90,6 +90,7 @@ class Batches:
 
     Attributes:
         images: of an epoch, and in how many ``steps`` they come.
+        recipes, kinds: of augmentation, and the number of each position's, int64 [n].
         waited: seconds that the last pass waited for data.
     """
 
@@ -110,11 +111,12 @@ class Batches:
         self.view, self.rows, self.device, self.seed = view, rows, device, seed
         self.soft, self.numbers, self.part = soft, numbers, part
         self.recipe, self.sampler, self.batch_size = augment.recipe, sampler, batch_size
+        self.labels = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
+        self.recipes, self.kinds = by_class(augment, view.schema, self.labels)
         self.images = len(rows) if sampler is None else len(sampler)
         self.steps = -(-self.images // batch_size)
         if self.steps and self.images // self.steps < part[1]:
             raise UsageError(f"A batch of {self.images // self.steps} images cannot be shared by {part[1]} processes.")
-        self.labels = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
         self.mixer = Mixer(augment, self.labels, rows, seed)
         self.waited = 0.0
         self._own = threading.local()
@@ -218,10 +220,19 @@ class Batches:
     ) -> NDArray[np.uint8]:
         """Pixels of some positions, augmented by (seed, epoch, row, draw)."""
         array = self.view.gather(self.rows[part], out=out, epoch=epoch)
-        if epoch is not None and self.recipe not in ("none", batched.RECIPE):
-            if not hasattr(self._own, "augment"):  # one per thread: albumentations keeps its generators inside
-                self._own.augment = Augment(self.recipe, draw_seed(self.seed))
-            self._own.augment(array, epoch, self.rows[part], draws)
+        if epoch is None or self.recipes == ["none"] or self.recipe == batched.RECIPE:
+            return array
+        if not hasattr(self._own, "augments"):  # one per thread: albumentations keeps its generators inside
+            self._own.augments = [Augment(recipe, draw_seed(self.seed)) for recipe in self.recipes]
+        kinds = self.kinds[part]
+        for kind, augment in enumerate(self._own.augments):
+            mine = np.flatnonzero(kinds == kind)
+            if len(mine) == len(part):
+                augment(array, epoch, self.rows[part], draws)
+            elif len(mine):
+                some = array[mine]
+                augment(some, epoch, self.rows[part][mine], draws[mine])
+                array[mine] = some
         return array
 
     def _sent(self, array: NDArray[Any]) -> Tensor:
@@ -231,7 +242,7 @@ class Batches:
     def _keep_on_device(self) -> Tensor | None:
         """All pixels uint8 [n, H, W, 3] on the GPU, when nothing is to be done to them on the CPU and they fit."""
         fresh = self.view.background.kind == "random"  # drawn anew in every epoch
-        light = self.recipe in ("none", batched.RECIPE)
+        light = self.recipe in ("none", batched.RECIPE) and len(self.recipes) == 1
         if self.device.type != "cuda" or not light or self.mixer.on or fresh:
             return None
         height, width = self.view.size

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("soft", "hard", "weighted", "greedy", "stack")
+PRODUCT = "product"
+"""Groups that each answer a part of the question, see :mod:`masktrain.learn.spread`."""
 TINY = 1e-6
 """Probabilities below this count as this where logarithms are taken."""
 
@@ -19,6 +21,7 @@ class Combination(nn.Module):
     - soft: mean of the groups; weighted, greedy: their weighted mean.
     - hard: every member has one vote, the class with most votes wins, a tie goes to the tied class with the higher
       mean probability (then to the lower index). The table is (votes + mean) / (members + 1).
+    - product: of the groups, which answer for parts of the joint label.
     - stack: softmax of a linear function of the groups' log-probabilities.
 
     Args:
@@ -37,7 +40,7 @@ class Combination(nn.Module):
         intercepts: Any = None,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
+        if kind not in (*KINDS, PRODUCT):
             raise ValueError(f"no combination '{kind}'")
         self.kind = kind
         count = max(groups) + 1
@@ -57,6 +60,8 @@ class Combination(nn.Module):
     def forward(self, tables: Tensor) -> Tensor:
         """Probabilities [n, C] of the members' probabilities [m, n, C]."""
         grouped = torch.einsum("gm,mnc->gnc", self.get_buffer("share"), tables)
+        if self.kind == PRODUCT:
+            return grouped.prod(0)
         mean = torch.einsum("g,gnc->nc", self.get_buffer("voice"), grouped)
         if self.kind == "hard":
             votes = nn.functional.one_hot(tables.argmax(2), tables.shape[2]).to(tables.dtype).sum(0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from maskprep.errors import UsageError
+from masktrain.sections import ModelConfig
 
 
 def stages(model: nn.Module) -> list[list[str]]:
@@ -44,6 +46,38 @@ def frozen_stages(epoch: int, epochs: int, count: int, freeze: int, thaw: float)
     if not thaw:
         return first
     return max(0, math.ceil(first * (1 - (epoch - 1) / (epochs * thaw)) - 1e-9))
+
+
+def check(config: ModelConfig, patience: int) -> None:
+    """Refuse settings of freezing and thawing that do not go together.
+
+    Args:
+        patience: ``select.patience``.
+
+    Raises:
+        UsageError: thawing on a plateau of nothing, by two rules, or without a patience.
+    """
+    if not config.thaw_on_plateau:
+        return
+    if not config.freeze or config.thaw:
+        what = "by model.thaw, too" if config.freeze else "nothing is frozen"
+        raise UsageError(f"model.thaw_on_plateau: {what}.", "Give --freeze, and no model.thaw.")
+    if not patience:
+        raise UsageError("model.thaw_on_plateau thaws when half of the patience is spent.", "Give it: --patience 4")
+
+
+def thawed(scores: Sequence[float], patience: int) -> bool:
+    """Whether a score (higher is better) has ever stood still for half of the patience, in epochs, rounded up (S0.11).
+
+    A function of the scores so far, which a checkpoint keeps, so that what is thawed stays so when a fit goes on.
+    """
+    best, still = -math.inf, 0
+    for score in scores:
+        still = 0 if score > best else still + 1
+        best = max(best, score)
+        if still >= math.ceil(patience / 2):
+            return True
+    return False
 
 
 def freeze(model: nn.Module, groups: list[list[str]], count: int) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from masktrain.learn.checkpoint import Sidecar
 from masktrain.learn.loop import normalise
+from masktrain.learn.spread import Spread
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network with its sidecar, the number of the input it looks at, and whether mirror images count too."""
+    """One network with its sidecar, the number of the input it looks at, whether mirror images count too, and of one
+    that answers a part of the question what it says about every joint class."""
 
     model: nn.Module
     sidecar: Sidecar
     place: int
     mirror: bool
+    spread: Spread | None = None
+
+    def asked(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the network has a say in some joint classes [n]."""
+        return np.ones(len(labels), dtype=bool) if self.spread is None else self.spread.offset[labels] == 0
 
 
 class Answering(nn.Module):
@@ -29,7 +38,10 @@ class Answering(nn.Module):
         super().__init__()
         self.model = part.model
         self.target = part.sidecar.answers()
-        self.mirror = part.mirror
+        self.mirror, self.spread = part.mirror, part.spread is not None
+        if part.spread is not None:
+            self.register_buffer("matrix", torch.from_numpy(part.spread.matrix))
+            self.register_buffer("offset", torch.from_numpy(part.spread.offset))
         for name, values in (("mean", part.sidecar.mean), ("std", part.sidecar.std)):
             scaled = torch.tensor(values, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1)
             self.register_buffer(name, scaled.clamp(min=1.0) if name == "std" else scaled)
@@ -38,7 +50,8 @@ class Answering(nn.Module):
         """Probabilities of crops."""
         pixels = normalise(crops.permute(0, 3, 1, 2), self.get_buffer("mean"), self.get_buffer("std"))
         seen = [pixels, pixels.flip(3)] if self.mirror else [pixels]
-        return torch.stack([self.target.probabilities(self.model(view)) for view in seen]).mean(0)
+        table = torch.stack([self.target.probabilities(self.model(view)) for view in seen]).mean(0)
+        return table @ self.get_buffer("matrix") + self.get_buffer("offset") if self.spread else table
 
 
 class Graph(nn.Module):

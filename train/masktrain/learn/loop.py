@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -21,7 +21,8 @@ from masktrain.learn.augment import draw_seed
 from masktrain.learn.averaging import average_of, decay_at, update_average
 from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.criteria import criterion as criterion
-from masktrain.learn.freezing import freeze, frozen_stages, stages
+from masktrain.learn.freezing import check as check_freezing
+from masktrain.learn.freezing import freeze, frozen_stages, stages, thawed
 from masktrain.learn.host import Precision, choose_precision, compiled
 from masktrain.learn.losses import Objective
 from masktrain.learn.networks import Several
@@ -144,6 +145,7 @@ def make_learner(
         raise UsageError("SAM needs gradients that are not scaled.", "Use --amp bf16 or --amp off.")
     if config.model.checkpointing:
         recompute(model)
+    check_freezing(config.model, config.select.patience)
     if config.model.freeze:
         frozen_stages(1, 1, len(stages(model)), config.model.freeze, 0.0)
     model = model.to(device)
@@ -227,7 +229,7 @@ def train_epoch(
     Raises:
         UserError: the loss is no longer a number.
     """
-    wake(learner.model, config, epoch)
+    frozen = wake(learner.model, config, epoch, learner.scores)
     steps = config.optim.epochs * train.steps
     drops = plateau_drops(learner.scores, config.schedule.patience)
     for i, batch in enumerate(train.epoch(epoch, learner.step), learner.step):
@@ -251,16 +253,28 @@ def train_epoch(
         "train_loss": _mean_loss(learner, epoch),
         "train_accuracy": float(learner.sums["right"]) / learner.seen,
         "lr": learning_rate(epoch * train.steps - 1, steps, config.optim.lr, config.schedule, drops),
+        **({"frozen_stages": frozen} if config.model.freeze else {}),
     }
 
 
-def wake(model: nn.Module, config: FitConfig, epoch: int) -> None:
-    """Make a network ready to learn, but for the stages that are frozen in an epoch."""
+def wake(model: nn.Module, config: FitConfig, epoch: int, scores: Sequence[float] = ()) -> int:
+    """Make a network ready to learn, but for the stages that are frozen in an epoch.
+
+    Args:
+        scores: of the epochs before, by the criterion of selection; higher is better.
+
+    Returns:
+        How many stages are frozen.
+    """
     model.train()
-    if config.model.freeze:
-        groups = stages(model)
-        count = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
-        freeze(model, groups, count)
+    if not config.model.freeze:
+        return 0
+    groups = stages(model)
+    count = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
+    if config.model.thaw_on_plateau and thawed(scores, config.select.patience):
+        count = 0
+    freeze(model, groups, count)
+    return count
 
 
 def _mean_loss(learner: Learner, epoch: int) -> float:
@@ -285,11 +299,11 @@ def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float 
     Raises:
         UserError: memory does not do for a single image.
     """
-    outputs, loss = _gradients(learner, batch, done)
+    outputs, loss = gradients(learner, batch, done)
     if config.sam:
         before = climb(learner.model, config.sam)
         learner.optimizer.zero_grad(set_to_none=True)
-        _gradients(learner, batch, done)
+        gradients(learner, batch, done)
         descend(before)
     if config.clip:
         learner.scaler.unscale_(learner.optimizer)
@@ -301,7 +315,7 @@ def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float 
     return outputs, loss
 
 
-def _gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Tensor]:
+def gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Tensor]:
     """Add up the gradients of a batch in parts that the memory can hold; smaller ones as soon as it runs out."""
     truth, forward = batch.truth(math.prod(learner.objective.target.sizes)), learner.forward or learner.model
     while True:
