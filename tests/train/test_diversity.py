@@ -89,13 +89,14 @@ def test_a_fit_that_makes_a_soup_tells_it(
 
     monkeypatch.setattr(epochs, "alike", alike)
     monkeypatch.setattr(show.Fit, "say", lambda self, text: said.append(text))
-    settings = config(optim__epochs=4, optim__lr=1e-3, select__last=2, select__soup="uniform")
+    settings = config(optim__epochs=2, optim__lr=2e-3, select__last=2, select__soup="uniform")
     done = fit(cache, settings, out=tmp_path / "run").run
     assert len(said) == 1 and "Epochs 3, 4 err on the same images (mean correlation of neighbours 0.97)" in said[0]
     with epochs.apart(done) as folders:
         wrong = [(h := heldout.read(f)).probabilities.argmax(1) != h.labels for f in folders]
     ((told, correlation),) = measured
-    assert told == [3, 4] and correlation[0, 1] == pytest.approx(np.corrcoef(*wrong)[0, 1])
+    assert told == [1, 2] and correlation[0, 1] < 0.99
+    assert correlation[0, 1] == pytest.approx(np.corrcoef(*wrong)[0, 1])
     fit(cache, config(optim__epochs=1), out=tmp_path / "plain")
     assert len(said) == 1
 

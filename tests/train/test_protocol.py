@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -21,6 +22,8 @@ from masktrain import cli, cli_rules, compare, folds, protocol, runs, samples, s
 from masktrain.config import FitConfig
 from masktrain.fit import fit, resume
 from masktrain.folds import read_file
+from masktrain.learn.batches import Batches
+from masktrain.sections import AugmentConfig
 
 FIT = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 
@@ -226,6 +229,16 @@ def test_a_sheet_of_what_is_trained_on(
     assert text.count("<img") == 2 * samples.MOST and "cutmix 100%" in text and "% + " in text and "http" not in text
     assert call(monkeypatch, "fit", cache, *FIT, "--dry-run", "--sheet", tmp_path / "x.gif") == 2
     assert call(monkeypatch, "fit", cache, *FIT, "--sheet", plain) == 2
+
+
+def test_crops_lie_beside_what_is_trained_on(cache: Path) -> None:
+    view = open_view(cache)
+    batches = Batches(view, np.arange(20, 40), 8, torch.device("cpu"), augment=AugmentConfig(recipe="strong"))
+    batch = next(iter(batches.epoch(1)))
+    made = samples.of_batch(batch, view)
+    assert (made.crops == view.gather(batch.rows)).all()
+    assert (made.shown == batch.pixels.permute(0, 2, 3, 1).numpy()).all() and (made.shown != made.crops).any()
+    assert made.captions == tuple(view.schema.class_names[k] for k in batch.labels.tolist())
 
 
 def test_labels_in_words(synthetic: ModuleType) -> None:
