@@ -31,7 +31,7 @@ from maskprep import pipeline
 from maskprep.job import open_job
 from maskprep.photos.walk import walk
 from maskprep.store.tables import read_table
-from masktrain import predict, predictors, trained
+from masktrain.answering import predict, predictors, trained
 
 
 def alone(source: trained.Single, size: tuple[int, int], images: int, batch_size: int) -> Callable[[], int]:

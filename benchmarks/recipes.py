@@ -26,12 +26,16 @@ import pandas as pd
 
 from maskprep.dataset import open_view
 from maskprep.errors import UserError
-from masktrain import crossfit, evaluate, metrics, paired, runs, show
-from masktrain import fit as fitting
+from masktrain import show
+from masktrain.answering import evaluate
 from masktrain.cli import assignments
-from masktrain.config import FitConfig
+from masktrain.fitting import crossfit
+from masktrain.fitting import fit as fitting
 from masktrain.learn.targets import make_target
-from masktrain.recipes import read
+from masktrain.options.config import FitConfig
+from masktrain.options.recipes import read
+from masktrain.records import runs
+from masktrain.scoring import metrics, paired
 
 PLAIN = {"loss.class_weights": "none"}
 RECIPES: dict[str, dict[str, Any]] = {

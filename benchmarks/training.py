@@ -32,14 +32,14 @@ from torch import nn
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
-from masktrain import feed
-from masktrain import fit as fitting
 from masktrain.cli import assignments
-from masktrain.config import FitConfig
+from masktrain.data import feed
+from masktrain.fitting import fit as fitting
 from masktrain.learn import host, loop
 from masktrain.learn.augment import transforms
 from masktrain.learn.batches import Batch
 from masktrain.learn.torchvision_ops import ensure_torchvision
+from masktrain.options.config import FitConfig
 
 Step = Callable[[], int]
 

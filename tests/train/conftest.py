@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from masktrain.config import FitConfig
+from masktrain.options.config import FitConfig
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -72,6 +72,6 @@ def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def run(cache: Path, config: Callable[..., FitConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test changes."""
-    from masktrain.fit import fit
+    from masktrain.fitting.fit import fit
 
     return fit(cache, config(), out=tmp_path_factory.mktemp("runs") / "first").run

@@ -17,10 +17,12 @@ import pytest
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import answers, card, metrics
-from masktrain.evaluate import evaluate
+from masktrain.answering import card
+from masktrain.answering.evaluate import evaluate
+from masktrain.answering.predict import predict
+from masktrain.data import answers
 from masktrain.learn.checkpoint import load_sidecar
-from masktrain.predict import predict
+from masktrain.scoring import metrics
 
 Rows = list[dict[str, str]]
 

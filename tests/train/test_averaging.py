@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from maskprep.dataset import open_view
-from masktrain import inference
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.answering import inference
+from masktrain.fitting.fit import fit
 from masktrain.learn import checkpoint
 from masktrain.learn.averaging import average_of, decay_at, update_average
+from masktrain.options.config import FitConfig
 
 Make = Callable[..., FitConfig]
 

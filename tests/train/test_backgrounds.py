@@ -15,8 +15,8 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import inference, predictors
-from masktrain.fit import background, check, colour, fit, resume, statistics
+from masktrain.answering import inference, predictors
+from masktrain.fitting.fit import background, check, colour, fit, resume, statistics
 from masktrain.learn.batches import Batches
 
 CPU = torch.device("cpu")

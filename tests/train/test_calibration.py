@@ -15,9 +15,12 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import calibrate, calibration, heldout, predictors
-from masktrain.calibration import Calibration
-from masktrain.evaluate import evaluate
+from masktrain.answering import predictors
+from masktrain.answering.evaluate import evaluate
+from masktrain.combining import calibrate
+from masktrain.records import heldout
+from masktrain.scoring import calibration
+from masktrain.scoring.calibration import Calibration
 
 
 @pytest.fixture

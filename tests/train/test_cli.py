@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from masktrain import cli, config
+from masktrain import cli
+from masktrain.options import config
 
 Call = Callable[..., int]
 FIT = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]

@@ -17,11 +17,13 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from maskprep.errors import UsageError, UserError
-from masktrain import baselines, paired, predictors, questions, runs, slices
-from masktrain.config import FitConfig
-from masktrain.evaluate import evaluate
-from masktrain.fit import fit
+from masktrain.answering import baselines, predictors
+from masktrain.answering.evaluate import evaluate
+from masktrain.fitting.fit import fit
 from masktrain.learn import model as models
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
+from masktrain.scoring import paired, questions, slices
 
 Make = Callable[..., FitConfig]
 

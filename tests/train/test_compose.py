@@ -18,14 +18,19 @@ import yaml
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain import attention, cli, explain, export, feed, metrics, predictors, runs, standings, tasks, trained
-from masktrain.compose import compose
-from masktrain.config import FitConfig
-from masktrain.evaluate import evaluate
-from masktrain.fit import fit, resume
+from masktrain import cli
+from masktrain.answering import export, predictors, trained
+from masktrain.answering.evaluate import evaluate
+from masktrain.combining.compose import compose
+from masktrain.data import feed, tasks
+from masktrain.fitting.fit import fit, resume
 from masktrain.learn.checkpoint import load_sidecar
 from masktrain.learn.spread import spread
-from masktrain.tasks import Where
+from masktrain.options.config import FitConfig
+from masktrain.options.where import Where
+from masktrain.pages import attention, explain, standings
+from masktrain.records import runs
+from masktrain.scoring import metrics
 
 Make = Callable[..., FitConfig]
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from maskprep.errors import UserError
 from maskprep.store.weights import locate
-from masktrain import demo, live, predictors
+from masktrain.answering import live, predictors
+from masktrain.pages import demo
 
 
 class Eye:

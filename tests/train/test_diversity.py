@@ -14,11 +14,16 @@ from safetensors.torch import load_file
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import budgets, cli, ensemble, epochs, heldout, inference, metrics, predictors, show, voting
-from masktrain.config import FitConfig
-from masktrain.evaluate import evaluate
-from masktrain.fit import fit
+from masktrain import cli
+from masktrain.answering import inference, predictors
+from masktrain.answering.evaluate import evaluate
+from masktrain.combining import budgets, ensemble, epochs, voting
+from masktrain.fitting.fit import fit
+from masktrain.fitting.progress import Progress
 from masktrain.learn import checkpoint
+from masktrain.options.config import FitConfig
+from masktrain.records import heldout
+from masktrain.scoring import metrics
 
 Make = Callable[..., FitConfig]
 
@@ -88,7 +93,7 @@ def test_a_fit_that_makes_a_soup_tells_it(
         return [3, 4], np.array([[1.0, 0.97], [0.97, 1.0]])
 
     monkeypatch.setattr(epochs, "alike", alike)
-    monkeypatch.setattr(show.Fit, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
     settings = config(optim__epochs=2, optim__lr=2e-3, select__last=2, select__soup="uniform")
     done = fit(cache, settings, out=tmp_path / "run").run
     assert len(said) == 1 and "Epochs 3, 4 err on the same images (mean correlation of neighbours 0.97)" in said[0]

@@ -17,12 +17,14 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import ensemble, export, heldout, predictors, runs
-from masktrain.config import FitConfig
-from masktrain.evaluate import evaluate
-from masktrain.fit import fit
+from masktrain.answering import export, predictors
+from masktrain.answering.evaluate import evaluate
+from masktrain.answering.predict import predict
+from masktrain.combining import ensemble
+from masktrain.fitting.fit import fit
 from masktrain.learn.combination import Combination
-from masktrain.predict import predict
+from masktrain.options.config import FitConfig
+from masktrain.records import heldout, runs
 
 Make = Callable[..., FitConfig]
 

@@ -21,13 +21,14 @@ from maskprep.audit import rulings
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import read_decisions
-from masktrain import attention, demo, predictors, trained
-from masktrain.config import FitConfig
-from masktrain.explain import explain
-from masktrain.fit import fit
+from masktrain.answering import predictors, trained
+from masktrain.fitting.fit import fit
 from masktrain.learn.graph import Part
 from masktrain.learn.model import build
 from masktrain.learn.networks import Paired, Several
+from masktrain.options.config import FitConfig
+from masktrain.pages import attention, demo
+from masktrain.pages.explain import explain
 
 pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
 
@@ -249,7 +250,7 @@ def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> N
 
 
 def test_wrong_in_k_of_n(run: Path, cache: Path, tmp_path: Path) -> None:
-    from masktrain import heldout
+    from masktrain.records import heldout
 
     other = Path(shutil.copytree(run, tmp_path / "other"))
     table = pd.read_parquet(other / "oof.parquet")

@@ -19,11 +19,12 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import card, export, portable, predictors, runs
-from masktrain.calibration import Calibration
-from masktrain.config import FitConfig
-from masktrain.fit import fit
-from masktrain.predict import predict
+from masktrain.answering import card, export, portable, predictors
+from masktrain.answering.predict import predict
+from masktrain.fitting.fit import fit
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
+from masktrain.scoring.calibration import Calibration
 
 
 @pytest.fixture(scope="module")

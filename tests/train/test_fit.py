@@ -25,11 +25,13 @@ from safetensors.torch import load_file
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import folds, metrics, runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
+from masktrain.data import folds
+from masktrain.fitting.fit import fit, resume
+from masktrain.fitting.snapshots import Snapshots
 from masktrain.learn import checkpoint, criteria, loop
-from masktrain.snapshots import Snapshots
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
+from masktrain.scoring import metrics
 
 Make = Callable[..., FitConfig]
 
@@ -221,8 +223,8 @@ def test_a_stop_while_scoring_loses_nothing(
 DIES = """
 import os, signal
 from pathlib import Path
-from masktrain import fit
-from masktrain.config import FitConfig
+from masktrain.fitting import fit
+from masktrain.options.config import FitConfig
 from masktrain.learn import host, loop
 
 step, done = loop.train_step, 0

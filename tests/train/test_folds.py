@@ -14,7 +14,7 @@ import pytest
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain import folds
+from masktrain.data import folds
 
 
 def boostcamp_table(people: int = 300, seed: int = 0) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from masktrain.learn import devices, host, loop, model, networks
 from masktrain.learn.augment import Augment, draw_seed
 from masktrain.learn.batches import Batches
 from masktrain.learn.optim import make_optimizer
-from masktrain.sections import AugmentConfig, OptimConfig
+from masktrain.options.images import AugmentConfig
+from masktrain.options.sections import OptimConfig
 
 CPU = torch.device("cpu")
 

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import metrics, runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
+from masktrain.fitting.fit import fit, resume
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.batches import Batch
 from masktrain.learn.freezing import freeze, frozen_stages, stages, thawed
@@ -28,7 +26,10 @@ from masktrain.learn.networks import Several
 from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
 from masktrain.learn.recomputation import recompute
 from masktrain.learn.targets import make_target
-from masktrain.sections import OptimConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.sections import OptimConfig
+from masktrain.records import runs
+from masktrain.scoring import metrics
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")

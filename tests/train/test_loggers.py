@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UserError
-from masktrain import loggers, runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.fitting import loggers
+from masktrain.fitting.fit import fit
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
 
 Make = Callable[..., FitConfig]
 

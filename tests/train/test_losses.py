@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain.config import FitConfig
 from masktrain.learn import loop
 from masktrain.learn.batches import Batch
 from masktrain.learn.losses import class_weights, focal, ldam_margins, make_objective, soft_f1
 from masktrain.learn.targets import Head, make_target
-from masktrain.sections import LOSSES, TARGETS, LossConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.sections import LOSSES, TARGETS, LossConfig
 
 LABELS = np.repeat(np.arange(18), np.arange(1, 19))
 """Joint labels of the mask schema: class k occurs k + 1 times."""

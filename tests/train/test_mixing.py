@@ -13,13 +13,13 @@ import torch
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.fitting.fit import fit
+from masktrain.fitting.plan import plan
 from masktrain.learn.augment import Augment, by_class, described, shown
 from masktrain.learn.batches import Batch, Batches
 from masktrain.learn.mixing import cutmix, halves, mixup
-from masktrain.plan import plan
-from masktrain.sections import RECIPES, AugmentConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.images import RECIPES, AugmentConfig
 from masktrain.show import opening
 
 Make = Callable[..., FitConfig]

@@ -15,8 +15,8 @@ from torch import nn
 
 from maskprep.errors import UsageError
 from maskprep.store import weights
-from masktrain import cost, models
-from masktrain.learn import host
+from masktrain.fitting import models
+from masktrain.learn import cost, host
 
 Call = Callable[..., int]
 PRECISION = host.Precision(torch.device("cpu"), None)

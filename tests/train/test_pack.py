@@ -16,11 +16,14 @@ import pytest
 
 from maskprep.dataset import open_view
 from maskprep.errors import UserError
-from masktrain import cli, ensemble, pack, predictors
-from masktrain.compare import compare
-from masktrain.config import FitConfig
-from masktrain.evaluate import evaluate
-from masktrain.fit import fit, resume
+from masktrain import cli
+from masktrain.answering import predictors
+from masktrain.answering.evaluate import evaluate
+from masktrain.combining import ensemble
+from masktrain.fitting.fit import fit, resume
+from masktrain.options.config import FitConfig
+from masktrain.pages.compare import compare
+from masktrain.records import pack
 
 
 def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None
     np.testing.assert_array_equal(predictors.load(back)(view, rows), predictors.load(run)(open_view(cache), rows))
     assert evaluate(back, moved, split="val").scores == evaluate(run, cache, split="val").scores
     assert compare([run, back]).rows[0].score == compare([run, back]).rows[1].score
-    (run / "eval-people.json").unlink()
+    (run / "eval-people-val.json").unlink()
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:

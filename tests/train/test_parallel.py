@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.fitting.fit import fit
+from masktrain.fitting.snapshots import Snapshots
 from masktrain.learn import batched, checkpoint, host, loop
 from masktrain.learn.batches import Batches
-from masktrain.sections import AugmentConfig
-from masktrain.snapshots import Snapshots
+from masktrain.options.config import FitConfig
+from masktrain.options.images import AugmentConfig
+from masktrain.records import runs
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")
@@ -192,7 +192,7 @@ def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu_a_stopped_fit_goes_on_bit_by_bit(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    from masktrain.fit import resume
+    from masktrain.fitting.fit import resume
 
     settings = config(
         run__device="cuda", run__deterministic=True, run__snapshot_seconds=0.0, augment__recipe=recipe, optim__ema=0.9

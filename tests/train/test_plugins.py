@@ -14,10 +14,13 @@ import torch
 import yaml
 
 from maskprep.errors import UsageError, UserError
-from masktrain import compare, plugins, recipes, runs, sections
-from masktrain.config import FitConfig
 from masktrain.learn import augment, losses, sampling, schedules
-from masktrain.sections import LossConfig, SampleConfig, ScheduleConfig
+from masktrain.options import plugins, recipes, sections
+from masktrain.options.config import FitConfig
+from masktrain.options.images import SampleConfig
+from masktrain.options.sections import LossConfig, ScheduleConfig
+from masktrain.pages import compare
+from masktrain.records import runs
 
 DOCS = Path(__file__).parents[2] / "docs/plugins.md"
 REGISTRIES = (losses.loss, augment.recipe, schedules.schedule, sampling.sample)

@@ -21,9 +21,10 @@ from PIL import Image
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import draw, footage, inference, listed, live, predictors, sheet, watch
-from masktrain.manual import Input, Manual
-from masktrain.predict import predict
+from masktrain.answering import draw, footage, inference, listed, live, predictors, sheet, watch
+from masktrain.answering.manual import Input, Manual
+from masktrain.answering.predict import predict
+from masktrain.answering.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
 
@@ -240,7 +241,7 @@ class Eye:
 
 
 @pytest.fixture(scope="module")
-def predictor(run: Path) -> predictors.Predictor:
+def predictor(run: Path) -> Predictor:
     return predictors.load(run)
 
 
@@ -253,7 +254,7 @@ def pictures(values: list[int]) -> Iterator[watch.Picture]:
         yield watch.Picture(f"v#{k}", {"frame": k}, frame(value))
 
 
-def test_every_picture_has_its_rows_and_marks(predictor: predictors.Predictor, synthetic: Any) -> None:
+def test_every_picture_has_its_rows_and_marks(predictor: Predictor, synthetic: Any) -> None:
     eye: Any = Eye(predictor.manual, synthetic)
     rows: list[dict[str, Any]] = []
     shown: list[Pixels] = []
@@ -272,7 +273,7 @@ def test_every_picture_has_its_rows_and_marks(predictor: predictors.Predictor, s
         assert (picture != value).any()  # a label in any case
 
 
-def test_what_is_held_does_not_grow(predictor: predictors.Predictor, synthetic: Any) -> None:
+def test_what_is_held_does_not_grow(predictor: Predictor, synthetic: Any) -> None:
     eye: Any = Eye(predictor.manual, synthetic)
     alive: list[weakref.ref[Any]] = []
     most = 0
@@ -293,7 +294,7 @@ def test_what_is_held_does_not_grow(predictor: predictors.Predictor, synthetic: 
     assert len(done.unanswered) == watch.EXAMPLES  # some of 27
 
 
-def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(predictor: predictors.Predictor, synthetic: Any) -> None:
+def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(predictor: Predictor, synthetic: Any) -> None:
     eye: Any = Eye(predictor.manual, synthetic)
     rows: list[dict[str, Any]] = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,12 +18,16 @@ from PIL import Image
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
-from masktrain import cli, cli_rules, compare, folds, protocol, runs, samples, space
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
-from masktrain.folds import read_file
+from masktrain import cli_rules
+from masktrain.data import folds, samples
+from masktrain.data.folds import read_file
+from masktrain.fitting import protocol, space
+from masktrain.fitting.fit import fit, resume
 from masktrain.learn.batches import Batches
-from masktrain.sections import AugmentConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.images import AugmentConfig
+from masktrain.pages import compare
+from masktrain.records import runs
 
 FIT = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 
@@ -34,15 +38,6 @@ def ruled(cache: Path, tmp_path: Path) -> Path:
     copy = Path(shutil.copytree(cache, tmp_path / "people"))
     protocol.init(copy, count=3, seeds=(4, 7))
     return copy
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_what_is_there_before_the_first_fit(ruled: Path, cache: Path) -> None:
@@ -169,18 +164,18 @@ def test_rules_are_not_written_over_and_folds_do_not_change(ruled: Path) -> None
 
 
 def test_from_the_command_line(
-    ruled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ruled: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (ruled / "protocol.yaml").unlink()
     (ruled / "protocol.folds.csv").unlink()
-    assert call(monkeypatch, "init", ruled, "--folds", 3, "--select", "mask.macro_f1") == 0
+    assert call("init", ruled, "--folds", 3, "--select", "mask.macro_f1") == 0
     said = capsys.readouterr().out
     assert "148 images of 30 people" in said and "beat    most frequent class: macro-F1 0." in said
-    assert call(monkeypatch, "fit", ruled, *FIT, "--select", "accuracy") == 2
+    assert call("fit", ruled, *FIT, "--select", "accuracy") == 2
     assert "select.by=accuracy, not mask.macro_f1" in capsys.readouterr().err
-    assert call(monkeypatch, "fit", ruled, *FIT, "--set", "run.deviates=x") == 2
-    assert call(monkeypatch, "fit", ruled, *FIT, "--out", tmp_path / "a") == 0
-    assert call(monkeypatch, "fit", ruled, *FIT, "--seed", 9, "--deviate", "a look", "--out", tmp_path / "b") == 0
+    assert call("fit", ruled, *FIT, "--set", "run.deviates=x") == 2
+    assert call("fit", ruled, *FIT, "--out", tmp_path / "a") == 0
+    assert call("fit", ruled, *FIT, "--seed", 9, "--deviate", "a look", "--out", tmp_path / "b") == 0
     said = capsys.readouterr().out
     assert "rules   keeps to protocol" in said and "deviates: run.seed=9, not 0: a look" in said
     assert runs.read_config(tmp_path / "a").select.by == "mask.macro_f1"
@@ -189,7 +184,7 @@ def test_from_the_command_line(
     held = set(runs.read_data(tmp_path / "a")["people"]["val"])
     number = read_file(ruled / "protocol.folds.csv", held)
     assert {number[person] for person in held} == {0} and len(held) == 10
-    assert call(monkeypatch, "fit", "--resume", tmp_path / "a", "--deviate", "x") == 2
+    assert call("fit", "--resume", tmp_path / "a", "--deviate", "x") == 2
 
 
 def test_a_sweep_keeps_to_it(ruled: Path, tmp_path: Path) -> None:
@@ -214,21 +209,21 @@ def test_folds_move_with_the_cache(ruled: Path, tmp_path: Path) -> None:
 
 
 def test_a_sheet_of_what_is_trained_on(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without augmentation both pictures of a pair are the crop; mixed, the right one and the caption tell it."""
     plain, page = tmp_path / "plain.png", tmp_path / "sheets" / "mixed.html"
-    assert call(monkeypatch, "fit", cache, *FIT, "--augment", "none", "--dry-run", "--sheet", plain) == 0
+    assert call("fit", cache, *FIT, "--augment", "none", "--dry-run", "--sheet", plain) == 0
     assert f"look    {plain}" in capsys.readouterr().out
     sheet = np.asarray(Image.open(plain))
     wide = samples.SIDE + samples.GAP
     left = sheet[56 : 56 + samples.SIDE, 8 : 8 + samples.SIDE]
     assert (left == sheet[56 : 56 + samples.SIDE, 8 + wide : 8 + wide + samples.SIDE]).all() and left.std() > 10
-    assert call(monkeypatch, "fit", cache, *FIT, "--cutmix", "1", "--dry-run", "--sheet", page) == 0
+    assert call("fit", cache, *FIT, "--cutmix", "1", "--dry-run", "--sheet", page) == 0
     text = page.read_text()
     assert text.count("<img") == 2 * samples.MOST and "cutmix 100%" in text and "% + " in text and "http" not in text
-    assert call(monkeypatch, "fit", cache, *FIT, "--dry-run", "--sheet", tmp_path / "x.gif") == 2
-    assert call(monkeypatch, "fit", cache, *FIT, "--sheet", plain) == 2
+    assert call("fit", cache, *FIT, "--dry-run", "--sheet", tmp_path / "x.gif") == 2
+    assert call("fit", cache, *FIT, "--sheet", plain) == 2
 
 
 def test_crops_lie_beside_what_is_trained_on(cache: Path) -> None:

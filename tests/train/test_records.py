@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UserError
-from masktrain import compare, crossfit, heldout, predictors, report, runs, standings
-from masktrain.fit import resume
+from masktrain.answering import predictors
+from masktrain.fitting import crossfit
+from masktrain.fitting.fit import resume
+from masktrain.pages import compare, report, standings
+from masktrain.records import heldout, runs
 
 READERS: dict[str, list[Callable[[Path], Any]]] = {
     "data.json": [runs.read_data, lambda run: compare.compare([run]), resume],

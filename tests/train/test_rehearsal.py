@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from maskprep.dataset import open_view
-from masktrain import checkup, cli, feed, ratefinder
-from masktrain.config import FitConfig
-from masktrain.folds import split
+from masktrain import cli
+from masktrain.data import feed
+from masktrain.data.folds import split
+from masktrain.fitting import checkup, ratefinder
+from masktrain.fitting.rehearsal import Rehearsal, prepare
 from masktrain.learn.batches import Batches
-from masktrain.rehearsal import Rehearsal, prepare
+from masktrain.options.config import FitConfig
 
 Make = Callable[..., FitConfig]
 

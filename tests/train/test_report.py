@@ -16,12 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain import calibration, metrics, report, runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
+from masktrain.fitting.fit import fit, resume
 from masktrain.learn import checkpoint, criteria, loop
 from masktrain.learn.averaging import mean_state
-from masktrain.sections import SelectConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.sections import SelectConfig
+from masktrain.pages import report
+from masktrain.records import runs
+from masktrain.scoring import calibration, metrics
 
 Make = Callable[..., FitConfig]
 

@@ -16,10 +16,17 @@ import yaml
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import compare, crossfit, folds, inference, metrics, plan, predictors, recipes, runs, show
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.answering import inference, predictors
+from masktrain.data import folds
+from masktrain.fitting import crossfit, plan
+from masktrain.fitting.fit import fit
+from masktrain.fitting.progress import Progress
 from masktrain.learn import loop
+from masktrain.options import recipes
+from masktrain.options.config import FitConfig
+from masktrain.pages import compare
+from masktrain.records import runs
+from masktrain.scoring import metrics
 
 Make = Callable[..., FitConfig]
 Call = Callable[..., int]
@@ -288,7 +295,7 @@ def test_all_folds_done_before_are_noticed(
     one = runs.read_config(crossed / "fold-2")
     assert runs.twin(one, runs.read_data(crossed / "fold-2"), *near) == crossed / "fold-2"
 
-    class Said(show.Fit):
+    class Said(Progress):
         def say(self, text: str) -> None:
             raise RuntimeError(text)
 

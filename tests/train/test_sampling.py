@@ -13,10 +13,10 @@ import pytest
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError
 from masktrain import show
-from masktrain.config import FitConfig
-from masktrain.fit import fit
+from masktrain.fitting.fit import fit
 from masktrain.learn.sampling import Sampler, make_sampler, occurrences
-from masktrain.sections import SampleConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.images import SampleConfig
 
 LABELS = np.repeat([0, 1, 2], [100, 30, 7])
 PEOPLE = np.arange(137) % 20

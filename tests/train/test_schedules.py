@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from masktrain.learn.schedules import learning_rate, plateau_drops
-from masktrain.sections import SCHEDULES, ScheduleConfig
+from masktrain.options.sections import SCHEDULES, ScheduleConfig
 
 
 def rates(steps: int = 100, drops: int = 0, **settings: Any) -> list[float]:

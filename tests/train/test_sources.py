@@ -17,9 +17,11 @@ import torch
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
-from masktrain import feed, folds, runs, show
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
+from masktrain import show
+from masktrain.data import feed, folds
+from masktrain.fitting.fit import fit, resume
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
 
 Make = Callable[..., FitConfig]
 MASK = Attribute("mask", ("wear", "incorrect", "normal"))

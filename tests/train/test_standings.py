@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
-from masktrain import compare, standings
-from masktrain.config import FitConfig
-from masktrain.ensemble import ensemble
-from masktrain.fit import fit
+from masktrain.combining.ensemble import ensemble
+from masktrain.fitting.fit import fit
+from masktrain.options.config import FitConfig
+from masktrain.pages import compare, standings
 
 Make = Callable[..., FitConfig]
 

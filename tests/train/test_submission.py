@@ -15,9 +15,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from maskprep.errors import UsageError, UserError
-from masktrain import submission
-from masktrain.evaluate import evaluate
-from masktrain.predict import predict
+from masktrain.answering.evaluate import evaluate
+from masktrain.answering.predict import predict
+from masktrain.scoring import submission
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 

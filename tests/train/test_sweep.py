@@ -16,9 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain import recipes, runs, space, sweep, trials
-from masktrain.config import FitConfig
+from masktrain.fitting import space, sweep, trials
 from masktrain.learn.checkpoint import weights_hash
+from masktrain.options import recipes
+from masktrain.options.config import FitConfig
+from masktrain.records import runs
 
 pytest.importorskip("optuna")
 

@@ -19,9 +19,9 @@ from torch import nn
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain import bands, export, feed, inference, runs
-from masktrain.config import FitConfig
-from masktrain.fit import fit, resume
+from masktrain.answering import export, inference
+from masktrain.data import bands, feed
+from masktrain.fitting.fit import fit, resume
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.batches import Batch
 from masktrain.learn.freezing import stages
@@ -29,8 +29,11 @@ from masktrain.learn.losses import make_objective, number_loss
 from masktrain.learn.networks import Paired, Several, assemble
 from masktrain.learn.optim import make_optimizer, set_learning_rate
 from masktrain.learn.targets import Head, make_target
-from masktrain.recipes import read
-from masktrain.sections import LOSSES, DataConfig, OptimConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.images import DataConfig
+from masktrain.options.recipes import read
+from masktrain.options.sections import LOSSES, OptimConfig
+from masktrain.records import runs
 
 Make = Callable[..., FitConfig]
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))

@@ -11,26 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskprep.dataset import open_view
-    from masktrain.calibrate import Calibrated, calibrate
-    from masktrain.compare import Comparison, compare
-    from masktrain.config import FitConfig
-    from masktrain.crossfit import Crossfitted, crossfit
-    from masktrain.ensemble import Ensemble, ensemble
-    from masktrain.evaluate import evaluate
-    from masktrain.explain import explain
-    from masktrain.export import export
-    from masktrain.fit import Fitted, fit, resume
-    from masktrain.plan import Plan, plan
-    from masktrain.predict import Predictions, predict
-    from masktrain.protocol import Protocol, init, settings
-    from masktrain.report import report
-    from masktrain.scored import Report
-    from masktrain.standings import standings
-    from masktrain.sweep import Swept, sweep
+    from masktrain.answering.evaluate import evaluate
+    from masktrain.answering.export import export
+    from masktrain.answering.predict import Predictions, predict
+    from masktrain.combining.calibrate import Calibrated, calibrate
+    from masktrain.combining.compose import Composed, compose
+    from masktrain.combining.ensemble import Ensemble, ensemble
+    from masktrain.fitting.crossfit import Crossfitted, crossfit
+    from masktrain.fitting.fit import Fitted, fit, resume
+    from masktrain.fitting.plan import Plan, plan
+    from masktrain.fitting.protocol import Protocol, init, settings
+    from masktrain.fitting.sweep import Swept, sweep
+    from masktrain.options.config import FitConfig
+    from masktrain.pages.compare import Comparison, compare
+    from masktrain.pages.explain import explain
+    from masktrain.pages.report import report
+    from masktrain.pages.standings import standings
+    from masktrain.records.pack import pack, unpack
+    from masktrain.scoring.scored import Report
 
 __all__ = [
     "Calibrated",
     "Comparison",
+    "Composed",
     "Crossfitted",
     "Ensemble",
     "FitConfig",
@@ -42,6 +45,7 @@ __all__ = [
     "Swept",
     "calibrate",
     "compare",
+    "compose",
     "crossfit",
     "ensemble",
     "evaluate",
@@ -50,6 +54,7 @@ __all__ = [
     "fit",
     "init",
     "open_view",
+    "pack",
     "plan",
     "predict",
     "report",
@@ -57,32 +62,50 @@ __all__ = [
     "settings",
     "standings",
     "sweep",
+    "unpack",
 ]
 
-_ELSEWHERE = {
-    "Calibrated": "masktrain.calibrate",
-    "Comparison": "masktrain.compare",
-    "Crossfitted": "masktrain.crossfit",
-    "Ensemble": "masktrain.ensemble",
-    "FitConfig": "masktrain.config",
-    "Fitted": "masktrain.fit",
-    "Plan": "masktrain.plan",
-    "Predictions": "masktrain.predict",
-    "Protocol": "masktrain.protocol",
-    "Report": "masktrain.scored",
-    "Swept": "masktrain.sweep",
-    "init": "masktrain.protocol",
+_HOMES = {
+    "Calibrated": "masktrain.combining.calibrate",
+    "Comparison": "masktrain.pages.compare",
+    "Composed": "masktrain.combining.compose",
+    "Crossfitted": "masktrain.fitting.crossfit",
+    "Ensemble": "masktrain.combining.ensemble",
+    "FitConfig": "masktrain.options.config",
+    "Fitted": "masktrain.fitting.fit",
+    "Plan": "masktrain.fitting.plan",
+    "Predictions": "masktrain.answering.predict",
+    "Protocol": "masktrain.fitting.protocol",
+    "Report": "masktrain.scoring.scored",
+    "Swept": "masktrain.fitting.sweep",
+    "calibrate": "masktrain.combining.calibrate",
+    "compare": "masktrain.pages.compare",
+    "compose": "masktrain.combining.compose",
+    "crossfit": "masktrain.fitting.crossfit",
+    "ensemble": "masktrain.combining.ensemble",
+    "evaluate": "masktrain.answering.evaluate",
+    "explain": "masktrain.pages.explain",
+    "export": "masktrain.answering.export",
+    "fit": "masktrain.fitting.fit",
+    "init": "masktrain.fitting.protocol",
     "open_view": "maskprep.dataset",
-    "resume": "masktrain.fit",
-    "settings": "masktrain.protocol",
+    "pack": "masktrain.records.pack",
+    "plan": "masktrain.fitting.plan",
+    "predict": "masktrain.answering.predict",
+    "report": "masktrain.pages.report",
+    "resume": "masktrain.fitting.fit",
+    "settings": "masktrain.fitting.protocol",
+    "standings": "masktrain.pages.standings",
+    "sweep": "masktrain.fitting.sweep",
+    "unpack": "masktrain.records.pack",
 }
-"""Names that are not those of their modules."""
+"""Name → the module that has it."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'masktrain.api' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_ELSEWHERE.get(name, f"masktrain.{name}")), name)
+    found = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = found
     return found
 

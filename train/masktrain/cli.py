@@ -12,7 +12,8 @@ from maskprep import entry
 from maskprep.errors import UsageError
 from maskprep.panels import panelled
 from masktrain import cli_answers, cli_rules, cli_runs
-from masktrain.config import FitConfig, describe, keys, named, parse
+from masktrain.fitting.progress import Progress
+from masktrain.options.config import FitConfig, assignments, describe, keys, named
 
 PANELS = {
     "Before the first fit": ("init", "folds", "models", "recipes", "settings"),
@@ -49,21 +50,6 @@ def option(key: str, *names: str) -> Any:
     OPTIONS[shown] = key
     about = describe(key)
     return typer.Option(*names, help=about.metadata["help"], show_default=about.default is not None)
-
-
-def assignments(texts: list[str]) -> dict[str, Any]:
-    """Settings given as ``key=value``.
-
-    Raises:
-        UsageError: no such setting, or no value of its type.
-    """
-    values = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UsageError(f"--set needs KEY=VALUE, not '{text}'.", "For example: --set loss.gamma=3")
-        values[key.strip()] = parse(key.strip(), value.strip())
-    return values
 
 
 @app.command()
@@ -164,7 +150,7 @@ def fit(
     values: dict[str, Any] = {}
     loaded = cli_runs.load(plugin)
     if recipe is not None or config is not None:
-        from masktrain import recipes
+        from masktrain.options import recipes
 
         for source in (recipe, config):
             values |= recipes.read(source) if source is not None else {}
@@ -174,7 +160,7 @@ def fit(
         raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
     chosen = FitConfig.from_keys(values) if cache is None else cli_rules.ruled(cache, values, protocol, deviate)
     if folds is not None:
-        from masktrain import crossfit
+        from masktrain.fitting import crossfit
 
         crossfit.check(chosen)
     if tried:
@@ -201,11 +187,14 @@ def _fit(cache: Path | None, config: FitConfig, resume: Path | None, folds: bool
     """Fit, and print how it went."""
     from statistics import mean, stdev
 
-    from masktrain import crossfit, report, runs, show
-    from masktrain import fit as fitting
+    from masktrain import show
+    from masktrain.fitting import crossfit
+    from masktrain.fitting import fit as fitting
+    from masktrain.pages import report
+    from masktrain.records import runs
 
     rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun starts, the first one speaks
-    progress = show.Fit() if rank else show.PrintedFit()
+    progress = Progress() if rank else show.PrintedFit()
     if folds or (resume is not None and (resume / runs.FOLDS).is_file()):
         if resume is not None:
             whole = crossfit.resume(resume, cache, progress=progress)
@@ -244,7 +233,7 @@ def _fit(cache: Path | None, config: FitConfig, resume: Path | None, folds: bool
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
     """List the recipes that come with masktrain, or show one."""
-    from masktrain import recipes as known
+    from masktrain.options import recipes as known
 
     if name is not None:
         print(known.text(name), end="")
@@ -258,8 +247,8 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
 ) -> None:
     """Show runs beside each other: scores with intervals, and the settings in which they differ."""
-    from masktrain import compare as comparing
     from masktrain import show
+    from masktrain.pages import compare as comparing
 
     show.comparison(comparing.compare(runs))
 
@@ -274,7 +263,7 @@ def folds(
 ) -> None:
     """Write the fold of every person to a file, to use the same folds everywhere (fit --folds-file)."""
     from maskprep.dataset import open_view
-    from masktrain import folds as folding
+    from masktrain.data import folds as folding
 
     written = folding.write_file(open_view(cache, view), count, split_seed, out)
     print(f"written {out}: {written} people in {count} folds")

@@ -54,7 +54,8 @@ def evaluate(
     tta_mean: TtaMean = "probability",
 ) -> None:
     """Score a run, or a file of predictions: macro-F1 with its interval over people, each attribute, each class."""
-    from masktrain import show, show_runs, submission
+    from masktrain import show, show_runs
+    from masktrain.scoring import submission
 
     if submission.is_one(run):
         _without_run(context)
@@ -62,7 +63,7 @@ def evaluate(
             run, cache, split=split, answers=answers, against=against, baselines=baselines, by=by
         )
     else:
-        from masktrain import evaluate as evaluating
+        from masktrain.answering import evaluate as evaluating
 
         report = evaluating.evaluate(
             run,
@@ -140,8 +141,8 @@ def predict(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
-    from masktrain import predict as predicting
-    from masktrain import sheet
+    from masktrain.answering import predict as predicting
+    from masktrain.answering import sheet
 
     written = predicting.predict(
         run,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskprep.errors import UsageError
-from masktrain.config import FitConfig
+from masktrain.options.config import FitConfig
 
 if TYPE_CHECKING:
-    from masktrain.space import Space
+    from masktrain.fitting.space import Space
 
 PROTOCOL = typer.Option(
     metavar="FILE", help="Ground rules to keep to, see masktrain init. [default: protocol.yaml of the cache, if any]"
@@ -34,7 +34,7 @@ def init(
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the project is to find out.")] = "",
 ) -> None:
     """Write the ground rules before the first fit: folds, criterion, seeds, view, and what must be beaten."""
-    from masktrain import protocol
+    from masktrain.fitting import protocol
 
     made = protocol.init(
         cache,
@@ -61,15 +61,15 @@ def checked(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def ruled(cache: Path, given: dict[str, Any], named: Path | None, deviate: str) -> FitConfig:
-    """The settings of a fit, by the protocol that counts; see :func:`masktrain.protocol.settings`."""
-    from masktrain import protocol
+    """The settings of a fit, by the protocol that counts; see :func:`masktrain.fitting.protocol.settings`."""
+    from masktrain.fitting import protocol
 
     return protocol.settings(cache, given, named, deviate)
 
 
 def swept(cache: Path, base: dict[str, Any], space: Space, named: Path | None) -> dict[str, Any]:
     """The fixed settings of a sweep with those that the protocol rules; what is ruled may not vary."""
-    from masktrain import protocol
+    from masktrain.fitting import protocol
 
     rules = protocol.of(cache, named)
     if rules is None:

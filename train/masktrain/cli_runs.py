@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from masktrain import cli_rules
+from masktrain.options.config import assignments
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
 
@@ -19,7 +20,7 @@ PLUGIN = typer.Option(
 
 def load(names: list[str] | None) -> dict[str, Any]:
     """Import the plugins that were named, and the setting that tells of them."""
-    from masktrain import plugins
+    from masktrain.options import plugins
 
     return {"run.plugins": list(plugins.load(names))} if names else {}
 
@@ -33,7 +34,7 @@ def export(
     cache: Annotated[Path | None, typer.Option(help="Cache with crops to compare on. [default: the run's own]")] = None,
 ) -> None:
     """Write the model as ONNX, .pt2 and safetensors, each checked against the run on real crops, with a model card."""
-    from masktrain import export as exporting
+    from masktrain.answering import export as exporting
 
     done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache)
     for name, difference in done.differences.items():
@@ -62,8 +63,8 @@ def ensemble(
     seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
 ) -> None:
     """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
-    from masktrain import ensemble as combining
     from masktrain import show_runs
+    from masktrain.combining import ensemble as combining
 
     show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
 
@@ -78,8 +79,8 @@ def compose(
     out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
 ) -> None:
     """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
-    from masktrain import compose as composing
     from masktrain import show, show_runs
+    from masktrain.combining import compose as composing
 
     made = composing.compose(given, out)
     show.scores(
@@ -96,7 +97,7 @@ def pack(
     ] = False,
 ) -> None:
     """Write a run or an ensemble into one file, without code, to use it at another place."""
-    from masktrain import pack as packing
+    from masktrain.records import pack as packing
 
     made = packing.pack(run, file, whole=whole)
     print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
@@ -112,7 +113,7 @@ def unpack(
     ] = None,
 ) -> None:
     """Make a run's folder of a packed file, after a look at what is in it; no code in it is ever run."""
-    from masktrain import pack as packing
+    from masktrain.records import pack as packing
 
     made = packing.unpack(file, out)
     print(f"written {made.place}: {made.files} files, {made.size / 2**20:.1f} MiB, each as it was packed")
@@ -128,8 +129,8 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
 ) -> None:
     """Fit a temperature, and limits per class for macro-F1, on held-out people; the run uses them from then on."""
-    from masktrain import calibrate as calibrating
     from masktrain import show_runs
+    from masktrain.combining import calibrate as calibrating
 
     show_runs.calibrated(calibrating.calibrate(run, thresholds=thresholds, seed=seed))
 
@@ -154,7 +155,7 @@ def explain(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Show errors with maps of where the model looked, photos and audit findings, and draft rulings on labels."""
-    from masktrain import explain as explaining
+    from masktrain.pages import explain as explaining
 
     done = explaining.explain(
         run,
@@ -210,14 +211,15 @@ def sweep(
 ) -> None:
     """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
     from maskprep.errors import UsageError
-    from masktrain import cli, recipes, show, show_runs
-    from masktrain import space as spaces
-    from masktrain import sweep as sweeping
+    from masktrain import show, show_runs
+    from masktrain.fitting import space as spaces
+    from masktrain.fitting import sweep as sweeping
+    from masktrain.options import recipes
 
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
     loaded = load(plugin)
-    base = (recipes.read(recipe) if recipe else {}) | cli_rules.checked(cli.assignments(settings or [])) | loaded
+    base = (recipes.read(recipe) if recipe else {}) | cli_rules.checked(assignments(settings or [])) | loaded
     varied = spaces.read(space)
     done = sweeping.sweep(
         cache,
@@ -249,9 +251,9 @@ def report(
 ) -> None:
     """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
     from maskprep.errors import UsageError
-    from masktrain import report as reporting
-    from masktrain import standings
     from masktrain.learn.checkpoint import SIDECAR
+    from masktrain.pages import report as reporting
+    from masktrain.pages import standings
 
     caches = [path for path in given if (path / "dataset.json").is_file()]
     folders = [path for path in given if path not in caches]
@@ -277,7 +279,7 @@ def demo(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Serve a page: a photo or the camera in; faces, crop, matte, probabilities and attention out."""
-    from masktrain import demo as showing
+    from masktrain.pages import demo as showing
 
     def ready(url: str) -> None:
         print(f"{url}\nStop with Ctrl-C.", flush=True)
@@ -306,8 +308,8 @@ def models(
 ) -> None:
     """Tell what models cost: parameters, native size, weights and licence, speed and memory; by default some of each
     family, with when to use it."""
-    from masktrain import models as known
     from masktrain import show_runs
+    from masktrain.fitting import models as known
 
     scored = known.own_scores(runs) if runs is not None else None
     show_runs.models(known.choose(names or (), tuple(scored or ())), scored, measure, device, batch_size)

@@ -10,41 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskprep.labels.schema import Schema
-from masktrain import weakest
-from masktrain.config import FitConfig
-from masktrain.metrics import Interval, Scores
+from masktrain.fitting.progress import Progress
+from masktrain.options.config import FitConfig
+from masktrain.scoring import weakest
+from masktrain.scoring.metrics import Interval, Scores
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from masktrain.compare import Comparison
+    from masktrain.pages.compare import Comparison
 
 MANY = 12
 """Classes that are no longer listed one by one."""
 
 
-class Fit:
-    """Progress of a fit that shows nothing; the base of those that do."""
-
-    @contextmanager
-    def running(
-        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
-    ) -> Iterator[None]:
-        """Around the training, from step ``step`` of the epoch after ``done`` on."""
-        yield
-
-    def say(self, text: str) -> None:
-        """Something that is good to know."""
-
-    def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
-        """After a step (see :class:`masktrain.learn.loop.Progress`)."""
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """After an epoch."""
-
-
-class PrintedFit(Fit):
+class PrintedFit(Progress):
     """A line per epoch, and a live bar while one runs if this is a terminal."""
 
     @contextmanager
@@ -64,10 +45,14 @@ class PrintedFit(Fit):
         sys.stdout.flush()
         self.bar, self.task = None, None
         if sys.stdout.isatty():
-            from rich.progress import BarColumn, Progress, TextColumn
+            from rich import progress as bars
 
-            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self.bar = Progress(*columns, transient=True)
+            columns = (
+                bars.TextColumn("epoch {task.fields[epoch]}"),
+                bars.BarColumn(),
+                bars.TextColumn("{task.fields[text]}"),
+            )
+            self.bar = bars.Progress(*columns, transient=True)
             self.task = self.bar.add_task("", total=self.images, epoch=f"{done + 1}/{self.epochs}", text="")
         if self.bar is None:
             yield
@@ -220,8 +205,8 @@ def clock(seconds: float) -> str:
 
 def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
     """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
-    from masktrain import plan as planning
-    from masktrain import samples
+    from masktrain.data import samples
+    from masktrain.fitting import plan as planning
 
     if sheet is not None:
         samples.check(sheet)
@@ -235,7 +220,7 @@ def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
 
 def checked(cache: Path, config: FitConfig) -> bool:
     """Print what the self-checks of a fit find, as they find it. Returns whether all is well."""
-    from masktrain import checkup
+    from masktrain.fitting import checkup
 
     started, failed = time.perf_counter(), 0
     for finding in checkup.check(cache, config):
@@ -250,7 +235,7 @@ def checked(cache: Path, config: FitConfig) -> bool:
 
 def rates(cache: Path, config: FitConfig) -> None:
     """Print a range test of the learning rate."""
-    from masktrain import ratefinder
+    from masktrain.fitting import ratefinder
 
     for line in ratefinder.lines(ratefinder.find(cache, config), config):
         print(line)

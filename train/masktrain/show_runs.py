@@ -6,18 +6,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from masktrain.metrics import Interval
-from masktrain.paired import Paired
+from masktrain.scoring.metrics import Interval
+from masktrain.scoring.paired import Paired
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from masktrain.calibrate import Calibrated
-    from masktrain.compose import Composed
-    from masktrain.ensemble import Ensemble
-    from masktrain.scored import Report
-    from masktrain.sweep import Swept
-    from masktrain.trials import Trial
+    from masktrain.combining.calibrate import Calibrated
+    from masktrain.combining.compose import Composed
+    from masktrain.combining.ensemble import Ensemble
+    from masktrain.fitting.sweep import Swept
+    from masktrain.fitting.trials import Trial
+    from masktrain.scoring.scored import Report
 
 MANY = 12
 """Members of which every two are no longer compared in a table."""
@@ -110,7 +110,7 @@ def models(
 ) -> None:
     """A table of models, each as soon as it is looked up; one that cannot be measured says why."""
     from maskprep.errors import UserError
-    from masktrain import models as known
+    from masktrain.fitting import models as known
 
     width = max(len(name) for names in chosen.values() for name in names)
     header = f"{'model':{width}}  parameters  native   weights  licence     "
@@ -221,7 +221,7 @@ def trial(done: Trial, sofar: Swept) -> None:
 
 def swept(done: Swept) -> None:
     """A sweep: its trials, best first, what matters, and how to use the best."""
-    from masktrain import sweep, trials
+    from masktrain.fitting import sweep, trials
 
     ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
     names = list(ranked[0].values) if ranked else []

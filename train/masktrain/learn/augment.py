@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema, fold
 from masktrain.learn import batched
-from masktrain.plugins import Registry
-from masktrain.sections import RECIPES, AugmentConfig
-from masktrain.settings import nearest
+from masktrain.options.images import RECIPES, AugmentConfig
+from masktrain.options.plugins import Registry
+from masktrain.options.settings import nearest
 
 recipe: Registry[Callable[[], list[Any]]] = Registry("augmentation recipe", RECIPES)
 """Adds a recipe by name: a list of albumentations; see docs/plugins.md."""

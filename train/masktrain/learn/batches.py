@@ -26,7 +26,7 @@ from masktrain.learn import batched
 from masktrain.learn.augment import Augment, by_class, draw_seed
 from masktrain.learn.mixing import Mixer
 from masktrain.learn.sampling import Sampler, Several, occurrences
-from masktrain.sections import AugmentConfig
+from masktrain.options.images import AugmentConfig
 
 Floats = NDArray[np.float32]
 Made = tuple[NDArray[np.int64], Tensor, tuple[NDArray[np.int64], Floats] | None]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from maskprep.errors import UsageError
-from masktrain.sections import ModelConfig
+from masktrain.options.sections import ModelConfig
 
 
 def stages(model: nn.Module) -> list[list[str]]:

@@ -60,7 +60,7 @@ class Graph(nn.Module):
     Args:
         parts: the networks.
         combination: takes the members' probabilities [members, n, C] to one table; None for a single member.
-        temperature: see :class:`masktrain.calibration.Calibration`.
+        temperature: see :class:`masktrain.scoring.calibration.Calibration`.
     """
 
     def __init__(self, parts: Sequence[Part], combination: nn.Module | None, temperature: float) -> None:

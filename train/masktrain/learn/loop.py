@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
-from masktrain.config import FitConfig
 from masktrain.learn import parallel
 from masktrain.learn.augment import draw_seed
 from masktrain.learn.averaging import average_of, decay_at, update_average
@@ -30,7 +29,8 @@ from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_r
 from masktrain.learn.recomputation import kept_buffers, recompute
 from masktrain.learn.schedules import learning_rate, plateau_drops
 from masktrain.learn.targets import Target
-from masktrain.sections import OptimConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.sections import OptimConfig
 
 LOG_EVERY = 20
 """Steps between two looks at the loss; each look makes a GPU's queue run dry once."""

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskprep.errors import UsageError
-from masktrain.config import FitConfig
 from masktrain.learn.targets import Head, Target
-from masktrain.plugins import Registry
-from masktrain.sections import LOSSES, LossConfig, TargetConfig
+from masktrain.options.config import FitConfig
+from masktrain.options.plugins import Registry
+from masktrain.options.sections import LOSSES, LossConfig, TargetConfig
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from masktrain.sections import AugmentConfig
+from masktrain.options.images import AugmentConfig
 
 Ints = NDArray[np.int64]
 Pixels = NDArray[np.uint8]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskprep.errors import UsageError, UserError
 from masktrain.learn.torchvision_ops import ensure_torchvision
-from masktrain.settings import nearest
+from masktrain.options.settings import nearest
 
 HUB_TIMEOUT = 10
 """Seconds to wait for the hub's first answer."""

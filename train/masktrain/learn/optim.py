@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from masktrain.sections import OptimConfig
-from masktrain.settings import nearest
+from masktrain.options.sections import OptimConfig
+from masktrain.options.settings import nearest
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

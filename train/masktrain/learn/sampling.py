@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError
-from masktrain.plugins import Registry
-from masktrain.sections import SAMPLES, SampleConfig
-from masktrain.settings import nearest
+from masktrain.options.images import SAMPLES, SampleConfig
+from masktrain.options.plugins import Registry
+from masktrain.options.settings import nearest
 
 Ints = NDArray[np.int64]
 

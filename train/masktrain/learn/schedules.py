@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from masktrain.plugins import Registry
-from masktrain.sections import SCHEDULES, ScheduleConfig
+from masktrain.options.plugins import Registry
+from masktrain.options.sections import SCHEDULES, ScheduleConfig
 
 schedule: Registry[Callable[[float, float, ScheduleConfig], float]] = Registry("schedule", SCHEDULES)
 """Adds a schedule by name: the share of the peak by the shares of the training that have passed since the warm-up and

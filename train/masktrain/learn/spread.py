@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskprep.labels.schema import Schema
-from masktrain.tasks import Where
+from masktrain.options.where import Where
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def make_target(kind: str, schema: Schema, route: str = "soft") -> Target:
             ``cascade`` with a single attribute.
     """
     if kind == "auto":
-        raise ValueError("masktrain.feed.settled decides what auto is")
+        raise ValueError("masktrain.data.feed.settled decides what auto is")
     if kind == "joint":
         return Target(kind, schema.sizes, (Head("joint", schema.num_classes),))
     binned = [name for name in schema.joint if schema[name].bins]

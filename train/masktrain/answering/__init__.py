@@ -1,0 +1,1 @@
+"""Networks that were trained, asked: photos, views, videos; scored, exported."""

@@ -1,0 +1,1 @@
+"""What a fit is fed: who is held out, which labels count, which images are drawn."""

@@ -1,0 +1,1 @@
+"""Run folders: what is kept of every fit, and how it travels."""
