@@ -7,6 +7,7 @@ SAMPLE := demo/photos
 CACHE := demo/cache
 RUN := demo/run
 PHOTOS ?= $(SAMPLE)
+JOBS ?= 2
 
 .PHONY: demo test lint types bench clean
 
@@ -31,7 +32,7 @@ demo: $(VENV)/installed
 	@echo "predictions    demo/predictions.csv"
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

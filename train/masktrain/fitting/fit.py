@@ -305,7 +305,7 @@ def _train(
     if parallel.rank():
         with snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, Progress(), snapshots.pause)
-        return parallel.from_first(lambda: Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
+        return _told(Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
     with runs.locked(run), progress.running(run, config, runs.data_record(view, training), about, *where):
         runs.keep_metrics(run, learner.epoch)
         with loggers.logging(run, config.run.log) as logs, snapshots.listening():
@@ -318,7 +318,14 @@ def _train(
             checkpoint.save_best(run, made.learner.scored, named, config.to_dict())
             runs.write_oof(run, view, split.val, made.probabilities)
         fitted = _finished(run, view, made)
-    return parallel.from_first(lambda: fitted)
+    return _told(fitted)
+
+
+def _told(fitted: Fitted) -> Fitted:
+    """What the first process found, for all of them; then they part."""
+    found = parallel.from_first(lambda: fitted)
+    parallel.finish()
+    return found
 
 
 def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:

@@ -22,7 +22,19 @@ def start(device: torch.device) -> None:
     """Meet the other processes, if torchrun started several; NCCL on GPUs, otherwise Gloo."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _together():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(_part)
+
+
+def finish() -> None:
+    """Wait until the other processes have come as far, and leave them: after a fit, while all are still there."""
+    if _together():
+        torch.distributed.barrier()
+        _part()
+
+
+def _part() -> None:
+    if _together():
+        torch.distributed.destroy_process_group()
 
 
 def rank() -> int:
