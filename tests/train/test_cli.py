@@ -139,3 +139,10 @@ def test_a_live_bar_on_a_terminal(cache: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "img/s  waits for data" in done.stdout and "epoch 1/1  loss" in done.stdout
+
+
+def test_the_version_and_a_short_help(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    from maskprep import __version__
+
+    assert call("--version") == 0 and capsys.readouterr().out == f"masktrain {__version__}\n"
+    assert call("fit", "-h") == 0 and "CACHE" in capsys.readouterr().out

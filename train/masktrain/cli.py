@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskprep import entry
+from maskprep import __version__, entry
 from maskprep.errors import UsageError
 from maskprep.panels import panelled
 from masktrain import cli_answers, cli_rules, cli_runs
@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 DEFAULTS = FitConfig()
@@ -50,6 +51,21 @@ def option(key: str, *names: str) -> Any:
     OPTIONS[shown] = key
     about = describe(key)
     return typer.Option(*names, help=about.metadata["help"], show_default=about.default is not None)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"masktrain {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
