@@ -28,11 +28,10 @@ from maskprep.dataset import open_view
 from maskprep.errors import UserError
 from masktrain import show
 from masktrain.answering import evaluate
-from masktrain.cli import assignments
 from masktrain.fitting import crossfit
 from masktrain.fitting import fit as fitting
 from masktrain.learn.targets import make_target
-from masktrain.options.config import FitConfig
+from masktrain.options.config import FitConfig, assignments
 from masktrain.options.recipes import read
 from masktrain.records import runs
 from masktrain.scoring import metrics, paired

@@ -32,14 +32,13 @@ from torch import nn
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
-from masktrain.cli import assignments
 from masktrain.data import feed
 from masktrain.fitting import fit as fitting
 from masktrain.learn import host, loop
 from masktrain.learn.augment import transforms
 from masktrain.learn.batches import Batch
 from masktrain.learn.torchvision_ops import ensure_torchvision
-from masktrain.options.config import FitConfig
+from masktrain.options.config import FitConfig, assignments
 
 Step = Callable[[], int]
 
