@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Callable
 
 from maskprep.errors import UserError
 
 STOPPED = 130
 """Exit status of Ctrl-C."""
-
-GRACE_SECONDS = 2.0
-"""So long may a thread go on after Ctrl-C; Python would wait for it for ever."""
 
 
 def run(app: Callable[[], object], interrupted: str) -> None:
@@ -38,23 +33,7 @@ def run(app: Callable[[], object], interrupted: str) -> None:
         if isinstance(stop, SystemExit) and stop.code != STOPPED:  # typer makes this code of Ctrl-C
             raise
         print(f"\n{interrupted}", file=sys.stderr)
-        _leave_stuck_threads()
         sys.exit(STOPPED)
-
-
-def _leave_stuck_threads() -> None:
-    """End the process at once if a thread does not end: a pool whose workers were stopped may wait for them for ever.
-
-    https://github.com/python/cpython/issues/94777. All that is finished has been written by then.
-    """
-    own = (threading.main_thread(), threading.current_thread())
-    threads = [t for t in threading.enumerate() if not t.daemon and t not in own]
-    for thread in threads:
-        thread.join(GRACE_SECONDS / len(threads))
-    if any(thread.is_alive() for thread in threads):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(STOPPED)
 
 
 def of_system(problem: OSError) -> UserError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -47,18 +45,3 @@ def test_an_error_for_people_keeps_its_code_and_its_hint(capsys: pytest.CaptureF
         entry.run(wrong, "")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "Error: No [red] view.\nChoose [a].\n"
-
-
-def test_a_thread_that_never_ends_does_not_hold_a_stopped_command() -> None:
-    code = """if True:
-        import threading
-        from maskprep import entry
-
-        def stopped():
-            threading.Thread(target=threading.Event().wait).start()
-            raise KeyboardInterrupt
-
-        entry.run(stopped, "Go on later.")
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (130, "\nGo on later.\n")
