@@ -7,7 +7,6 @@ SAMPLE := demo/photos
 CACHE := demo/cache
 RUN := demo/run
 PHOTOS ?= $(SAMPLE)
-JOBS ?= 2
 
 .PHONY: demo test lint types bench clean
 
@@ -32,7 +31,7 @@ demo: $(VENV)/installed
 	@echo "predictions    demo/predictions.csv"
 
 test: lint types
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
