@@ -24,7 +24,7 @@ from PIL import Image
 
 from maskprep.errors import UsageError, UserError
 from maskprep.job import available_workers
-from maskprep.photos.decode import MAX_MEGAPIXELS, PhotoError, Pixels, load
+from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, Pixels, load
 from maskprep.photos.walk import walk
 from maskprep.pixels import matte_models
 from maskprep.pixels.composite import cut_out
@@ -83,6 +83,8 @@ class CutoutStage:
                 try:
                     pixels = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError as problem:
+                    if problem.kind == NOT_READ:
+                        raise  # says nothing of the photo, so it is not kept
                     return {**said, "error": str(problem)}, None
                 alpha, clear = matte_of(predict(pixels), pixels.shape[:2], stretch=self.model.model.stretch)
                 matte = finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)

@@ -29,6 +29,10 @@ class UsageError(UserError):
         super().__init__(message, hint, code=2)
 
 
+class RowError(Exception):
+    """Why the row of one photo could not be made this time, in words; the next run tries again."""
+
+
 def missing_extra(package: str, extra: str) -> UserError:
     """The error for an optional package that is not installed."""
     return UserError(f"{package} is not installed.", f"Install it with: pip install 'maskprep[{extra}]'")

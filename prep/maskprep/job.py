@@ -56,7 +56,7 @@ class Job:
         engine: one of ENGINES.
         progress: where progress is reported.
         computed: rows made by this job, per stage.
-        unreadable: photos that could be read when they were indexed but not later.
+        failed: photos of which something could not be made this time, with why; the next run tries again.
         notes: sentences for the user.
         ignored: files that are no photos, counted by reason.
         layout: layout of the photo folder.
@@ -73,7 +73,7 @@ class Job:
     engine: str = "processes"
     progress: Progress = field(default_factory=Silent)
     computed: Counter[str] = field(default_factory=Counter)
-    unreadable: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     layout: str = ""
@@ -232,7 +232,7 @@ def want_mattes(job: Job, view: str, crops: Wanted, images: pd.DataFrame, subjec
 
 
 def fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
-    """Make a stage's missing shards. Returns whether there were any."""
+    """Make a stage's missing shards. Returns whether there were any; what failed is in :attr:`Job.failed`."""
     chunks = plan(wanted.folder, wanted.pairs, rows_per_shard)
     if chunks:
         inputs = dict(zip(wanted.pairs, wanted.rows, strict=True))
@@ -241,7 +241,7 @@ def fill(job: Job, wanted: Wanted, stage: Stage, rows_per_shard: int) -> bool:
         job.progress.start(wanted.name, total)
         failed = job.crew.run(stage, tasks, job.progress.advance)
         job.computed[wanted.name] += total - len(failed)
-        job.unreadable += len(failed)
+        job.failed |= dict(sorted(failed))
         if failed:
             examples = some([f"{image}: {why}" for image, why in sorted(failed)])
             job.notes.append(f"{len(failed)} photos failed in '{wanted.name}' ({examples}); the next run tries again.")

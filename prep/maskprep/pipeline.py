@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
 from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
+from maskprep.index_stage import index_rows
 from maskprep.job import (
     INDEX_FILE,
     VIEW_FILE,
@@ -136,11 +138,7 @@ def make_index(job: Job) -> Schema:
     job.detected = job.config.source.layout == "auto"
     job.notes.extend(described.notes)
     _write_dataset(job, described)
-    fill(job, wanted, indexing.IndexStage(job.config.index.max_megapixels), indexing.ROWS_PER_SHARD)
-    close(wanted)
-    rows = read_rows(wanted.folder, live_rows(wanted.folder, wanted.pairs))
-    assert rows is not None  # there are photos, and each has a row
-    table = indexing.assemble(rows, described.table)
+    table = indexing.assemble(index_rows(job, wanted), described.table)
     inputs = fingerprint("images", table.to_pydict())  # by value: a photo that was only touched changes nothing
     if inputs_of(job.cache.images) != inputs:
         write_table(job.cache.images, table, inputs=inputs)
@@ -322,6 +320,8 @@ def check_accounts(cache: Cache) -> None:
         UserError: the tables do not agree.
     """
     images = list(read_table(cache.images, ["image"])["image"])
+    if doubles := sorted(image for image, count in Counter(images).items() if count > 1):
+        raise UserError(f"Several photos have the same name in '{cache.images}': {some(doubles)}.", "Rename them.")
     for path in (cache.subjects, cache.labels):
         if list(read_table(path, ["image"])["image"]) != images:
             raise UserError(

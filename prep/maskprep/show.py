@@ -106,6 +106,9 @@ def summary(job: Job, seconds: float) -> None:
         grid.add_row("subjects", _counts(read_table(job.cache.subjects, ["status"])["status"]))
     if views := job.cache.views():
         grid.add_row("views", ", ".join(views))
+    if job.failed:
+        first, why = min(job.failed.items())
+        grid.add_row("failed", escape(f"{len(job.failed)} photos, first {first}: {why}; run again to try again"))
     grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
     out.print(grid)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -190,9 +193,86 @@ def test_empty_text_and_missing(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "text.jpg") == "not_an_image"
     photo = examine(tmp_path / "text.jpg")
     assert (photo.bytes, photo.format, photo.width, photo.error) == (240, None, None, "not_an_image")
-    assert kind_of(tmp_path / "nowhere.jpg") == "unreadable"
-    assert examine(tmp_path / "nowhere.jpg").error == "unreadable"
-    assert kind_of(tmp_path) == "unreadable"
+    assert kind_of(tmp_path / "nowhere.jpg") == "not_read"
+    with pytest.raises(PhotoError, match="No such file"):
+        examine(tmp_path / "nowhere.jpg")
+    assert kind_of(tmp_path) == "not_read"
+
+
+class Disk:
+    """An unbuffered file on a disk that fails after some reads."""
+
+    def __init__(self, file: Any, good: int, error: Exception) -> None:
+        self.file, self.good, self.error = file, good, error
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def seek(self, *where: int) -> int:
+        return int(self.file.seek(*where))
+
+    def readinto(self, buffer: Any) -> int:
+        self.good -= 1
+        if self.good < 0:
+            raise self.error
+        return int(self.file.readinto(buffer))
+
+
+@pytest.fixture
+def bad_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Exception], None]:
+    """Lets every photo fail after so many reads."""
+    real = Path.open
+
+    def fail(good: int, error: Exception) -> None:
+        def opened(path: Path, mode: str = "r", buffering: int = -1) -> Any:
+            return (
+                Disk(real(path, mode, buffering), good, error)
+                if (mode, buffering) == ("rb", 0)
+                else real(path, mode, buffering)
+            )
+
+        monkeypatch.setattr(Path, "open", opened)
+
+    return fail
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "lzw.tif", "webp", "bmp"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_an_error_of_the_disk_is_not_one_of_the_photo(
+    tmp_path: Path, bad_disk: Callable[[int, Exception], None], suffix: str, number: int
+) -> None:
+    """Whenever it comes: while the file is hashed, or its header or its pixels are read."""
+    path = tmp_path / f"a.{suffix}"
+    noise((150, 200, 3)).save(path, **({"compression": "tiff_lzw"} if "lzw" in suffix else {}))
+    error = OSError(number, os.strerror(number), str(path))
+    for look, most in ((examine, 60), (load, 60)):
+        for good in range(most):
+            bad_disk(good, error)
+            try:
+                look(path)
+            except PhotoError as problem:
+                assert (problem.kind, str(problem)) == ("not_read", os.strerror(number)), good
+            else:
+                break
+        assert good > 1 and good < most - 1  # it failed, and then was read in peace
+
+
+@pytest.mark.parametrize("where", ["PIL.Image.Image.getexif", "PIL.ImageFile.ImageFile.load", "numpy.array"])
+def test_too_little_memory_is_not_an_error_of_the_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    noise().save(tmp_path / "a.jpg")
+    monkeypatch.setattr(where, fail)
+    for look in (examine, load):
+        with pytest.raises(PhotoError, match="out of memory") as caught:
+            look(tmp_path / "a.jpg")
+        assert caught.value.kind == "not_read"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "bmp", "gif", "ppm"])

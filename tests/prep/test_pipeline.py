@@ -340,7 +340,7 @@ def test_a_photo_that_vanishes_on_the_way_is_said_and_tried_again(work: Work, mo
 
     monkeypatch.setattr(pipeline, "make_faces", vanish)
     pipeline.bring(job)
-    assert job.unreadable == 2
+    assert job.failed == {"new.jpg": "it can no longer be read"}
     assert any("can no longer be read" in note for note in job.notes)
     assert "new.jpg" not in crops(cache)
     assert len(table(cache, "subjects")) == 9
@@ -494,3 +494,23 @@ def test_the_log_has_a_line_per_command(work: Work) -> None:
     assert lines[-1]["command"] == "run"
     assert lines[-1]["counts"] == {"ok": 8}
     assert {"when", "versions", "seconds"} <= lines[-1].keys()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs byte file names")
+def test_two_names_that_look_alike_once_escaped(work: Work) -> None:
+    photos, cache = work
+    shutil.copyfile(photos / "003.jpg", photos / "caf\\xe9.jpg")
+    shutil.copyfile(photos / "003.jpg", photos / os.fsdecode(b"caf\xe9.jpg"))
+    run(work)
+    subjects = table(cache, "subjects").set_index("image")["status"]
+    assert (subjects["caf\\xe9.jpg"], subjects["caf\\xe9-2.jpg"]) == ("ok", "unreadable")
+    assert run(work) == {}
+
+
+def test_a_table_with_an_image_twice_is_an_error(work: Work) -> None:
+    cache = Cache(work[1])
+    for path in (cache.images, cache.subjects, cache.labels):
+        rows = pd.read_parquet(path)
+        pd.concat([rows, rows.tail(1)]).to_parquet(path)
+    with pytest.raises(UserError, match=r"same name.*b/003.jpg"):
+        pipeline.check_accounts(cache)

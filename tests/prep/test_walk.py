@@ -135,3 +135,16 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
             walk(tmp_path)
     finally:
         (tmp_path / "secret").chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs byte file names")
+def test_names_that_look_alike_once_escaped_stay_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "caf\\xe9.jpg", "caf\\xe9-2.jpg", "d\\xe9/a.jpg")
+    for name in (b"caf\xe9.jpg", b"\xe9\\xe9.jpg", b"\\xe9\xe9.jpg", b"d\xe9/a.jpg"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    found = walk(tmp_path).files
+    assert sorted(file.image for file in found if not file.broken) == ["caf\\xe9-2.jpg", "caf\\xe9.jpg", "d\\xe9/a.jpg"]
+    escaped = sorted(file.image for file in found if file.broken)
+    assert escaped == ["\\xe9\\xe9-2.jpg", "\\xe9\\xe9.jpg", "caf\\xe9-3.jpg", "d\\xe9/a-2.jpg"]

@@ -69,9 +69,11 @@ def bring(
     show.summary(job, seconds)
     if then is not None:
         then(job)
-    errors = int(read_table(job.cache.images, ["error"])["error"].notna().sum()) + job.unreadable
+    errors = set(read_table(job.cache.images, ["image", "error"]).dropna()["image"]) | job.failed.keys()
     if strict and errors:
         raise typer.Exit(3)
+    if job.failed:
+        raise typer.Exit(1)
 
 
 def _version(wanted: bool) -> None:

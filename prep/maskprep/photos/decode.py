@@ -6,8 +6,11 @@ in one place.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from maskprep.errors import RowError
 from maskprep.photos.colour import in_srgb
 from maskprep.photos.likeness import perceptual_hash
 
@@ -35,6 +39,12 @@ MAX_MEGAPIXELS = 120.0
 
 PILLOW_LIMIT = 178.0
 """Pillow itself refuses anything larger, so no setting may exceed it (megapixels)."""
+
+OUT_OF_MEMORY = "out of memory"
+"""What Pillow's decoders say when memory ran out."""
+
+BLOCK = 1 << 16
+"""Bytes read from a file at once."""
 
 ORIENTATION_TAG = 0x0112
 
@@ -65,16 +75,21 @@ _SIGNATURES: tuple[tuple[int, bytes, bytes], ...] = (
 )
 
 
-class PhotoError(Exception):
+NOT_READ = "not_read"
+"""Kind of a failure that says nothing of the file's bytes and may pass: an error of the disk or the network, a missing
+permission, too little memory. It is never kept in a shard."""
+
+
+class PhotoError(RowError):
     """A photo that cannot be used.
 
     Args:
-        kind: one of empty, truncated, not_an_image, too_large, unreadable.
+        kind: one of empty, truncated, not_an_image, too_large, unreadable; or NOT_READ.
         detail: what the decoder said, one line.
     """
 
     def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
+        super().__init__(detail if kind == NOT_READ else f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.detail = detail
 
@@ -108,6 +123,51 @@ class Photo:
     phash: str | None = None
 
 
+class _Watched(io.RawIOBase):
+    """A file that remembers an error of reading, whatever the decoder makes of that. It has no file descriptor, past
+    which a decoder could read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            return int(self.file.readinto(buffer))  # type: ignore[attr-defined]  # of an unbuffered file
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A photo's file, to be read.
+
+    Raises:
+        PhotoError: NOT_READ, when it cannot be opened, a read failed while it was open, or memory ran out.
+    """
+    try:
+        with path.open("rb", buffering=0) as disk, io.BufferedReader(watched := _Watched(disk), BLOCK) as file:
+            try:
+                yield file
+            finally:
+                if watched.failure is not None:
+                    raise watched.failure
+    except OSError as error:
+        raise PhotoError(NOT_READ, _one_line(error)) from error
+    except MemoryError as error:
+        raise PhotoError(NOT_READ, "out of memory") from error
+
+
 @cache
 def heic_available() -> bool:
     """Whether the optional HEIC plugin is installed; registers it with Pillow when it is."""
@@ -131,34 +191,32 @@ def load(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
     """Decode one photo: uint8 [height, width, 3], sRGB, upright, transparency laid on white.
 
     Raises:
-        PhotoError: the file is empty, truncated, no image, too large or otherwise unreadable.
+        PhotoError: the file is empty, truncated, no image, too large or otherwise unreadable, or was not read.
     """
     heic_available()
-    try:
-        with path.open("rb") as file:
-            return _decode(file, max_megapixels)[1]
-    except OSError as error:
-        raise PhotoError("unreadable", _one_line(error)) from error
+    with _opened(path) as file:
+        return _decode(file, max_megapixels)[1]
 
 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
-    """Hash a file, read its header and decode it once in full. Never raises for what a file holds."""
+    """Hash a file, read its header and decode it once in full.
+
+    Raises:
+        PhotoError: NOT_READ; what the file holds is no exception but the photo's ``error``.
+    """
     heic_available()
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
+    with _opened(path) as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        header: dict[str, Any] = {}
+        try:
             file.seek(0)
-            content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-            header: dict[str, Any] = {}
-            try:
-                file.seek(0)
-                header, pixels = _decode(file, max_megapixels, header)
-            except PhotoError as error:
-                return Photo(content, size, **header, error=error.kind, detail=error.detail or None)
-    except OSError as error:
-        return Photo("", 0, error="unreadable", detail=_one_line(error))
-    shape = {"height": pixels.shape[0], "width": pixels.shape[1]}
-    return Photo(content, size, **{**header, **shape}, phash=perceptual_hash(pixels))
+            header, pixels = _decode(file, max_megapixels, header)
+        except PhotoError as error:
+            return Photo(content, size, **header, error=error.kind, detail=error.detail or None)
+        shape = {"height": pixels.shape[0], "width": pixels.shape[1]}
+        return Photo(content, size, **{**header, **shape}, phash=perceptual_hash(pixels))
 
 
 def _decode(
@@ -189,7 +247,7 @@ def _decode(
             turn = None if image.format == "TIFF" else UPRIGHT.get(header["orientation"])  # Pillow turns TIFF by itself
             colours, header["colour_profile"] = in_srgb(image)
             return header, to_rgb(colours if turn is None else colours.transpose(turn))
-    except PhotoError:
+    except (PhotoError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise PhotoError("too_large", _one_line(error)) from error
@@ -202,6 +260,8 @@ def _decode(
         raise PhotoError(kind, "the header cannot be read") from error
     except Exception as error:  # a decoder may raise anything on broken bytes; the row says what it was
         message = _one_line(error)
+        if OUT_OF_MEMORY in message.lower():
+            raise MemoryError from error
         cut = any(word in message.lower() for word in ("truncated", "premature", "not enough", "incomplete"))
         kind = "truncated" if cut or not _has_end(file, end or b"") or _is_short(file, head) else "unreadable"
         raise PhotoError(kind, message) from error
@@ -240,6 +300,8 @@ def _note_orientation(image: Image.Image, header: dict[str, Any]) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
+    except MemoryError:
+        raise
     except Exception:  # broken EXIF must not cost the photo
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

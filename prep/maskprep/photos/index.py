@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +14,16 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.photos import colour
-from maskprep.photos.decode import Photo, examine, heic_available
-from maskprep.store.engine import Compute, Output, Row
+from maskprep.photos.decode import NOT_READ, Photo, examine, heic_available
+from maskprep.store.engine import KEYED, Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "index"
 VERSION = 3
 ROWS_PER_SHARD = 128
+
+PASSING = ("MemoryError", "Unable to allocate", *map(os.strerror, (errno.EIO, errno.ESTALE)))
+"""How the details of failures begin that earlier versions kept although they may pass."""
 
 COLUMNS = schema_of(
     [
@@ -57,6 +62,29 @@ class IndexStage:
             return dataclasses.asdict(photo), None
 
         yield compute
+
+
+def not_read(failed: Mapping[str, str]) -> pa.Table:
+    """Rows for photos that could not be read this time (image -> why), as :func:`maskprep.store.shards.read_rows`
+    gives them for the others; they are in no shard, so the next run tries again."""
+    photos = {image: Photo("", 0, error=NOT_READ, detail=why) for image, why in failed.items()}
+    rows = [{"image": image, "key": "", "row": 0, **dataclasses.asdict(photo)} for image, photo in photos.items()]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*KEYED, *COLUMNS]))
+
+
+def remembered(rows: pa.Table, broken: Collection[str]) -> list[int]:
+    """Which rows hold a failure that may pass; versions before this one kept them as ``unreadable``.
+
+    Args:
+        rows: of the shards.
+        broken: images that the walk through the folder found broken.
+    """
+    found = []
+    columns = (rows.column(name).to_pylist() for name in ("image", "content", "detail"))
+    for number, (image, content, detail) in enumerate(zip(*columns, strict=True)):
+        if (not content and image not in broken) or str(detail).startswith(PASSING):
+            found.append(number)
+    return found
 
 
 def pictures(images: pd.DataFrame) -> list[str]:

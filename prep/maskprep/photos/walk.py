@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import stat
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from maskprep.errors import UserError
 from maskprep.photos.decode import SUFFIXES
+
+LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Why a link cannot be followed: facts of the folder, while other errors of the system may pass."""
+
+
+NOT_UTF8 = "the file name is not valid UTF-8; rename the file"
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,22 @@ def walk(root: Path) -> Walk:
         inside, linked = _list(folder, prefix, found, seen)
         folders.extend(reversed(inside))
         links.extend(linked)
-    found.files.sort(key=lambda file: file.image)
+    found.files = sorted(_storable(found.files), key=lambda file: file.image)
     return found
+
+
+def _storable(files: list[File]) -> Iterator[File]:
+    """The files under names that a table can hold, each its own: bytes that are not UTF-8 are escaped, and a name that
+    another file has already gets a number."""
+    taken = {file.image for file in files if file.broken != NOT_UTF8}
+    for file in sorted(files, key=lambda file: file.image):
+        if file.broken == NOT_UTF8:
+            escaped = PurePosixPath(os.fsencode(file.image).decode(errors="backslashreplace"))
+            tried = (escaped.with_stem(f"{escaped.stem}-{n}") for n in itertools.count(2))
+            name = next(str(name) for name in itertools.chain([escaped], tried) if str(name) not in taken)
+            taken.add(name)
+            file = replace(file, image=name)
+        yield file
 
 
 Folders = list[tuple[str, str]]
@@ -99,16 +122,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _file(entry: os.DirEntry[str], image: str) -> File:
-    """A photo's row; a name that is not UTF-8 cannot be stored and is kept as an error under a readable name."""
+    """A photo's row; a name that is not UTF-8 cannot be stored: such a file is broken."""
     try:
         image.encode()
     except UnicodeEncodeError:
-        readable = image.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return File(readable, 0, 0, "the file name is not valid UTF-8; rename the file")
+        return File(image, 0, 0, NOT_UTF8)
     try:
         info = entry.stat()
     except OSError as error:
-        return File(image, 0, 0, error.strerror or "cannot be opened")
+        lost = error.errno in LEADS_NOWHERE
+        return File(image, 0, 0, (error.strerror or "cannot be opened") if lost else "")  # others show when it is read
     if not stat.S_ISREG(info.st_mode):
         return File(image, 0, 0, "not a regular file")
     return File(image, info.st_size, info.st_mtime_ns)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.errors import UsageError, UserError
+from maskprep.errors import RowError, UsageError, UserError
 from maskprep.store.files import fsync_replace, temporary_name
 from maskprep.store.shards import Chunk, shard_path
 from maskprep.store.tables import write_table
@@ -31,6 +31,9 @@ from maskprep.store.tables import write_table
 Row = dict[str, Any]
 Output = tuple[Row, NDArray[np.uint8] | None]
 Compute = Callable[[Row], Output | None]
+
+KEYED = (pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()))
+"""The columns that every row has before those of its stage."""
 
 ENGINES = ("serial", "processes")
 POLL_SECONDS = 0.1
@@ -108,7 +111,7 @@ def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], No
                 raise
             except Exception as error:
                 output = None
-                failed.append((image, f"{type(error).__name__}: {error}"))
+                failed.append((image, _why(error)))
             else:
                 if output is None:
                     failed.append((image, "it can no longer be read"))
@@ -121,11 +124,17 @@ def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], No
             with pixels_temporary.open("wb") as file:
                 np.save(file, arrays[: len(made)])
             fsync_replace(pixels_temporary, pixels_final)
-        fields = [pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64())]
-        write_table(final, pa.Table.from_pylist(made, schema=pa.schema([*fields, *stage.columns])))
+        write_table(final, pa.Table.from_pylist(made, schema=pa.schema([*KEYED, *stage.columns])))
     finally:
         pixels_temporary.unlink(missing_ok=True)
     return failed
+
+
+def _why(error: Exception) -> str:
+    """In words, why a row could not be made."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
 
 
 class Crew:
