@@ -149,7 +149,7 @@ class _Watched(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
+def _opened(path: Path) -> Iterator[io.BufferedReader[_Watched]]:
     """A photo's file, to be read.
 
     Raises:
