@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import io
 import json
 import os
 import re
@@ -9,11 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,7 +104,7 @@ def test_the_page_in_a_browser(run: Path, synthetic: Any, tmp_path: Path) -> Non
     try:
         assert server.stdout is not None
         url = server.stdout.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", url)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", url)
         with pytest.raises(urllib.error.HTTPError, match="400"):  # another name for this address
             urllib.request.urlopen(urllib.request.Request(url, headers={"Host": "evil.example"}))
         with browser() as tab:
@@ -124,3 +129,121 @@ def test_the_page_in_a_browser(run: Path, synthetic: Any, tmp_path: Path) -> Non
         server.wait(30)
     time.sleep(0.1)
     assert not list(temporary.rglob("face.png"))  # what was uploaded is gone
+
+
+# ---------------------------------------------------------------- who may ask what
+
+
+class Page:
+    """A page that is being served."""
+
+    def __init__(self, address: str, token: str, uploads: Path) -> None:
+        self.address, self.token, self.uploads = address, token, uploads
+
+    def ask(self, path: str, data: Any = None, token: str | None = None, **headers: str) -> tuple[int, bytes]:
+        """Status and body; ``data`` makes it a POST, of the page itself unless headers name another Origin."""
+        if data is not None:
+            headers = {"Origin": self.address} | {name.replace("_", "-"): value for name, value in headers.items()}
+            headers = {name: value for name, value in headers.items() if value}
+        address = f"{self.address}/{self.token if token is None else token}/{path}"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address, data, headers), timeout=20) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def upload(self, content: bytes, **other: Any) -> tuple[int, bytes]:
+        """Send a photo, as the page does."""
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n%s\r\n--x--\r\n' % content
+        return self.ask("gradio_api/upload", body, Content_Type="multipart/form-data; boundary=x", **other)
+
+    def answer(self, path: str) -> str:
+        """What is answered for a file."""
+        data = json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}).encode()
+        status, event = self.ask("gradio_api/call/answer", data, Content_Type="application/json")
+        if status != 200:
+            return event.decode()
+        return self.ask(f"gradio_api/call/answer/{json.loads(event)['event_id']}")[1].decode()
+
+    def kept(self) -> list[bytes]:
+        """All that was written to the folder of the uploads."""
+        return [file.read_bytes() for file in self.uploads.rglob("*") if file.is_file()]
+
+
+@pytest.fixture
+def page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    import uvicorn
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setattr(demo, "MAX_UPLOAD", 200_000)
+    eye: Any = Eye(live.Subject("no_face", None, "no face found"))
+    eye.config = SimpleNamespace(index=SimpleNamespace(max_megapixels=9.0))
+    app = demo.make_app(demo.build(predictors.load(run), eye, "a run"), "127.0.0.1", "TOKEN")
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Page(f"http://127.0.0.1:{port}", "TOKEN", tmp_path / "uploads")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_a_photo_that_the_page_sends_is_answered(page: Page) -> None:
+    assert page.ask("")[0] == 200
+    photo = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), 60, np.uint8)).save(photo, "PNG")
+    status, sent = page.upload(photo.getvalue())
+    assert status == 200
+    assert "no_face: no face found." in page.answer(json.loads(sent)[0])
+
+
+def test_no_file_of_the_disk_is_given_away(page: Page, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("only mine")
+    hidden = Path("/etc/hostname") if Path("/etc/hostname").is_file() else secret
+    for file in (secret, hidden):
+        for address in (f"gradio_api/file={file}", f"file={file}", f"gradio_api/file={page.uploads}/../{file.name}"):
+            status, body = page.ask(address)
+            assert status >= 400 and file.read_bytes() not in body
+        said = page.answer(str(file))
+        assert "error" in said and str(file) not in said and "secret" not in said
+    assert all(b"only mine" not in content and hidden.read_bytes() not in content for content in page.kept())
+
+
+def test_nobody_without_the_token(page: Page) -> None:
+    for token in ("", "TOKE", "TOKENS", "token", "%54OKENx"):
+        for path in ("", "config", "gradio_api/info", "gradio_api/file=/etc/hostname"):
+            assert page.ask(path, token=token)[0] == 403
+        assert page.upload(b"x", token=token)[0] == 403
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(page.address)
+    assert not page.kept()
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1", "http://localhost:1", "null", ""])
+def test_no_other_page_sends_photos(page: Page, origin: str) -> None:
+    assert page.upload(b"x", Origin=origin)[0] == 403
+    assert page.ask("gradio_api/call/answer", b"{}", Origin=origin)[0] == 403
+    assert not page.kept()
+
+
+def test_no_photo_is_larger_than_the_limit(page: Page) -> None:
+    assert page.upload(bytes(100_000))[0] == 200
+    assert page.upload(bytes(230_000))[0] >= 400  # within the limit of the request, beyond that of a file
+    assert page.upload(bytes(400_000))[0] == 413
+    host = page.address.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=20)
+    headers = {"Origin": page.address, "Content-Type": "multipart/form-data; boundary=x"}
+    parts = (b'--x\r\nContent-Disposition: form-data; name="f%d"\r\n\r\n%s\r\n' % (n, bytes(10_000)) for n in range(90))
+    with contextlib.suppress(OSError):  # the connection is closed while it is still sent to
+        connection.request("POST", "/TOKEN/gradio_api/upload", parts, headers, encode_chunked=True)
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        assert connection.getresponse().status >= 400
+    assert sum(map(len, page.kept())) == 100_000

@@ -284,7 +284,7 @@ def demo(
     def ready(url: str) -> None:
         print(f"{url}\nStop with Ctrl-C.", flush=True)
         if host not in showing.LOCAL:
-            print("Warning: everyone who can reach this address can use the page.", file=sys.stderr)
+            print("Warning: everyone who has this address and can reach it can use the page.", file=sys.stderr)
         if open_browser:
             import webbrowser
 

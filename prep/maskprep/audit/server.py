@@ -7,11 +7,9 @@ no address holds a path of the disk.
 
 from __future__ import annotations
 
-import hmac
 import io
 import json
 import re
-import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from maskprep.access import below, new_token, own_page
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.page import THUMBS, page_data, render, ruling_row, write_thumbs
 from maskprep.audit.rulings import change, parse
@@ -50,7 +49,7 @@ class Desk:
     job: Job
     page: bytes
     photos: list[str]
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    token: str = field(default_factory=new_token)
 
     @property
     def thumbs(self) -> Path:
@@ -188,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         if asked != "rulings":
             self._refuse(404, "there is no such page")
             return
-        if self.headers.get("Origin") != f"http://{self.headers.get('Host')}":
+        if not own_page(self.headers.get("Origin"), self.headers.get("Host")):
             self._refuse(403, "the request comes from another page")
             return
         length = self.headers.get("Content-Length", "")
@@ -207,12 +206,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
             self._refuse(403, "the request names another host")
             return None
-        parts = self.path.partition("?")[0].split("/", 2)
-        token = parts[1] if len(parts) == 3 else ""
-        if not hmac.compare_digest(token.encode("utf-8", "replace"), self.desk.token.encode()):
+        asked = below(self.path, self.desk.token)
+        if asked is None:
             self._refuse(403, "the address has no valid token; use the one that maskprep review printed")
-            return None
-        return parts[2]
+        return asked
 
     def _answer(self, work: Callable[[], dict[str, Any]]) -> None:
         try:

@@ -1,7 +1,8 @@
 """A page for this machine's browser: a photo or the camera goes in; faces, crop, matte, answers and attention come out.
 
 Nothing leaves the machine: Gradio's analytics are off, the page may load nothing from elsewhere, and what was uploaded
-is deleted when the server stops.
+is deleted when the server stops. Only who has the address with its random token can ask; only the page itself can send
+photos, of limited size; no file of the disk is read but those that were sent.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from maskprep.access import below, new_token, own_page
 from maskprep.errors import UserError, missing_extra
 from maskprep.photos.decode import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing
@@ -25,6 +27,9 @@ from masktrain.answering.predictor import Predictor
 
 HOST, PORT = "127.0.0.1", 7860
 LOCAL = ("127.0.0.1", "localhost", "::1")
+
+MAX_UPLOAD = 100 << 20
+"""Largest photo that is taken, bytes; a request may have 64 KiB more."""
 
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self'"
@@ -150,13 +155,57 @@ def build(predictor: Predictor, eye: live.Eye, name: str) -> Any:
     return blocks
 
 
-def make_app(blocks: Any, host: str) -> Any:
+class Guard:
+    """An ASGI application before another one: refuses what has no token, what another page sends, and what is too
+    large."""
+
+    def __init__(self, app: Any, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import PlainTextResponse
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        length, most = headers.get("content-length", "0"), MAX_UPLOAD + (64 << 10)
+        if below(scope["path"], self.token) is None:
+            refused = 403, "The address has no valid token; use the one that masktrain demo printed."
+        elif scope["type"] != "http":
+            refused = 403, "Only HTTP is answered."
+        elif scope["method"] not in ("GET", "HEAD") and not own_page(headers.get("origin"), headers.get("host")):
+            refused = 403, "The request comes from another page."
+        elif not (length.isascii() and length.isdigit()) or int(length) > most:
+            refused = 413, f"More than {MAX_UPLOAD >> 20} MiB."
+        else:
+            await self.app(scope, _limited(receive, most), send)
+            return
+        await PlainTextResponse(refused[1], refused[0], {"Connection": "close"})(scope, receive, send)
+
+
+def _limited(receive: Any, most: int) -> Any:
+    """What a request sends, which ends as if the sender had gone when it is more than so many bytes."""
+    taken = 0
+
+    async def limited() -> Any:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        return message if taken <= most else {"type": "http.disconnect"}
+
+    return limited
+
+
+def make_app(blocks: Any, host: str, token: str) -> Any:
     """The page as an ASGI application that talks to nobody else, and on this machine only to this machine's names."""
     import gradio as gr
     from fastapi import FastAPI, Request
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(openapi_url=None)
+    app.add_middleware(Guard, token=token)
     if host in LOCAL:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
 
@@ -168,8 +217,17 @@ def make_app(blocks: Any, host: str) -> Any:
 
     app.middleware("http")(alone)
     plain = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
+    blocks.has_launched = True  # Gradio checks the paths that it is sent only then, and mounting alone does not launch
     return gr.mount_gradio_app(
-        app, blocks, path="/", theme=plain, show_error=True, footer_links=[], ssr_mode=False, run_history=False
+        app,
+        blocks,
+        path=f"/{token}",
+        theme=plain,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        footer_links=[],
+        ssr_mode=False,
+        run_history=False,
     )
 
 
@@ -197,8 +255,9 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_eye(predictor.manual) as eye:
         # before Gradio is imported, which reads them then
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, HF_HUB_DISABLE_TELEMETRY="1")
-        app = make_app(build(predictor, eye, run.resolve().name), host)
-        _serve(app, host, port, ready)
+        token = new_token()
+        app = make_app(build(predictor, eye, run.resolve().name), host, token)
+        _serve(app, host, port, lambda address: ready(f"{address}{token}/"))
 
 
 def _serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
