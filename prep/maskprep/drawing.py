@@ -14,8 +14,9 @@ from maskprep.faces.detect import detections_by_image
 from maskprep.faces.subjects import Subjects
 from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
+from maskprep.pictures import write_png
 from maskprep.status import find_image
-from maskprep.store.files import keep_out, write_with
+from maskprep.store.files import keep_out, keep_whole
 from maskprep.store.tables import read_table
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -28,7 +29,9 @@ LONGEST = 1000
 INK, PAPER = (30, 30, 30), (250, 250, 250)
 
 
-def draw_faces(job: Job, image: str | None = None, out: Path | None = None, count: int = 24) -> Path:
+def draw_faces(
+    job: Job, image: str | None = None, out: Path | None = None, count: int = 24, force: bool = False
+) -> Path:
     """Draw boxes, rungs, scores and the choice on one photo, or on a sheet of several.
 
     Args:
@@ -37,12 +40,15 @@ def draw_faces(job: Job, image: str | None = None, out: Path | None = None, coun
             most faces.
         out: PNG to write; by default ``faces.png`` or ``faces-<image>.png`` in the cache.
         count: photos on the sheet.
+        force: write over a file that is no drawing of ours.
 
     Raises:
-        UserError: no such image, or it cannot be read.
+        UserError: no such image, it cannot be read, or the file would lie among the photos or take the place of
+            another.
     """
     if out is not None:
         keep_out(out, job.root)
+        keep_whole(out, force)
     subjects = read_table(job.cache.subjects)
     if image is not None:
         name = find_image(subjects, image, job.root)
@@ -51,7 +57,7 @@ def draw_faces(job: Job, image: str | None = None, out: Path | None = None, coun
     else:
         picture = _sheet(job, count)
         path = out or job.cache.root / "faces.png"
-    write_with(path, lambda part: picture.save(part, format="PNG"))
+    write_png(path, picture)
     return path
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from maskprep.dataset import View, open_view
+from maskprep.pictures import write_png
 from maskprep.pixels.matte_rules import SOLID
 from maskprep.sheet import FAINT, GAP, INK, PAPER, groups
-from maskprep.store.files import write_with
+from maskprep.store.cache import Cache
+from maskprep.store.files import keep_whole
 from maskprep.store.tables import fingerprint
 
 VERSION = 1
@@ -90,18 +91,19 @@ def draw_overview(
         The file.
 
     Raises:
-        UsageError: no such cache or view.
+        UsageError: no such cache or view, or ``out`` would lie among the photos or take the place of another file.
     """
     opened = open_view(cache, view)
+    if out is not None:
+        Cache(cache).clear_of_photos(out)
+        keep_whole(out)
     path = out or cache / f"stats-{opened.name}.png"
     inputs = fingerprint("overview", VERSION, opened.fingerprint(), opened.mattes_fingerprint())
     if _inputs_of(path) == inputs:
         return path
     start(len(opened))
     picture = _compose(opened, survey(opened, advance))
-    about = PngInfo()
-    about.add_text(INPUTS, inputs)
-    write_with(path, lambda part: picture.save(part, format="PNG", pnginfo=about))
+    write_png(path, picture, **{INPUTS: inputs})
     return path
 
 

@@ -9,7 +9,9 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from maskprep.dataset import View, open_view
-from maskprep.store.files import keep_out, write_with
+from maskprep.pictures import write_png
+from maskprep.store.cache import Cache
+from maskprep.store.files import keep_whole
 
 THUMB = 112
 """Height of one crop on the sheet, pixels."""
@@ -20,7 +22,13 @@ INK, PAPER, FAINT = (30, 30, 30), (250, 250, 250), (120, 120, 120)
 
 
 def draw_sheet(
-    cache: Path, view: str | None = None, out: Path | None = None, *, count: int = 12, seed: int = 0
+    cache: Path,
+    view: str | None = None,
+    out: Path | None = None,
+    *,
+    count: int = 12,
+    seed: int = 0,
+    force: bool = False,
 ) -> Path:
     """Draw a PNG with a row of crops per unusual status and per joint class.
 
@@ -30,20 +38,22 @@ def draw_sheet(
         out: file to write; ``sheet-<view>.png`` in the cache by default.
         count: crops per row, drawn at random.
         seed: which are drawn; the same seed draws the same sheet.
+        force: write over a file that is no sheet of ours.
 
     Returns:
         The file written.
 
     Raises:
-        UserError: no such cache or view.
+        UserError: no such cache or view, or the file would lie among the photos or take the place of another.
     """
     opened = open_view(cache, view)
     if out is not None:
-        keep_out(out, Path(opened.dataset["source"]["root"]))
+        Cache(cache).clear_of_photos(out)
+        keep_whole(out, force)
     path = out or cache / f"sheet-{opened.name}.png"
     rows = [(caption, len(members), _draw(members, count, seed)) for caption, members in groups(opened)]
     picture = _compose(opened, rows)
-    write_with(path, lambda part: picture.save(part, format="PNG"))
+    write_png(path, picture)
     return path
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from maskprep.errors import UserError
-from maskprep.store.files import keep_out, write_with
+from maskprep.pictures import write_png
+from maskprep.store.files import keep_out, keep_whole, write_with
 from maskprep.store.tables import read_table, write_table
 
 
@@ -39,3 +41,23 @@ def test_nothing_is_written_among_the_photos(tmp_path: Path) -> None:
     for path in (photos / "a.png", photos / "new" / "a.png", tmp_path / "photos" / ".." / "photos" / "b.png"):
         with pytest.raises(UserError, match="among the photos"):
             keep_out(path, photos)
+
+
+def test_only_files_of_our_own_are_written_over(tmp_path: Path) -> None:
+    out = tmp_path / "a.png"
+    keep_whole(out)  # nothing is there
+    out.touch()
+    keep_whole(out)  # nothing is lost
+    picture = Image.new("RGB", (4, 4))
+    picture.save(out)
+    with pytest.raises(UserError, match=r"a\.png' exists") as caught:
+        keep_whole(out, option="--sheet")
+    assert "--force" in caught.value.hint and "--sheet" in caught.value.hint
+    keep_whole(out, force=True)
+    write_png(out, picture)
+    keep_whole(out)
+    Image.open(out).save(out)  # another program leaves our mark out
+    with pytest.raises(UserError, match="exists"):
+        keep_whole(out)
+    with pytest.raises(UserError, match="is a folder"):
+        keep_whole(tmp_path, force=True)

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from maskprep.dataset import View, open_view
+from maskprep.errors import UsageError
 from maskprep.overview import draw_overview, survey
+from maskprep.pictures import write_png
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,10 @@ def test_the_picture_is_drawn_once_and_again_when_something_changed(view: View, 
     assert Image.open(path).size[0] > 600 and sum(read) == len(view)
     draw_overview(view.path, out=tmp_path / "a.png", advance=read.append)
     assert sum(read) == len(view)
-    (tmp_path / "a.png").write_bytes(b"damaged")
+    write_png(path, Image.new("RGB", (4, 4)))
     draw_overview(view.path, out=tmp_path / "a.png", advance=read.append)
     assert sum(read) == 2 * len(view)
+    (tmp_path / "c.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists"):
+        draw_overview(view.path, out=tmp_path / "c.png")
     assert (tmp_path / "a.png").read_bytes() == draw_overview(view.path, out=tmp_path / "b.png").read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from PIL import Image
 
 from maskprep import api
 from maskprep.dataset import open_view
+from maskprep.drawing import draw_faces
 from maskprep.errors import UsageError, UserError
+from maskprep.job import open_job
 from maskprep.sheet import CAPTION, GAP, THUMB, draw_sheet, groups
 
 Work = tuple[Path, Path]
@@ -67,3 +71,28 @@ def test_no_view(work: Work, tmp_path: Path, quick: Path) -> None:
     api.index(work[0], tmp_path / "new", quick, engine="serial")
     with pytest.raises((UserError, UsageError), match="no crops yet"):
         draw_sheet(tmp_path / "new")
+
+
+def drawn(work: Work, out: Path, force: bool) -> None:
+    draw_sheet(work[1], out=out, force=force)
+
+
+def faces(work: Work, out: Path, force: bool) -> None:
+    draw_faces(open_job(work[1], engine="serial"), out=out, force=force)
+
+
+@pytest.mark.parametrize("draw", [drawn, faces])
+def test_no_picture_of_others_is_written_over(work: Work, tmp_path: Path, draw: Callable[..., None]) -> None:
+    photos, _ = work
+    mine = shutil.copyfile(photos / "000.jpg", tmp_path / "mine.png")
+    with pytest.raises(UsageError, match=r"mine\.png' exists"):
+        draw(work, mine, False)
+    for among in (photos / "000.jpg", photos / "new" / "a.png", tmp_path / "photos" / "b" / ".." / "a.png"):
+        with pytest.raises(UsageError, match="among the photos"):
+            draw(work, among, True)
+    assert mine.read_bytes() == (photos / "000.jpg").read_bytes() and len(list(photos.rglob("*.*"))) == 8
+    draw(work, mine, True)
+    first = mine.read_bytes()
+    mine.write_bytes(first + b"\0")
+    draw(work, mine, False)  # it is ours now
+    assert mine.read_bytes() == first

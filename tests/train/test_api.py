@@ -75,4 +75,4 @@ def test_the_example_of_the_readme_works(cache: Path, tmp_path: Path, monkeypatc
     names: dict[str, typing.Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["done"].epochs == 1 and 0 <= names["scored"].scores.macro_f1 <= 1
-    assert (tmp_path / "answers.csv").is_file()
+    assert (tmp_path / "predictions.csv").is_file()

@@ -65,21 +65,25 @@ def test_what_is_not_whole_is_not_left_behind(run: Path, cache: Path, tmp_path: 
     "name, content",
     [
         ("mine.csv", b"ImageID,label\na.jpg,3\n"),
+        ("mine.csv", b"ImageID,ans\na.jpg,3\n"),
         ("mine.csv", b"\x00\xff\xd8"),
         ("mine.parquet", b"no parquet"),
         ("mine.jsonl", b'["ans"]\n'),
         ("mine.jsonl", b"no json"),
     ],
 )
-def test_only_earlier_answers_are_replaced(run: Path, cache: Path, tmp_path: Path, name: str, content: bytes) -> None:
+def test_no_table_is_written_over(run: Path, cache: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    """True answers look like predictions, so nothing tells that a table is ours."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match="holds no predictions"):
+    with pytest.raises(UsageError, match="exists"):
         predict(run, cache, tmp_path / name)
     assert (tmp_path / name).read_bytes() == content
     (tmp_path / name).write_bytes(b"")  # nothing is lost
     predict(run, cache, tmp_path / name, split="eval")
     first = (tmp_path / name).read_bytes()
-    predict(run, cache, tmp_path / name, split="train")
+    with pytest.raises(UsageError, match="exists"):
+        predict(run, cache, tmp_path / name, split="train")
+    predict(run, cache, tmp_path / name, split="train", force=True)
     assert (tmp_path / name).read_bytes() != first and [p.name for p in tmp_path.iterdir()] == [name]
 
 
@@ -109,6 +113,29 @@ def test_nothing_is_written_where_the_photos_are(run: Path, cache: Path, tmp_pat
     assert "--draw" in error.value.hint
     assert [p.name for p in photos.iterdir()] == ["list.csv"] and not (own / "p.csv").exists()
     assert (photos / "list.csv").read_text() == "ImageID,ans\na.jpg,0\n"
+
+
+def test_nothing_is_written_beside_photos_that_were_named(run: Path, tmp_path: Path) -> None:
+    for folder in ("photos/sub", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("photos/a.jpg", "photos/sub/b.jpg", "elsewhere/c.jpg"):
+        Image.fromarray(np.full((20, 20, 3), 90, np.uint8)).save(tmp_path / name)
+    (tmp_path / "photos/c.jpg").symlink_to(tmp_path / "elsewhere/c.jpg")
+    (tmp_path / "list.txt").write_text("photos/sub/b.jpg\nphotos/c.jpg\n")
+    before = sorted(tmp_path.rglob("*"))
+    one, many = tmp_path / "photos/a.jpg", tmp_path / "list.txt"
+    for source, out, pictures in [
+        (one, "photos/p.csv", None),
+        (one, "p.csv", "photos/drawn"),
+        (one, "p.csv", "photos/sub/drawn"),
+        (many, "photos/sub/p.csv", None),
+        (many, "photos/p.csv", None),
+        (many, "elsewhere/p.csv", None),
+        (many, "p.csv", "elsewhere/drawn"),
+    ]:
+        with pytest.raises(UsageError, match="would lie among the photos of"):
+            predict(run, source, tmp_path / out, draw=None if pictures is None else tmp_path / pictures)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])

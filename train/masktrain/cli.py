@@ -41,7 +41,7 @@ TRIALS = ("dry_run", "check", "find_lr")
 OPTIONS: dict[str, str] = {}
 """Parameter of ``fit`` → setting."""
 
-REST = ("settings", "recipe", "config", "protocol", "deviate", "folds", "note", *TRIALS, "sheet", "out")
+REST = ("settings", "recipe", "config", "protocol", "deviate", "folds", "note", *TRIALS, "sheet", "force", "out")
 """Parameters of ``fit`` that are no settings and cannot be given to one that goes on."""
 
 
@@ -138,6 +138,7 @@ def fit(
         Path | None,
         typer.Option(help="With --dry-run: a .png or .html of crops as they are and as they are trained on."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --sheet: write over any file that is there.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Only check data, gradients and learning before a long fit (a minute).")
     ] = False,
@@ -181,12 +182,12 @@ def fit(
         crossfit.check(chosen)
     if tried:
         assert cache is not None
-        _try(tried[0], cache, chosen, sheet)
+        _try(tried[0], cache, chosen, sheet, force)
         return
     _fit(cache, chosen, resume, folds is not None, note, out)
 
 
-def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None) -> None:
+def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None, force: bool) -> None:
     """Try a fit out; exit 1 if a check failed."""
     from masktrain import show
 
@@ -196,7 +197,7 @@ def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None) -> None:
     elif kind == "find_lr":
         show.rates(cache, config)
     else:
-        show.planned(cache, config, sheet)
+        show.planned(cache, config, sheet, force)
 
 
 def _fit(cache: Path | None, config: FitConfig, resume: Path | None, folds: bool, note: str, out: Path | None) -> None:

@@ -138,6 +138,7 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that prepare raw photos. [default: one per core]")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file --out that is there.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
@@ -161,6 +162,7 @@ def predict(
         faces=faces,
         frames=frames,
         workers=workers,
+        force=force,
     )
     said = sys.stderr if out == sheet.STDOUT else sys.stdout
     print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=said)

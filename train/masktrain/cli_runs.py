@@ -13,6 +13,8 @@ from masktrain.options.config import assignments
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
 
+Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
+
 PLUGIN = typer.Option(
     metavar="FILE.py|MODULE", help="Code of yours that adds losses, recipes, schedules or ways of sampling; repeatable."
 )
@@ -32,11 +34,12 @@ def export(
         list[str] | None, typer.Option(help="onnx, pt2 or safetensors; may be repeated. [default: all]")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache with crops to compare on. [default: the run's own]")] = None,
+    force: Force = False,
 ) -> None:
     """Write the model as ONNX, .pt2 and safetensors, each checked against the run on real crops, with a model card."""
     from masktrain.answering import export as exporting
 
-    done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache)
+    done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache, force=force)
     for name, difference in done.differences.items():
         print(f"{name:12} largest probability difference {difference:.1e} on {done.crops} crops of {done.source}")
     print(f"written {', '.join(map(str, done.files))}")
@@ -153,6 +156,7 @@ def explain(
     most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
     sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft ruling.")] = 0.9,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    force: Force = False,
 ) -> None:
     """Show errors with maps of where the model looked, photos and audit findings, and draft rulings on labels."""
     from masktrain.pages import explain as explaining
@@ -169,6 +173,7 @@ def explain(
         most=most,
         sure=sure,
         device=device,
+        force=force,
     )
     print(f"{done.wrong} of {done.images} images are answered wrongly")
     if done.background is not None:

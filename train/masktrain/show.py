@@ -203,13 +203,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def planned(cache: Path, config: FitConfig, sheet: Path | None = None) -> None:
+def planned(cache: Path, config: FitConfig, sheet: Path | None = None, force: bool = False) -> None:
     """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
     from masktrain.data import samples
     from masktrain.fitting import plan as planning
 
     if sheet is not None:
-        samples.check(sheet)
+        samples.check(sheet, cache, force)
     made = planning.plan(cache, config)
     for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
         print(line)

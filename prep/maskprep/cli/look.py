@@ -9,6 +9,8 @@ import typer
 
 from maskprep.cli.common import CacheDir, ConfigFile, Quiet, Source, Workers, app
 
+Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
+
 
 @app.command()
 def status(source: Source, cache: CacheDir = None, config: ConfigFile = None) -> None:
@@ -43,6 +45,7 @@ def faces(
         Path | None, typer.Option(help="PNG to write.", show_default="faces[-<image>].png in the cache")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Photos on the sheet.")] = 24,
+    force: Force = False,
     cache: CacheDir = None,
     config: ConfigFile = None,
     workers: Workers = None,
@@ -54,7 +57,7 @@ def faces(
 
     with show.bars(quiet) as bars:
         job = api.detect(source, cache, config, workers=workers, progress=bars)
-    typer.echo(f"wrote {draw_faces(job, image, out, count)}")
+    typer.echo(f"wrote {draw_faces(job, image, out, count, force)}")
 
 
 @app.command()
@@ -66,6 +69,7 @@ def sheet(
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Crops per row.")] = 12,
     seed: Annotated[int, typer.Option(help="Which crops are drawn.")] = 0,
+    force: Force = False,
     cache: CacheDir = None,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
@@ -73,4 +77,4 @@ def sheet(
     from maskprep.sheet import draw_sheet
 
     job = open_job(source, cache)
-    typer.echo(f"wrote {draw_sheet(job.cache.root, view, out, count=count, seed=seed)}")
+    typer.echo(f"wrote {draw_sheet(job.cache.root, view, out, count=count, seed=seed, force=force)}")

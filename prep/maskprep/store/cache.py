@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import write_json
+from maskprep.store.files import keep_out, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
@@ -117,6 +117,15 @@ class Cache:
             if not isinstance(part, dict) or not keys <= part.keys():
                 raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
         return data
+
+    def clear_of_photos(self, out: Path | None, option: str = "--out") -> None:
+        """Nothing is written among the photos that the cache was made from; None writes nothing.
+
+        Raises:
+            UsageError: the path lies there.
+        """
+        if out is not None:
+            keep_out(out, Path(self.read()["source"]["root"]), option=option)
 
     def write(self, data: dict[str, Any]) -> None:
         """Replace dataset.json, unless it says the same already."""

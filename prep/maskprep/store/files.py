@@ -11,6 +11,12 @@ from typing import Any
 
 from maskprep.errors import UsageError, UserError
 
+MADE_BY = "maskprep.made-by"
+"""Mark of pictures and pages that may be written over by the command that made them."""
+
+HEAD = 4096
+"""The mark is among so many first bytes of a file."""
+
 KINDS = {dict: "object", list: "list", str: "text", int: "whole number", float: "number"}
 
 
@@ -28,6 +34,26 @@ def keep_out(path: Path, folder: Path, what: str = "photos", option: str = "--ou
     """
     if path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"'{path}' would lie among the {what} of '{folder}'.", f"Name another place with {option}.")
+
+
+def keep_whole(path: Path, force: bool = False, option: str = "--out") -> None:
+    """No file is written over that our commands did not make.
+
+    Args:
+        path: a file to write.
+        force: write over whatever is there.
+        option: that names the path.
+
+    Raises:
+        UsageError: a file with content is there that has not :data:`MADE_BY` in its first bytes, or a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a folder.", f"Name a file with {option}.")
+    if force or not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        if MADE_BY.encode() not in file.read(HEAD):
+            raise UsageError(f"'{path}' exists.", f"Write over it with --force, or name another file with {option}.")
 
 
 def temporary_name(final: Path) -> Path:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, UserError, missing_extra
-from maskprep.store.files import fsync_replace, temporary_name, write_atomic
+from maskprep.store.files import fsync_replace, keep_whole, temporary_name, write_atomic
 from masktrain.answering import card, portable, predictors
 from masktrain.answering.predictor import Predictor, check_size, find_view
 from masktrain.learn.graph import Graph
@@ -26,6 +26,7 @@ from masktrain.records import runs
 
 FORMATS = ("onnx", "pt2", "safetensors")
 FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "model.safetensors"}
+ABOUT, CARD = "model.json", "MODEL_CARD.md"
 LIMIT = 1e-4
 """The largest difference between a probability of the exported model and the run's own that is accepted."""
 
@@ -43,7 +44,12 @@ class Exported:
 
 
 def export(
-    run: Path, out: Path | None = None, *, formats: tuple[str, ...] = FORMATS, cache: Path | None = None
+    run: Path,
+    out: Path | None = None,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    cache: Path | None = None,
+    force: bool = False,
 ) -> Exported:
     """Export a run or an ensemble, with a model card.
 
@@ -57,9 +63,11 @@ def export(
         out: folder to write to, by default ``export`` in the run folder.
         formats: any of :data:`FORMATS`.
         cache: where the crops for the comparison are; by default the cache the run was trained on.
+        force: write over files in ``out`` that no export has written.
 
     Raises:
-        UserError: not a run, no cache to compare on, onnx not installed, or a difference above :data:`LIMIT`.
+        UserError: not a run, no cache to compare on, onnx not installed, a difference above :data:`LIMIT`, or ``out``
+            holds files of another origin or lies among the photos.
     """
     for name in formats:
         if name not in FORMATS:
@@ -67,6 +75,8 @@ def export(
             raise UsageError(f"There is no format '{name}'.", f"Use {', '.join(near or FORMATS)}.")
     if run.suffix == ".onnx":
         raise UsageError(f"{run} is exported already.")
+    if out is not None:
+        _check_folder(run, out, [*(FILES[name] for name in formats), ABOUT, CARD], force)
     predictor = predictors.load(run, "cpu")
     crops, images = real_crops(predictor, run, cache)
     expected = predictor.of_crops(crops)
@@ -96,11 +106,25 @@ def export(
         finally:
             part.unlink(missing_ok=True)
         files.append(final)
-    about = folder / "model.json"
+    about = folder / ABOUT
     write_atomic(about, (json.dumps(described(predictor), indent=2, ensure_ascii=False) + "\n").encode())
-    page = folder / "MODEL_CARD.md"
+    page = folder / CARD
     write_atomic(page, card.write(run, predictor).encode())
     return Exported([*files, about, page], differences, len(expected), images)
+
+
+def _check_folder(run: Path, out: Path, names: Sequence[str], force: bool) -> None:
+    """Refuse to write among the photos, and over files of a folder that holds no earlier export.
+
+    Raises:
+        UsageError: saying so.
+    """
+    runs.clear_of_photos([run], out)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if {"manual", "calibration"} <= json.loads((out / ABOUT).read_bytes()).keys():
+            return
+    for name in names:
+        keep_whole(out / name, force)
 
 
 def described(predictor: Predictor) -> dict[str, Any]:

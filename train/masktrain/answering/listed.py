@@ -24,11 +24,13 @@ class Listed:
         folder: holds a link to each photo, under a name of its own.
         rows: for each line the name that was given, and the photo's name in the folder, None if there is none.
         paths: where each photo of the folder really is.
+        folders: that hold the photos, by the names that were given and as they really are.
     """
 
     folder: Path
     rows: list[tuple[str, str | None]]
     paths: dict[str, Path]
+    folders: frozenset[Path]
 
 
 def is_list(source: Path) -> bool:
@@ -68,19 +70,21 @@ def link(names: Iterable[str], base: Path, folder: Path) -> Listed:
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, str | None]] = []
     known: dict[Path, str] = {}
+    folders: set[Path] = set()
     for name in names:
         path = base / name.strip()
         if not path.is_file():
             rows.append((name, None))
             continue
         real = path.resolve()
+        folders |= {path.parent.resolve(), real.parent}
         if real not in known:
             # what a file holds decides, not what it is called: any other suffix would be passed over
             suffix = real.suffix.lower() if real.suffix.lower() in SUFFIXES else ".jpg"
             known[real] = f"{len(known):08d}{suffix}"
             _link(real, folder / known[real])
         rows.append((name, known[real]))
-    return Listed(folder, rows, {image: real for real, image in known.items()})
+    return Listed(folder, rows, {image: real for real, image in known.items()}, frozenset(folders))
 
 
 def _link(real: Path, name: Path) -> None:

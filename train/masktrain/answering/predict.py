@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store.cache import Cache
-from maskprep.store.files import keep_out
+from maskprep.store.files import keep_out, keep_whole
 from masktrain.answering import draw as drawing
 from masktrain.answering import footage, listed, predictors, sheet, watch
 from masktrain.answering.predictor import Predictor
@@ -76,6 +76,7 @@ def predict(
     faces: str = "subject",
     frames: int | None = None,
     workers: int | None = None,
+    force: bool = False,
 ) -> Predictions:
     """Write the answers of a run's best model for every photo, or for every frame of a video.
 
@@ -101,6 +102,7 @@ def predict(
         tta: see :func:`masktrain.answering.predictors.load`, with ``tta_mean``.
         faces: ``subject`` of every frame, or ``all`` faces (for videos, cameras and photos that stream).
         frames: stop a video or a camera after so many.
+        force: write over a file ``out`` that is there, whatever it holds.
 
     Raises:
         UserError: the run or the source cannot be used; or what is to be written would take the place of something
@@ -120,7 +122,12 @@ def predict(
     if not moving and str(source) != listed.STDIN and not source.exists():
         raise UsageError(f"{source} does not exist.")
     cached = (source / "dataset.json").is_file()
-    _keep_clear(source, cached, {"--out": None if out == sheet.STDOUT else out, "--draw": draw})
+    outputs = {"--out": None if out == sheet.STDOUT else out, "--draw": draw}
+    _keep_clear(source, cached, outputs)
+    if not (cached or moving or source.is_dir() or listed.is_list(source)):
+        _keep_beside(outputs, {source.parent, source.resolve().parent})
+    if out != sheet.STDOUT:
+        keep_whole(out, force)
     if not cached and (split is not None or view is not None):
         raise UsageError(f"{source} is not a cache: --split and --view are for caches.")
     predictor = predictors.load(run, device, tta, tta_mean)
@@ -133,7 +140,7 @@ def predict(
             root = Path(pictures.dataset.get("source", {}).get("root", ""))
             asked = Asked(pictures, _cache_rows(pictures, split), lambda image: root / image, tuple(others), tta_mean)
         else:
-            asked = _photos(source, Path(folder), predictor, workers or os.cpu_count() or 1)
+            asked = _photos(source, Path(folder), predictor, workers or os.cpu_count() or 1, outputs)
         everything = sheet.detailed(out)
         return _write(
             predictor, asked, out, proba or everything, details or everything, draw, without == "likeliest", batch_size
@@ -149,9 +156,17 @@ def _keep_clear(source: Path, cached: bool, outputs: Mapping[str, Path | None]) 
             raise UsageError(f"{out} is what is asked about.", f"Name another place with {option}.")
         if cached:
             keep_out(out, source, "tables", option)
-            keep_out(out, Path(Cache(source).read()["source"]["root"]), option=option)
+            Cache(source).clear_of_photos(out, option)
         elif source.is_dir():
             keep_out(out, source, option=option)
+
+
+def _keep_beside(outputs: Mapping[str, Path | None], folders: Iterable[Path]) -> None:
+    """No table is written into a folder with photos that were named, and no picture there or below."""
+    for folder in folders:
+        for option, out in outputs.items():
+            if out is not None and (option == "--draw" or out.resolve().parent == folder.resolve()):
+                keep_out(out, folder, option=option)
 
 
 def _stream(
@@ -177,7 +192,9 @@ def _stream(
     return Predictions(out, done.pictures, done.answered, done.unanswered, done.drawn, tuple(done.warnings))
 
 
-def _photos(source: Path, folder: Path, predictor: Predictor, workers: int) -> Asked:
+def _photos(
+    source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
+) -> Asked:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
     from maskprep import pipeline
 
@@ -186,6 +203,7 @@ def _photos(source: Path, folder: Path, predictor: Predictor, workers: int) -> A
     if listed.is_list(source):
         found = listed.gather(source, folder / "photos")
         photos, rows, paths = found.folder, found.rows, found.paths
+        _keep_beside(outputs, found.folders)
         if not paths:
             raise UserError(f"None of the {len(rows)} photos that were named exists, for example {rows[0][0]}.")
     elif source.is_file():

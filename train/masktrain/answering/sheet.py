@@ -108,10 +108,10 @@ class Sheet:
 
 
 def check(out: Path) -> None:
-    """Refuse what cannot be written, or what is there and is anything but earlier answers.
+    """Refuse what cannot be written.
 
     Raises:
-        UsageError: a folder, a form that is not known, or a file that holds something else.
+        UsageError: a folder, or a form that is not known.
     """
     if out == STDOUT:
         return
@@ -122,29 +122,6 @@ def check(out: Path) -> None:
         raise UsageError(
             f"{out} is no CSV, Parquet or JSON lines file.", f"End its name in {' or '.join(near or FORMS)}."
         )
-    if out.exists() and out.stat().st_size and ANSWER not in _columns_of(out):
-        raise UsageError(
-            f"{out} exists and holds no predictions: it has no column '{ANSWER}'.", "Name another file with --out."
-        )
-
-
-def _columns_of(file: Path) -> list[str]:
-    """Names of a table's columns; none where the file is no table."""
-    if file.suffix.lower() == ".parquet":
-        import pyarrow.parquet as pq
-
-        try:
-            return list(pq.read_schema(file).names)
-        except (OSError, ValueError):  # pyarrow's errors derive from these
-            return []
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        try:
-            if file.suffix.lower() == ".csv":
-                return next(csv.reader(lines), [])
-            row = json.loads(lines.readline())
-        except (ValueError, csv.Error):
-            return []
-    return list(row) if isinstance(row, dict) else []
 
 
 def detailed(out: Path) -> bool:

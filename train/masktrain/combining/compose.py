@@ -86,6 +86,7 @@ def compose(given: Sequence[str], out: Path) -> Composed:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists.", "Choose another --out.")
     named = [_named(text) for text in given]
+    runs.clear_of_photos([folder for _, folder in named], out)
     whole, counts = _whole([folder for _, folder in named])
     parts = [_part(names, folder, whole) for names, folder in named]
     check(parts, whole)

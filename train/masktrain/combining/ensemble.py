@@ -104,6 +104,7 @@ def ensemble(
         raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
     if budget is not None and kind != "greedy":
         raise UsageError("Only greedy chooses among members by what they cost.", "Use --kind greedy with --budget.")
+    runs.clear_of_photos(given, out)
     if len(given) == 1 and len(epochs.kept(given[0])) > 1:
         return of_epochs(given[0], out, kind, cache, seed, budget)
     found, left_out = expand(given)
@@ -111,6 +112,7 @@ def ensemble(
         raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
     members = [read_candidate(folder) for folder in found]
     check_alike(members)
+    runs.clear_of_photos(found, out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already exists.", "Choose another --out.")
     if kind == "soup":

@@ -183,6 +183,7 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
     Raises:
         UserError: the file exists, or there are fewer people than folds.
     """
+    Cache(view.path).clear_of_photos(out)
     if out.exists():
         raise UsageError(f"{out} already exists.", "Folds that others use are not written over; choose another --out.")
     table = view.table.iloc[usable_rows(view)[0]]

@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 from maskprep.dataset import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
+from maskprep.pictures import write_png
 from maskprep.sheet import FAINT, GAP, INK, PAPER
-from maskprep.store.files import write_with
+from maskprep.store.cache import Cache
+from maskprep.store.files import MADE_BY, keep_whole, write_with
 from masktrain.learn.batches import Batch
 from masktrain.options.config import FitConfig
 
@@ -85,12 +87,19 @@ def title(config: FitConfig) -> str:
     return ", ".join([f"recipe {a.recipe}", *mixed, *behind, f"seed {config.run.seed}"])
 
 
-def check(out: Path) -> None:
+def check(out: Path, cache: Path, force: bool = False) -> None:
     """Refuse a file that cannot be drawn, before any work.
 
     Raises:
-        UsageError: another form.
+        UsageError: another form, a place among the photos of the cache, or (but with ``force``) a file that is there
+            and is no such sheet.
     """
+    Cache(cache).clear_of_photos(out, "--sheet")
+    keep_whole(out, force, "--sheet")
+    _check_form(out)
+
+
+def _check_form(out: Path) -> None:
     if out.suffix.lower() not in FORMS:
         raise UsageError(f"{out} is neither PNG nor HTML.", f"End its name in {' or '.join(FORMS)}.")
 
@@ -105,14 +114,14 @@ def write(samples: Samples, out: Path, about: str) -> Path:
     Raises:
         UsageError: another form.
     """
-    check(out)
+    _check_form(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix.lower() == ".html":
         page = _page(samples, about)
         write_with(out, lambda part: part.write_text(page, encoding="utf-8"))
     else:
         picture = _picture(samples, about)
-        write_with(out, lambda part: picture.save(part, format="PNG"))
+        write_png(out, picture)
     return out
 
 
@@ -151,7 +160,8 @@ def _page(samples: Samples, about: str) -> str:
         for crop, shown, said in zip(samples.crops, samples.shown, samples.captions, strict=True)
     ]
     return (
-        f"<!doctype html><meta charset=utf-8><title>Training images</title><style>{STYLE}</style>"
+        f"<!doctype html><meta charset=utf-8><meta name=generator content={MADE_BY}>"
+        f"<title>Training images</title><style>{STYLE}</style>"
         f"<h1>Left the crop, right what is trained on</h1><p>{html.escape(about)}</p>"
         f"<div class=all>{''.join(figures)}</div>\n"
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from maskprep.errors import UsageError, UserError
+from maskprep.store.cache import Cache
 from maskprep.store.files import write_json, write_with
 from masktrain.answering import members
 from masktrain.data import feed, folds
@@ -54,6 +55,7 @@ def crossfit(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
     view = feed.opened(cache, config)
+    Cache(cache).clear_of_photos(out)
     config = feed.settled(view, config)
     fitting.check(view, config)
     count = folds.count(view, config.data)

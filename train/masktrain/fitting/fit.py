@@ -18,6 +18,7 @@ from maskprep.backgrounds import parse_colour
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.pixels.composite import Background
+from maskprep.store.cache import Cache
 from maskprep.store.files import write_json
 from masktrain.combining import epochs
 from masktrain.data import bands, feed, folds
@@ -73,6 +74,7 @@ def fit(
     """
     config = config or FitConfig()
     view = feed.opened(cache, config)
+    Cache(cache).clear_of_photos(out)
     config = feed.settled(view, config)
     training = check(view, config)
     device = _device(config)

@@ -19,6 +19,7 @@ import yaml
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.store.cache import Cache
 from maskprep.store.documents import read_yaml
 from maskprep.store.files import write_with
 from masktrain.data import folds
@@ -105,6 +106,7 @@ def init(
         UserError: the cache or the folds cannot be used.
     """
     file = out or cache / FILE
+    Cache(cache).clear_of_photos(out)
     if file.exists():
         raise UsageError(
             f"{file} already exists.",

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.store.cache import Cache
 from maskprep.store.files import read_json, write_atomic, write_json
 from masktrain.data import feed
 from masktrain.fitting import crossfit
@@ -121,6 +122,7 @@ def sweep(
         UserError: Optuna is missing, the cache or the settings cannot be used (nothing is written then), ``out`` is
             another sweep, or stopped by Ctrl-C or SIGTERM (exit 130 and 143).
     """
+    Cache(cache).clear_of_photos(out)
     if hours is not None and not hours >= 0:
         raise UsageError(f"--hours must be 0 or more, not {hours}.")
     if kind not in KINDS:

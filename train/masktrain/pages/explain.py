@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
+from maskprep.store.files import keep_whole
 from masktrain.answering import evaluate, members, predictors, trained
 from masktrain.answering.predictor import Predictor, find_view
 from masktrain.learn.graph import Part
@@ -63,6 +64,7 @@ def explain(
     most: int = 8,
     sure: float = 0.9,
     device: str = "auto",
+    force: bool = False,
 ) -> Explained:
     """Write galleries of errors with maps of where the model looked, and a draft of rulings on labels.
 
@@ -75,6 +77,7 @@ def explain(
         also: further runs whose held-out answers are counted: wrong in k of n.
         most: images shown of each pair of classes.
         sure: a wrong answer at least this probable becomes a line of the draft, for attributes with named classes.
+        force: write over files in ``out`` that ``explain`` has not written.
 
     Raises:
         UserError: nothing to explain, or the grad-cam library is missing.
@@ -84,6 +87,11 @@ def explain(
         raise UsageError("--sure lies above 0 and up to 1.")
     if run.is_file():
         raise UsageError(f"{run} is a file, not a run folder.", "Explain the run that it was exported from.")
+    if out is not None:
+        runs.clear_of_photos([run], out)
+        keep_whole(out / FILE, force)
+        if not (out / FILE).exists():
+            keep_whole(out / TABLE, force)
     predictor = predictors.load(run, device)
     pictures = predictors.open_for(predictor, cache, view)
     asked = questions.ask(pictures, predictor.schema, runs.read_data(run), answers, split)

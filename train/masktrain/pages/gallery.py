@@ -18,6 +18,7 @@ from PIL import Image
 
 from maskprep.dataset import View
 from maskprep.photos.decode import PhotoError, load
+from maskprep.store.files import MADE_BY
 from masktrain.answering import draw
 from masktrain.pages import attention
 from masktrain.pages.report import STYLE
@@ -128,8 +129,8 @@ def page(case: Case, run: str, method: str, table: pd.DataFrame | None, *, pairs
     first = list({int(truth[i]): i for i in reversed(surest)}.values())
     parts.append("<h2>For comparison: the surest right answer of each class</h2>")
     parts.append(_cards(case, sorted(first, key=lambda i: int(truth[i])), boxes))
-    style = f"<style>{STYLE}{CARDS}</style>"
-    return f"<!doctype html><meta charset=utf-8><title>{_e(run)}</title>{style}" + "\n".join(parts) + "\n"
+    head = f"<meta charset=utf-8><meta name=generator content={MADE_BY}><title>{_e(run)}</title>"
+    return f"<!doctype html>{head}<style>{STYLE}{CARDS}</style>" + "\n".join(parts) + "\n"
 
 
 def _shares(table: pd.DataFrame) -> str:

@@ -150,6 +150,7 @@ def write(found: Standings, out: Path) -> Path:
         raise UsageError(f"{out} is neither HTML nor Markdown.", "End its name in .html or .md.")
     if out.exists() and (not out.is_file() or MARK not in out.read_text(encoding="utf-8", errors="replace")[:2000]):
         raise UsageError(f"{out} exists and is not such a page.", "Choose another --out.")
+    runs.clear_of_photos([entry.folder for group in found.groups for entry in group], out)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = _html(found, out) if out.suffix.lower() == ".html" else _markdown(found)
     write_with(out, lambda part: part.write_text(text, encoding="utf-8"))

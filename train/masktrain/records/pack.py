@@ -6,6 +6,7 @@ file is not trusted: it is looked at before anything is written, and is written 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskprep.errors import UsageError, UserError
+from maskprep.store.cache import Cache, is_cache
 from maskprep.store.files import temporary_name, write_with
 from masktrain.learn.checkpoint import LAST, SIDECAR
 from masktrain.records import runs
@@ -56,6 +58,7 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
         UserError: a link among its files, which may lead anywhere, or a name that not every system can hold.
     """
     _need_run(run)
+    runs.clear_of_photos([run], file, "FILE.zip")
     if file.exists():
         raise UsageError(f"{file} already exists.", "Choose another name.")
     if file.resolve().is_relative_to(run.resolve()):
@@ -98,6 +101,7 @@ def unpack(file: Path, out: Path | None = None, root: Path = Path("runs")) -> Pa
             about = _manifest(given, file)
             entries = _checked(given, about["files"], file)
             place = out or root / about["name"]
+            _clear_of_photos(given, place)
             if place.exists() and (not place.is_dir() or any(place.iterdir())):
                 raise UsageError(f"{place} already exists.", "Choose another --out.")
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +112,18 @@ def unpack(file: Path, out: Path | None = None, root: Path = Path("runs")) -> Pa
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
         raise UserError(f"{file} cannot be unpacked: {error}") from error
     return Packed(place, about["name"], len(entries), total)
+
+
+def _clear_of_photos(given: zipfile.ZipFile, place: Path) -> None:
+    """A run is not unpacked among the photos that it was trained on, where its cache is on this machine.
+
+    Raises:
+        UsageError: the folder lies there.
+    """
+    with contextlib.suppress(KeyError, ValueError, TypeError):  # a packed file of ours has all of it
+        cache = Path(json.loads(given.read(runs.DATA))["cache"])
+        if is_cache(cache):
+            Cache(cache).clear_of_photos(place)
 
 
 def _need_run(run: Path) -> None:

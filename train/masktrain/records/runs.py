@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
+from maskprep.store.cache import Cache, is_cache
 from maskprep.store.files import check_shape, read_json, write_with
 from masktrain.data import tasks
 from masktrain.data.bands import Training
@@ -223,6 +224,18 @@ def data_record(view: View, training: Training) -> dict[str, Any]:
         "linked": [list(group) for group in split.linked],
         "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
     }
+
+
+def clear_of_photos(folders: Iterable[Path], out: Path | None, option: str = "--out") -> None:
+    """Nothing is written among the photos that runs were trained on, where their caches still are.
+
+    Raises:
+        UsageError: the path lies there.
+    """
+    for file in (run / name for run in folders for name in (DATA, FOLDS) if (run / name).is_file()):
+        cache = Path(_read(file.parent, file.name)["cache"])
+        if is_cache(cache):
+            Cache(cache).clear_of_photos(out, option)
 
 
 def read_data(run: Path) -> dict[str, Any]:
