@@ -111,6 +111,7 @@ class Cutouts:
         statuses: of all results.
         failed: photo and reason, for those without a result.
         ignored: files that are no photos, counted by reason.
+        unlisted: folders that cannot be listed, with why.
     """
 
     folder: Path
@@ -119,6 +120,7 @@ class Cutouts:
     statuses: Counter[str]
     failed: list[tuple[str, str]]
     ignored: Counter[str] = field(default_factory=Counter)
+    unlisted: list[str] = field(default_factory=list)
 
 
 def cut_folder(
@@ -204,7 +206,7 @@ def cut_folder(
     failed = [*broken, *((r["image"], r["error"]) for r in results if r["error"])]
     statuses = Counter(str(r["status"]) for r in results if not r["error"])
     _report(out / REPORT, results, broken)
-    return Cutouts(out, len(pairs), made, statuses, sorted(failed), found.ignored)
+    return Cutouts(out, len(pairs), made, statuses, sorted(failed), found.ignored, found.unlisted)
 
 
 def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:

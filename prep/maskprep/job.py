@@ -59,6 +59,7 @@ class Job:
         failed: photos of which something could not be made this time, with why; the next run tries again.
         notes: sentences for the user.
         ignored: files that are no photos, counted by reason.
+        unlisted: folders among the photos that cannot be listed, with why.
         layout: layout of the photo folder.
         detected: whether the layout was told by looking at the folder.
         crew: the workers of this command.
@@ -76,6 +77,7 @@ class Job:
     failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    unlisted: list[str] = field(default_factory=list)
     layout: str = ""
     detected: bool = True
     crew: engines.Crew = field(default_factory=engines.Crew)
@@ -153,7 +155,7 @@ def open_job(
 def want_index(job: Job) -> Wanted:
     """Every photo file, keyed by its name, size and time of last change."""
     found = walk(job.root)
-    job.ignored = found.ignored
+    job.ignored, job.unlisted = found.ignored, found.unlisted
     identity = {
         "version": indexing.VERSION,
         "settings": dataclasses.asdict(job.config.index) | {"heic": heic_available()},

@@ -17,6 +17,7 @@ from maskprep.job import Job
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
 from maskprep.leaks import Duplicates
+from maskprep.photos.listing import some
 from maskprep.pixels.planes import DESCRIPTION, MATTES
 from maskprep.progress import Silent
 from maskprep.status import Status
@@ -106,6 +107,8 @@ def summary(job: Job, seconds: float) -> None:
         grid.add_row("subjects", _counts(read_table(job.cache.subjects, ["status"])["status"]))
     if views := job.cache.views():
         grid.add_row("views", ", ".join(views))
+    if job.unlisted:
+        grid.add_row("passed over", escape(f"{len(job.unlisted)} folders that cannot be listed: {some(job.unlisted)}"))
     if job.failed:
         first, why = min(job.failed.items())
         grid.add_row("failed", escape(f"{len(job.failed)} photos, first {first}: {why}; run again to try again"))
@@ -208,6 +211,8 @@ def mattes(job: Job) -> None:
 
 def cutouts(made: Cutouts) -> None:
     """The outcome of cutting out a folder."""
+    if made.unlisted:
+        err.print(f"passed over: {len(made.unlisted)} folders that cannot be listed: {escape(some(made.unlisted))}")
     if made.ignored:
         err.print(f"ignored: {escape(', '.join(f'{n} {what}' for what, n in sorted(made.ignored.items())))}")
     for image, why in made.failed:

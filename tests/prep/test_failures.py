@@ -163,3 +163,21 @@ def test_a_cut_out_that_was_not_read_is_made_later(tmp_path: Path, fail: Break, 
 def test_a_real_error_of_reading() -> None:
     with pytest.raises(PhotoError, match="Input/output error"):
         load(Path("/proc/self/mem"))
+
+
+def test_a_folder_that_cannot_be_listed_is_said(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, cache = work
+    (photos / "lost+found").mkdir()
+    real = os.scandir
+
+    def closed(folder: str | Path) -> Any:
+        if os.fspath(folder).endswith("lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    arguments = ["index", str(photos), "--cache", str(cache), "--engine", "serial", "--quiet"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0 and len(table(cache, "images")) == 8
+    assert "1 folders that cannot be listed: lost+found/ (Permission denied)" in " ".join(said.stdout.split())
+    assert CliRunner().invoke(app, [*arguments, "--strict"]).exit_code == 3

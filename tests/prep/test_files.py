@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +13,8 @@ from PIL import Image
 
 from maskprep.errors import UserError
 from maskprep.pictures import write_png
-from maskprep.store.files import keep_out, keep_whole, write_with
+from maskprep.store.cache import Cache
+from maskprep.store.files import keep_out, keep_whole, lock, write_atomic, write_with
 from maskprep.store.tables import read_table, write_table
 
 
@@ -61,3 +65,34 @@ def test_only_files_of_our_own_are_written_over(tmp_path: Path) -> None:
         keep_whole(out)
     with pytest.raises(UserError, match="is a folder"):
         keep_whole(tmp_path, force=True)
+
+
+def test_a_file_system_that_cannot_make_folders_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, number = os.fsync, errno.EINVAL
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "a", b"kept")
+    assert (tmp_path / "a").read_bytes() == b"kept"
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        write_atomic(tmp_path / "b", b"lost")
+
+
+def test_only_a_lock_of_others_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="needs flock")
+    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as other:
+        assert lock(one.fileno()) and not lock(other.fileno())
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with (tmp_path / "a").open("w") as one:
+        assert lock(one.fileno()) and lock(one.fileno(), wait=True)
+        with Cache(tmp_path / "cache").lock():
+            pass

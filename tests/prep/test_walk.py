@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -126,15 +127,29 @@ def test_no_folder(tmp_path: Path) -> None:
         walk(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    touch(tmp_path, "secret/a.jpg")
-    (tmp_path / "secret").chmod(0)
-    try:
-        with pytest.raises(UserError, match="secret"):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """It is passed over and named; where its photos would only seem to be gone, everything stops."""
+    touch(tmp_path, "a.jpg", "lost+found/b.jpg", "z/c.jpg")
+    real = os.scandir
+
+    def fail(folder: str) -> object:
+        if os.fspath(folder).endswith(closed):
+            raise OSError(number, os.strerror(number), folder)
+        return real(folder)
+
+    closed = "lost+found"
+    monkeypatch.setattr(os, "scandir", fail)
+    if number in (errno.EACCES, errno.ENAMETOOLONG):
+        found = walk(tmp_path)
+        assert [file.image for file in found.files] == ["a.jpg", "z/c.jpg"]
+        assert found.unlisted == [f"lost+found/ ({os.strerror(number)})"]
+    else:
+        with pytest.raises(UserError, match=r"lost\+found"):
             walk(tmp_path)
-    finally:
-        (tmp_path / "secret").chmod(0o700)
+    closed = tmp_path.name  # there is nothing without the folder itself
+    with pytest.raises(UserError, match="Cannot list"):
+        walk(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs byte file names")

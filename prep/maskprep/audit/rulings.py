@@ -23,7 +23,7 @@ from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS, DUPLICATE, Decision, read_decisions
 from maskprep.faces.subjects import Subjects
 from maskprep.store.cells import guard
-from maskprep.store.files import write_atomic
+from maskprep.store.files import lock, write_atomic
 
 HISTORY = "decisions.history.jsonl"
 SIDES = ("ours", "theirs", "newer")
@@ -120,13 +120,10 @@ def settled(found: Iterable[State]) -> set[str]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold decisions.csv for one writer; others wait. Where there is no flock (Windows), nobody waits."""
+    """Hold decisions.csv for one writer; others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".decisions.lock").open("a+") as file:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+        lock(file.fileno(), wait=True)
         yield
 
 

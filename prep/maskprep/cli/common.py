@@ -70,7 +70,7 @@ def bring(
     if then is not None:
         then(job)
     errors = set(read_table(job.cache.images, ["image", "error"]).dropna()["image"]) | job.failed.keys()
-    if strict and errors:
+    if strict and (errors or job.unlisted):
         raise typer.Exit(3)
     if job.failed:
         raise typer.Exit(1)

@@ -89,7 +89,7 @@ def rembg(
                 progress=bars,
             )
         show.cutouts(made)
-        if made.failed:
+        if made.failed or (strict and made.unlisted):
             raise typer.Exit(3 if strict else 1)
         return
     if mask or force:

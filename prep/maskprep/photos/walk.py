@@ -18,6 +18,10 @@ LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """Why a link cannot be followed: facts of the folder, while other errors of the system may pass."""
 
 
+CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+"""Why a folder below the photos is passed over. After other errors, of the disk or the network, the photos in it would
+seem to be gone and what was made of them would be lost."""
+
 NOT_UTF8 = "the file name is not valid UTF-8; rename the file"
 
 
@@ -40,17 +44,19 @@ class File:
 
 @dataclass
 class Walk:
-    """The photos of a folder, sorted by image, and how many other files were passed over and why."""
+    """The photos of a folder, sorted by image; how many other files were passed over and why; which folders below it
+    cannot be listed and why."""
 
     files: list[File] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
+    unlisted: list[str] = field(default_factory=list)
 
 
 def walk(root: Path) -> Walk:
     """List the photos below a folder. Links to folders are followed once, real folders first; loops end.
 
     Raises:
-        UserError: the folder does not exist or cannot be listed.
+        UserError: the folder does not exist or cannot be listed, or one below it cannot for a reason that may pass.
     """
     if not root.is_dir():
         raise UserError(f"'{root}' is not a folder.", "Give the folder that holds the photos.")
@@ -93,6 +99,9 @@ def _list(folder: str, prefix: str, found: Walk, seen: set[tuple[int, int]]) -> 
             return [], []
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
+        if prefix and error.errno in CLOSED:
+            found.unlisted.append(f"{os.fsencode(prefix).decode(errors='backslashreplace')} ({error.strerror})")
+            return [], []
         raise UserError(f"Cannot list the folder '{folder}': {error.strerror}.") from error
     seen.add((info.st_dev, info.st_ino))
     inside: Folders = []

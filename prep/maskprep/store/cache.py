@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import keep_out, write_json
+from maskprep.store.files import keep_out, lock, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
@@ -149,7 +149,7 @@ class Cache:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as file:
-            if not _try_lock(file.fileno()):
+            if not lock(file.fileno()):
                 file.seek(0)
                 other = file.read().strip() or "unknown"
                 raise UserError(
@@ -160,19 +160,6 @@ class Cache:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def _try_lock(handle: int) -> bool:
-    """Take an advisory lock that ends with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; runs there are not guarded against each other
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def is_cache(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,9 @@ MADE_BY = "maskprep.made-by"
 
 HEAD = 4096
 """The mark is among so many first bytes of a file."""
+
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What file systems say that cannot make a folder durable, such as SMB and FUSE."""
 
 KINDS = {dict: "object", list: "list", str: "text", int: "whole number", float: "number"}
 
@@ -70,8 +74,30 @@ def fsync_replace(temporary: Path, final: Path) -> None:
         handle = os.open(final.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_SYNC:
+                raise
         finally:
             os.close(handle)
+
+
+def lock(handle: int, wait: bool = False) -> bool:
+    """Take a lock on an open file or folder, which ends with the process, however that ends.
+
+    Returns:
+        False when another process has it. Where there are no locks (Windows, some network drives) everyone gets it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:

@@ -59,4 +59,4 @@ def load(file: Path) -> Predictor:
     said = json.loads(held[CALIBRATION_KEY])
     # the graph tempers by itself; the limits per class are left to whoever decides
     thresholds = Calibration.from_dict(said, len(manual.classes), str(file)).thresholds
-    return Predictor(manual, Portable(session), Calibration(1.0, thresholds))
+    return Predictor(manual, Portable(session), Calibration(1.0, thresholds), str(file))

@@ -33,11 +33,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """Something trained, with what must be known to use it."""
+    """Something trained, with what must be known to use it; ``name`` is where it lies, for people."""
 
     manual: Manual
     source: Source
     calibration: Calibration = field(default_factory=Calibration)
+    name: str = "The model"
 
     @property
     def schema(self) -> Schema:
@@ -50,7 +51,7 @@ class Predictor:
         What looks at several kinds of crops finds the others in the same cache.
 
         Raises:
-            UserError: the cache lacks crops that it needs.
+            UserError: the cache lacks crops that it needs, or a probability is no finite number.
         """
         if not len(rows):
             return np.zeros((0, len(self.manual.classes)), dtype=np.float32)
@@ -61,13 +62,27 @@ class Predictor:
             other = find_view(view.path, wanted)
             check_size(wanted, other)
             sights[wanted.view] = (wanted.of(other), same_images(view, rows, other))
-        return self.calibration.temper(self.source(sights, batch_size))
+        return self._answer(sights, batch_size)
 
     def of_crops(self, crops: Mapping[str, NDArray[np.uint8]], batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities float32 [n, C] of crops in memory: for each input by name uint8 [n, H, W, 3] RGB,
-        before the background that the input has."""
+        before the background that the input has.
+
+        Raises:
+            UserError: a probability is no finite number.
+        """
         sights = {i.view: memory(crops[i.view], i, self.schema) for i in self.manual.inputs}
-        return self.calibration.temper(self.source(sights, batch_size))
+        return self._answer(sights, batch_size)
+
+    def _answer(self, sights: Sights, batch_size: int) -> NDArray[np.float32]:
+        probabilities = self.calibration.temper(self.source(sights, batch_size))
+        if wrong := int((~np.isfinite(probabilities).all(1)).sum()):
+            raise UserError(
+                f"{self.name} gives no finite probabilities for {wrong} of {len(probabilities)} crops: its weights or"
+                " normalisation are damaged.",
+                "Restore it from a copy, or train anew.",
+            )
+        return probabilities
 
     def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """The class of each row [n]."""

@@ -37,7 +37,7 @@ def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "p
     from masktrain.answering import trained
 
     manual, source = trained.load(run, device, tta, mean)
-    return Predictor(manual, source, calibrations.load(run, len(manual.classes)))
+    return Predictor(manual, source, calibrations.load(run, len(manual.classes)), str(run))
 
 
 def open_for(predictor: Predictor, cache: Path, view: str | None = None) -> View:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import write_with
 from masktrain.combining import voting
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.averaging import mean_state
@@ -48,7 +47,7 @@ def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
         return
     (run / FOLDER).mkdir(exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in learner.scored.state_dict().items()}
-    write_with(_file(run, learner.epoch), lambda part: save_file(state, part))
+    checkpoint.write_weights(_file(run, learner.epoch), lambda part: save_file(state, part))
     for file in (run / FOLDER).glob("[0-9]*.safetensors"):
         if int(file.stem) <= learner.epoch - config.last * config.every:
             file.unlink()

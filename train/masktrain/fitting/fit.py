@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -113,7 +114,14 @@ def fit(
         second=config.model.second,
         route=config.target.route,
     )
-    _save_last(run, learner, config, sidecar)
+    try:
+        _save_last(run, learner, config, sidecar)
+    except UserError:  # without a checkpoint the run could not go on, and its folder would be in the way of another
+        for name in FIRST:
+            (run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            run.rmdir()
+        raise
     return _train(run, view, training, learner, config, sidecar, progress or Progress())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def save_best(run: Path, model: nn.Module, sidecar: Sidecar, settings: Mapping[s
 
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     header = {"sidecar": json.dumps(asdict(sidecar)), "settings": json.dumps(settings)}
-    write_with(run / BEST, lambda part: save_file(state, part, metadata=header))
+    write_weights(run / BEST, lambda part: save_file(state, part, metadata=header))
     write_json(run / SIDECAR, asdict(sidecar))
 
 
@@ -127,8 +128,30 @@ def load_sidecar(run: Path) -> Sidecar:
 
 
 def save_last(run: Path, state: dict[str, Any]) -> None:
-    """Write last.ckpt: tensors and plain values only."""
-    write_with(run / LAST, lambda part: torch.save(state, part))
+    """Write last.ckpt: tensors and plain values only.
+
+    Raises:
+        UserError: see :func:`write_weights`.
+    """
+    write_weights(run / LAST, lambda part: torch.save(state, part))
+
+
+def write_weights(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a large file of a run, whole or not at all; see :func:`maskprep.store.files.write_with`.
+
+    Raises:
+        UserError: it could not be written, most often as the disk is full; libraries say so in errors of their own.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        write_with(file, write)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(file.parent).free / 2**20
+        raise UserError(
+            f"'{file}' could not be written ({str(error).splitlines()[0]}); {free:.0f} MiB are free there.",
+            "Make room and run the command again; a run that has begun goes on with: masktrain fit --resume RUN",
+        ) from error
 
 
 def load_last(run: Path) -> dict[str, Any]:

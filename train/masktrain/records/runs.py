@@ -18,7 +18,7 @@ from maskprep.audit.predictions import OOF as OOF
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.store.cache import Cache, is_cache
-from maskprep.store.files import check_shape, read_json, write_with
+from maskprep.store.files import check_shape, lock, read_json, write_with
 from masktrain.data import tasks
 from masktrain.data.bands import Training
 from masktrain.options.config import FitConfig
@@ -143,19 +143,13 @@ def locked(run: Path) -> Iterator[None]:
     Raises:
         UsageError: another process is training it.
     """
-    try:
-        import fcntl
-    except ImportError:  # not a Unix
+    if os.name != "posix":  # folders cannot be opened
         yield
         return
     folder = os.open(run, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{run} is being trained by another process.") from None
-        except OSError:  # a file system without locks
-            pass
+        if not lock(folder):
+            raise UsageError(f"{run} is being trained by another process.")
         yield
     finally:
         os.close(folder)

@@ -1,0 +1,75 @@
+"""A full disk, and weights that give no numbers: said to people, and nothing is answered or lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from maskprep.errors import UserError
+from masktrain.answering.evaluate import evaluate
+from masktrain.answering.predict import predict
+from masktrain.fitting.fit import fit
+from masktrain.learn import checkpoint
+from masktrain.options.config import FitConfig
+
+resource = pytest.importorskip("resource", reason="needs limits on the size of files")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_room_for_the_first_checkpoint(cache: Path, config: Callable[..., FitConfig], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with files_of_at_most(50_000), pytest.raises(UserError, match=r"last\.ckpt.* MiB are free") as caught:
+        fit(cache, config(optim__epochs=1), out=out)
+    assert "--resume" in caught.value.hint and not out.exists()
+    assert fit(cache, config(optim__epochs=1), out=out).epochs == 1  # nothing is in the way
+
+
+@pytest.mark.parametrize("size", [0, 4096, 50_000, 300_000])
+def test_no_room_for_a_checkpoint(run: Path, tmp_path: Path, size: int) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "run"))
+    model, sidecar = checkpoint.load_best(own, checkpoint.torch.device("cpu"))
+    state = checkpoint.load_last(own)
+    before = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()}
+    with files_of_at_most(size):
+        for write in (
+            lambda: checkpoint.save_last(own, state),
+            lambda: checkpoint.save_best(own, model, sidecar, {}),
+        ):
+            with pytest.raises(UserError, match="could not be written"):
+                write()
+    assert {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["weights", "mean"])
+def test_a_run_that_gives_no_numbers_answers_nothing(run: Path, cache: Path, tmp_path: Path, kind: str) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "damaged"))
+    if kind == "mean":
+        sidecar = json.loads((own / "best.json").read_text())
+        sidecar["mean"][1] = float("nan")
+        (own / "best.json").write_text(json.dumps(sidecar))
+    else:
+        from safetensors.torch import load_file, save_file
+
+        state = load_file(own / "best.safetensors")
+        next(value for value in state.values() if value.ndim == 4).view(-1)[0] = float("nan")
+        save_file(state, own / "best.safetensors")
+    with pytest.raises(UserError, match=r"damaged gives no finite probabilities for \d+ of \d+ crops"):
+        predict(own, cache, tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
+    with pytest.raises(UserError, match="no finite probabilities"):
+        evaluate(own, cache)
