@@ -161,8 +161,9 @@ def test_a_cut_out_that_was_not_read_is_made_later(tmp_path: Path, fail: Break, 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file of which no byte can be read")
 def test_a_real_error_of_reading() -> None:
-    with pytest.raises(PhotoError, match="Input/output error"):
+    with pytest.raises(PhotoError) as caught:
         load(Path("/proc/self/mem"))
+    assert caught.value.kind == "not_read"
 
 
 def test_a_folder_that_cannot_be_listed_is_said(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

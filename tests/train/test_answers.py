@@ -300,7 +300,7 @@ def test_an_info_csv_decides_rows_and_order(own_run: Path, pipeline: Pipeline, t
     assert done.unanswered == {"missing.jpg": "missing"}
     photos(source, "other/a0.jpg")
     with pytest.raises(UserError, match=r"several photos are called a0\.jpg"):
-        predict(own_run, source, tmp_path / "p.csv")
+        predict(own_run, source, tmp_path / "again.csv")
 
 
 def test_the_order_of_photos_and_batches_does_not_matter(own_run: Path, cache: Path, tmp_path: Path) -> None:

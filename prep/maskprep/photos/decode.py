@@ -43,8 +43,8 @@ PILLOW_LIMIT = 178.0
 OUT_OF_MEMORY = "out of memory"
 """What Pillow's decoders say when memory ran out."""
 
-BLOCK = 1 << 16
-"""Bytes read from a file at once."""
+MAX_BYTES = 2 << 30
+"""Larger files are not read into memory; no photo within the limit on pixels is."""
 
 ORIENTATION_TAG = 0x0112
 
@@ -123,49 +123,27 @@ class Photo:
     phash: str | None = None
 
 
-class _Watched(io.RawIOBase):
-    """A file that remembers an error of reading, whatever the decoder makes of that. It has no file descriptor, past
-    which a decoder could read."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.failure: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        return self.file.seek(offset, whence)
-
-    def readinto(self, buffer: Any, /) -> int:
-        try:
-            return int(self.file.readinto(buffer))  # type: ignore[attr-defined]  # of an unbuffered file
-        except OSError as error:
-            self.failure = error
-            raise
-
-
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader[_Watched]]:
-    """A photo's file, to be read.
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A photo's file. It is read before it is decoded, so what a decoder raises is never an error of the disk.
 
     Raises:
-        PhotoError: NOT_READ, when it cannot be opened, a read failed while it was open, or memory ran out.
+        PhotoError: NOT_READ, when it cannot be opened or read, or memory runs out.
     """
     try:
-        with path.open("rb", buffering=0) as disk, io.BufferedReader(watched := _Watched(disk), BLOCK) as file:
-            try:
-                yield file
-            finally:
-                if watched.failure is not None:
-                    raise watched.failure
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise PhotoError(NOT_READ, _one_line(error)) from error
     except MemoryError as error:
         raise PhotoError(NOT_READ, "out of memory") from error
+
+
+def _size(file: IO[bytes]) -> int:
+    """Bytes of a file, which is then at its start."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    return size
 
 
 @cache
@@ -195,7 +173,9 @@ def load(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
     """
     heic_available()
     with _opened(path) as file:
-        return _decode(file, max_megapixels)[1]
+        if (size := _size(file)) > MAX_BYTES:
+            raise PhotoError("too_large", _gigabytes(size))
+        return _decode(io.BytesIO(file.read()), max_megapixels)[1]
 
 
 def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
@@ -206,17 +186,21 @@ def examine(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Photo:
     """
     heic_available()
     with _opened(path) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        header: dict[str, Any] = {}
+        if (size := _size(file)) > MAX_BYTES:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))  # type: ignore[arg-type]
+            return Photo(digest.hexdigest(), size, error="too_large", detail=_gigabytes(size))
+        data = file.read()
+        content, header = hashlib.blake2b(data, digest_size=16).hexdigest(), dict[str, Any]()
         try:
-            file.seek(0)
-            header, pixels = _decode(file, max_megapixels, header)
+            header, pixels = _decode(io.BytesIO(data), max_megapixels, header)
         except PhotoError as error:
-            return Photo(content, size, **header, error=error.kind, detail=error.detail or None)
+            return Photo(content, len(data), **header, error=error.kind, detail=error.detail or None)
         shape = {"height": pixels.shape[0], "width": pixels.shape[1]}
-        return Photo(content, size, **{**header, **shape}, phash=perceptual_hash(pixels))
+        return Photo(content, len(data), **{**header, **shape}, phash=perceptual_hash(pixels))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB, the limit is {MAX_BYTES / 2**30:g}"
 
 
 def _decode(
