@@ -110,10 +110,15 @@ def summary(job: Job, seconds: float) -> None:
     if job.unlisted:
         grid.add_row("passed over", escape(f"{len(job.unlisted)} folders that cannot be listed: {some(job.unlisted)}"))
     if job.failed:
-        first, why = min(job.failed.items())
-        grid.add_row("failed", escape(f"{len(job.failed)} photos, first {first}: {why}; run again to try again"))
+        grid.add_row("failed", escape(failed(job)))
     grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
     out.print(grid)
+
+
+def failed(job: Job) -> str:
+    """How many photos failed this time, the first of them, and why."""
+    first, why = min(job.failed.items())
+    return f"{len(job.failed)} photos, first {first}: {why}; run again to try again"
 
 
 def _counts(column: Any) -> str:

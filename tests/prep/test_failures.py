@@ -93,6 +93,18 @@ def test_the_command_says_which_and_why_and_its_status_is_1(work: Work, fail: Br
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
+@pytest.mark.parametrize("command", [["faces"], ["relabel", "--preset", "none"], ["audit", "--no-report"]])
+def test_commands_without_a_summary_say_it_too(work: Work, fail: Break, command: list[str]) -> None:
+    photos, cache = work
+    shutil.copyfile(photos / "003.jpg", photos / "x.jpg")
+    fail(EIO, "x.jpg")
+    arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--workers", "1", "--quiet"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 1 and "failed: 1 photos, first x.jpg: Input/output error" in " ".join(said.stderr.split())
+    fail(EIO)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
 def test_a_photo_that_fails_after_it_was_indexed(work: Work, fail: Break) -> None:
     photos, cache = work
     arguments = ["crop", str(photos), "--cache", str(cache), "--margin", "0.5", "--engine", "serial"]

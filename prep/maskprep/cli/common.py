@@ -76,6 +76,15 @@ def bring(
         raise typer.Exit(1)
 
 
+def end(job: Job) -> None:
+    """End a command that printed no summary: what failed this time is said, with exit status 1."""
+    from maskprep import show
+
+    if job.failed:
+        show.err.print(f"failed: {show.failed(job)}", markup=False)
+        raise typer.Exit(1)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"maskprep {__version__}")

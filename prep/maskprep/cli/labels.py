@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Workers, app
+from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Workers, app, end
 
 
 @app.command()
@@ -58,6 +58,7 @@ def relabel(
     show.changes(job.changes, dry_run)
     if strict and any(o.status == "refused" for o in job.changes.outcomes):
         raise typer.Exit(3)
+    end(job)
 
 
 @app.command()

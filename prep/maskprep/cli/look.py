@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Quiet, Source, Workers, app
+from maskprep.cli.common import CacheDir, ConfigFile, Quiet, Source, Workers, app, end
 
 Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
 
@@ -58,6 +58,7 @@ def faces(
     with show.bars(quiet) as bars:
         job = api.detect(source, cache, config, workers=workers, progress=bars)
     typer.echo(f"wrote {draw_faces(job, image, out, count, force)}")
+    end(job)
 
 
 @app.command()

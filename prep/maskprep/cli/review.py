@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Workers, app
+from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Workers, app, end
 
 if TYPE_CHECKING:
     from maskprep.audit.examine import Audit
@@ -84,6 +84,7 @@ def audit(
             show.err.print(f"--fail-on {threshold.name}:{threshold.severity:g}: {count} findings")
     if any(failed.values()):
         raise typer.Exit(3)
+    end(job)
 
 
 def _write_page(job: Job, found: Audit) -> Path:
