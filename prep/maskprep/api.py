@@ -53,8 +53,17 @@ def detect(
     engine: str = "processes",
     progress: Progress | None = None,
 ) -> Job:
-    """Find all faces and choose the subjects, without cutting crops. See :func:`run` for the arguments."""
+    """Find all faces and choose the subjects, without cutting crops. See :func:`run` for the arguments.
+
+    Raises:
+        UsageError: no view of the cache shows faces.
+    """
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    if not job.seeks_faces:
+        raise UsageError(
+            f"No view of '{job.cache.root}' shows faces, so none are looked for.",
+            f"Add one with: maskprep crop {job.cache.root} --view faces --crop face",
+        )
     pipeline.bring(job, views=())
     return job
 
@@ -88,9 +97,9 @@ def crop(
         margin: added on each side of the face, relative to its longer side.
         align: none, eyes or similarity.
         crop: face, centre or none.
-        border: reflect, replicate or constant.
+        border: inside, reflect, replicate, constant or blur.
         zoom: how many times larger a centred crop shows the middle, at least 1.
-        no_face: rescue or drop.
+        no_face: rescue, whole, drop or error.
         detectors: names of the detectors that look at every photo.
         workers: see :func:`run`.
         engine: see :func:`run`.

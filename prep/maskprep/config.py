@@ -126,6 +126,15 @@ class Config:
     views: dict[str, ViewSettings] = field(default_factory=lambda: {DEFAULT_VIEW: ViewSettings()})
     matte: MatteSettings | None = None
 
+    @property
+    def shows_faces(self) -> bool:
+        """Whether a view shows faces; else none need to be looked for."""
+        return any(view.crop == "face" for view in self.views.values()) or not self.views
+
+    def needs_faces(self, view: str, matted: bool) -> bool:
+        """Whether the crops of one view need faces: to be cut, or for mattes that were made with faces known."""
+        return self.views[view].crop == "face" or (matted and self.shows_faces)
+
     def settings(self) -> dict[str, Any]:
         """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
         sections = {

@@ -137,7 +137,7 @@ def _sheet(job: Job, count: int) -> Image.Image:
     groups = faces.groupby("image")["group"].nunique()
     rungs = faces[faces["rung"] != "as_is"].groupby("image").size()
     rank = subjects.assign(
-        unclear=~subjects["status"].isin(["ok", "decided"]),
+        unclear=~subjects["status"].isin(["ok", "given", "decided"]),
         climbed=subjects["image"].map(rungs).fillna(0) > 0,
         groups=subjects["image"].map(groups).fillna(0),
     )

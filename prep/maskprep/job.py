@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from maskprep import config as configuration
@@ -29,6 +30,7 @@ from maskprep.photos.decode import heic_available
 from maskprep.photos.listing import some
 from maskprep.photos.walk import walk
 from maskprep.pixels import cropping, matte_models, mattes
+from maskprep.pixels.crops import INSIDE, REFLECT, shows_photo_only
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache, is_cache, resolve
@@ -64,6 +66,7 @@ class Job:
         detected: whether the layout was told by looking at the folder.
         crew: the workers of this command.
         changes: what the fixes made of the labels, once that is known.
+        faces_wanted: whether faces are looked for; None: where a view shows them.
     """
 
     cache: Cache
@@ -82,6 +85,12 @@ class Job:
     detected: bool = True
     crew: engines.Crew = field(default_factory=engines.Crew)
     changes: Changes = field(default_factory=Changes)
+    faces_wanted: bool | None = None
+
+    @property
+    def seeks_faces(self) -> bool:
+        """Whether faces are looked for: not where all views show whole photos or their middle."""
+        return self.config.shows_faces if self.faces_wanted is None else self.faces_wanted
 
     def path(self, image: str) -> Path:
         """The photo file of an image."""
@@ -183,20 +192,30 @@ def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
 
 
 def want_crops(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame) -> Wanted:
-    """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry."""
+    """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry.
+
+    A crop that lies within its photo is the same under the borders ``inside`` and ``reflect``, and so is its key.
+    """
     settings = job.config.views[view]
     identity = {"version": cropping.VERSION, "settings": settings.to_dict(), "weights": {}}
     stage = fingerprint(cropping.NAME, identity)
+    plainly = fingerprint(cropping.NAME, {**identity, "settings": {**settings.to_dict(), "border": REFLECT}})
     pairs: list[Pair] = []
     rows: list[Row] = []
-    columns = (subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints"))
-    for image, picture, status, *box, points in zip(images["image"], indexing.pictures(images), *columns, strict=True):
+    columns = [images["image"], indexing.pictures(images), images["width"], images["height"]]
+    columns += [subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints")]
+    for image, picture, width, height, status, *box, points in zip(*columns, strict=True):
         seen = settings.crop == "face"
         if status in ("unreadable", "dropped") or (seen and pd.isna(box[0])):
             continue
-        corners = tuple(float(v) for v in box) if seen else None
+        corners = (float(box[0]), float(box[1]), float(box[2]), float(box[3])) if seen else None
         turned = [float(v) for v in points] if seen and settings.align != "none" and points is not None else None
-        pairs.append((image, fingerprint(picture, corners, turned, stage)))
+        made_with = stage
+        if settings.border == INSIDE:
+            keypoints = None if turned is None else np.reshape(turned, (4, 2))
+            if shows_photo_only(settings, (int(height), int(width)), corners, keypoints):
+                made_with = plainly
+        pairs.append((image, fingerprint(picture, corners, turned, made_with)))
         rows.append({"path": os.fspath(job.path(image)), "box": corners, "keypoints": turned})
     return Wanted(f"{cropping.NAME}:{view}", job.cache.view(view), identity, pairs, rows)
 
@@ -221,7 +240,8 @@ def want_mattes(job: Job, view: str, crops: Wanted, images: pd.DataFrame, subjec
     rows: list[Row] = []
     for image, key in crops.pairs:
         status, box = faces[image]
-        corners = None if any(pd.isna(v) for v in box) else tuple(float(v) for v in box)
+        known = job.seeks_faces and not any(pd.isna(v) for v in box)
+        corners = tuple(float(v) for v in box) if known else None
         seen = status in ("ok", "ambiguous", "decided")  # a rescued box is a guess: it does not make a face
         pairs.append((image, fingerprint(key, corners, seen, stage)))
         width, height = (int(v) for v in photos[image])
@@ -288,3 +308,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.item() if hasattr(value, "item") else value
+
+
+def identity_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In words, how a stage's version, settings and weights differ from those its rows were made with."""
+    changes = []
+    if before.get("version") != now["version"]:
+        changes.append(f"version {before.get('version')} → {now['version']}")
+    for part in ("settings", "weights"):
+        old, new = before.get(part, {}), plain(now[part])
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                values = "changed" if part == "weights" else f"{_say(old.get(key))} → {_say(new.get(key))}"
+                changes.append(f"{key} {values}" if part == "settings" else f"weights of {key} {values}")
+    return changes
+
+
+def _say(value: Any) -> str:
+    return "none" if value is None else "x".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -18,22 +18,19 @@ import pandas as pd
 import maskprep
 from maskprep import config as configuration
 from maskprep import relabel
-from maskprep.errors import UsageError, UserError
+from maskprep.crop_stage import make_crops, view_rows
+from maskprep.errors import UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
 from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.index_stage import index_rows
 from maskprep.job import (
-    INDEX_FILE,
-    VIEW_FILE,
     Job,
     close,
     fill,
     open_job,
     plain,
-    read_identity,
-    want_crops,
     want_faces,
     want_index,
 )
@@ -51,7 +48,7 @@ from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
 from maskprep.store.cache import Cache
 from maskprep.store.files import write_json
-from maskprep.store.shards import drop_damaged, finish, live_rows, read_rows, sweep
+from maskprep.store.shards import live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
 
 
@@ -81,8 +78,9 @@ def bring(job: Job, *, upto: str = "stats", views: Iterable[str] | None = None, 
         make_labels(job, schema)
         make_duplicates(job)
         for view in views if views is not None else job.config.views:
-            make_crops(job, view)
-            if matted and job.config.matte is not None and job.config.matte.covers(view):
+            to_be_matted = matted and job.config.matte is not None and job.config.matte.covers(view)
+            make_crops(job, view, to_be_matted)
+            if to_be_matted:
                 make_mattes(job, view)
         make_stats(job)
         check_accounts(job.cache)
@@ -112,6 +110,7 @@ def prepare(
     asked = configuration.parse(settings)
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
+    faces_needed = asked.needs_faces(view, matted)
     asked = dataclasses.replace(
         asked,
         views={view: asked.views[view]},
@@ -120,6 +119,7 @@ def prepare(
     )
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
+    job.faces_wanted = faces_needed
     bring(job, matted=matted)
 
 
@@ -147,7 +147,12 @@ def make_index(job: Job) -> Schema:
 
 
 def make_faces(job: Job) -> None:
-    """Stage ``detect``: faces.parquet."""
+    """Stage ``detect``: faces.parquet; empty where no view shows faces, which are then not looked for."""
+    if not job.seeks_faces:
+        inputs = fingerprint("faces", detection.TABLE_VERSION, None)
+        if inputs_of(job.cache.faces) != inputs:
+            write_table(job.cache.faces, detection.TABLE.empty_table(), inputs=inputs)
+        return
     wanted = want_faces(job, read_table(job.cache.images))
     settings = job.config.detect
     thresholds = {name: settings.threshold(name) for name in settings.detectors}
@@ -179,7 +184,7 @@ def faces_inputs(job: Job, live: pd.DataFrame) -> str:
 
 def subjects_inputs(job: Job) -> str:
     """What subjects.parquet would be made from now."""
-    settings = dataclasses.asdict(job.config.choose)
+    settings = dataclasses.asdict(job.config.choose) if job.seeks_faces else None
     return fingerprint(
         "subjects",
         choosing.VERSION,
@@ -195,7 +200,8 @@ def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces, needs=detection.TABLE.names)
     rulings = of_faces(read_decisions(job.cache.decisions))
-    return choosing.Subjects(images, faces, len(job.config.detect.detectors), job.config.choose, rulings)
+    detectors = len(job.config.detect.detectors)
+    return choosing.Subjects(images, faces, detectors, job.config.choose, rulings, sought=job.seeks_faces)
 
 
 def make_subjects(job: Job) -> None:
@@ -259,35 +265,6 @@ def make_duplicates(job: Job) -> None:
     job.notes.extend(doubling.notes(table.to_pandas(), list(images["image"]), people))
 
 
-def make_crops(job: Job, view: str) -> None:
-    """Stage ``crop``: the shards of one view, its index of live rows and view.json."""
-    if view not in job.config.views:
-        raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
-    settings = job.config.views[view]
-    wanted = want_crops(job, view, read_table(job.cache.images), read_table(job.cache.subjects))
-    stage = cropping.CropStage(settings, job.config.index.max_megapixels)
-    if damaged := drop_damaged(wanted.folder, stage.array_shape):
-        job.notes.append(f"{damaged} shards of view '{view}' had lost their pixels and were made again.")
-    changed = fill(job, wanted, stage, cropping.rows_per_shard(settings.size))
-    path = wanted.folder / INDEX_FILE
-    live = live_rows(wanted.folder, wanted.pairs)
-    inputs = fingerprint("view", live.to_numpy().tolist())
-    if inputs_of(path) != inputs:
-        write_table(path, live[["image", "shard", "row"]], inputs=inputs)
-    description = {
-        "view": view,
-        **settings.to_dict(),
-        "size": list(settings.size),
-        "colour_space": "sRGB",
-        "pixel_format": "uint8 RGB, height x width x 3",
-        "fingerprint": fingerprint(cropping.NAME, wanted.identity),
-        "stage": wanted.identity,
-    }
-    if changed or read_identity(wanted.folder / VIEW_FILE) != plain(wanted.identity):
-        write_json(wanted.folder / VIEW_FILE, description)
-    finish(wanted.folder, wanted.pairs)  # only now: until the new index is there, readers use the old shards
-
-
 def make_stats(job: Job) -> None:
     """Stage ``stats``: stats.json over every view of the cache."""
     split = read_table(job.cache.images, ["image", "split"]).set_index("image")["split"]
@@ -299,18 +276,6 @@ def make_stats(job: Job) -> None:
     write_json(job.cache.stats, result)
     if job.cache.stats.read_bytes() != text_before:
         job.computed["stats"] += len(result)
-
-
-def view_rows(cache: Cache, view: str) -> pd.DataFrame:
-    """The live rows of a view with all columns of its shards, sorted by image.
-
-    Raises:
-        UserError: there is no such view.
-    """
-    folder = cache.view(view)
-    rows = read_rows(folder, read_table(folder / INDEX_FILE))
-    names = ("image", *cropping.COLUMNS.names)
-    return pd.DataFrame({name: [] for name in names}) if rows is None else pd.DataFrame(rows.to_pandas())
 
 
 def check_accounts(cache: Cache) -> None:
@@ -359,7 +324,7 @@ def write_log(job: Job, command: str, seconds: float) -> None:
 
 def _write_dataset(job: Job, described: sources.Described) -> None:
     """Record what the cache is made from, before the first shard: an interrupted run goes on with the same settings."""
-    detectors = job.config.detect.detectors
+    detectors = job.config.detect.detectors if job.seeks_faces else ()
     job.cache.root.mkdir(parents=True, exist_ok=True)
     job.cache.write(
         {

@@ -58,10 +58,10 @@ def draw_sheet(
 
 
 def groups(view: View) -> list[tuple[str, list[int]]]:
-    """Captions and table rows of the sheet's rows: statuses other than ok, the classes, and images without a label."""
+    """Captions and table rows of the rows of a sheet: unusual statuses, the classes, and images without a label."""
     table = view.table
     found: list[tuple[str, list[int]]] = []
-    for status in sorted(set(table["status"]) - {"ok"}):
+    for status in sorted(set(table["status"]) - {"ok", "given"}):
         found.append((f"status: {status}", _where(table["status"] == status)))
     names = view.schema.class_names
     for label, name in enumerate(names):

@@ -20,7 +20,7 @@ from maskprep.job import (
     VIEW_FILE,
     Job,
     Wanted,
-    plain,
+    identity_changes,
     read_identity,
     want_crops,
     want_faces,
@@ -81,9 +81,10 @@ def survey(job: Job) -> Status:
         if gone:
             stages[0] = StageStatus(**{**vars(stages[0]), "why": _join(stages[0].why, f"{len(gone)} photos are gone")})
         upstream = bool(stages[0].why)
-        stages.append(_keyed(want_faces(job, images), cache.rows("detect")))
-        upstream = upstream or bool(stages[-1].why)
-        if overlap_identity(job.config.matte):
+        if job.seeks_faces:
+            stages.append(_keyed(want_faces(job, images), cache.rows("detect")))
+            upstream = upstream or bool(stages[-1].why)
+        if job.seeks_faces and overlap_identity(job.config.matte):
             stages.append(_overlaps(job, len(images), upstream))
             upstream = upstream or bool(stages[-1].why)
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)
@@ -178,24 +179,6 @@ def _labels(job: Job, schema: Schema, rows: int, upstream: bool) -> StageStatus:
         return StageStatus("labels", 0, rows, path.stat().st_size if path.is_file() else 0, error.message)
     current = inputs_of(path) == pipeline.labels_inputs(job, schema, fixes)
     return _table("labels", path, rows, current, upstream, "its schema or fixes changed")
-
-
-def identity_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """In words, how a stage's version, settings and weights differ from those its rows were made with."""
-    changes = []
-    if before.get("version") != now["version"]:
-        changes.append(f"version {before.get('version')} → {now['version']}")
-    for part in ("settings", "weights"):
-        old, new = before.get(part, {}), plain(now[part])
-        for key in sorted({*old, *new}):
-            if old.get(key) != new.get(key):
-                values = "changed" if part == "weights" else f"{_say(old.get(key))} → {_say(new.get(key))}"
-                changes.append(f"{key} {values}" if part == "settings" else f"weights of {key} {values}")
-    return changes
-
-
-def _say(value: Any) -> str:
-    return "none" if value is None else "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _join(*parts: str) -> str:
@@ -312,7 +295,9 @@ def _explain_mattes(job: Job, image: str) -> list[str]:
 
 def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:
     lines = []
-    stages = [(want_index(job), STAGE_FILE), (want_faces(job, images), STAGE_FILE)]
+    stages = [(want_index(job), STAGE_FILE)]
+    if job.seeks_faces:
+        stages.append((want_faces(job, images), STAGE_FILE))
     subjects = read_table(job.cache.subjects) if job.cache.subjects.is_file() else None
     if subjects is not None and list(subjects["image"]) == list(images["image"]):
         stages += [(want_crops(job, view, images, subjects), VIEW_FILE) for view in job.config.views]

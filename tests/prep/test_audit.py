@@ -27,6 +27,7 @@ from maskprep.errors import UserError
 from maskprep.faces.decisions import Decision
 from maskprep.job import open_job
 from maskprep.labels.schema import Schema
+from maskprep.pixels.crops import ViewSettings
 
 Work = tuple[Path, Path]
 TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})
@@ -240,11 +241,14 @@ def test_planted_faults_are_found_in_made_up_tables() -> None:
         for p in range(40)
         for k in range(3)
     ]
-    c = context(rows)
+    crops = pd.DataFrame({"image": [row["image"] for row in rows], "invented": 0.0, "margin": 0.35})
+    c = context(rows, views={"face": ViewSettings()}, crops={"face": crops})
     found = run_checks(c, [])
     scores = {s.fault: s for s in run_self_test(open_nothing(), Audit(c, found, [], set()))}
     assert set(scores) == set(FAULTS)
     assert scores["one photo under two people"].recall == 1
+    beyond = scores["crop beyond the photo"]
+    assert (beyond.recall, beyond.precision) == (1, 1) and beyond.found_by == f"crop_invented {beyond.planted}"
     assert "mattes" in scores["matte blanked"].not_run
     assert c.duplicates is None and (c.subjects["x0"] == 30).all(), "the tables themselves are not changed"
 

@@ -29,6 +29,7 @@ from maskprep.audit.measure import detail, jpeg_quality, measure
 from maskprep.audit.predictions import Predictions
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA, Schema
+from maskprep.pixels.crops import ViewSettings
 
 LARGE = (5.0, 5.0, 60.0, 75.0)
 WIDE = (120.0, 120.0, 280.0, 320.0)
@@ -88,6 +89,30 @@ def test_the_one_that_is_wrong_is_found_and_no_other(name: str, wrong: dict[str,
 def test_every_check_has_a_name_a_kind_and_a_sentence() -> None:
     for name, check in CHECKS.items():
         assert check.name == name and check.about.endswith(".") and len(check.about) < 110
+
+
+def test_the_more_of_a_crop_is_invented_the_worse() -> None:
+    shares = {"0.jpg": 0.0, "1.jpg": 0.09, "2.jpg": 0.12, "3.jpg": 0.3, "4.jpg": 0.9}
+    crops = pd.DataFrame({"image": list(shares), "invented": list(shares.values()), "margin": 0.35})
+    views = {"face": ViewSettings(), "mirror": ViewSettings(border="reflect")}
+    rows = [photo(image) for image in shares]
+    found = severities(context(rows, views=views, crops={"face": crops}), "crop_invented")
+    assert set(found) == {"2.jpg", "3.jpg", "4.jpg"}
+    assert 0.3 < found["2.jpg"] < 0.5 < found["3.jpg"] < found["4.jpg"] == 0.9
+    worst = context(rows, views=views, crops={"face": crops.assign(invented=0.0), "mirror": crops})
+    assert severities(worst, "crop_invented") == found
+    [detail] = [d for i, _, d in CHECKS["crop_invented"].find(worst) if i == "3.jpg"]
+    assert detail == "30% of the crop of view 'mirror' lies outside the photo (a mirror image)"
+
+
+def test_without_views_of_faces_nothing_is_a_face() -> None:
+    whole: dict[str, Any] = {"status": "given", "box": (0.0, 0.0, 40.0, 40.0), "width": 40, "height": 40}
+    rows = [photo(f"{i}.jpg", **whole, faces=[], points=None) for i in range(9)]
+    dark = photo("dark.jpg", **whole, faces=[], points=None, high=0.1, low=0.01)
+    c = context([*rows, dark], views={"whole": ViewSettings(crop="none")})
+    [(image, _, detail)] = CHECKS["dark"].find(c)
+    assert (image, detail) == ("dark.jpg", "95% of the photo is darker than 10%")
+    assert not [name for name, check in CHECKS.items() if check.kind == "faces" and severities(c, name)]
 
 
 def test_detectors_disagree() -> None:

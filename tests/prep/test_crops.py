@@ -16,7 +16,8 @@ PHOTO = (300, 400)
 
 
 def transform(photo: tuple[int, int] = PHOTO, box: tuple[float, ...] | None = BOX, points=None, **settings):  # type: ignore[no-untyped-def]
-    return transform_for(ViewSettings(**settings), photo, box, points)  # type: ignore[arg-type]
+    view = ViewSettings(**{"border": "reflect", **settings})  # type: ignore[arg-type]
+    return transform_for(view, photo, box, points)
 
 
 def ramp(height: int, width: int) -> np.ndarray:

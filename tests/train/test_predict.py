@@ -411,6 +411,56 @@ def test_a_picture_in_memory_is_cut_like_a_photo(
     assert nothing == [live.Subject("no_face", None, nothing[0].reason)] and nothing[0].crops == {}
 
 
+@pytest.mark.parametrize("align", ["none", "eyes"])
+def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
+    portrait: Pixels, tmp_path: Path, align: str
+) -> None:
+    from maskprep import pipeline
+    from maskprep.crop_stage import view_rows
+    from maskprep.store.cache import Cache
+    from maskprep.store.weights import locate
+
+    try:
+        locate("yunet")
+    except UserError:
+        pytest.skip("the weights of YuNet are not here")
+    settings = {"detect": {"detectors": ["yunet"]}, "views": {"v": {"size": 48, "margin": 0.9, "align": align}}}
+    photo = np.ascontiguousarray(portrait[20:220, 80:220])
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo).save(tmp_path / "photos/a.png")
+    pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1)
+    assert view_rows(Cache(tmp_path / "cache"), "v")["margin"].iloc[0] < 0.6, "it was shrunk"
+    manual = Manual({}, (Input("v", (48, 48), {}),), (), settings, 0)
+    with live.open_eye(manual) as eye:
+        subject = eye.look(photo)[0]
+    assert np.array_equal(subject.crops["v"], open_view(tmp_path / "cache", "v").gather([0])[0])
+
+
+@pytest.mark.parametrize("crop", ["none", "centre"])
+def test_no_faces_are_looked_for_where_the_model_sees_whole_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str
+) -> None:
+    from maskprep import pipeline
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("faces were looked for")
+
+    monkeypatch.setattr("maskprep.faces.detect.open_detectors", refuse)
+    monkeypatch.setattr(live, "open_detectors", refuse)
+    settings = {"views": {"v": {"size": 32, "crop": crop}, "face": {"size": 32}}}
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo).save(tmp_path / "photos/a.png")
+    pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1)
+    manual = Manual({}, (Input("v", (32, 32), {}),), (), settings, 0)
+    with live.open_eye(manual) as eye:
+        [subject] = eye.look(photo, everyone=True)
+    row = pd.read_parquet(tmp_path / "cache/subjects.parquet").iloc[0]
+    assert (subject.status, subject.reason) == (row["status"], row["reason"]) == ("given", row["reason"])
+    assert subject.box == tuple(row[c] for c in watch.BOX) == (0, 0, 90, 60)
+    assert np.array_equal(subject.crops["v"], open_view(tmp_path / "cache", "v").gather([0])[0])
+
+
 def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
     portrait: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ class Context:
         detectors: how many looked at each photo.
         choose: how subjects were chosen.
         views: geometry of the views that were cut.
+        crops: image, invented and margin of the crops of each of them (see :func:`maskprep.crop_stage.geometry`).
         measures: image and the columns of :mod:`maskprep.audit.measure`.
         patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
         embeddings: float64 [n, d], vectors of these faces by a network, NaN where it saw none; None without one.
@@ -101,6 +102,7 @@ class Context:
     duplicates: pd.DataFrame | None = None
     predictions: tuple[Predictions, ...] = ()
     twins: frozenset[str] = frozenset()
+    crops: dict[str, pd.DataFrame] = field(default_factory=dict)
     _memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[Context], T]) -> T:
@@ -109,6 +111,11 @@ class Context:
             self._memory[name] = compute(self)
         found: T = self._memory[name]
         return found
+
+    @property
+    def shows_faces(self) -> bool:
+        """Whether faces were looked for; without them no scene has a box."""
+        return not self.views or any(view.crop == "face" for view in self.views.values())
 
     @cached_property
     def scenes(self) -> dict[str, Scene]:
@@ -121,13 +128,14 @@ class Context:
         for image, person, width, height, error, status, reason, *box, points in zip(*columns, strict=True):
             if isinstance(error, str):
                 continue
+            boxed = self.shows_faces and not pd.isna(box[0])
             found[image] = Scene(
                 image,
                 person if isinstance(person, str) else None,
                 float(width),
                 float(height),
                 str(status),
-                None if pd.isna(box[0]) else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+                (float(box[0]), float(box[1]), float(box[2]), float(box[3])) if boxed else None,
                 None if points is None or np.ndim(points) == 0 else np.reshape(points, (4, 2)).astype(np.float64),
                 reason if isinstance(reason, str) else "",
                 tuple(chooser.candidates(image)),

@@ -16,6 +16,7 @@ from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.measure import make_measures
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.rulings import State, settled, states
+from maskprep.crop_stage import geometry
 from maskprep.faces.decisions import read_decisions, waived
 from maskprep.job import Job
 from maskprep.labels.schema import Schema
@@ -84,6 +85,7 @@ def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
     known = set(images["image"])
     runs = tuple(read_predictions(path, schema, known) for path in predictions)
     measures, patches = make_measures(job, images, subjects)
+    views = {name: view for name, view in job.config.views.items() if name in cache.views()}
     return Context(
         images,
         read_table(cache.faces),
@@ -92,7 +94,7 @@ def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
         schema,
         len(job.config.detect.detectors),
         job.config.choose,
-        {name: view for name, view in job.config.views.items() if name in cache.views()},
+        views,
         measures,
         patches,
         make_embeddings(job, images, subjects, measures["image"].tolist()),
@@ -100,6 +102,7 @@ def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
         _duplicates(cache, images),
         runs,
         twins(job.root, images["image"].tolist()),
+        {name: geometry(cache, name, view, images) for name, view in views.items()},
     )
 
 

@@ -51,6 +51,8 @@ def likeness(c: Context) -> Likeness:
     Raises:
         NotRunError: too few people or photos to know what alike means.
     """
+    if not c.shows_faces:
+        raise NotRunError("no view shows faces, so none were looked for")
     rows = [
         (i, image, c.person_of[image])
         for i, image in enumerate(c.measures["image"])

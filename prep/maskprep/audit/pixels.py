@@ -18,6 +18,11 @@ GREY = 0.03
 """Distance from grey that 95% of a colourless photo stay below."""
 
 
+def _seen(c: Context) -> str:
+    """What was measured, for people."""
+    return "face" if c.shows_faces else "photo"
+
+
 def _column(c: Context, name: str) -> dict[str, float]:
     """image -> value, for photos of which it is known."""
     return {i: float(v) for i, v in zip(c.measures["image"], c.measures[name], strict=True) if not pd.isna(v)}
@@ -65,7 +70,7 @@ def dark(c: Context) -> Iterable[Hit]:
     """Even the bright parts of the face are dark."""
     for image, value in _column(c, "high").items():
         if severity := ramp(value, 0.35, 0.1, 0.3, 0.9):
-            yield image, severity, f"95% of the face is darker than {value:.0%}"
+            yield image, severity, f"95% of the {_seen(c)} is darker than {value:.0%}"
 
 
 @check("bright", "pixels", "The face is overexposed.")
@@ -73,7 +78,7 @@ def bright(c: Context) -> Iterable[Hit]:
     """Even the dark parts of the face are bright."""
     for image, value in _column(c, "low").items():
         if severity := ramp(value, 0.65, 0.95, 0.3, 0.9):
-            yield image, severity, f"95% of the face is brighter than {value:.0%}"
+            yield image, severity, f"95% of the {_seen(c)} is brighter than {value:.0%}"
 
 
 @check("low_contrast", "pixels", "The face has hardly any contrast.")
@@ -82,7 +87,7 @@ def low_contrast(c: Context) -> Iterable[Hit]:
     high = _column(c, "high")
     for image, low in _column(c, "low").items():
         if severity := ramp(high[image] - low, 0.2, 0.03, 0.3, 0.9):
-            yield image, severity, f"the face's luma spans {high[image] - low:.0%}"
+            yield image, severity, f"the {_seen(c)}'s luma spans {high[image] - low:.0%}"
 
 
 @check("compressed", "pixels", "Heavy JPEG compression.")
@@ -119,6 +124,18 @@ def upscaled(c: Context) -> Iterable[Hit]:
                 factor = min(view.size) / max(1e-6, side * (1 + 2 * view.margin))
                 if severity := ramp(factor, 2.0, 6.0, 0.3, 0.8):
                     yield image, severity, f"the crop of view '{name}' enlarges it {factor:.1f} times"
+
+
+@check("crop_invented", "pixels", "A part of the crop was never photographed.")
+def crop_invented(c: Context) -> Iterable[Hit]:
+    """Share of the crop that lies outside the photo, in the worst view."""
+    for name, crops in c.crops.items():
+        for image, share in zip(crops["image"], crops["invented"], strict=True):
+            if severity := ramp(float(share), 0.1, 0.5, 0.35, 0.9):
+                filling = {"inside": "the photo's edge colour", "reflect": "a mirror image", "constant": "black"}
+                border = c.views[name].border
+                what = filling.get(border, f"border {border}")
+                yield image, severity, f"{share:.0%} of the crop of view '{name}' lies outside the photo ({what})"
 
 
 @check("odd_size", "pixels", "The photo's shape or size is unlike the others'.")

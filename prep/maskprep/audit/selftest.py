@@ -249,8 +249,7 @@ def stranger(bench: Bench) -> Planted:
     chosen = bench.draw(several, "photos of people with three or more")
     moved = {}
     for image in chosen:
-        others = [i for i in several if c.person_of[i] != c.person_of[image] and i not in chosen]
-        if not others:
+        if not (others := [i for i in several if c.person_of[i] != c.person_of[image] and i not in chosen]):
             raise NotRunError("there is nobody else")
         moved[image] = others[int(bench.random.integers(len(others)))]
     source = [moved.get(image, image) for image in c.images["image"]]
@@ -260,8 +259,7 @@ def stranger(bench: Bench) -> Planted:
     new_images[fields] = images.loc[source, fields].to_numpy()
     for name in ("width", "height"):
         new_images[name] = pd.to_numeric(new_images[name])
-    new_subjects = subjects.loc[source].reset_index(drop=True)
-    new_subjects.insert(0, "image", c.images["image"])
+    new_subjects = subjects.loc[source].reset_index(drop=True).assign(image=c.images["image"])
     kept = c.faces[~c.faces["image"].isin(chosen)]
     taken = [c.faces[c.faces["image"] == other].assign(image=image) for image, other in moved.items()]
     at = {image: i for i, image in enumerate(c.measures["image"])}
@@ -334,9 +332,8 @@ def swapped(bench: Bench) -> Planted:
 def wrong_person_label(bench: Bench) -> Planted:
     """All photos of some people have another value of what is a person's, such as gender."""
     c = bench.context
-    attribute = next(
-        (a for a in c.schema.attributes if not a.bins and (k := classes_of(c, a)) and of_people(c, k)), None
-    )
+    named = (a for a in c.schema.attributes if not a.bins)
+    attribute = next((a for a in named if (k := classes_of(c, a)) and of_people(c, k)), None)
     if attribute is None or len(attribute.classes) < 2:
         raise NotRunError("no label with classes is the same on all photos of a person")
     classes = classes_of(c, attribute)
@@ -357,25 +354,34 @@ def copied(bench: Bench) -> Planted:
     """The table of duplicates lists pairs of different people."""
     c = bench.context
     chosen = bench.draw(bench.clean, "photos without a finding")
-    pairs = list(zip(chosen[::2], chosen[1::2], strict=False))
-    rows = [
-        (a, b, "exact", 0, c.person_of.get(a) == c.person_of.get(b), c.split_of[a], c.split_of[b]) for a, b in pairs
-    ]
+    pairs, who, split = list(zip(chosen[::2], chosen[1::2], strict=False)), c.person_of.get, c.split_of
+    rows = [(a, b, "exact", 0, who(a) == who(b), split[a], split[b]) for a, b in pairs]
     names = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]
     planted = pd.DataFrame(rows, columns=names)
     table = planted if c.duplicates is None else pd.concat([c.duplicates, planted], ignore_index=True)
     return dataclasses.replace(c, duplicates=table, _memory={}), {image for pair in pairs for image in pair}
 
 
-def _with_mattes(bench: Bench, **wrong: Any) -> Planted:
-    c = bench.context
-    if not c.mattes:
-        raise NotRunError("no view has mattes")
-    view, table = next(iter(c.mattes.items()))
-    chosen = set(bench.draw([i for i in table["image"] if i in set(bench.clean)], "mattes without a finding"))
+def _replaced(bench: Bench, tables: dict[str, Any], what: str, **wrong: Any) -> tuple[dict[str, Any], set[str]]:
+    """The tables of all views, with other values for some images of the first one."""
+    if not tables:
+        raise NotRunError(f"no view has {what}")
+    view, table = next(iter(tables.items()))
+    chosen = set(bench.draw([i for i in table["image"] if i in set(bench.clean)], f"{what} without a finding"))
     mask = table["image"].isin(chosen)
-    changed = table.assign(**{name: table[name].mask(mask, value) for name, value in wrong.items()})
-    return dataclasses.replace(c, mattes={**c.mattes, view: changed}, _memory={}), chosen
+    return {**tables, view: table.assign(**{n: table[n].mask(mask, v) for n, v in wrong.items()})}, chosen
+
+
+@fault("crop beyond the photo")
+def beyond(bench: Bench) -> Planted:
+    """The numbers of a crop of which more than a third was never photographed."""
+    crops, chosen = _replaced(bench, bench.context.crops, "crops", invented=0.35)
+    return dataclasses.replace(bench.context, crops=crops, _memory={}), chosen
+
+
+def _with_mattes(bench: Bench, **wrong: Any) -> Planted:
+    mattes, chosen = _replaced(bench, bench.context.mattes, "mattes", **wrong)
+    return dataclasses.replace(bench.context, mattes=mattes, _memory={}), chosen
 
 
 @fault("matte blanked")
@@ -388,8 +394,6 @@ def blanked(bench: Bench) -> Planted:
 def inverted(bench: Bench) -> Planted:
     """The numbers of a matte that keeps the background and removes the person."""
     made, chosen = _with_mattes(bench, face_coverage=0.0, border_share=1.0)
-    view = next(iter(made.mattes))
-    table = made.mattes[view]
-    mask = table["image"].isin(chosen)
-    made.mattes[view] = table.assign(coverage=table["coverage"].mask(mask, 1 - table["coverage"]))
+    table = next(iter(made.mattes.values()))
+    table["coverage"] = table["coverage"].mask(table["image"].isin(chosen), 1 - table["coverage"])
     return made, chosen

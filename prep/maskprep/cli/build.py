@@ -47,10 +47,18 @@ def crop(
         str | None, typer.Option(help="none, eyes (level) or similarity (fit keypoints).", show_default="none")
     ] = None,
     crop: Annotated[
-        str | None, typer.Option("--crop", help="face, or as baselines: centre, none.", show_default="face")
+        str | None,
+        typer.Option(
+            "--crop", help="face; or without looking for faces: centre, none (the whole photo).", show_default="face"
+        ),
     ] = None,
     border: Annotated[
-        str | None, typer.Option(help="Beyond the photo: reflect, replicate, constant or blur.", show_default="reflect")
+        str | None,
+        typer.Option(
+            help="inside moves and shrinks a crop into the photo; beyond it, others invent: reflect, replicate, "
+            "constant or blur.",
+            show_default="inside",
+        ),
     ] = None,
     zoom: Annotated[
         float | None,

@@ -159,6 +159,11 @@ def by_image(decisions: Iterable[Decision], contents: dict[str, str]) -> tuple[d
     return found, lost
 
 
+def ruling_reason(decision: Decision) -> str:
+    """Why a ruling was made: the person's words, or who made it."""
+    return decision.reason or f"ruled {decision.verdict}" + (f" by {decision.by}" if decision.by else "")
+
+
 def rule(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Choice, str]:
     """Apply a ruling to the automatic choice.
 
@@ -167,7 +172,7 @@ def rule(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Cho
         and in that case why.
     """
     expected = parse_box(decision.expected)
-    reason = decision.reason or f"ruled {decision.verdict}" + (f" by {decision.by}" if decision.by else "")
+    reason = ruling_reason(decision)
     if choice.status == "unreadable":
         return choice, "" if decision.verdict == "drop" else "the photo cannot be read"
     if decision.verdict == "face":

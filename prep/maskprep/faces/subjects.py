@@ -24,14 +24,17 @@ from maskprep.faces.choice import (
     merge,
     place,
 )
-from maskprep.faces.decisions import Decision, by_image, rule
+from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
 from maskprep.faces.detect import detections_by_image
 from maskprep.faces.words import not_faces
 from maskprep.store.tables import schema_of
 
 VERSION = 4
 
-STATUSES = ("ok", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
+STATUSES = ("ok", "given", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
+
+NOT_SOUGHT = "the whole photo: no view shows faces, so none were looked for"
+"""Reason of the status ``given`` where the whole photo is the subject."""
 
 TABLE = schema_of(
     [
@@ -66,6 +69,8 @@ class Subjects:
         settings: how to choose.
         decisions: a person's rulings, in order.
         stale: filled with sentences about rulings that were not applied.
+        sought: whether faces were looked for. If not, the subject of every photo is the whole photo (status
+            ``given``), and of a person's rulings only those that drop a photo count.
     """
 
     images: pd.DataFrame
@@ -74,6 +79,7 @@ class Subjects:
     settings: ChooseSettings
     decisions: Sequence[Decision] = ()
     stale: list[str] = field(default_factory=list)
+    sought: bool = True
 
     def __post_init__(self) -> None:
         detections = detections_by_image(self.faces)
@@ -130,6 +136,9 @@ class Subjects:
         decision = self._ruled.get(image)
         if decision is None:
             return choice
+        if not self.sought:
+            dropped = decision.verdict == "drop" and choice.status != "unreadable"
+            return Choice("dropped", reason=ruling_reason(decision)) if dropped else choice
         ruled, stale = rule(decision, choice, self._faces.get(image, []))
         if not stale and ruled.box is not None and not _inside(ruled.box, self._rows[image]):
             ruled, stale = choice, "the box lies outside the photo or beyond three times its size"
@@ -143,6 +152,8 @@ class Subjects:
         if not self._readable(image):
             detail = f": {row.detail}" if isinstance(row.detail, str) else ""
             return Choice("unreadable", reason=f"{row.error}{detail}")
+        if not self.sought:
+            return Choice("given", box=(0.0, 0.0, float(row.width), float(row.height)), reason=NOT_SOUGHT)
         faces: list[Face] = self._faces.get(image, [])
         return choose(faces, row.width, row.height, *self.context(image), self.settings)
 

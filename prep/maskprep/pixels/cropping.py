@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.pixels.crops import ViewSettings, transform_for, warp
+from maskprep.pixels.crops import ViewSettings, cut
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
@@ -29,6 +29,8 @@ FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS)
 COLUMNS = schema_of(
     [
         ("transform", pa.list_(pa.float64(), 6)),
+        ("invented", pa.float64()),
+        ("margin", pa.float64()),
         *((f"sum_{c}", pa.int64()) for c in CHANNELS),
         *((f"sumsq_{c}", pa.int64()) for c in CHANNELS),
         ("count", pa.int64()),
@@ -37,7 +39,9 @@ COLUMNS = schema_of(
         ("fg_count", pa.int64()),
     ]
 )
-"""Rows of a view's shards, besides image, key and row. The fg columns are null without a matte."""
+"""Rows of a view's shards, besides image, key and row. transform, invented, margin: as in
+:class:`~maskprep.pixels.crops.Cut`; shards of earlier versions lack the last two. The fg columns are null without a
+matte."""
 
 
 def rows_per_shard(size: tuple[int, int]) -> int:
@@ -71,11 +75,11 @@ class CropStage:
             except PhotoError:
                 return None
             points = None if row["keypoints"] is None else np.reshape(row["keypoints"], (4, 2))
-            transform = transform_for(self.view, photo.shape[:2], row["box"], points)
-            if transform is None:
+            made = cut(photo, self.view, row["box"], points)
+            if made is None:
                 return None
-            pixels = warp(photo, transform, self.view.size, self.view.border)
-            return {"transform": transform.ravel().tolist(), **sums(pixels)}, pixels
+            about = {"transform": made.transform.ravel().tolist(), "invented": made.invented, "margin": made.margin}
+            return {**about, **sums(made.pixels)}, made.pixels
 
         yield compute
 

@@ -1,12 +1,14 @@
 """Crop geometry: from a face box to a 2x3 transform, and from a photo to a crop in one warp.
 
 The crop is always sampled from the photo's own pixels. Shrinking averages over the covered area, so a large face does
-not alias; the transform is stored, so any point can be mapped from photo to crop and back.
+not alias; the transform is stored, so any point can be mapped from photo to crop and back. What of a crop no photo
+shows is counted (:func:`invented_share`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +17,15 @@ from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
+from maskprep.pixels.fitting import Region, is_inside, move_inside, share_outside
 
 Transform = NDArray[np.float64]
 """float [2, 3]: homogeneous photo pixel -> crop pixel, both with the corner of the first pixel at (0, 0)."""
 
 CROPS = ("face", "centre", "none")
 ALIGNS = ("none", "eyes", "similarity")
-BORDERS = ("reflect", "replicate", "constant", "blur")
+INSIDE, REFLECT = "inside", "reflect"
+BORDERS = (INSIDE, REFLECT, "replicate", "constant", "blur")
 MAX_SIZE = 2048
 MAX_SAMPLES = 1 << 26
 
@@ -41,8 +45,10 @@ class ViewSettings:
             takes centre and scale from the keypoints instead of the box.
         crop: ``face``; or, as baselines, ``centre`` (the largest centred rectangle of the crop's shape) and ``none``
             (the whole photo, stretched).
-        border: what lies beyond the photo's border: its mirror image, its edge, black, or a blurred mirror image
-            that no face can be seen in.
+        border: ``inside`` moves a crop that reaches beyond the photo into it, then shrinks it
+            (:mod:`maskprep.pixels.fitting`); the little that may be left takes the colour of the photo's edge. The
+            others leave the crop where it is and invent what lies beyond: ``reflect`` a mirror image, ``replicate``
+            the edge, ``constant`` black, ``blur`` a blurred mirror image that no face can be seen in.
         zoom: of ``centre``, how many times larger it shows the middle, at least 1: a photo of H x W pixels resized to
             A x B and cropped to the middle h x w is ``size: hxw`` with a zoom of ``min(A / h, B / w)``.
 
@@ -54,7 +60,7 @@ class ViewSettings:
     margin: float = 0.35
     align: str = "none"
     crop: str = "face"
-    border: str = "reflect"
+    border: str = INSIDE
     zoom: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +127,16 @@ def transform_for(
         return _similarity(photo[1] / 2, photo[0] / 2, scale, 0.0, view.size)
     if box is None:
         return None
+    region, _ = _region(view, box, keypoints)
+    if view.border == INSIDE and not is_inside(region, photo):
+        region = move_inside(region, photo, box)
+    return _similarity(region.cx, region.cy, width / region.width, region.angle, view.size)
+
+
+def _region(
+    view: ViewSettings, box: tuple[float, float, float, float], keypoints: NDArray[np.float64] | None
+) -> tuple[Region, float]:
+    """The part of the photo that a crop of a face is to show, margin included, and the face's longer side."""
     cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     side = max(box[2] - box[0], box[3] - box[1], 1.0)
     angle = 0.0
@@ -129,8 +145,80 @@ def transform_for(
         angle = math.atan2(dy, dx)
     elif keypoints is not None and view.align == "similarity":
         cx, cy, side, angle = _fit_template(keypoints)
+    height, width = view.size
     scale = min(height, width) / (side * (1 + 2 * view.margin))
-    return _similarity(cx, cy, scale, angle, view.size)
+    return Region(cx, cy, width / scale, height / scale, angle), side
+
+
+def shows_photo_only(
+    view: ViewSettings,
+    photo: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> bool:
+    """Whether a crop lies within the photo where the margin puts it, so that every border gives the same pixels.
+
+    Args:
+        view, photo, box, keypoints: as for :func:`transform_for`.
+    """
+    return view.crop != "face" or box is None or is_inside(_region(view, box, keypoints)[0], photo)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One crop.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        transform: photo -> crop.
+        invented: share of the crop that lies outside the photo, 0..1.
+        margin: what is around the face on each side, the mean of both, relative to its longer side; None where the
+            crop is not of a face. Less than the view's where the crop had to be shrunk.
+    """
+
+    pixels: Pixels
+    transform: Transform
+    invented: float
+    margin: float | None
+
+
+def cut(
+    photo: Pixels,
+    view: ViewSettings,
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> Cut | None:
+    """Cut one crop out of a photo; None when the view needs a face and there is none.
+
+    Args:
+        photo: uint8 [h, w, 3], upright.
+        view, box, keypoints: as for :func:`transform_for`.
+    """
+    shape = (photo.shape[0], photo.shape[1])
+    transform = transform_for(view, shape, box, keypoints)
+    if transform is None:
+        return None
+    border, margin = view.border, None
+    if border == INSIDE:  # where nothing is invented, as every view before this border was cut: byte for byte
+        border = REFLECT if shows_photo_only(view, shape, box, keypoints) else "replicate"
+    if view.crop == "face" and box is not None:
+        scale = math.hypot(transform[0, 0], transform[1, 0])
+        margin = (min(view.size) / scale / _region(view, box, keypoints)[1] - 1) / 2
+    pixels = warp(photo, transform, view.size, border)
+    return Cut(pixels, transform, invented_share(transform, shape, view.size), margin)
+
+
+def invented_share(transform: Transform, photo: Sequence[float], size: tuple[int, int]) -> float:
+    """Share of a crop that lies outside its photo, 0..1: exact, by cutting the photo's outline with the crop's.
+
+    Args:
+        transform: photo -> crop.
+        photo: height and width of the photo.
+        size: height and width of the crop.
+    """
+    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
+    outline = [(float(x), float(y)) for x, y in map_points(transform, corners)]
+    return share_outside(outline, float(size[1]), float(size[0]))
 
 
 def _similarity(cx: float, cy: float, scale: float, angle: float, size: tuple[int, int]) -> Transform:

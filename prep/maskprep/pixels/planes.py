@@ -95,6 +95,25 @@ def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int,
     return len(everything)
 
 
+def forget_lost(folder: Path, live: pd.DataFrame) -> None:
+    """Take mattes that went with their crops out of mattes.parquet.
+
+    Args:
+        folder: of the view.
+        live: its crops: image, key, shard, row.
+    """
+    if not (folder / MATTES).is_file():
+        return
+    known = read_table(folder / MATTES)
+    here = live.merge(committed(folder)[["image", "shard", "row"]], on=["image", "shard", "row"])
+    left = known.merge(here[["image", "key"]], on=["image", "key"])
+    if left.empty:
+        (folder / MATTES).unlink()
+    elif len(left) < len(known):
+        inputs = fingerprint("mattes left", left[["image", "key"]].to_numpy().tolist())
+        write_table(folder / MATTES, table(left, str(left["model"].iloc[0])), inputs=inputs)
+
+
 Place = tuple[str, str, int, int]
 """image, key of its matte, shard and row of its pixels."""
 

@@ -93,7 +93,7 @@ def read_rows(folder: Path, live: pd.DataFrame) -> pa.Table | None:
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
         order.extend(int(i) for i in rows.index)
-    table = pa.concat_tables(parts)
+    table = pa.concat_tables(parts, promote_options="default")  # a newer version's shards may have more columns
     return table.take(pa.array(np.argsort(np.asarray(order))))
 
 

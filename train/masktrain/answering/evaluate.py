@@ -208,7 +208,7 @@ def _warnings(asked: Questions, pictures: View, predictor: Predictor, data: dict
                 " this is not a score on people it never saw."
             )
     geometry = predictor.manual.inputs[0].geometry
-    differs = [k for k in ("margin", "align", "alignment") if geometry.get(k) != pictures.info.get(k)]
+    differs = [k for k in ("crop", "margin", "align", "border") if geometry.get(k) != pictures.info.get(k)]
     if differs:
         found.append(f"The crops were made with another {' and '.join(differs)} than those the run was trained on.")
     return found

@@ -19,10 +19,11 @@ from maskprep.errors import UserError
 from maskprep.faces.choice import CREDIBLE, Box, Choice, Face, candidates, choose, group, habit, merge, place
 from maskprep.faces.detectors import Detection, Find, open_detectors
 from maskprep.faces.ladder import climb, sharpness
+from maskprep.faces.subjects import NOT_SOUGHT
 from maskprep.photos.decode import Pixels
 from maskprep.pixels import matte_models
 from maskprep.pixels.composite import Background
-from maskprep.pixels.crops import transform_for, warp
+from maskprep.pixels.crops import cut
 from maskprep.pixels.mattes import matte_crop
 from maskprep.pixels.matting import Predict, matte_of, open_model
 from maskprep.pixels.overlap import overlap
@@ -57,11 +58,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Eye:
-    """Detectors and, where a model needs mattes, what makes these; opened by :func:`open_eye`."""
+    """Detectors (None where faces are not looked for) and, where a model needs mattes, what makes these; opened by
+    :func:`open_eye`."""
 
     manual: Manual
     config: configuration.Config
-    find: Find
+    find: Find | None
     matte: tuple[Predict, matte_models.LocalModel] | None
 
     def look(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
@@ -74,7 +76,9 @@ class Eye:
             At least one; without crops where there is no face and the settings do not take the whole picture.
         """
         height, width = pixels.shape[:2]
-        faces = self._faces(pixels)
+        if self.find is None:
+            return [self._subject(pixels, Choice("given", box=(0.0, 0.0, width, height), reason=NOT_SOUGHT), None)]
+        faces = self._faces(pixels, self.find)
         first = candidates(faces, width, height)
         usual = habit([place(first[0].face.box, width, height)]) if first else None
         choice = choose(faces, width, height, None, usual, self.config.choose)
@@ -89,13 +93,13 @@ class Eye:
                     found.append(self._subject(pixels, other, candidate.mark))
         return found
 
-    def _faces(self, pixels: Pixels) -> list[Face]:
+    def _faces(self, pixels: Pixels, find: Find) -> list[Face]:
         settings = self.config.detect
 
         def keep(face: Detection) -> bool:
             return face.score >= settings.threshold(face.detector)
 
-        seen = [s.face for s in climb(pixels, self.find, keep, len(settings.detectors))]
+        seen = [s.face for s in climb(pixels, find, keep, len(settings.detectors))]
         sharp = [Detection(f.detector, f.score, f.box, f.keypoints, sharpness(pixels, f.box)) for f in seen]
         groups = group(sharp)
         if len(groups) > 1:
@@ -122,16 +126,17 @@ class Eye:
         shape = (pixels.shape[0], pixels.shape[1])
         for wanted in self.manual.inputs:
             view = self.config.views[wanted.view]
-            transform = transform_for(view, shape, choice.box, choice.keypoints)
-            if transform is None:
+            made = cut(pixels, view, choice.box, choice.keypoints)
+            if made is None:
                 return Subject(choice.status, choice.box, choice.reason, mark=mark)
-            crop = warp(pixels, transform, view.size, view.border)
+            crop = made.pixels
             if wanted.matted and self.matte is not None and self.config.matte is not None:
                 predict, model = self.matte
                 force = choice.status in (*SEEN, OTHER)
-                made = matte_crop(predict, model, self.config.matte, crop, pixels, transform, shape, choice.box, force)
-                alphas[wanted.view] = made.alpha
-                held = _Held(crop, made.alpha, made.status)
+                box = choice.box if self.find is not None else None
+                matte = matte_crop(predict, model, self.config.matte, crop, pixels, made.transform, shape, box, force)
+                alphas[wanted.view] = matte.alpha
+                held = _Held(crop, matte.alpha, matte.status)
                 crop = crop.copy()[None]
                 Background(wanted.background, wanted.colour).lay(held, crop, np.zeros(1, np.int64), None)
                 crop = crop[0]
@@ -170,6 +175,7 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
     if lost := [i.view for i in manual.inputs if i.view not in config.views]:
         raise UserError(f"The settings hold no view '{lost[0]}', only: {', '.join(config.views)}.")
     lowest = {n: min(config.detect.low, config.detect.threshold(n)) for n in config.detect.detectors}
+    sought = any(config.needs_faces(i.view, i.matted) for i in manual.inputs)
     with contextlib.ExitStack() as stack:
         matte = None
         if any(i.matted for i in manual.inputs) and config.matte is None:
@@ -177,7 +183,7 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
         if config.matte is not None and (config.matte.chooses or any(i.matted for i in manual.inputs)):
             model = matte_models.locate(config.matte.model)
             matte = (stack.enter_context(open_model(model, runtime=config.matte.runtime)), model)
-        find = stack.enter_context(open_detectors(list(config.detect.detectors), lowest))
+        find = stack.enter_context(open_detectors(list(config.detect.detectors), lowest)) if sought else None
         yield Eye(manual, config, find, matte)
 
 

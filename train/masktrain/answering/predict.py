@@ -349,4 +349,4 @@ def _draw(photo: Path, mark: drawing.Mark, file: Path) -> bool:
 
 def _why(status: str | None) -> str:
     """Why an image has no crop; a status that would let it have one means that it is not there yet."""
-    return status if status and status not in ("ok", "rescued", "decided") else "no_crop"
+    return status if status and status not in ("ok", "given", "rescued", "decided") else "no_crop"

@@ -29,7 +29,7 @@ MARGIN = 2.0
 PEOPLE = 5
 """So many people with the most errors are one kind."""
 
-SURE = ("ok", "decided")
+SURE = ("ok", "given", "decided")
 LABELS = ("label_pattern", "label_path", "label_person", "label_picture", "model_label_issue", "model_often_wrong")
 """Checks of audit that say that a label may be wrong."""
 
