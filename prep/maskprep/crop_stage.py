@@ -150,7 +150,7 @@ def remarks(
     filled = _filled(images, subjects)
     if filled >= FILLED * total:
         said += f" In {filled} photos the face fills most of the photo; they seem to be cropped already."
-        ways = "" if settings.margin <= 0 else ", or at the face with --margin 0"
+        ways = "" if settings.margin <= 0 else ", or at the face with --margin 0" + " --border inside" * (not inside)
         advice = f"To take them whole: maskprep crop {where} --crop none{ways}"
     return [f"{said} {advice}"]
 

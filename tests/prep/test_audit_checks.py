@@ -105,6 +105,15 @@ def test_the_more_of_a_crop_is_invented_the_worse() -> None:
     assert detail == "30% of the crop of view 'mirror' lies outside the photo (a mirror image)"
 
 
+def test_a_crop_that_was_shrunk_enlarges_more() -> None:
+    """A face of 50 pixels: 224 / (50 * 1.7) is 2.6 times, without the margin 4.5 times."""
+    crops = pd.DataFrame({"image": ["0.jpg"], "invented": 0.0, "margin": 0.0})
+    c = context([photo("0.jpg")], views={"face": ViewSettings()})
+    shrunk = context([photo("0.jpg")], views={"face": ViewSettings()}, crops={"face": crops})
+    assert [detail for *_, detail in CHECKS["upscaled"].find(c)] == ["the crop of view 'face' enlarges it 2.6 times"]
+    assert [d for *_, d in CHECKS["upscaled"].find(shrunk)] == ["the crop of view 'face' enlarges it 4.5 times"]
+
+
 def test_without_views_of_faces_nothing_is_a_face() -> None:
     whole: dict[str, Any] = {"status": "given", "box": (0.0, 0.0, 40.0, 40.0), "width": 40, "height": 40}
     rows = [photo(f"{i}.jpg", **whole, faces=[], points=None) for i in range(9)]

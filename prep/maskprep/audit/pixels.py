@@ -115,13 +115,15 @@ def upscaled(c: Context) -> Iterable[Hit]:
     for image, value in _column(c, "fine").items():
         if severity := ramp(value, 0.012, 0.002, 0.35, 0.7):
             yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
+    margins = {name: dict(zip(crops["image"], crops["margin"], strict=True)) for name, crops in c.crops.items()}
     for image, scene in c.scenes.items():
         if scene.box is None:
             continue
         side = max(scene.box[2] - scene.box[0], scene.box[3] - scene.box[1])
         for name, view in c.views.items():
             if view.crop == "face":
-                factor = min(view.size) / max(1e-6, side * (1 + 2 * view.margin))
+                margin = margins.get(name, {}).get(image, view.margin)
+                factor = min(view.size) / max(1e-6, side * (1 + 2 * margin))
                 if severity := ramp(factor, 2.0, 6.0, 0.3, 0.8):
                     yield image, severity, f"the crop of view '{name}' enlarges it {factor:.1f} times"
 
