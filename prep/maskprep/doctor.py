@@ -25,8 +25,8 @@ from maskprep.store import weights
 
 State = Literal["ok", "note", "bad"]
 
-LOOKED_THROUGH = ("yunet", "blazeface_full", "blazeface_short")
-"""Weights of the detectors that look at every photo unless the settings say otherwise."""
+LOOKED_THROUGH = ("yunet", "centerface", "blazeface_full", "blazeface_short")
+"""Weights of the detectors in use unless the settings say otherwise."""
 LEAST, ROOM = 200 << 20, 2 << 30
 """Free bytes without which nothing can be kept, and below which it is worth a note."""
 SECONDS = 120
@@ -36,8 +36,9 @@ MEDIAPIPE = "import mediapipe; print(mediapipe.__version__)"
 DETECTORS = """
 import numpy
 from maskprep.faces.detectors import DETECTORS, open_detectors
-with open_detectors(list(DETECTORS), {}) as find:
-    find(numpy.zeros((64, 64, 3), numpy.uint8))
+with open_detectors(list(DETECTORS), {}) as detectors:
+    for find in detectors.values():
+        find(numpy.zeros((64, 64, 3), numpy.uint8))
 print(', '.join(DETECTORS))
 """
 DEVICES = "from masktrain.learn.devices import describe; print(describe())"

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maskprep import pipeline
 from maskprep.errors import UsageError
-from maskprep.faces.detect import detections_by_image
 from maskprep.faces.subjects import Subjects
 from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
@@ -21,7 +20,12 @@ from maskprep.store.tables import read_table
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
-COLOURS = {"yunet": (255, 140, 0), "blazeface_full": (0, 160, 255), "blazeface_short": (190, 70, 255)}
+COLOURS = {
+    "yunet": (255, 140, 0),
+    "centerface": (240, 90, 160),
+    "blazeface_full": (0, 160, 255),
+    "blazeface_short": (190, 70, 255),
+}
 CHOSEN, OTHER = (20, 200, 60), (230, 40, 40)
 LONGEST = 1000
 """A drawn photo is at most this long, pixels."""
@@ -84,14 +88,13 @@ def draw_photo(job: Job, image: str, chooser: Subjects, longest: int = LONGEST) 
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     draw = ImageDraw.Draw(photo)
     mine_only = chooser.faces[chooser.faces["image"] == image]
-    found = {number: d for members in detections_by_image(mine_only).get(image, []) for number, d in members}
-    for detection in found.values():
-        colour = COLOURS.get(detection.detector, OTHER)
-        draw.rectangle([v * scale for v in detection.box], outline=colour, width=1)
-        for x, y in detection.keypoints * scale:
+    detections = mine_only.to_dict("records")
+    for detection in detections:
+        colour = COLOURS.get(detection["detector"], OTHER)
+        draw.rectangle([detection[c] * scale for c in ("x0", "y0", "x1", "y1")], outline=colour, width=1)
+        for x, y in np.reshape(detection["keypoints"], (-1, 2)) * scale:
             draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)
     lines = [f"{image}: {choice.status}" + (f" ({choice.reason})" if choice.reason else "")]
-    rung_of = mine_only.set_index("face")["rung"]
     for candidate in chooser.candidates(image):
         face = candidate.face
         mine = face.faces[0] == choice.face
@@ -102,7 +105,7 @@ def draw_photo(job: Job, image: str, chooser: Subjects, longest: int = LONGEST) 
         left, top, right, bottom = draw.textbbox((box[0], max(0, box[1] - 20)), tag, font=font)
         draw.rectangle([left - 3, top - 2, right + 3, bottom + 2], fill=colour)
         draw.text((box[0], max(0, box[1] - 20)), tag, (255, 255, 255), font=font)
-        seen = [f"{found[n].detector} {found[n].score:.2f} {rung_of[n]}" for n in face.faces]
+        seen = [f"{d['detector']} {d['score']:.2f} {d['rung']}" for d in detections if d["face"] in face.faces]
         signals = ", ".join(f"{name} {value:.2f}" for name, value in candidate.signals.items())
         lines.append(f"{face.faces[0]}: mark {candidate.mark:.2f} ({signals}); " + ", ".join(seen[:4]))
     if choice.face is None and choice.box is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from maskprep.config import Config
 from maskprep.job import Job, Wanted, make_rows
 from maskprep.pixels import matte_models, overlap
 from maskprep.pixels.mattes import MatteSettings
@@ -17,10 +18,11 @@ from maskprep.store.shards import Pair, read_rows
 from maskprep.store.tables import fingerprint
 
 
-def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
-    """Version, settings and weights of the stage; empty where no mattes of whole photos are wanted."""
-    if settings is None or not settings.chooses:
+def overlap_identity(config: Config) -> dict[str, Any]:
+    """Version, settings and weights of the stage; empty where mattes do not help to choose."""
+    if not config.choose.matte:
         return {}
+    settings = config.matte or MatteSettings()
     model = matte_models.find(settings.model)
     return {
         "version": overlap.VERSION,
@@ -42,8 +44,7 @@ def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> tuple
     Raises:
         UserError: the model cannot be had.
     """
-    settings = job.config.matte
-    assert settings is not None  # overlap_identity has said so
+    settings = job.config.matte or MatteSettings()
     wanted = _wanted(job, faces.to_pandas(), detected)
     stage = overlap.OverlapStage(matte_models.locate(settings.model), settings.runtime, job.config.index.max_megapixels)
     rows = read_rows(wanted.folder, make_rows(job, wanted, stage, overlap.ROWS_PER_SHARD))
@@ -58,7 +59,7 @@ def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> tuple
 
 def _wanted(job: Job, faces: pd.DataFrame, detected: pd.DataFrame) -> Wanted:
     """Every photo with several faces, keyed by its detections."""
-    identity = overlap_identity(job.config.matte)
+    identity = overlap_identity(job.config)
     made_with = fingerprint(overlap.NAME, identity)
     keys = dict(zip(detected["image"], detected["key"], strict=True))
     pairs: list[Pair] = []

@@ -115,7 +115,7 @@ def prepare(
         asked,
         views={view: asked.views[view]},
         labels=configuration.LabelSettings(),
-        matte=asked.matte if matted or overlap_identity(asked.matte) else None,  # which may tell who the subject is
+        matte=asked.matte if matted or overlap_identity(asked) else None,  # which may tell who the subject is
     )
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)
@@ -164,7 +164,7 @@ def make_faces(job: Job) -> None:
     if inputs_of(job.cache.faces) != inputs:
         rows = read_rows(wanted.folder, live)
         table = detection.assemble(rows) if rows is not None else detection.TABLE.empty_table()
-        if overlap_identity(job.config.matte):
+        if overlap_identity(job.config):
             table, lost = measure_overlaps(job, table, live)
             inputs = incomplete(inputs, lost)
         if inputs_of(job.cache.faces) != inputs:
@@ -179,7 +179,7 @@ def incomplete(inputs: str, lost: Sequence[str]) -> str:
 def faces_inputs(job: Job, live: pd.DataFrame) -> str:
     """What faces.parquet would be made from: the rows of the stage ``detect``, and the mattes of whole photos."""
     found = live[["image", "key"]].to_numpy().tolist()
-    return fingerprint("faces", detection.TABLE_VERSION, found, overlap_identity(job.config.matte))
+    return fingerprint("faces", detection.TABLE_VERSION, found, overlap_identity(job.config))
 
 
 def subjects_inputs(job: Job) -> str:
@@ -189,7 +189,6 @@ def subjects_inputs(job: Job) -> str:
         "subjects",
         choosing.VERSION,
         settings,
-        job.config.detect.detectors,
         [dataclasses.astuple(ruling) for ruling in of_faces(read_decisions(job.cache.decisions))],
         inputs_of(job.cache.images),
         inputs_of(job.cache.faces),
@@ -200,8 +199,7 @@ def open_subjects(job: Job) -> choosing.Subjects:
     """The choice of every subject, with what is needed to explain one."""
     images, faces = read_table(job.cache.images), read_table(job.cache.faces, needs=detection.TABLE.names)
     rulings = of_faces(read_decisions(job.cache.decisions))
-    detectors = len(job.config.detect.detectors)
-    return choosing.Subjects(images, faces, detectors, job.config.choose, rulings, sought=job.seeks_faces)
+    return choosing.Subjects(images, faces, job.config.choose, rulings, sought=job.seeks_faces)
 
 
 def make_subjects(job: Job) -> None:

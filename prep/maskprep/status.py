@@ -84,7 +84,7 @@ def survey(job: Job) -> Status:
         if job.seeks_faces:
             stages.append(_keyed(want_faces(job, images), cache.rows("detect")))
             upstream = upstream or bool(stages[-1].why)
-        if job.seeks_faces and overlap_identity(job.config.matte):
+        if job.seeks_faces and overlap_identity(job.config):
             stages.append(_overlaps(job, len(images), upstream))
             upstream = upstream or bool(stages[-1].why)
         current = inputs_of(cache.subjects) == pipeline.subjects_inputs(job)

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from maskprep.audit.context import Context
+from maskprep.faces.choice import SURELY
+from maskprep.faces.detectors import DETECTORS
 from maskprep.labels.schema import MASK_SCHEMA, Schema
 from maskprep.pixels.crops import TEMPLATE
 
@@ -39,7 +41,7 @@ def photo(image: str, **more: Any) -> dict[str, Any]:
 
 
 def context(rows: list[dict[str, Any]], schema: Schema = MASK_SCHEMA, **more: Any) -> Context:
-    """The tables of some photos; every face is seen by one detector of one, with a high score."""
+    """The tables of some photos; every face is seen by the one detector there is, with a high score."""
     images = pd.DataFrame({name: [row[name] for row in rows] for name in FIELDS})
     subjects, faces, measures = [], [], []
     for row in rows:
@@ -49,7 +51,9 @@ def context(rows: list[dict[str, Any]], schema: Schema = MASK_SCHEMA, **more: An
         for number, box in enumerate(row["faces"]):
             score = row["scores"][number] if row["scores"] else 0.99
             seen = np.ravel(np.vstack([points_in(box), points_in(box)[3:]]))
-            faces.append((row["image"], number, number, "yunet", "as_is", score, *box, seen, 0.5, np.nan))
+            sure = DETECTORS["yunet"].probability(score)
+            known = (score, *box, seen, 0.5, np.nan, sure, sure >= SURELY)
+            faces.append((row["image"], number, number, "yunet", "as_is", *known))
         if row["error"] is None:
             values = (row[k] for k in ("light", "low", "high", "chroma", "detail_value", "fine", "quality"))
             measures.append((row["image"], *values))
@@ -76,12 +80,14 @@ def context(rows: list[dict[str, Any]], schema: Schema = MASK_SCHEMA, **more: An
                 "keypoints",
                 "sharpness",
                 "matte",
+                "evidence",
+                "confirmed",
             ],
         ),
         pd.DataFrame(subjects, columns=["image", "status", "reason", *box_names, "keypoints"]),
         labels,
         schema,
-        **{"detectors": 1, **more},
+        **more,
         measures=pd.DataFrame(
             measures, columns=["image", "light", "low", "high", "chroma", "detail", "fine", "quality"]
         ),

@@ -124,13 +124,10 @@ def test_without_views_of_faces_nothing_is_a_face() -> None:
     assert not [name for name, check in CHECKS.items() if check.kind == "faces" and severities(c, name)]
 
 
-def test_detectors_disagree() -> None:
-    rows = [photo("a.jpg", faces=[BOX, (0.0, 0.0, 20.0, 25.0)])]
-    c = context(rows, detectors=2)
-    second = c.faces.iloc[1:2].assign(face=2, detector="blazeface_full")
-    c = context(rows, detectors=2)
-    object.__setattr__(c, "faces", pd.concat([c.faces, second.assign(group=1)], ignore_index=True))
-    assert severities(c, "face_detectors")["a.jpg"] > 0.4  # both see the other face, one sees this one
+def test_a_box_beside_a_far_surer_face() -> None:
+    rows = [photo("a.jpg", faces=[BOX, (0.0, 0.0, 20.0, 25.0)], scores=[0.65, 0.99])]
+    assert severities(context(rows), "face_unsure")["a.jpg"] > 0.7
+    assert severities(context([photo("a.jpg", faces=[BOX, (0.0, 0.0, 20.0, 25.0)])]), "face_unsure") == {}
 
 
 def test_a_face_that_a_person_chose_is_not_questioned() -> None:

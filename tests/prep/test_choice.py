@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from maskprep.faces.choice import (
+    CREDIBLE,
     Box,
     Candidate,
     Choice,
@@ -20,7 +22,8 @@ from maskprep.faces.choice import (
     box_at,
     candidates,
     choose,
-    common_extent,
+    confirmed,
+    evidence,
     group,
     habit,
     holds_another,
@@ -43,11 +46,25 @@ def seen(detector: str, score: float, box: Box) -> Detection:
     cx, cy = (box[0] + box[2]) / 2 - dx * width, (box[1] + box[3]) / 2 - dy * height
     points = np.array([[cx - 5, cy], [cx + 5, cy], [cx, cy + 5], [cx, cy + 9], [cx, cy + 9], [cx, cy]])
     own = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
-    return Detection(detector, score, own, points[:5] if detector == "yunet" else points)
+    return Detection(detector, score, own, points if detector.startswith("blazeface") else points[:5])
+
+
+def sure_of(detections: Sequence[Detection]) -> float:
+    """The evidence where every detector looked at the photo once."""
+    best = {spec.family: [spec.probability(0.0)] for spec in DETECTORS.values()}
+    for face in detections:
+        family = DETECTORS[face.detector].family
+        best[family] = [max(face.probability, *best[family])]
+    return evidence(best)
 
 
 def faces_of(detections: list[Detection]) -> list[Face]:
-    return [merge([detections[i] for i in g], g, len(DETECTORS)) for g in group(detections)]
+    found = []
+    for members in group(detections):
+        own = [detections[i] for i in members]
+        sure = sure_of(own)
+        found.append(merge(own, members, sure, confirmed(own, sure)))
+    return found
 
 
 def square(cx: float, cy: float, side: float) -> Box:
@@ -65,10 +82,10 @@ MASKED, PASSER_BY = square(190, 210, 150), square(340, 90, 40)
 
 
 def test_the_score_does_not_decide() -> None:
-    """A masked subject that two detectors hardly see, and a passer-by of whom all are sure."""
+    """A masked subject of whom two detectors are less sure, and a passer-by of whom all are sure."""
     found = [
-        seen("yunet", 0.35, MASKED),
-        seen("blazeface_short", 0.31, MASKED),
+        seen("yunet", 0.65, MASKED),
+        seen("centerface", 0.6, MASKED),
         *(seen(name, 0.99, PASSER_BY) for name in DETECTORS),
     ]
     choice = choose(faces_of(found), *SIZE)
@@ -79,21 +96,84 @@ def test_the_score_does_not_decide() -> None:
     assert choice.keypoints.shape == (4, 2)
 
 
-def test_the_larger_face_and_the_one_more_detectors_see() -> None:
-    left, right = square(120, 200, 80), square(280, 200, 80)
-    larger = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, square(280, 200, 160))])
-    choice = choose(larger, *SIZE)
+def both(score: float, box: Box) -> list[Detection]:
+    """A face that YuNet proposes and CenterFace confirms."""
+    return [seen("yunet", score, box), seen("centerface", 0.8, box)]
+
+
+def test_the_larger_of_two_confirmed_faces() -> None:
+    left = square(120, 200, 80)
+    choice = choose(faces_of([*both(0.9, left), *both(0.7, square(280, 200, 160))]), *SIZE)
     assert choice.status == "ok"
     assert choice.box == pytest.approx(square(280, 200, 160))
-    both = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, right), seen("blazeface_full", 0.9, right)])
-    marks = {round(c.face.box[0]): c.mark for c in candidates(both, *SIZE)}
-    assert marks[240] > marks[80] + 0.02
-    assert choose(both, *SIZE).box == pytest.approx(right)
+
+
+def test_what_no_second_family_saw_is_not_ok() -> None:
+    """However sure one family is, and however large the face."""
+    choice = choose(faces_of([seen("centerface", 0.99, MASKED)]), *SIZE)
+    assert choice.status == "ambiguous"
+    assert "no second look confirmed" in choice.reason
+    near = [seen("blazeface_full", 0.99, MASKED), seen("blazeface_short", 0.99, MASKED)]
+    for found in ([seen("yunet", 0.99, MASKED)], near):
+        assert choose(faces_of(found), *SIZE).status != "ok"
+    assert choose(faces_of(both(0.9, MASKED)), *SIZE).status == "ok"
+
+
+def test_two_weak_detections_of_two_families_are_no_face() -> None:
+    weak = faces_of([seen("yunet", 0.5, MASKED), seen("blazeface_short", 0.45, MASKED)])
+    (face,) = weak
+    assert face.evidence < CREDIBLE and not face.confirmed
+    assert choose(weak, *SIZE).status != "ok"
+    large = [seen("yunet", 0.5, square(200, 200, 300)), seen("blazeface_short", 0.66, square(200, 200, 300))]
+    choice = choose(faces_of([*large, *both(0.9, square(60, 60, 50))]), *SIZE)
+    assert choice.box == pytest.approx(square(60, 60, 50)), "size decides among credible faces only"
+
+
+@pytest.mark.parametrize(
+    ("answers", "by_hand"),
+    [
+        ({"yunet": [0.5]}, 0.5),
+        ({"yunet": [0.9], "centerface": [0.5]}, 9**0.25 / (1 + 9**0.25)),  # trusts 1 and 3
+        ({"yunet": [0.9], "blazeface": [0.9]}, 0.9),
+        ({"centerface": [0.9, 0.1]}, 0.5),  # two looks of one family
+        ({"yunet": [1.0]}, 0.99),
+    ],
+)
+def test_evidence_by_hand(answers: dict[str, list[float]], by_hand: float) -> None:
+    assert evidence(answers) == pytest.approx(by_hand)
+
+
+def test_doubtful_scores_do_not_add_up() -> None:
+    assert evidence({"yunet": [0.4], "blazeface": [0.4], "centerface": [0.4]}) == pytest.approx(0.4)
+    assert evidence({"yunet": [0.93], "centerface": [0.05]}) < 0.2, "what CenterFace overlooked"
+
+
+def test_limits_of_a_confirmation() -> None:
+    found = both(0.9, MASKED)
+    assert confirmed(found, 0.70) and not confirmed(found, 0.69)
+    alone = [seen("yunet", 0.9, MASKED)]
+    assert not confirmed(alone, 0.9) and confirmed(alone, 0.9, needed=1)
+    assert not confirmed([seen("yunet", 0.9, MASKED), seen("centerface", 0.37, MASKED)], 0.9)  # probability 0.47
+    assert confirmed([seen("yunet", 0.9, MASKED), seen("centerface", 0.4, MASKED)], 0.9)  # 0.55
+
+
+def test_a_blurred_face_at_the_edge_is_a_close_call() -> None:
+    """Twice as large as a sharp one in the middle."""
+
+    def face(number: int, box: Box, detail: float) -> Face:
+        return Face((number,), box, 0.95, True, 0.95, np.zeros((4, 2)), detail)
+
+    edge, middle = face(0, square(30, 200, 120), 0.3), face(1, square(200, 200, 60), 1.0)
+    choice = choose([edge, middle], *SIZE)
+    assert (choice.face, choice.status) == (0, "ambiguous")
+    assert "nearer to the middle and sharper" in choice.reason
+    assert choose([face(0, square(30, 200, 120), 0.9), middle], *SIZE).status == "ok", "it is as sharp"
+    assert choose([face(0, square(190, 200, 120), 0.3), face(1, square(330, 200, 60), 1.0)], *SIZE).status == "ok"
 
 
 def test_the_person_s_other_photos_decide() -> None:
     left, right = square(130, 200, 100), square(270, 200, 100)
-    faces = faces_of([seen("yunet", 0.9, left), seen("yunet", 0.9, right)])
+    faces = faces_of([*both(0.9, left), *both(0.9, right)])
     alone = choose(faces, *SIZE)
     assert alone.status == "ambiguous"
     assert "nearly as likely" in alone.reason
@@ -104,7 +184,7 @@ def test_the_person_s_other_photos_decide() -> None:
 
 
 def test_the_person_s_other_photos_pull_to_a_smaller_face() -> None:
-    faces = faces_of([seen("yunet", 0.9, square(120, 200, 110)), seen("yunet", 0.9, square(280, 200, 90))])
+    faces = faces_of([*both(0.9, square(120, 200, 110)), *both(0.9, square(280, 200, 90))])
     person = at(square(280, 200, 88))
     first = choose(faces, *SIZE, person=person).box
     assert first is not None
@@ -113,7 +193,7 @@ def test_the_person_s_other_photos_pull_to_a_smaller_face() -> None:
 
 
 def test_close_is_a_setting() -> None:
-    faces = faces_of([seen("yunet", 0.9, square(130, 200, 100)), seen("yunet", 0.9, square(270, 200, 99))])
+    faces = faces_of([*both(0.9, square(130, 200, 100)), *both(0.9, square(270, 200, 99))])
     assert choose(faces, *SIZE, settings=ChooseSettings(close=0.0)).status == "ok"
     assert choose(faces, *SIZE, settings=ChooseSettings(close=0.08)).status == "ambiguous"
 
@@ -129,14 +209,14 @@ def test_no_face_is_rescued_by_the_person_then_the_data_set() -> None:
     by_dataset = choose([], *SIZE, dataset=dataset)
     assert by_dataset.status == "rescued"
     assert "data set" in by_dataset.reason
-    assert choose([], *SIZE) == Choice("no_face", reason="no face found")
+    assert choose([], *SIZE) == Choice("no_face", reason="no face detected")
     dropped = choose([], *SIZE, person=person, dataset=dataset, settings=ChooseSettings(no_face="drop"))
     assert (dropped.status, dropped.box) == ("no_face", None)
 
 
 def test_an_unlikely_face_is_not_believed() -> None:
     far = at(square(200, 200, 200))
-    faces = faces_of([seen("yunet", 0.99, square(8, 8, 4))])
+    faces = faces_of(both(0.99, square(8, 8, 4)))
     settings = ChooseSettings(weak=0.6)
     assert choose(faces, *SIZE, person=far, dataset=far, settings=settings).status == "rescued"
     assert choose(faces, *SIZE, settings=settings).status == "ok", "nothing speaks against it"
@@ -153,7 +233,7 @@ def test_detections_in_any_order_give_the_same_choice() -> None:
     expected = None
     for order in itertools.permutations(found):
         faces = [
-            (tuple(sorted(order[i].score for i in face.faces)), face.box, face.agreement)
+            (tuple(sorted(order[i].score for i in face.faces)), face.box, face.evidence)
             for face in faces_of(list(order))
         ]
         choice = choose(faces_of(list(order)), *SIZE)
@@ -164,7 +244,7 @@ def test_detections_in_any_order_give_the_same_choice() -> None:
 
 
 def plain_face(number: int, box: Box, evidence: float) -> Face:
-    return Face((number,), box, 1 / 3, evidence, np.zeros((4, 2)))
+    return Face((number,), box, evidence, True, evidence, np.zeros((4, 2)))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +281,7 @@ def test_half_a_face_in_front_is_not_smaller_than_a_whole_one_behind() -> None:
 
 
 def matted(number: int, box: Box, matte: float) -> Face:
-    return Face((number,), box, 1.0, 0.95, np.zeros((4, 2)), math.nan, matte)
+    return Face((number,), box, 0.95, True, 0.95, np.zeros((4, 2)), math.nan, matte)
 
 
 def test_the_matte_decides_between_two_alike() -> None:
@@ -223,12 +303,12 @@ def test_a_matte_of_something_else_says_nothing() -> None:
 
 
 def test_words_name_what_weighs_most_first() -> None:
-    a = Candidate(plain_face(0, square(200, 200, 90), 1.0), {"size": 0.9, "agreement": 1.0, "centre": 1.0})
-    b = Candidate(plain_face(1, square(90, 90, 100), 0.5), {"size": 1.0, "agreement": 1 / 3, "centre": 0.995})
+    a = Candidate(plain_face(0, square(200, 200, 90), 1.0), {"size": 0.9, "sharpness": 1.0, "centre": 1.0})
+    b = Candidate(plain_face(1, square(90, 90, 100), 0.3), {"size": 1.0, "sharpness": 0, "centre": 0.995})
     said = compare(a, b)
     assert (
-        said.index("hardly a face")
-        < said.index("more detectors (1.00 against 0.33)")
+        said.index("probably no face")
+        < said.index("in better focus (1.00 against 0.00)")
         < said.index("although not larger")
     )
     assert "middle" not in said  # too little to be worth a word
@@ -238,16 +318,14 @@ def test_words_name_what_weighs_most_first() -> None:
 def test_one_face_of_three_detectors_is_one_face() -> None:
     found = [seen(name, 0.5, MASKED) for name in DETECTORS]
     (face,) = faces_of(found)
-    assert face.agreement == 1
     assert face.box == pytest.approx(MASKED)
     assert found[face.faces[0]].detector == "yunet"
 
 
 def test_a_box_is_the_average_by_score() -> None:
     low, high = square(200, 200, 100), square(210, 200, 100)
-    face = merge([seen("yunet", 0.25, low), seen("blazeface_full", 0.75, high)], [0, 1], 3)
+    face = merge([seen("yunet", 0.25, low), seen("blazeface_full", 0.75, high)], [0, 1], 0.5, False)
     assert face.box[0] == pytest.approx(0.25 * low[0] + 0.75 * high[0], abs=1e-3)
-    assert face.agreement == pytest.approx(2 / 3)
 
 
 def test_iou_by_hand() -> None:
@@ -258,7 +336,7 @@ def test_iou_by_hand() -> None:
 
 def test_extents_are_undone() -> None:
     for name in DETECTORS:
-        assert common_extent(seen(name, 0.5, MASKED)) == pytest.approx(MASKED)
+        assert seen(name, 0.5, MASKED).common_box == pytest.approx(MASKED)
 
 
 def test_a_place_is_free_of_the_photo_s_size() -> None:
@@ -290,7 +368,7 @@ def test_marks_lie_between_0_and_1() -> None:
         for found in candidates(faces, *SIZE, person=at(boxes[0]), dataset=at(boxes[1])):
             assert 0 <= found.mark <= 1
             assert math.isfinite(found.mark)
-    sure = merge([seen("yunet", 0.99, MASKED)], [0], 1)
+    sure = merge([seen("yunet", 0.99, MASKED)], [0], 0.99, True)
     assert Candidate(sure, {"size": 1.0}).mark == 1
 
 
@@ -309,12 +387,13 @@ def tables(*images: dict[str, object]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for n, box in enumerate(boxes):  # type: ignore[var-annotated,arg-type]
             x0, y0, x1, y1 = box
             place = {"image": image["image"], "face": n, "group": n, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
-            faces.append({**place, "detector": "yunet", "rung": "as_is", "score": 0.9, "keypoints": [1.0] * 10})
+            known = {"detector": "yunet", "rung": "as_is", "score": 0.9, "evidence": 0.95, "confirmed": True}
+            faces.append({**place, **known, "keypoints": [1.0] * 10})
     return pd.DataFrame(rows), pd.DataFrame(faces, columns=TABLE.names)
 
 
 def statuses(*images: dict[str, object], **settings: object) -> dict[str, tuple[str, str]]:
-    table = Subjects(*tables(*images), 1, ChooseSettings(**settings)).table().to_pandas()  # type: ignore[arg-type]
+    table = Subjects(*tables(*images), ChooseSettings(**settings)).table().to_pandas()  # type: ignore[arg-type]
     assert list(table["image"]) == [image["image"] for image in images]
     assert set(table["status"]) <= set(STATUSES)
     return {row.image: (row.status, row.reason or "") for row in table.itertuples()}
@@ -342,15 +421,24 @@ def test_one_other_photo_is_too_few() -> None:
 def test_a_photo_is_no_witness_of_itself() -> None:
     """Two photos of a person agree; the third has its own place, which must not count as the usual one."""
     photos = [{"image": name, "boxes": [MASKED], "person": "p"} for name in "ab"]
-    subjects = Subjects(*tables(*photos, {"image": "c", "boxes": [PASSER_BY], "person": "p"}), 1, ChooseSettings())
+    subjects = Subjects(*tables(*photos, {"image": "c", "boxes": [PASSER_BY], "person": "p"}), ChooseSettings())
     person, _ = subjects.context("c")
     assert person is not None
     assert (person.place.x, person.place.y) == pytest.approx((190 / 400, 210 / 400))
     assert subjects.context("a")[0].place.x > 190 / 400  # type: ignore[union-attr]
 
 
+def test_unrelated_photos_have_no_usual_place() -> None:
+    """A photo of nobody is rescued among portraits, and has no face in a folder of unrelated photos."""
+    alike = [{"image": f"{i}", "boxes": [square(195 + i, 210, 150)]} for i in range(6)]
+    assert statuses(*alike, {"image": "x"})["x"][0] == "rescued"
+    places = [(60, 60, 30), (340, 330, 200), (200, 90, 60), (80, 300, 20), (330, 60, 110), (200, 200, 330)]
+    scattered = [{"image": f"{i}", "boxes": [square(*place)]} for i, place in enumerate(places)]
+    assert statuses(*scattered, {"image": "x"})["x"] == ("no_face", "no face detected")
+
+
 def test_no_face_anywhere() -> None:
-    assert set(statuses({"image": "a"}, {"image": "b"}).values()) == {("no_face", "no face found")}
+    assert set(statuses({"image": "a"}, {"image": "b"}).values()) == {("no_face", "no face detected")}
 
 
 def test_the_order_of_the_photos_does_not_matter() -> None:

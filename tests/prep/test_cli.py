@@ -198,7 +198,7 @@ def test_the_default_detectors_through_the_command(
     found = cli("crop", "photos", "--size", "40x32", "--align", "eyes", "-j", "1", cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     faces = pd.read_parquet(tmp_path / "cache/photos/faces.parquet")
-    assert set(faces["detector"]) == {"yunet", "blazeface_full", "blazeface_short"}
+    assert set(faces["detector"]) == {"yunet", "blazeface_short"} and faces["confirmed"].all()
     assert (pd.read_parquet(tmp_path / "cache/photos/subjects.parquet")["status"] == "ok").all()
     assert "INFO" not in found.stderr and "WARNING" not in found.stderr, "native libraries stay quiet"
 

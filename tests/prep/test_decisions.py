@@ -28,7 +28,7 @@ from maskprep.faces.subjects import STATUSES
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)
 POINTS = np.zeros((4, 2))
-FACES = [Face((0, 1), BOX, 1.0, 0.9, POINTS), Face((2,), OTHER, 0.3, 0.9, POINTS)]
+FACES = [Face((0, 1), BOX, 0.9, True, 0.9, POINTS), Face((2,), OTHER, 0.9, True, 0.9, POINTS)]
 AUTOMATIC = Choice("ok", 0, BOX, "", POINTS)
 
 

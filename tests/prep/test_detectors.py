@@ -20,8 +20,8 @@ from maskprep.faces.detectors import (
 
 @pytest.fixture(scope="module")
 def find(all_detectors: None):  # type: ignore[no-untyped-def]
-    with open_detectors(tuple(DETECTORS), {}) as found:
-        yield found
+    with open_detectors(tuple(DETECTORS), {}) as detectors:
+        yield lambda pixels: [face for find in detectors.values() for face in find(pixels)]
 
 
 @pytest.mark.parametrize("factor", [1, 4])

@@ -54,7 +54,7 @@ def test_the_mean_within_a_box_by_hand() -> None:
 
 def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n"), engine="serial")
     assert job.computed["overlap"] == 1
     faces = pd.read_parquet(cache / "faces.parquet").set_index(["image", "face"])
     assert faces.loc["one.png", "matte"].isna().all() and faces.loc["two.png", "matte"].between(0, 1).all()
@@ -80,7 +80,7 @@ def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypa
     def fails(*_: object) -> None:
         raise PhotoError("unreadable")
 
-    cache, settings = tmp_path / "cache", config(tmp_path, "matte: {model: u2netp, on: photo}\n")
+    cache, settings = tmp_path / "cache", config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n")
     with monkeypatch.context() as patch:
         patch.setattr(stage, "load", fails)
         for _ in range(2):
@@ -99,15 +99,15 @@ def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypa
     assert (tmp_path / "new/faces.parquet").read_bytes() == (cache / "faces.parquet").read_bytes()
 
 
-def test_without_mattes_of_whole_photos_nothing_is_measured(crowd: Path, tmp_path: Path) -> None:
+def test_nothing_is_measured_unless_the_choice_asks_for_it(crowd: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    for text in ("", "matte: {model: u2netp, on: crop}\n"):
+    for text in ("", "matte: {model: u2netp, on: photo}\n"):
         job = api.crop(crowd, cache, config(tmp_path, text), engine="serial")
         assert job.computed["overlap"] == 0 and pd.read_parquet(cache / "faces.parquet")["matte"].isna().all()
     before = pd.read_parquet(cache / "subjects.parquet")
-    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n"), engine="serial")
     assert pd.read_parquet(cache / "faces.parquet")["matte"].notna().any()
-    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: crop}\n"), engine="serial")
+    api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: false}\n"), engine="serial")
     pd.testing.assert_frame_equal(pd.read_parquet(cache / "subjects.parquet"), before)
 
 
@@ -116,7 +116,7 @@ def test_prediction_chooses_as_training_did(crowd: Path, tmp_path: Path) -> None
     from maskprep import pipeline
 
     cache = tmp_path / "cache"
-    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp, on: photo}\n"), engine="serial")
+    job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n"), engine="serial")
     pipeline.prepare(crowd, tmp_path / "new", job.config.settings(), "face", 1)
     known, new = (pd.read_parquet(c / "faces.parquet") for c in (cache, tmp_path / "new"))
     pd.testing.assert_frame_equal(known, new)

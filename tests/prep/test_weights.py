@@ -126,7 +126,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_registry_is_consistent() -> None:
     assert list(REGISTRY) == [
-        *("blazeface_short", "blazeface_full", "yunet", "face_landmarker", "selfie_segmenter", "u2netp", "u2net"),
+        *("blazeface_short", "blazeface_full", "yunet", "centerface", "face_landmarker", "selfie_segmenter"),
+        *("u2netp", "u2net"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
     ]
     for name, weight in REGISTRY.items():

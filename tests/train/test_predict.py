@@ -480,16 +480,17 @@ def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
     (tmp_path / "photos").mkdir()
     Image.fromarray(photo).save(tmp_path / "photos/a.png")
     marks = {}
-    for on in ("crop", "photo"):
+    for on in ("plain", "matted"):
         views = {"v": {"size": [64, 48], "margin": 0.3}}
-        settings = {"detect": {"detectors": ["yunet"]}, "views": views, "matte": {"model": "u2netp", "on": on}}
+        settings = {"detect": {"detectors": ["yunet"]}, "views": views, "matte": {"model": "u2netp"}}
+        settings["choose"] = {"matte": on == "matted"}
         pipeline.prepare(tmp_path / "photos", tmp_path / on, settings, "v", 1)
         known = pipeline.open_subjects(open_job(tmp_path / on)).candidates("a.png")
         with live.open_eye(Manual({}, (Input("v", (64, 48), {}),), (), settings, 0)) as eye:
             seen = eye.look(photo, everyone=True)
         marks[on] = [s.mark for s in seen]
         assert marks[on] == pytest.approx([c.mark for c in known])
-    assert marks["crop"] != pytest.approx(marks["photo"])
+    assert marks["plain"] != pytest.approx(marks["matted"])
 
 
 def test_a_mark_stays_inside_the_picture() -> None:

@@ -74,7 +74,6 @@ class Context:
         subjects: subjects.parquet, in the order of images.
         labels: labels.parquet, likewise.
         schema: what is classified.
-        detectors: how many looked at each photo.
         choose: how subjects were chosen.
         views: geometry of the views that were cut.
         crops: image, invented and margin of the crops of each of them (see :func:`maskprep.crop_stage.geometry`).
@@ -92,7 +91,6 @@ class Context:
     subjects: pd.DataFrame
     labels: pd.DataFrame
     schema: Schema
-    detectors: int = 3
     choose: ChooseSettings = field(default_factory=ChooseSettings)
     views: dict[str, ViewSettings] = field(default_factory=dict)
     measures: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"image": []}))
@@ -120,7 +118,7 @@ class Context:
     @cached_property
     def scenes(self) -> dict[str, Scene]:
         """Every readable photo, in the order of the tables."""
-        chooser = Subjects(self.images, self.faces, self.detectors, self.choose)
+        chooser = Subjects(self.images, self.faces, self.choose)
         found = {}
         names = ("status", "reason", "x0", "y0", "x1", "y1", "keypoints")
         columns = [self.images[c] for c in ("image", "person", "width", "height", "error")]

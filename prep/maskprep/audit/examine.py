@@ -92,7 +92,6 @@ def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
         subjects,
         read_table(cache.labels),
         schema,
-        len(job.config.detect.detectors),
         job.config.choose,
         views,
         measures,

@@ -76,32 +76,26 @@ def face_not_best(c: Context) -> Iterable[Hit]:
         yield scene.image, ramp(gap, 0.0, 0.3, 0.5, 0.95), text
 
 
-@check("face_detectors", "faces", "Detectors disagree: more of them see another face than the chosen one.")
-def face_detectors(c: Context) -> Iterable[Hit]:
-    """Agreement of the chosen face against that of the photo's other credible faces, and against all detectors."""
+@check("face_unsure", "faces", "Another face of the photo is far surer to be one than the chosen box.")
+def face_unsure(c: Context) -> Iterable[Hit]:
+    """Evidence of the chosen face against that of the photo's surest."""
     for scene, _ in _subjects(c):
-        chosen = scene.chosen
-        if chosen is None or c.detectors < 2:
+        if scene.chosen is None or scene.status == "decided":
             continue
-        others = [k.face for k in scene.candidates if k is not chosen and k.face.evidence >= CREDIBLE]
-        most = max((face.agreement for face in others), default=0.0)
-        if most > chosen.face.agreement:
-            severity = ramp(most - chosen.face.agreement, 0.0, 1.0, 0.4, 0.7)
-            yield scene.image, severity, f"{_share(most)} see another face, {_share(chosen.face.agreement)} this one"
-        elif chosen.face.agreement <= 1 / c.detectors:
-            yield scene.image, 0.3, "only one detector sees this face"
+        surest = max((k.face for k in scene.candidates), key=lambda face: face.evidence)
+        gap = surest.evidence - scene.chosen.face.evidence
+        if severity := ramp(gap, 0.15, 0.6, 0.6, 0.95):
+            text = f"face {surest.faces[0]} is a face with {surest.evidence:.0%}, this one with"
+            yield scene.image, severity, f"{text} {scene.chosen.face.evidence:.0%}"
 
 
-def _share(agreement: float) -> str:
-    return f"{agreement:.0%} of the detectors"
-
-
-@check("face_doubtful", "faces", "It is not sure that the box shows a face at all.")
+@check("face_doubtful", "faces", "No second look confirmed that the box shows a face.")
 def face_doubtful(c: Context) -> Iterable[Hit]:
-    """Evidence below what is simply a face."""
+    """A chosen face that is not confirmed; the less evidence, the worse."""
     for scene, _ in _subjects(c):
-        if scene.chosen is not None and (severity := ramp(scene.chosen.face.evidence, CREDIBLE, 0.2, 0.25, 0.75)):
-            yield scene.image, severity, f"evidence {scene.chosen.face.evidence:.2f} of 1"
+        if scene.chosen is not None and scene.status != "decided" and not scene.chosen.face.confirmed:
+            severity = ramp(1 - scene.chosen.face.evidence, 0.0, 0.8, 0.5, 0.95)
+            yield scene.image, severity, f"it is a face with {scene.chosen.face.evidence:.0%}"
 
 
 @check("face_person_place", "faces", "The face is far from where it is on the person's other photos.")

@@ -177,7 +177,7 @@ def automatic_boxes(job: Job, audit: Audit, boxes: list[list[float] | None]) -> 
     ruled = set(c.subjects["image"][c.subjects["status"].isin(["decided", "dropped"])])
     if not ruled:
         return boxes
-    chooser = Subjects(c.images, c.faces, c.detectors, job.config.choose)
+    chooser = Subjects(c.images, c.faces, job.config.choose)
     return [
         _box(chooser.automatic(image).box or ()) if image in ruled else box
         for image, box in zip(c.images["image"], boxes, strict=True)
@@ -185,13 +185,13 @@ def automatic_boxes(job: Job, audit: Audit, boxes: list[list[float] | None]) -> 
 
 
 def _faces(c: Context, image: str) -> list[list[float]]:
-    """Every face, the largest mark first: number, x0, y0, x1, y1, mark, agreement."""
+    """Every face, the likeliest subject first: number, x0, y0, x1, y1, mark, evidence."""
     if image not in c.scenes:
         return []
     found = []
     for candidate in c.scenes[image].candidates:
         corners = [round(v, 1) for v in candidate.face.box]
-        found.append([candidate.face.faces[0], *corners, round(candidate.mark, 3), round(candidate.face.agreement, 3)])
+        found.append([candidate.face.faces[0], *corners, round(candidate.mark, 3), round(candidate.face.evidence, 3)])
     return found
 
 

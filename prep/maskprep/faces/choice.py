@@ -1,15 +1,16 @@
 """Which face is the subject: pure functions over the table of detections. No pixels, no models.
 
 Never by score: when the subject wears a mask and a passer-by does not, every detector is surer of the passer-by.
-Instead each candidate gets a few signals between 0 and 1 (how large, how central, how many detectors agree, how well
-it fits the person's other photos and the data set), and the weighted mean decides. Scores only tell whether there is
-a face at all (:func:`evidence`): above that they count no further. A close call is ``ambiguous``.
+Scores only tell whether there is a face at all (:func:`evidence`). Among the credible faces the weighted mean of a few
+signals between 0 and 1 decides: how large, how central, how sharp, how well it fits the person's other photos and the
+data set. A face that no second look confirmed and a close call are ``ambiguous``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,17 +22,26 @@ from maskprep.faces.detectors import DETECTORS, Detection
 Box = tuple[float, float, float, float]
 
 SAME_FACE_IOU = 0.35
-"""Boxes of different detectors that overlap this much (after :func:`common_extent`) are one face."""
+"""Boxes of different detectors that overlap this much (see :attr:`Detection.common_box`) are one face."""
 
 NEAR, ALIKE = 0.4, 1.8
 """Or boxes whose centres are closer than this (relative to their sides) and whose sides differ by no more than this
 factor: small boxes are too coarse for an overlap."""
 
-CREDIBLE = 0.75
-"""Evidence from which on a detection is simply a face."""
+CREDIBLE = 0.35
+"""Evidence from which on a face can be the subject."""
 
-AGREED_SCORE = 0.3
-"""Score from which on detectors of different families confirm each other."""
+CONFIRMS = 0.5
+"""Probability by its score from which on a detection confirms a face."""
+
+NOTHING = 0.2
+"""Evidence below which there is no face."""
+
+SURELY = 0.7
+"""Evidence from which on two looks confirm a face."""
+
+LIMIT = 0.01
+"""Distance from 0 and 1 of the surest probability."""
 
 INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 """A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
@@ -39,7 +49,6 @@ least this share of its side, and at least this evidence: see :func:`holds_anoth
 
 WEIGHTS = {
     "size": 0.4,
-    "agreement": 0.15,
     "person": 0.2,
     "centre": 0.15,
     "dataset": 0.1,
@@ -48,11 +57,18 @@ WEIGHTS = {
 }
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
+FOCUS_SIZE, FOCUS_CENTRE, FOCUS_BLUR = 0.05, 0.4, 0.5
+"""Limits of :func:`in_focus_instead`: smallest ratio of the areas, smallest difference of the centre signals, largest
+ratio of the sharpnesses."""
+
 FACE_ASPECT = 0.755
 """Width by height of an upright face's box in the reference extent, for boxes that no detector gave."""
 
 EDGE = 0.01
 """A box that comes this near to the photo's border, relative to the photo's side, may be cut by it."""
+
+SPREAD = (0.15, 0.15, 0.35)
+"""Smallest spread of a usual place: x and y relative to the photo's width and height, logarithm of the size."""
 
 MATTED = 0.5
 """A matte that holds less of every credible face than this has found something else, and says nothing."""
@@ -70,6 +86,7 @@ class ChooseSettings:
             does so too and makes the command fail.
         close: candidates whose marks differ by less than this are a close call.
         weak: a best candidate below this mark is not believed to be the subject.
+        matte: whether mattes of whole photos are made and help to tell which of several faces is the subject.
 
     Raises:
         UsageError: an unknown policy or a number out of range.
@@ -78,6 +95,7 @@ class ChooseSettings:
     no_face: str = "rescue"
     close: float = 0.08
     weak: float = 0.25
+    matte: bool = False
 
     def __post_init__(self) -> None:
         if self.no_face not in NO_FACE:
@@ -88,13 +106,14 @@ class ChooseSettings:
 
 @dataclass(frozen=True)
 class Face:
-    """One face of a photo, seen by one or more detectors.
+    """One face of a photo, detected by one or more detectors.
 
     Args:
         faces: numbers of its detections in faces.parquet, best detector first.
         box: the detectors' boxes brought to one extent and averaged, weighted by score.
-        agreement: share of the detectors that saw it, 0..1.
-        evidence: how sure it is that this is a face at all, 0..1; see :func:`evidence`.
+        evidence: probability that this is a face, 0..1; see :func:`evidence`.
+        confirmed: whether two independent looks saw it; see :func:`confirmed`.
+        probability: of its best detection alone, 0..1.
         keypoints: right eye, left eye, nose tip and mouth centre, float [4, 2], averaged likewise.
         sharpness: detail around the eyes, the median over the detections; NaN when not measured.
         matte: share of it that the photo's matte holds, 0..1, the median likewise; NaN without a matte.
@@ -102,8 +121,9 @@ class Face:
 
     faces: tuple[int, ...]
     box: Box
-    agreement: float
     evidence: float
+    confirmed: bool
+    probability: float
     keypoints: NDArray[np.float64]
     sharpness: float = math.nan
     matte: float = math.nan
@@ -145,11 +165,16 @@ class Habit:
     Args:
         place: coordinate-wise median.
         spread: width of the likeness in x, y and log_size: 1.5 times the median absolute deviation, but at least
-            0.15, 0.15 and 0.35, so that a few equal photos do not make every other place impossible.
+            :data:`SPREAD`, so that a few equal photos do not make every other place impossible.
     """
 
     place: Place
     spread: tuple[float, float, float]
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the photos agree: unrelated photos have no usual place."""
+        return self.spread == SPREAD
 
     def likeness(self, at: Place) -> float:
         """1 for the usual place and size, falling to 0 (Gaussian)."""
@@ -172,19 +197,10 @@ class Candidate:
         return mean * min(1.0, self.face.evidence / CREDIBLE)
 
 
-def common_extent(face: Detection) -> Box:
-    """A detection's box with the extent that the reference detector would have given it."""
-    x0, y0, x1, y1 = face.box
-    width, height = x1 - x0, y1 - y0
-    dx, dy, sw, sh = DETECTORS[face.detector].extent if face.detector in DETECTORS else (0.0, 0.0, 1.0, 1.0)
-    cx, cy = (x0 + x1) / 2 + dx * width, (y0 + y1) / 2 + dy * height
-    return (cx - sw * width / 2, cy - sh * height / 2, cx + sw * width / 2, cy + sh * height / 2)
-
-
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes, 0..1."""
-    shared = _area(_overlap(a, b))
-    return shared / (_area(a) + _area(b) - shared) if shared else 0.0
+    shared = area(_overlap(a, b))
+    return shared / (area(a) + area(b) - shared) if shared else 0.0
 
 
 def _overlap(a: Box, b: Box) -> Box:
@@ -192,7 +208,8 @@ def _overlap(a: Box, b: Box) -> Box:
     return (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
 
 
-def _area(box: Box) -> float:
+def area(box: Box) -> float:
+    """Width by height; 0 for a box without any."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
@@ -207,14 +224,12 @@ def group(detections: Sequence[Detection]) -> list[list[int]]:
         range(len(detections)),
         key=lambda i: (rank.get(detections[i].detector, len(rank)), -detections[i].score, detections[i].box),
     )
-    boxes = [common_extent(face) for face in detections]
+    boxes = [face.common_box for face in detections]
     groups: list[list[int]] = []
     for i in order:
-        likely = [
-            (iou(boxes[i], boxes[members[0]]), members) for members in groups if same(boxes[i], boxes[members[0]])
-        ]
+        likely = [members for members in groups if same(boxes[i], boxes[members[0]])]
         if likely:
-            max(likely, key=lambda pair: pair[0])[1].append(i)
+            max(likely, key=lambda members: iou(boxes[i], boxes[members[0]])).append(i)
         else:
             groups.append([i])
     return groups
@@ -222,26 +237,45 @@ def group(detections: Sequence[Detection]) -> list[list[int]]:
 
 def same(a: Box, b: Box) -> bool:
     """Whether two boxes (of one extent) show one face."""
+    apart_x, apart_y = abs(a[0] + a[2] - b[0] - b[2]) / 2, abs(a[1] + a[3] - b[1] - b[3]) / 2
+    if apart_x > max(a[2] - a[0], b[2] - b[0]) or apart_y > max(a[3] - a[1], b[3] - b[1]):
+        return False  # most pairs: they neither overlap nor are near
     if iou(a, b) >= SAME_FACE_IOU:
         return True
-    side_a, side_b = (math.sqrt(max(1e-9, (c[2] - c[0]) * (c[3] - c[1]))) for c in (a, b))
-    apart = math.hypot(a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]) / 2
-    return apart <= NEAR * min(side_a, side_b) and max(side_a, side_b) <= ALIKE * min(side_a, side_b)
+    side_a, side_b = (math.sqrt(max(1e-9, area(box))) for box in (a, b))
+    near = math.hypot(apart_x, apart_y) <= NEAR * min(side_a, side_b)
+    return near and max(side_a, side_b) <= ALIKE * min(side_a, side_b)
 
 
-def evidence(detections: Sequence[Detection]) -> float:
-    """How sure it is that there is a face, 0..1: one minus the chance that every detector that saw it was wrong.
+def evidence(answers: Mapping[str, Sequence[float]]) -> float:
+    """Probability that there is a face, 0..1.
 
-    A detector's best score s counts as a chance of (s - 0.2) / 0.7, within 0..0.95, of being right. What YuNet and a
-    BlazeFace both see (with a score of at least 0.3) is credible in any case: they hardly ever err at the same place,
-    and a masked face often gets no more than that.
+    Log-odds are averaged, first over the looks of each detector family, then over the families, weighted by their
+    trust: a logistic regression over the labelled faces of street photos gave those weights. Doubtful scores do not add
+    up, and what a family overlooked counts against a face.
+
+    Args:
+        answers: by detector family, the probability that each of its looks gave to the face, 0..1; at least one.
     """
-    best: dict[str, float] = {}
-    for face in detections:
-        best[face.detector] = max(best.get(face.detector, 0.0), face.score)
-    sure = 1 - math.prod(1 - min(0.95, max(0.0, (score - 0.2) / 0.7)) for score in best.values())
-    families = {name.partition("_")[0] for name, score in best.items() if score >= AGREED_SCORE}
-    return max(sure, CREDIBLE) if len(families) > 1 else sure
+    total = weight = 0.0
+    for family in sorted(answers):
+        trust = next(spec.trust for spec in DETECTORS.values() if spec.family == family)
+        odds = [math.log(p / (1 - p)) for p in (min(1 - LIMIT, max(LIMIT, p)) for p in answers[family])]
+        total += trust * sum(odds) / len(odds)
+        weight += trust
+    return 1 / (1 + math.exp(-total / weight))
+
+
+def confirmed(detections: Sequence[Detection], evidence: float, needed: int = 2) -> bool:
+    """Whether enough detector families saw a face of that evidence: one proposed it, another confirms it.
+
+    Args:
+        detections: those of the face.
+        evidence: that of :func:`evidence`.
+        needed: families that must have seen it; 1 where the settings name detectors of one family only.
+    """
+    families = {DETECTORS[face.detector].family for face in detections if face.probability >= CONFIRMS}
+    return evidence >= SURELY and len(families) >= needed
 
 
 def holds_another(face: Face, others: Sequence[Face], width: int, height: int) -> bool:
@@ -254,29 +288,35 @@ def holds_another(face: Face, others: Sequence[Face], width: int, height: int) -
         if other is face or other.evidence < SURE or 1 - face.evidence < SURER * (1 - other.evidence):
             continue
         outer, inner = _clipped(face.box, width, height), _clipped(other.box, width, height)
-        shared = _area(_overlap(outer, inner))
-        if INNER_SIDE**2 * _area(outer) <= _area(inner) < _area(outer) and shared >= INSIDE * _area(inner) > 0:
+        shared = area(_overlap(outer, inner))
+        if INNER_SIDE**2 * area(outer) <= area(inner) < area(outer) and shared >= INSIDE * area(inner) > 0:
             return True
     return False
 
 
-def merge(detections: Sequence[Detection], faces: Sequence[int], detectors: int) -> Face:
-    """One face of its detections; ``faces`` are their numbers, ``detectors`` how many detectors looked."""
+def merge(detections: Sequence[Detection], faces: Sequence[int], evidence: float, confirmed: bool) -> Face:
+    """One face of its detections; ``faces`` are their numbers, the rest as in :class:`Face`."""
     best: dict[str, Detection] = {}
-    for face in detections:  # one vote per detector, however many rungs it stood on
+    for face in detections:  # one vote per detector, however many renditions it looked at
         if face.detector not in best or face.score > best[face.detector].score:
             best[face.detector] = face
-    weights = np.array([face.score for face in best.values()]) + 1e-6
-    boxes = np.array([common_extent(face) for face in best.values()])
-    x0, y0, x1, y1 = (float(v) for v in np.average(boxes, axis=0, weights=weights))
-    points = np.average([_four_points(face) for face in best.values()], axis=0, weights=weights)
-    detail, matte = (float(np.median([getattr(face, name) for face in detections])) for name in ("sharpness", "matte"))
-    seen = len(best) / max(1, detectors)
-    return Face(tuple(faces), (x0, y0, x1, y1), seen, evidence(detections), points, detail, matte)
+    if len(best) == 1:
+        (only,) = best.values()
+        box, points = only.common_box, _four_points(only)
+    else:
+        weights = np.array([face.score for face in best.values()]) + 1e-6
+        weights /= weights.sum()
+        x0, y0, x1, y1 = (float(v) for v in weights @ np.array([face.common_box for face in best.values()]))
+        box = (x0, y0, x1, y1)
+        points = np.tensordot(weights, np.array([_four_points(face) for face in best.values()]), 1)
+    detail = statistics.median([face.sharpness for face in detections])
+    matte = statistics.median([face.matte for face in detections])
+    probability = max(face.probability for face in detections)
+    return Face(tuple(faces), box, evidence, confirmed, probability, points, detail, matte)
 
 
 def _four_points(face: Detection) -> NDArray[np.float64]:
-    """Right eye, left eye, nose tip, mouth centre. YuNet gives two mouth corners, BlazeFace the centre."""
+    """Right eye, left eye, nose tip, mouth centre. BlazeFace gives its centre, the others two corners."""
     points = face.keypoints
     mouth = points[3:5].mean(axis=0) if len(points) == 5 else points[3]
     return np.vstack([points[:3], mouth])
@@ -303,7 +343,7 @@ def habit(places: Sequence[Place]) -> Habit | None:
         return None
     values = np.array([(p.x, p.y, p.log_size) for p in places])
     middle = np.median(values, axis=0)
-    spread = np.maximum(1.5 * np.median(np.abs(values - middle), axis=0), (0.15, 0.15, 0.35))
+    spread = np.maximum(1.5 * np.median(np.abs(values - middle), axis=0), SPREAD)
     return Habit(Place(*(float(v) for v in middle)), (float(spread[0]), float(spread[1]), float(spread[2])))
 
 
@@ -312,8 +352,7 @@ def candidates(
 ) -> list[Candidate]:
     """Every face with its signals, best first; without those that :func:`holds_another` says are none.
 
-    - size: side relative to the largest credible face of the photo
-    - agreement: share of the detectors that saw it
+    - size: area relative to the largest credible face of the photo
     - centre: nearness to the middle of the photo
     - sharpness: detail around the eyes relative to the sharpest credible face: the subject is in focus
     - matte: share that the whole photo's matte holds, relative to the face of which it holds most: it shows the subject
@@ -330,8 +369,7 @@ def candidates(
     found = []
     for face, at in zip(faces, places, strict=True):
         signals = {
-            "size": math.exp(min(0.0, at.log_size - largest)),
-            "agreement": face.agreement,
+            "size": math.exp(2 * min(0.0, at.log_size - largest)),
             "centre": math.exp(-0.5 * (((at.x - 0.5) / 0.25) ** 2 + ((at.y - 0.5) / 0.35) ** 2)),
         }
         if sharpest > 0 and not math.isnan(face.sharpness):
@@ -343,7 +381,18 @@ def candidates(
         if dataset is not None:
             signals["dataset"] = dataset.likeness(at)
         found.append(Candidate(face, signals))
-    return sorted(found, key=lambda c: (-c.mark, c.face.faces))
+    return sorted(found, key=lambda c: (c.face.evidence < CREDIBLE, -c.mark, c.face.faces))
+
+
+def in_focus_instead(best: Candidate, other: Candidate) -> bool:
+    """Whether ``other`` may be the subject after all: ``best`` is larger, but blurred and at the edge."""
+    if other.face.evidence < CREDIBLE or not all("sharpness" in c.signals for c in (best, other)):
+        return False
+    return (
+        other.signals["size"] >= FOCUS_SIZE * best.signals["size"]
+        and other.signals["centre"] - best.signals["centre"] >= FOCUS_CENTRE
+        and best.signals["sharpness"] <= FOCUS_BLUR * other.signals["sharpness"]
+    )
 
 
 def choose(
@@ -364,24 +413,29 @@ def choose(
         dataset: where the subject usually is in all photos.
         settings: limits and the policy for a photo without a face.
     """
-    ranked = candidates(faces, width, height, person, dataset)
+    ranked = candidates([face for face in faces if face.evidence >= NOTHING], width, height, person, dataset)
     if ranked and (ranked[0].mark >= settings.weak or (person is None and dataset is None)):
         best = ranked[0]
-        status, reason = "ok", ""
-        if len(ranked) > 1 and best.mark - ranked[1].mark < settings.close:
-            status = "ambiguous"
-            reason = (
-                f"face {ranked[1].face.faces[0]} is nearly as likely (marks {best.mark:.2f} and {ranked[1].mark:.2f})"
-            )
-        return Choice(status, best.face.faces[0], best.face.box, reason, best.face.keypoints)
-    why = "no face found" if not ranked else f"the only faces are unlikely (best mark {ranked[0].mark:.2f})"
-    source = person or dataset
+        reasons = []
+        if not best.face.confirmed:
+            reasons.append(f"no second look confirmed this face (evidence {best.face.evidence:.2f})")
+        for other in ranked[1:]:
+            number = other.face.faces[0]
+            if best.mark - other.mark < settings.close:
+                reasons.append(f"face {number} is nearly as likely (marks {best.mark:.2f} and {other.mark:.2f})")
+                break
+            if in_focus_instead(best, other):
+                reasons.append(f"face {number} is nearer to the middle and sharper")
+                break
+        status = "ambiguous" if reasons else "ok"
+        return Choice(status, best.face.faces[0], best.face.box, "; ".join(reasons), best.face.keypoints)
+    why = "no face detected" if not ranked else f"the only faces are unlikely (best mark {ranked[0].mark:.2f})"
+    usual, origin = (person, "the person's other photos") if person else (dataset, "the data set's median")
     if settings.no_face == "whole":
         return Choice("rescued", box=(0.0, 0.0, float(width), float(height)), reason=f"{why}; the whole photo")
-    if settings.no_face != "rescue" or source is None:
+    if settings.no_face != "rescue" or usual is None:
         return Choice("no_face", reason=why)
-    origin = "the person's other photos" if person else "the data set's median"
-    return Choice("rescued", box=box_at(source.place, width, height), reason=f"{why}; box from {origin}")
+    return Choice("rescued", box=box_at(usual.place, width, height), reason=f"{why}; box from {origin}")
 
 
 def box_at(at: Place, width: int, height: int) -> Box:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.faces.choice import group
+from maskprep.faces.choice import Face, merge
 from maskprep.faces.detectors import Detection, open_detectors
-from maskprep.faces.ladder import Seen, climb, sharpness
+from maskprep.faces.search import search
 from maskprep.photos.decode import PhotoError, load
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "detect"
-VERSION = 3
-TABLE_VERSION = 3
+VERSION = 4
+TABLE_VERSION = 4
 ROWS_PER_SHARD = 64
 
 FACE = pa.struct(
@@ -32,8 +32,14 @@ FACE = pa.struct(
         ("sharpness", pa.float64()),
         ("box", pa.list_(pa.float64())),
         ("keypoints", pa.list_(pa.float64())),
+        ("group", pa.int64()),
+        ("evidence", pa.float64()),
+        ("confirmed", pa.bool_()),
     ]
 )
+"""A detection: its own values, and those of the face to which it belongs, see TABLE."""
+
+COLUMNS = pa.schema([("faces", pa.list_(FACE))])
 
 TABLE = schema_of(
     [
@@ -50,10 +56,13 @@ TABLE = schema_of(
         ("keypoints", pa.list_(pa.float64())),
         ("sharpness", pa.float64()),
         ("matte", pa.float64()),
+        ("evidence", pa.float64()),
+        ("confirmed", pa.bool_()),
     ]
 )
 """faces.parquet. ``face`` counts the detections of an image, those of one face side by side and its best first;
 ``group`` is the number of that best one, so detections with one group are one face. keypoints: x, y, x, y, ...
+``evidence`` and ``confirmed`` are those of the face, see :mod:`maskprep.faces.choice`.
 ``matte``: mean of the photo's matte within the box, where there are mattes of whole photos and several faces."""
 
 
@@ -62,7 +71,7 @@ class DetectStage:
     """Finds faces. Input rows: path. Output rows: a list of FACE.
 
     Args:
-        thresholds: lowest score that counts, per detector that looks.
+        thresholds: lowest score that counts, per detector that may look.
         low: lowest score that counts on the rung ``low``, where nothing better is found.
         max_megapixels: photos larger than this are not opened.
     """
@@ -70,7 +79,7 @@ class DetectStage:
     thresholds: dict[str, float]
     low: float
     max_megapixels: float
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([("faces", pa.list_(FACE))]))
+    columns: pa.Schema = field(default_factory=lambda: COLUMNS)
     array_shape: tuple[int, ...] | None = None
 
     @contextlib.contextmanager
@@ -78,31 +87,30 @@ class DetectStage:
         """Load the detectors."""
         lowest = {name: min(self.low, threshold) for name, threshold in self.thresholds.items()}
 
-        def keep(face: Detection) -> bool:
-            return face.score >= self.thresholds[face.detector]
-
-        with open_detectors(list(self.thresholds), lowest) as find:
+        with open_detectors(list(self.thresholds), lowest) as detectors:
 
             def compute(row: Row) -> Output | None:
                 try:
                     pixels = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                seen = climb(pixels, find, keep, len(self.thresholds))
-                return {"faces": [_record(s, sharpness(pixels, s.face.box)) for s in seen]}, None
+                detections, faces = search(pixels, detectors, self.thresholds)
+                return {"faces": [_record(detections[i], face) for face in faces for i in face.faces]}, None
 
             yield compute
 
 
-def _record(seen: Seen, detail: float) -> dict[str, Any]:
-    face = seen.face
+def _record(detection: Detection, face: Face) -> dict[str, Any]:
     return {
-        "detector": face.detector,
-        "rung": seen.rung,
-        "score": face.score,
-        "sharpness": detail,
-        "box": list(face.box),
-        "keypoints": face.keypoints.ravel().tolist(),
+        "detector": detection.detector,
+        "rung": detection.rung,
+        "score": detection.score,
+        "sharpness": detection.sharpness,
+        "box": list(detection.box),
+        "keypoints": detection.keypoints.ravel().tolist(),
+        "group": face.faces[0],
+        "evidence": face.evidence,
+        "confirmed": face.confirmed,
     }
 
 
@@ -110,48 +118,27 @@ def assemble(rows: pa.Table) -> pa.Table:
     """faces.parquet from the stage's rows."""
     out: list[dict[str, Any]] = []
     for image, faces in zip(rows.column("image").to_pylist(), rows.column("faces").to_pylist(), strict=True):
-        detections = [_detection(face) for face in faces]
-        number = 0
-        for members in group(detections):
-            first = number
-            for i in members:
-                x0, y0, x1, y1 = detections[i].box
-                place = {"image": image, "face": number, "group": first, "x0": x0, "y0": y0, "x1": x1, "y1": y1}
-                keep = ("detector", "rung", "score", "keypoints", "sharpness")
-                out.append({**place, **{name: faces[i][name] for name in keep}, "matte": None})
-                number += 1
+        for number, face in enumerate(faces):
+            x0, y0, x1, y1 = face.pop("box")
+            out.append({"image": image, "face": number, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "matte": None, **face})
     return pa.Table.from_pylist(out, schema=TABLE)
 
 
-def _detection(face: dict[str, Any]) -> Detection:
-    x0, y0, x1, y1 = face["box"]
-    points = np.reshape(face["keypoints"], (-1, 2))
-    return Detection(face["detector"], face["score"], (x0, y0, x1, y1), points, face["sharpness"])
+def faces_by_image(table: pd.DataFrame) -> dict[str, list[Face]]:
+    """faces.parquet as faces, in the table's order."""
+    groups: dict[tuple[str, int], list[dict[Any, Any]]] = {}
+    for row in table[[name for name in TABLE.names if name in table]].to_dict("records"):
+        groups.setdefault((row["image"], row["group"]), []).append(row)
+    faces: dict[str, list[Face]] = {}
+    for (image, _), rows in groups.items():
+        own = [_detection(row) for row in rows]
+        first = rows[0]
+        numbers = [int(row["face"]) for row in rows]
+        faces.setdefault(image, []).append(merge(own, numbers, first["evidence"], bool(first["confirmed"])))
+    return faces
 
 
-def detections_by_image(faces: pd.DataFrame) -> dict[str, list[list[tuple[int, Detection]]]]:
-    """faces.parquet as detections: image -> faces -> (number, detection), in the table's order."""
-    result: dict[str, list[list[tuple[int, Detection]]]] = {}
-    columns: Sequence[str] = (
-        "image",
-        "face",
-        "group",
-        "detector",
-        "score",
-        "x0",
-        "y0",
-        "x1",
-        "y1",
-        "keypoints",
-        "sharpness",
-        "matte",
-    )
-    for image, face, first, detector, score, x0, y0, x1, y1, points, detail, matte in zip(
-        *(faces[c] for c in columns), strict=True
-    ):
-        groups = result.setdefault(image, [])
-        if face == first:
-            groups.append([])
-        seen = Detection(detector, score, (x0, y0, x1, y1), np.reshape(points, (-1, 2)), detail, matte)
-        groups[-1].append((int(face), seen))
-    return result
+def _detection(row: dict[Any, Any]) -> Detection:
+    box = (row["x0"], row["y0"], row["x1"], row["y1"])
+    points = np.reshape(row["keypoints"], (-1, 2))
+    return Detection(row["detector"], row["score"], box, points, row["sharpness"], row["matte"], row["rung"])

@@ -1,15 +1,18 @@
-"""Face detectors behind one small interface: BlazeFace short and full range (MediaPipe), YuNet (OpenCV).
+"""Face detectors behind one small interface: YuNet and CenterFace (OpenCV), BlazeFace short and full range (MediaPipe).
 
-None of them is enough alone. BlazeFace short range finds faces that fill the frame, YuNet small and far ones, and
-they fail on different masked faces; so all of them look at every photo and nothing is thrown away here.
+None of them is enough alone. BlazeFace short range detects faces that fill the frame, YuNet and CenterFace small and
+far ones. CenterFace errs least on street photos and costs four times as much as YuNet, so it runs where its answer can
+change the choice (:mod:`maskprep.faces.search`).
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,10 @@ class Detection:
         box: x0, y0, x1, y1 in pixels of the upright photo; may reach beyond its border.
         keypoints: float [k, 2] in the same pixels; the first three are the right eye, the left eye (the person's
             own right and left) and the nose tip, followed by the mouth (BlazeFace: centre and the two ears;
-            YuNet: right and left corner).
-        sharpness: detail around the eyes, see :func:`maskprep.faces.ladder.sharpness`; NaN when not measured.
+            YuNet and CenterFace: right and left corner).
+        sharpness: detail around the eyes, see :func:`maskprep.faces.search.sharpness`; NaN when not measured.
         matte: mean of the whole photo's matte within the box, 0..1; NaN when there is none.
+        rung: the rendition of the photo on which it was detected, see :mod:`maskprep.faces.search`.
     """
 
     detector: str
@@ -46,6 +50,21 @@ class Detection:
     keypoints: NDArray[np.float64]
     sharpness: float = math.nan
     matte: float = math.nan
+    rung: str = "as_is"
+
+    @cached_property
+    def probability(self) -> float:
+        """Chance that there is a face, 0..1, by the score alone."""
+        return DETECTORS[self.detector].probability(self.score)
+
+    @cached_property
+    def common_box(self) -> tuple[float, float, float, float]:
+        """The box with the extent that the reference detector would have given it."""
+        x0, y0, x1, y1 = self.box
+        width, height = x1 - x0, y1 - y0
+        dx, dy, sw, sh = DETECTORS[self.detector].extent
+        cx, cy = (x0 + x1) / 2 + dx * width, (y0 + y1) / 2 + dy * height
+        return (cx - sw * width / 2, cy - sh * height / 2, cx + sw * width / 2, cy + sh * height / 2)
 
 
 Find = Callable[[Pixels], list[Detection]]
@@ -61,6 +80,9 @@ class DetectorSpec:
         weight: name in the weights registry.
         threshold: faces below this score are not kept.
         open: makes the detector from its model file and threshold; closed when the context ends.
+        family: detectors of one family err on the same things: one does not confirm another.
+        trust: weight of the family's answer beside those of the others, see :func:`maskprep.faces.choice.evidence`.
+        calibration: scores, and the share of the detections with that score that were faces.
         extent: how this detector's box must change to have the extent of YuNet's, so that crops do not depend on
             which detector saw the face: shift of the centre in x and y and factors for width and height, all relative
             to the box's own width and height. Medians over photos on which both saw the face.
@@ -70,12 +92,24 @@ class DetectorSpec:
     weight: str
     threshold: float
     open: Callable[[Path, float], contextlib.AbstractContextManager[Find]]
+    family: str
+    trust: float
+    calibration: tuple[tuple[float, ...], tuple[float, ...]]
     extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
     @property
     def sha256(self) -> str:
         """Hash of the model file, part of every key of the stage."""
         return REGISTRY[self.weight].sha256
+
+    def probability(self, score: float) -> float:
+        """Chance that a detection with this score is a face, 0..1, interpolated between the calibrated scores."""
+        scores, shares = self.calibration
+        i = bisect.bisect_right(scores, score)
+        if i in (0, len(scores)):
+            return shares[max(0, i - 1)]
+        part = (score - scores[i - 1]) / (scores[i] - scores[i - 1])
+        return shares[i - 1] + part * (shares[i] - shares[i - 1])
 
 
 @contextlib.contextmanager
@@ -91,7 +125,9 @@ def _open_blazeface(name: str, path: Path, threshold: float) -> Iterator[Find]:
 
         def find(pixels: Pixels) -> list[Detection]:
             height, width = pixels.shape[:2]
-            result = task.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels)))
+            image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
+            with quiet():  # it warns once, at the first call whose tensor happens not to be aligned
+                result = task.detect(image)
             faces = []
             for face in result.detections:
                 box = face.bounding_box
@@ -133,15 +169,82 @@ def _open_yunet(path: Path, threshold: float) -> Iterator[Find]:
     yield find
 
 
+@contextlib.contextmanager
+def _open_centerface(path: Path, threshold: float) -> Iterator[Find]:
+    """CenterFace (Xu et al., 2019, arXiv 1911.03599): one heat map of face centres at a quarter of the size."""
+    import cv2
+
+    net: Any = cv2.dnn.readNetFromONNX(np.frombuffer(path.read_bytes(), np.uint8))
+
+    def find(pixels: Pixels) -> list[Detection]:
+        height, width = pixels.shape[:2]
+        down, right = -height % 32, -width % 32  # the network halves five times
+        padded: Any = cv2.copyMakeBorder(pixels, 0, down, 0, right, cv2.BORDER_REPLICATE)
+        net.setInput(np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32))
+        heat, sizes, offsets, points = (np.asarray(out)[0] for out in net.forward(["537", "538", "539", "540"]))
+        rows, columns = np.nonzero(heat[0] >= threshold)
+        scores = heat[0][rows, columns]
+        h, w = 4 * np.exp(sizes[:, rows, columns].astype(np.float64))
+        top = 4 * (rows + offsets[0, rows, columns] + 0.5) - h / 2
+        left = 4 * (columns + offsets[1, rows, columns] + 0.5) - w / 2
+        boxes = np.stack([left, top, w, h], axis=1)
+        kept = cv2.dnn.NMSBoxes(boxes.tolist(), scores.tolist(), threshold, 0.3)
+        faces = []
+        for i in np.asarray(kept, int).ravel():
+            y, x = points[:, rows[i], columns[i]].reshape(5, 2).astype(np.float64).T
+            marks = np.stack([left[i] + x * w[i], top[i] + y * h[i]], axis=1)
+            box = (float(left[i]), float(top[i]), float(left[i] + w[i]), float(top[i] + h[i]))
+            faces.append(Detection("centerface", float(scores[i]), box, marks))
+        return faces
+
+    yield find
+
+
 DETECTORS = {
     spec.name: spec
     for spec in (
-        DetectorSpec("yunet", "yunet", 0.3, _open_yunet),
-        DetectorSpec("blazeface_full", "blazeface_full", 0.3, _open_full, extent=(0.0, -0.056, 0.91, 1.20)),
-        DetectorSpec("blazeface_short", "blazeface_short", 0.3, _open_short, extent=(0.0, -0.105, 0.955, 1.265)),
+        DetectorSpec(
+            "yunet",
+            "yunet",
+            0.3,
+            _open_yunet,
+            family="yunet",
+            trust=1.0,
+            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0.05, 0.12, 0.20, 0.35, 0.50, 0.75, 0.93, 0.99)),
+        ),
+        DetectorSpec(
+            "centerface",
+            "centerface",
+            0.3,
+            _open_centerface,
+            family="centerface",
+            trust=3.0,
+            calibration=((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.05, 0.13, 0.28, 0.55, 0.76, 0.90, 0.97, 0.99)),
+        ),
+        DetectorSpec(
+            "blazeface_full",
+            "blazeface_full",
+            0.3,
+            _open_full,
+            family="blazeface",
+            trust=0.5,
+            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.30, 0.45, 0.70, 0.87, 0.95, 0.99)),
+            extent=(0.0, -0.056, 0.91, 1.20),
+        ),
+        DetectorSpec(
+            "blazeface_short",
+            "blazeface_short",
+            0.3,
+            _open_short,
+            family="blazeface",
+            trust=0.5,
+            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.08, 0.15, 0.30, 0.50, 0.65, 0.85, 0.99)),
+            extent=(0.0, -0.105, 0.955, 1.265),
+        ),
     )
 }
-"""Every detector, the one whose box extent is the reference first."""
+"""Every detector, the one whose box extent is the reference first. Calibrations are shares on half of 302 street
+photos whose faces are labelled; a detection counts as a face where it overlaps a labelled one."""
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -153,8 +256,8 @@ def check_names(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterator[Find]:
-    """Load several detectors; the function runs all of them on one picture, as it is.
+def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterator[dict[str, Find]]:
+    """Load several detectors, by name.
 
     To be called in the process that detects: an instance inherited over fork hangs.
     """
@@ -163,20 +266,17 @@ def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterat
     cv2.setNumThreads(1)  # processes are the unit of parallelism, and sums then have one order
     with contextlib.ExitStack() as stack:
         with quiet():
-            finders = []
+            finders = {}
             for name in names:
                 spec = DETECTORS[name]
                 opened = spec.open(locate(spec.weight), thresholds.get(name, spec.threshold))
-                finders.append(stack.enter_context(opened))
+                finders[name] = stack.enter_context(opened)
             blank = np.zeros((64, 64, 3), np.uint8)
-            for find in finders:
-                find(blank)  # the first call is the slow and the talkative one
-
-        def find_all(pixels: Pixels) -> list[Detection]:
-            return [face for find in finders for face in find(pixels)]
+            for find in finders.values():
+                find(blank)  # loads lazily and writes to stderr
 
         try:
-            yield find_all
+            yield finders
         finally:
             with quiet():
                 stack.close()
@@ -200,4 +300,4 @@ def rescale(face: Detection, factor: float) -> Detection:
     if factor == 1.0:
         return face
     x0, y0, x1, y1 = (v * factor for v in face.box)
-    return Detection(face.detector, face.score, (x0, y0, x1, y1), face.keypoints * factor)
+    return replace(face, box=(x0, y0, x1, y1), keypoints=face.keypoints * factor)

@@ -21,15 +21,14 @@ from maskprep.faces.choice import (
     candidates,
     choose,
     habit,
-    merge,
     place,
 )
 from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
-from maskprep.faces.detect import detections_by_image
+from maskprep.faces.detect import faces_by_image
 from maskprep.faces.words import not_faces
 from maskprep.store.tables import schema_of
 
-VERSION = 4
+VERSION = 5
 
 STATUSES = ("ok", "given", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
 
@@ -65,7 +64,6 @@ class Subjects:
     Args:
         images: images.parquet.
         faces: faces.parquet.
-        detectors: how many detectors looked at each photo.
         settings: how to choose.
         decisions: a person's rulings, in order.
         stale: filled with sentences about rulings that were not applied.
@@ -75,27 +73,26 @@ class Subjects:
 
     images: pd.DataFrame
     faces: pd.DataFrame
-    detectors: int
     settings: ChooseSettings
     decisions: Sequence[Decision] = ()
     stale: list[str] = field(default_factory=list)
     sought: bool = True
 
     def __post_init__(self) -> None:
-        detections = detections_by_image(self.faces)
         columns = ("image", "width", "height", "person", "error", "detail", "content")
         self._rows: dict[str, Any] = {
             row[0]: SimpleNamespace(**dict(zip(columns, row, strict=True)))
             for row in zip(*(self.images[c] for c in columns), strict=True)
         }
         self._faces = {
-            image: [merge([d for _, d in members], [n for n, _ in members], self.detectors) for members in groups]
-            for image, groups in detections.items()
+            image: faces
+            for image, faces in faces_by_image(self.faces).items()
             if image in self._rows  # faces of photos that are gone stay until the next detection
         }
         first = {image: self._first_guess(image) for image in self._faces if self._readable(image)}
         self._places = {image: at for image, at in first.items() if at is not None}
-        self._dataset = habit(list(self._places.values()))
+        usual = habit(list(self._places.values()))
+        self._dataset = usual if usual is not None and usual.narrow else None
         contents = {image: row.content for image, row in self._rows.items()}
         self._ruled, lost = by_image(self.decisions, contents)
         self.stale.extend(lost)

@@ -8,7 +8,6 @@ from maskprep.faces.choice import CREDIBLE, WEIGHTS, Candidate, Face, holds_anot
 
 MORE = {
     "size": "larger",
-    "agreement": "seen by more detectors",
     "person": "more where the person's other photos have the face",
     "centre": "nearer to the middle",
     "dataset": "more where most photos have the face",
@@ -33,7 +32,7 @@ def compare(chosen: Candidate, other: Candidate) -> str:
 
     pros = [say(name) for name in ordered if gain[name] > 0]
     if other.face.evidence < min(CREDIBLE, chosen.face.evidence):
-        pros.insert(0, f"the other is hardly a face (evidence {other.face.evidence:.2f})")
+        pros.insert(0, f"the other is probably no face (evidence {other.face.evidence:.2f})")
     cons = [f"not {say(name)}" for name in ordered if gain[name] < 0]
     against = f"; although {', '.join(cons)}" if cons else ""
     return (", ".join(pros) or "nothing sets them apart") + against

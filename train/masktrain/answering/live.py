@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 
 from maskprep import config as configuration
 from maskprep.errors import UserError
-from maskprep.faces.choice import CREDIBLE, Box, Choice, Face, candidates, choose, group, habit, merge, place
+from maskprep.faces.choice import CREDIBLE, Box, Choice, Face, candidates, choose, habit, place
 from maskprep.faces.detectors import Detection, Find, open_detectors
-from maskprep.faces.ladder import climb, sharpness
+from maskprep.faces.search import search
 from maskprep.faces.subjects import NOT_SOUGHT
 from maskprep.photos.decode import Pixels
 from maskprep.pixels import matte_models
 from maskprep.pixels.composite import Background
 from maskprep.pixels.crops import cut
-from maskprep.pixels.mattes import matte_crop
+from maskprep.pixels.mattes import MatteSettings, matte_crop
 from maskprep.pixels.matting import Predict, matte_of, open_model
 from maskprep.pixels.overlap import overlap
 from masktrain.answering.manual import Manual
@@ -63,7 +64,7 @@ class Eye:
 
     manual: Manual
     config: configuration.Config
-    find: Find | None
+    detectors: dict[str, Find] | None
     matte: tuple[Predict, matte_models.LocalModel] | None
 
     def look(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
@@ -76,9 +77,9 @@ class Eye:
             At least one; without crops where there is no face and the settings do not take the whole picture.
         """
         height, width = pixels.shape[:2]
-        if self.find is None:
+        if self.detectors is None:
             return [self._subject(pixels, Choice("given", box=(0.0, 0.0, width, height), reason=NOT_SOUGHT), None)]
-        faces = self._faces(pixels, self.find)
+        faces = self._faces(pixels, self.detectors)
         first = candidates(faces, width, height)
         usual = habit([place(first[0].face.box, width, height)]) if first else None
         choice = choose(faces, width, height, None, usual, self.config.choose)
@@ -93,27 +94,19 @@ class Eye:
                     found.append(self._subject(pixels, other, candidate.mark))
         return found
 
-    def _faces(self, pixels: Pixels, find: Find) -> list[Face]:
+    def _faces(self, pixels: Pixels, detectors: Mapping[str, Find]) -> list[Face]:
         settings = self.config.detect
-
-        def keep(face: Detection) -> bool:
-            return face.score >= settings.threshold(face.detector)
-
-        seen = [s.face for s in climb(pixels, find, keep, len(settings.detectors))]
-        sharp = [Detection(f.detector, f.score, f.box, f.keypoints, sharpness(pixels, f.box)) for f in seen]
-        groups = group(sharp)
-        if len(groups) > 1:
-            sharp = self._matted(pixels, sharp)
-        faces, number = [], 0
-        for members in groups:
-            numbers = range(number, number + len(members))
-            faces.append(merge([sharp[i] for i in members], numbers, len(settings.detectors)))
-            number += len(members)
+        thresholds = {name: settings.threshold(name) for name in settings.detectors}
+        detections, faces = search(pixels, detectors, thresholds)
+        if len(faces) > 1:
+            detections = self._matted(pixels, detections)
+            held = [statistics.median(detections[i].matte for i in face.faces) for face in faces]
+            faces = [replace(face, matte=share) for face, share in zip(faces, held, strict=True)]
         return faces
 
     def _matted(self, pixels: Pixels, seen: list[Detection]) -> list[Detection]:
         """Detections with what the matte of the whole picture holds of each, where the cache was made with that."""
-        if self.matte is None or self.config.matte is None or not self.config.matte.chooses:
+        if self.matte is None or not self.config.choose.matte:
             return seen
         predict, model = self.matte
         alpha, clear = matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
@@ -133,7 +126,7 @@ class Eye:
             if wanted.matted and self.matte is not None and self.config.matte is not None:
                 predict, model = self.matte
                 force = choice.status in (*SEEN, OTHER)
-                box = choice.box if self.find is not None else None
+                box = choice.box if self.detectors is not None else None
                 matte = matte_crop(predict, model, self.config.matte, crop, pixels, made.transform, shape, box, force)
                 alphas[wanted.view] = matte.alpha
                 held = _Held(crop, matte.alpha, matte.status)
@@ -180,11 +173,14 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
         matte = None
         if any(i.matted for i in manual.inputs) and config.matte is None:
             raise UserError("The model needs mattes, and its settings do not say how to make them.")
-        if config.matte is not None and (config.matte.chooses or any(i.matted for i in manual.inputs)):
-            model = matte_models.locate(config.matte.model)
-            matte = (stack.enter_context(open_model(model, runtime=config.matte.runtime)), model)
-        find = stack.enter_context(open_detectors(list(config.detect.detectors), lowest)) if sought else None
-        yield Eye(manual, config, find, matte)
+        if config.choose.matte or any(i.matted for i in manual.inputs):
+            settings = config.matte or MatteSettings()
+            model = matte_models.locate(settings.model)
+            matte = (stack.enter_context(open_model(model, runtime=settings.runtime)), model)
+        detectors = None
+        if sought:
+            detectors = stack.enter_context(open_detectors(list(config.detect.detectors), lowest))
+        yield Eye(manual, config, detectors, matte)
 
 
 def stack(manual: Manual, subjects: Sequence[Subject]) -> dict[str, NDArray[np.uint8]]:

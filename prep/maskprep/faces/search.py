@@ -1,0 +1,423 @@
+"""The search for the faces of one photo: as few looks as the choice needs, more where the photo is hard.
+
+A look is one detector on one rendition of the photo. Every photo is looked at by YuNet, which detects small and far
+faces, and BlazeFace short range, which detects near ones. The search ends where the subject is clear:
+
+1. Both families see the likeliest subject, it is large and central, and no doubtful face is large enough to be it
+   instead: most portraits.
+2. A passer-by must not hide the subject, so BlazeFace looks at the padded photo and CenterFace at the small one.
+   CenterFace then takes a close look at the likeliest face, at doubtful ones that are large enough to be the subject,
+   and at the next one where it sees none. Any confirmed face ends the search.
+3. Photos on which nothing is confirmed are hard: all detectors look, and look at the padded photo. Where there is still
+   no credible face, they look at one rendition after another, and lower scores count, until there is one.
+
+=============  ==========================================================  =======================================
+rung           what the detectors see                                      what for
+=============  ==========================================================  =======================================
+as_is          the photo, at most 640 pixels long                          nearly every photo
+small          the photo, at most 320 pixels long                          near faces, blurred ones
+close          three times the side of one face, at 96 x 96 pixels         a second opinion on that face
+padded         the photo with half its size added on every side            faces that fill the frame or leave it
+double         the photo at twice the size                                 far faces
+tiles          four overlapping quarters at up to twice the size           small faces
+low            what the rungs before saw with a lower score                faint, dark, covered faces
+turned         the photo turned by 20 and 40 degrees either way            tilted heads
+=============  ==========================================================  =======================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskprep.faces.choice import (
+    CREDIBLE,
+    NOTHING,
+    Box,
+    Face,
+    area,
+    candidates,
+    confirmed,
+    evidence,
+    group,
+    merge,
+    place,
+    same,
+)
+from maskprep.faces.detectors import DETECTORS, WORKING_SIDE, Detection, Find, reduce_for_detection
+from maskprep.photos.decode import Pixels
+
+CONFIRMING = "centerface"
+"""The detector family that takes close looks."""
+
+HARD = ("as_is", "padded", "double", "tiles", "low", "turned")
+"""Rungs for photos on which no face was confirmed, in order."""
+
+CHEAP = ("as_is", "padded")
+"""Those of them that try to confirm a credible face; CenterFace, whose cost grows with the pixels, looks here too."""
+
+RUNGS = ("as_is", "small", "close", *HARD[1:])
+
+MIN_SIDE = 0.15
+"""A subject's side (square root of its area) relative to the photo's, at least this to end the search."""
+
+MAX_OFFSET = 0.3
+"""And its centre at most this far from the middle of the photo, relative to width and height."""
+
+RIVAL = 0.7
+"""A doubtful face of at least this many times the subject's side leaves the subject in doubt."""
+
+ASKED = 0.05
+"""Evidence from which on a near face that is larger than the subject is worth a close look."""
+
+WORTH = 0.12
+"""Probability by its score from which on a detection counts while the search decides where to look next."""
+
+CLOSE_LOOKS = 6
+"""Close looks at the faces of one photo, at most, after each rendition."""
+
+CLOSE_SIDES, CLOSE_PIXELS = 3, 96
+"""What a close look shows: this many times the face's side, at this size."""
+
+SMALL_SIDE = 320
+"""Longer side of the rendition ``small``, pixels."""
+
+SEEN_PIXELS = 16.0
+"""A face of at least this side in a rendition would have been seen there by CenterFace."""
+
+TURNS = (20.0, -20.0, 40.0, -40.0)
+"""Degrees."""
+
+GREY = (127, 127, 127)
+
+Grey = Any
+"""uint8 [h, w]."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One rendition shown to the detectors.
+
+    Args:
+        pixels: uint8 [h, w, 3].
+        back: float [2, 3], from its pixels to the photo's; a similarity.
+    """
+
+    pixels: Pixels
+    back: NDArray[np.float64]
+
+
+def search(
+    photo: Pixels, detectors: Mapping[str, Find], thresholds: Mapping[str, float]
+) -> tuple[list[Detection], list[Face]]:
+    """Look at a photo until the subject is clear.
+
+    Args:
+        photo: uint8 [h, w, 3] RGB, upright.
+        detectors: by name, opened at their lowest thresholds.
+        thresholds: scores from which on a detection counts before the rung ``low``.
+
+    Returns:
+        Every detection in pixels of the photo, those of one face side by side and its best first; and the faces, whose
+        ``faces`` are indices into the detections.
+    """
+    return _Search(photo, detectors, thresholds).run()
+
+
+@dataclass
+class _Search:
+    """The state of the search on one photo; see :func:`search` for its arguments."""
+
+    photo: Pixels
+    detectors: Mapping[str, Find]
+    thresholds: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        import cv2
+
+        self._base, self._scale = reduce_for_detection(self.photo)
+        self._grey: Grey = cv2.cvtColor(self._base, cv2.COLOR_RGB2GRAY)
+        self._detections: list[Detection] = []  # in pixels of the reduced photo, as all boxes here
+        self._faint: list[Detection] = []
+        self._families = min(2, len({DETECTORS[name].family for name in self.detectors}))
+        self._shown: set[tuple[str, str]] = set()  # detector and rung
+        self._asked: list[Box] = []  # faces that had a close look
+        self._ranked: list[Face] | None = None
+        self._merged: dict[tuple[tuple[int, ...], float], Face] = {}
+
+    def run(self) -> tuple[list[Detection], list[Face]]:
+        self._climb()
+        back = _similarity(1 / self._scale, 0.0, 0.0)
+        detections: list[Detection] = []
+        faces: list[Face] = []
+        for members in group(self._detections):
+            own = [self._detections[i] for i in members]
+            sure = self._evidence(own)
+            if self._scale != 1.0:
+                own = [map_face(face, back) for face in own]
+            numbers = range(len(detections), len(detections) + len(own))
+            faces.append(merge(own, numbers, sure, confirmed(own, sure, self._families)))
+            detections += own
+        return detections, faces
+
+    def _climb(self) -> None:
+        near = [name for name in self.detectors if DETECTORS[name].family == "blazeface"][-1:]
+        confirming = [name for name in self.detectors if DETECTORS[name].family == CONFIRMING]
+        far = [name for name in self.detectors if DETECTORS[name].family == "yunet"]
+        self._look("as_is", [*far, *near] or confirming)
+        if self._clear() and self._settled(self._faces()[0]):
+            return
+        self._look("padded", near)
+        self._look("small", confirming)
+        for rung in HARD:
+            self._look_close(confirming, far)
+            if any(face.confirmed or (face.evidence >= CREDIBLE and rung not in CHEAP) for face in self._faces()):
+                return
+            if rung == "low":
+                self._add([replace(face, rung=rung) for face in self._faint])
+            else:
+                self._look(rung, [name for name in self.detectors if rung in CHEAP or name not in confirming])
+
+    def _look(self, rung: str, names: Sequence[str]) -> None:
+        """Show one rendition to the detectors that have not seen it yet."""
+        names = [name for name in names if (name, rung) not in self._shown]
+        if not names:
+            return
+        for look in looks(rung, self._base, self.photo, self._scale):
+            for name in names:
+                faces = [replace(map_face(face, look.back), rung=rung) for face in self.detectors[name](look.pixels)]
+                kept = [rung == "turned" or face.score >= self.thresholds[name] for face in faces]
+                self._add([face for face, keep in zip(faces, kept, strict=True) if keep])
+                self._faint += [face for face, keep in zip(faces, kept, strict=True) if not keep]
+        self._shown.update((name, rung) for name in names)
+        self._ranked = None
+
+    def _look_close(self, confirming: Sequence[str], far: Sequence[str]) -> None:
+        """Close looks at the faces on which the choice depends, until the subject is clear."""
+        for _ in range(CLOSE_LOOKS if confirming else 0):
+            face = self._doubtful()
+            if face is None:
+                return
+            look = close(self.photo, [v / self._scale for v in face.box], self._scale)
+            seen = {self._detections[i].detector for i in face.faces}
+            for name in (*confirming, *far):
+                if name in confirming or name not in seen:
+                    found = self.detectors[name](look.pixels)
+                    self._add([replace(map_face(f, look.back), rung="close") for f in found])
+            self._asked.append(face.box)
+            self._ranked = None
+
+    def _doubtful(self) -> Face | None:
+        """The face that must have a close look next, None where that would not change the choice."""
+        faces = self._faces()
+        if not faces:
+            return None
+        height, width = self._base.shape[:2]
+        subject = area(faces[0].box) if faces[0].confirmed else 0.0
+        for face in faces:
+            if face.confirmed or any(same(face.box, box) for box in self._asked):
+                continue
+            if face.evidence >= NOTHING and area(face.box) >= RIVAL**2 * subject:
+                return face
+            if face.evidence >= ASKED and area(face.box) >= max(subject, MIN_SIDE**2 * height * width):
+                return face
+        return None
+
+    def _add(self, detections: Sequence[Detection]) -> None:
+        self._detections += [replace(face, sharpness=sharpness(self._grey, face.box)) for face in detections]
+        self._ranked = None
+
+    def _evidence(self, detections: Sequence[Detection]) -> float:
+        """What all looks say of a face; see :func:`maskprep.faces.choice.evidence`.
+
+        CenterFace may answer twice: on the whole photo, where the face is large enough to be seen, and in a close look.
+        """
+        asked = any(same(face.common_box, box) for face in detections for box in self._asked)
+        shown = {name for name, _ in self._shown}
+        whole = {DETECTORS[name].family for name in shown}
+        answers: dict[str, list[float]] = {}
+        for name, spec in DETECTORS.items():
+            own = [face for face in detections if DETECTORS[face.detector].family == spec.family]
+            if name not in self.detectors or spec.family in answers:
+                continue
+            lowest = max(
+                (DETECTORS[n].probability(0.0) for n in shown if DETECTORS[n].family == spec.family),
+                default=spec.probability(0.0),
+            )
+            if spec.family != CONFIRMING:
+                if own or spec.family in whole:
+                    answers[spec.family] = [max([face.probability for face in own], default=lowest)]
+                continue
+            probabilities: list[float] = []
+            seen = [face.probability for face in own if face.rung != "close"]
+            if seen or (spec.family in whole and (not asked or self._reduced_side(detections) >= SEEN_PIXELS)):
+                probabilities.append(max(seen, default=lowest))
+            if asked:
+                probabilities.append(max([face.probability for face in own if face.rung == "close"], default=lowest))
+            if probabilities:
+                answers[spec.family] = probabilities
+        return evidence(answers)
+
+    def _reduced_side(self, detections: Sequence[Detection]) -> float:
+        """The side of a face on the rendition ``small``, pixels."""
+        box = max(detections, key=lambda face: face.probability).common_box
+        return math.sqrt(area(box)) * min(1.0, SMALL_SIDE / int(max(self._base.shape[:2])))
+
+    def _faces(self) -> list[Face]:
+        """The faces so far, the likeliest subject first."""
+        if self._ranked is None:
+            seen = [i for i, face in enumerate(self._detections) if face.probability >= WORTH]
+            groups = [[seen[i] for i in members] for members in group([self._detections[i] for i in seen])]
+            faces = [self._face(tuple(members)) for members in groups]
+            height, width = self._base.shape[:2]
+            self._ranked = [candidate.face for candidate in candidates(faces, width, height)]
+        return self._ranked
+
+    def _face(self, members: tuple[int, ...]) -> Face:
+        own = [self._detections[i] for i in members]
+        sure = self._evidence(own)
+        key = (members, sure)
+        if key not in self._merged:
+            self._merged[key] = merge(own, members, sure, confirmed(own, sure, self._families))
+        return self._merged[key]
+
+    def _settled(self, face: Face) -> bool:
+        height, width = self._base.shape[:2]
+        return settled(face, width, height)
+
+    def _clear(self) -> bool:
+        """Whether the likeliest subject is confirmed, and no doubtful face is large enough to be it instead."""
+        faces = self._faces()
+        if not faces or not faces[0].confirmed:
+            return False
+        limit = RIVAL**2 * area(faces[0].box)
+        return not any(NOTHING <= face.evidence < CREDIBLE for face in faces[1:] if area(face.box) >= limit)
+
+
+def looks(rung: str, base: Pixels, photo: Pixels, scale: float) -> Iterator[Look]:
+    """The pictures of one rung. ``base`` is the photo reduced by ``scale``; all map back to its pixels."""
+    import cv2
+
+    height, width = base.shape[:2]
+    if rung == "as_is":
+        yield Look(base, _similarity(1.0, 0.0, 0.0))
+    elif rung == "padded":
+        y, x = height // 2, width // 2
+        padded: Any = cv2.copyMakeBorder(base, y, y, x, x, cv2.BORDER_CONSTANT, value=GREY)
+        reduced, shrink = reduce_for_detection(padded)
+        yield Look(reduced, _similarity(1 / shrink, -x, -y))
+    elif rung == "small":
+        reduced, shrink = reduce_for_detection(base, SMALL_SIDE)
+        yield Look(reduced, _similarity(1 / shrink, 0.0, 0.0))
+    elif rung == "double":
+        sharp, shrink = reduce_for_detection(photo, 2 * WORKING_SIDE)
+        grow = min(2.0, 2 * WORKING_SIDE / max(sharp.shape[:2])) if shrink == 1.0 else 1.0
+        large: Any = cv2.resize(sharp, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR) if grow > 1 else sharp
+        yield Look(large, _similarity(width / large.shape[1], 0.0, 0.0))
+    elif rung == "tiles":
+        yield from _tiles(photo, scale)
+    elif rung == "turned":
+        for degrees in TURNS:
+            yield _turned(base, degrees)
+
+
+def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:
+    """A face with its surroundings, grey beyond the photo.
+
+    Args:
+        photo: uint8 [h, w, 3].
+        box: of the face, x0, y0, x1, y1 in its pixels.
+        scale: the rendition maps back to pixels of the photo times this.
+    """
+    import cv2
+
+    height, width = photo.shape[:2]
+    side = max(1, round(CLOSE_SIDES * math.sqrt((box[2] - box[0]) * (box[3] - box[1]))))
+    left, top = round((box[0] + box[2] - side) / 2), round((box[1] + box[3] - side) / 2)
+    x0, y0, x1, y1 = max(0, left), max(0, top), min(width, left + side), min(height, top + side)
+    window = np.full((side, side, 3), GREY, np.uint8)
+    if x0 < x1 and y0 < y1:
+        window[y0 - top : y1 - top, x0 - left : x1 - left] = photo[y0:y1, x0:x1]
+    filter_ = cv2.INTER_AREA if side > CLOSE_PIXELS else cv2.INTER_LINEAR
+    pixels: Any = cv2.resize(window, (CLOSE_PIXELS, CLOSE_PIXELS), interpolation=filter_)
+    return Look(pixels, _similarity(scale * side / CLOSE_PIXELS, left * scale, top * scale))
+
+
+def _tiles(photo: Pixels, scale: float) -> Iterator[Look]:
+    """Four quarters of 5/8 of the width and height each, so that a face on a seam is whole in one of them."""
+    import cv2
+
+    height, width = photo.shape[:2]
+    h, w = math.ceil(height * 0.625), math.ceil(width * 0.625)
+    for y in (0, height - h):
+        for x in (0, width - w):
+            tile, shrink = reduce_for_detection(np.ascontiguousarray(photo[y : y + h, x : x + w]))
+            if shrink == 1.0 and max(h, w) < WORKING_SIDE:
+                grow = min(2.0, WORKING_SIDE / max(h, w))
+                larger: Any = cv2.resize(tile, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR)
+                tile, shrink = larger, larger.shape[1] / w
+            yield Look(tile, _similarity(scale / shrink, x * scale, y * scale))
+
+
+def _turned(base: Pixels, degrees: float) -> Look:
+    import cv2
+
+    height, width = base.shape[:2]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    w, h = (round(abs(width * cos) + abs(height * sin)), round(abs(width * sin) + abs(height * cos)))
+    matrix = np.array([[cos, -sin], [sin, cos]])
+    forth = np.column_stack([matrix, np.array([w / 2, h / 2]) - matrix @ np.array([width / 2, height / 2])])
+    turned: Any = cv2.warpAffine(base, forth, (w, h), flags=cv2.INTER_LINEAR, borderValue=GREY)
+    back = np.column_stack([matrix.T, -matrix.T @ forth[:, 2]])
+    return Look(turned, back)
+
+
+def _similarity(scale: float, x: float, y: float) -> NDArray[np.float64]:
+    return np.array([[scale, 0.0, x], [0.0, scale, y]])
+
+
+def map_face(face: Detection, back: NDArray[np.float64]) -> Detection:
+    """A face in the pixels that ``back`` maps to. A turned box stays upright: its centre is turned, its size kept."""
+    scale = math.hypot(back[0, 0], back[1, 0])
+    x0, y0, x1, y1 = face.box
+    cx, cy = back @ np.array([(x0 + x1) / 2, (y0 + y1) / 2, 1.0])
+    w, h = (x1 - x0) * scale / 2, (y1 - y0) * scale / 2
+    points = face.keypoints @ back[:, :2].T + back[:, 2]
+    return replace(face, box=(float(cx - w), float(cy - h), float(cx + w), float(cy + h)), keypoints=points)
+
+
+def sharpness(grey: Grey, box: Box) -> float:
+    """Detail of the upper half of a face (a mask has none): spread of the Laplacian relative to that of the greys.
+
+    Measured at a width of 64 pixels or less, so that a large face is not thought blurred for its size.
+
+    Args:
+        grey: uint8 [h, w].
+        box: in its pixels; may reach beyond its border.
+
+    Returns:
+        0 (flat or blurred) to about 2; 0 for a box outside the photo.
+    """
+    import cv2
+
+    height, width = grey.shape
+    x0, x1 = min(max(int(box[0]), 0), width), min(max(int(box[2]), 0), width)
+    y0, y1 = min(max(int(box[1]), 0), height), min(max(int((box[1] + box[3]) / 2), 0), height)
+    if x1 - x0 < 8 or y1 - y0 < 4:
+        return 0.0
+    part: Any = grey[y0:y1, x0:x1]
+    if x1 - x0 > 64:
+        part = cv2.resize(part, (64, max(4, round(64 * (y1 - y0) / (x1 - x0)))), interpolation=cv2.INTER_AREA)
+    detail, spread = (cv2.meanStdDev(values)[1].item() for values in (cv2.Laplacian(part, cv2.CV_16S), part))
+    return float(detail / (spread + 5))
+
+
+def settled(face: Face, width: int, height: int) -> bool:
+    """Whether a face is large and central enough to be the subject of a portrait."""
+    at = place(face.box, width, height)
+    return at.log_size >= math.log(MIN_SIDE) and abs(at.x - 0.5) <= MAX_OFFSET and abs(at.y - 0.5) <= MAX_OFFSET
