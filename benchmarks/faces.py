@@ -27,8 +27,8 @@ import pandas as pd
 from PIL import Image
 
 from maskprep import api
-from maskprep.faces.choice import Box, iou
 from maskprep.faces.detectors import DETECTORS, Detection, reduce_for_detection, rescale
+from maskprep.faces.face import Box, iou
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.store.weights import locate
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from maskprep import api
-from maskprep.faces.choice import iou
+from maskprep.faces.face import iou
 from maskprep.status import survey
 from maskprep.store.weights import locate
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from maskprep.audit.context import Context
-from maskprep.faces.choice import SURELY
 from maskprep.faces.detectors import DETECTORS
+from maskprep.faces.face import SURELY
 from maskprep.labels.schema import MASK_SCHEMA, Schema
 from maskprep.pixels.crops import TEMPLATE
 

@@ -11,28 +11,21 @@ import pandas as pd
 import pytest
 
 from maskprep.faces.choice import (
-    CREDIBLE,
-    Box,
     Candidate,
     Choice,
     ChooseSettings,
-    Face,
     Habit,
     Place,
     box_at,
     candidates,
     choose,
-    confirmed,
-    evidence,
-    group,
     habit,
     holds_another,
-    iou,
-    merge,
     place,
 )
 from maskprep.faces.detect import TABLE
 from maskprep.faces.detectors import DETECTORS, Detection
+from maskprep.faces.face import CREDIBLE, Box, Face, confirmed, evidence, group, iou, merge
 from maskprep.faces.subjects import STATUSES, Subjects
 from maskprep.faces.words import compare, not_faces
 

@@ -13,7 +13,7 @@ from PIL import Image
 from maskprep import api
 from maskprep.drawing import draw_faces
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.choice import Choice, Face
+from maskprep.faces.choice import Choice
 from maskprep.faces.decisions import (
     COLUMNS,
     Decision,
@@ -23,6 +23,7 @@ from maskprep.faces.decisions import (
     read_decisions,
     rule,
 )
+from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
 
 BOX = (100.0, 100.0, 200.0, 220.0)

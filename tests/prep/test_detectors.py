@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from maskprep.errors import UsageError
-from maskprep.faces.choice import group
 from maskprep.faces.detectors import (
     DETECTORS,
     Detection,
@@ -16,6 +15,7 @@ from maskprep.faces.detectors import (
     reduce_for_detection,
     rescale,
 )
+from maskprep.faces.face import group
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from maskprep.faces.choice import Face, iou
 from maskprep.faces.detectors import DETECTORS, Detection, Find, reduce_for_detection
-from maskprep.faces.search import RUNGS, close, looks, map_face, search, sharpness
+from maskprep.faces.face import Face, iou
+from maskprep.faces.renditions import close, looks, map_face
+from maskprep.faces.search import RUNGS, search, sharpness
 from maskprep.photos.decode import Pixels
 
 RED = (255, 0, 0)

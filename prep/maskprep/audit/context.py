@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit.predictions import Predictions
-from maskprep.faces.choice import Box, Candidate, ChooseSettings, Habit, Place, place
+from maskprep.faces.choice import Candidate, ChooseSettings, Habit, Place, place
+from maskprep.faces.face import Box
 from maskprep.faces.subjects import Subjects
 from maskprep.labels.schema import Schema
 from maskprep.photos.decode import Pixels

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from maskprep.audit.context import Context, Scene
 from maskprep.audit.findings import Hit, check, ramp, robust
-from maskprep.faces.choice import CREDIBLE, SAME_FACE_IOU, Box, Candidate, iou
+from maskprep.faces.choice import Candidate
+from maskprep.faces.face import CREDIBLE, SAME_FACE_IOU, Box, iou
 from maskprep.pixels.crops import TEMPLATE, ViewSettings
 
 Z_FROM, Z_TO = 3.5, 10.0

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.faces.choice import Box
+from maskprep.faces.face import Box
 from maskprep.job import Job, Wanted, make_rows
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.photos.index import pictures

@@ -22,7 +22,7 @@ from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, Finding, NotRunError, run_checks
 from maskprep.audit.labels import classes_of, of_people
 from maskprep.audit.measure import measure, patch_of
-from maskprep.faces.choice import Box
+from maskprep.faces.face import Box
 from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskprep.errors import UserError
-from maskprep.faces.choice import Box, Choice, Face, iou
+from maskprep.faces.choice import Choice
+from maskprep.faces.face import Box, Face, iou
 from maskprep.store.cells import unguard
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")

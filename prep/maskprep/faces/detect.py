@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.faces.choice import Face, merge
 from maskprep.faces.detectors import Detection, open_detectors
+from maskprep.faces.face import Face, merge
 from maskprep.faces.search import search
 from maskprep.photos.decode import PhotoError, load
 from maskprep.store.engine import Compute, Output, Row

@@ -10,21 +10,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.faces.choice import (
-    Box,
-    Candidate,
-    Choice,
-    ChooseSettings,
-    Face,
-    Habit,
-    Place,
-    candidates,
-    choose,
-    habit,
-    place,
-)
+from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
 from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
 from maskprep.faces.detect import faces_by_image
+from maskprep.faces.face import Box, Face
 from maskprep.faces.words import not_faces
 from maskprep.store.tables import schema_of
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maskprep.faces.choice import CREDIBLE, WEIGHTS, Candidate, Face, holds_another
+from maskprep.faces.choice import WEIGHTS, Candidate, holds_another
+from maskprep.faces.face import CREDIBLE, Face
 
 MORE = {
     "size": "larger",

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.errors import UsageError
-from maskprep.faces.choice import Box
+from maskprep.faces.face import Box
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.pixels import matte_models
 from maskprep.pixels.cropping import FOREGROUND, sums

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from maskprep import config as configuration
 from maskprep.errors import UserError
-from maskprep.faces.choice import CREDIBLE, Box, Choice, Face, candidates, choose, habit, place
+from maskprep.faces.choice import Choice, candidates, choose, habit, place
 from maskprep.faces.detectors import Detection, Find, open_detectors
+from maskprep.faces.face import CREDIBLE, Box, Face
 from maskprep.faces.search import search
 from maskprep.faces.subjects import NOT_SOUGHT
 from maskprep.photos.decode import Pixels
