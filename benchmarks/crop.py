@@ -1,48 +1,68 @@
-"""Photos per second of `maskprep crop`, from decoding to committed shards, beside plain loops over the same files.
+"""What `maskprep crop` costs beside plain loops over the same files: processor time, and photos per second.
 
-    python benchmarks/crop.py PHOTOS [--limit 600] [--rounds 2]
+    python benchmarks/crop.py PHOTOS [--limit 600] [--rounds 2] [--beside CHECKOUT]
 
-- maskprep, 1 and 2 workers: all detectors, the choice, the crop, every table; the index is made before the clock starts
-- MediaPipe loop and YuNet loop: decode, one detector, the largest face as a JPEG file
-- floor: decode and one call of YuNet, nothing written
-- other margin: maskprep once more with another margin; nothing is detected again
+- loop: decode each photo once, run YuNet and both BlazeFaces once; nothing is chosen, cut or written
+- maskprep crop: detection, choice, crops and every table with one worker; the index is made before the clock starts
+- --beside: the same command of another checkout of this repository, in turns with this one
+
+The ratio is the loop's processor time by that of `maskprep crop`: 1 is as quick as the loop. Processor time includes
+starting the detectors once. Photos per second are wall time, with 1 and 2 workers, and once more with another margin.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
 from maskprep import api
-from maskprep.faces.detectors import DETECTORS, Find, open_detectors
+from maskprep.faces.detectors import DETECTORS
 from maskprep.photos.decode import PhotoError, load
 from maskprep.photos.walk import walk
 from maskprep.store.weights import locate
 
+TIMED = """
+import sys, time
+from pathlib import Path
+from maskprep import api
+photos, cache = map(Path, sys.argv[1:])
+api.index(photos, cache, workers=1)
+start = time.process_time()
+api.crop(cache, workers=1)
+print("seconds", time.process_time() - start)
+"""
 
-def loop(photos: list[Path], find: Find, out: Path | None) -> None:
-    """What people write: the largest face of each photo, enlarged a little, as a JPEG file."""
-    for i, path in enumerate(photos):
-        try:
-            pixels = load(path)
-        except PhotoError:
-            continue
-        faces = find(pixels)
-        if out is None or not faces:
-            continue
-        box = max(faces, key=lambda f: (f.box[2] - f.box[0]) * (f.box[3] - f.box[1])).box
-        margin = 0.35 * max(box[2] - box[0], box[3] - box[1])
-        window = tuple(round(v) for v in (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin))
-        crop = Image.fromarray(pixels).crop(window).resize((224, 224), Image.Resampling.BILINEAR)
-        crop.save(out / f"{i}.jpg", quality=95)
+
+def processor_seconds(checkout: Path, photos: Path, cache: Path) -> float:
+    """Processor time of one `crop` by the code of a checkout, in a process of its own."""
+    code = os.pathsep.join(str(checkout / half) for half in ("prep", "train"))
+    command = [sys.executable, "-c", TIMED, str(photos), str(cache)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": code}, capture_output=True, text=True, check=True)
+    return float(done.stdout.split("seconds")[1])
+
+
+def loop_seconds(photos: list[Path]) -> float:
+    """Processor time of decoding and three detectors, started here."""
+    start = time.process_time()
+    with contextlib.ExitStack() as stack:
+        names = [name for name in DETECTORS if name != "centerface"]
+        finds = [stack.enter_context(DETECTORS[n].open(locate(DETECTORS[n].weight), 0.3)) for n in names]
+        for path in photos:
+            with contextlib.suppress(PhotoError):
+                pixels = load(path)
+                for find in finds:
+                    find(pixels)
+    return time.process_time() - start
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -56,40 +76,47 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--limit", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--beside", type=Path, help="another checkout of this repository")
     options = parser.parse_args()
-    found = [options.photos / file.image for file in walk(options.photos).files][: options.limit]
-    best: dict[str, float] = {}
+    files = [options.photos / file.image for file in walk(options.photos).files][: options.limit]
+    checkouts = {"maskprep crop": Path(__file__).parents[1]}
+    if options.beside:
+        checkouts[f"maskprep crop of {options.beside.name}"] = options.beside.resolve()
+    cost: dict[str, float] = {}
+    speed: dict[str, float] = {}
 
-    def record(name: str, taken: float) -> None:
-        best[name] = min(taken, best.get(name, taken))
+    def record(table: dict[str, float], name: str, taken: float) -> None:
+        table[name] = min(taken, table.get(name, taken))
 
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for path in found:
+        for path in files:
             copy = folder / "photos" / path.relative_to(options.photos)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-        copies = [folder / "photos" / path.relative_to(options.photos) for path in found]
-        mediapipe = stack.enter_context(open_detectors(["blazeface_full"], {"blazeface_full": 0.3}))
-        yunet = stack.enter_context(DETECTORS["yunet"].open(locate("yunet"), 0.3))
-        (folder / "out").mkdir()
-        for round_number in range(options.rounds):
+        copies = [folder / "photos" / path.relative_to(options.photos) for path in files]
+        for n in range(options.rounds):
+            record(cost, "loop: decode, YuNet, both BlazeFaces", loop_seconds(copies))
+            for what, checkout in checkouts.items():
+                record(cost, what, processor_seconds(checkout, folder / "photos", folder / f"{n}-{checkout.name}"))
             for workers in (1, 2):
-                cache = folder / f"cache-{round_number}-{workers}"
+                cache = folder / f"cache-{n}-{workers}"
                 api.index(folder / "photos", cache, workers=2)
-                record(f"maskprep crop, {workers} workers", seconds(lambda c=cache, w=workers: api.crop(c, workers=w)))
-            record("maskprep crop, other margin", seconds(lambda c=cache: api.crop(c, margin=0.4, workers=2)))
-            record("MediaPipe loop, JPEG crops", seconds(lambda: loop(copies, mediapipe, folder / "out")))
-            record("YuNet loop, JPEG crops", seconds(lambda: loop(copies, yunet, folder / "out")))
-            record("floor: decode and YuNet", seconds(lambda: loop(copies, yunet, None)))
+                work = lambda c=cache, w=workers: api.crop(c, workers=w)  # noqa: E731
+                record(speed, f"maskprep crop, {workers} workers", seconds(work))
+            record(speed, "maskprep crop, other margin", seconds(lambda c=cache: api.crop(c, margin=0.4, workers=2)))
         faces = pd.read_parquet(cache / "faces.parquet")
-    print(f"{len(found)} photos, best of {options.rounds}\n\n| what | photos per second |\n|---|---:|")
-    for what, taken in best.items():
-        print(f"| {what} | {len(found) / taken:.1f} |")
-    one, two = (best[f"maskprep crop, {n} workers"] for n in (1, 2))
+    base = cost["loop: decode, YuNet, both BlazeFaces"]
+    print(f"{len(files)} photos, best of {options.rounds}\n\n| what | processor ms a photo | ratio |\n|---|---:|---:|")
+    for what, taken in cost.items():
+        print(f"| {what} | {1000 * taken / len(files):.1f} | {base / taken:.2f} |")
+    print("\n| what | photos per second |\n|---|---:|")
+    for what, taken in speed.items():
+        print(f"| {what} | {len(files) / taken:.1f} |")
+    one, two = (speed[f"maskprep crop, {n} workers"] for n in (1, 2))
     print(f"\n2 workers are {one / two:.2f} times as fast as 1")
-    climbed = faces.groupby("rung")["image"].nunique() / len(found)
-    print("share of photos with a face from each rung: " + ", ".join(f"{r} {s:.3f}" for r, s in climbed.items()))
+    detected = faces.groupby("rung")["image"].nunique() / len(files)
+    print("share of photos with a detection on each rung: " + ", ".join(f"{r} {s:.3f}" for r, s in detected.items()))
 
 
 if __name__ == "__main__":

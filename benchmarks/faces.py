@@ -1,12 +1,18 @@
 """Hard photos made from portraits with known faces: who finds the subject?
 
     python benchmarks/faces.py PORTRAITS [--people 30] [--cases fill,quarter] [--workers 2] [--matte u2netp]
+                               [--street FOLDER BOXES.csv] [--closeups FOLDER]
 
 PORTRAITS is in the boostcamp layout (train/images/<person>/<photo>) with truth/faces.json beside train/, a list of
 {"file": "<person>/<photo>", "main": [x0, y0, x1, y1], "others": [...]}. Every case is written to a temporary folder
 and goes through `maskprep crop` as a user's photos would; the detectors alone see the same files. A hit is a chosen box
 with an IoU of at least 0.3 with the subject's (both clipped to the photo), wrong is any other box, lost is none.
 With --matte the choice is made once more with mattes of the whole photos.
+
+Real photos beside the made-up ones: --street takes photos and a CSV with the columns file, xmin, ymin, xmax, ymax of
+every labelled face. "dominant" are those whose largest face has at least twice the area of the next and 12 % of the
+photo's height: a hit is that face. "any face" are all of them: a hit is some labelled face. --closeups takes photos of
+one face each, without boxes: a hit is any box.
 """
 
 from __future__ import annotations
@@ -190,6 +196,56 @@ def read_portraits(folder: Path, people: int) -> dict[str, Portrait]:
     return portraits
 
 
+def read_street(folder: Path, boxes: Path) -> tuple[dict[str, Box], dict[str, list[Box]]]:
+    """The dominant face of the photos that have one, and all labelled faces of all photos."""
+    table = pd.read_csv(boxes)
+    table["area"] = (table["xmax"] - table["xmin"]) * (table["ymax"] - table["ymin"])
+    dominant: dict[str, Box] = {}
+    everybody: dict[str, list[Box]] = {}
+    for name, faces in table.sort_values("area", ascending=False).groupby("file", sort=True):
+        corners = [tuple(float(v) for v in row) for row in faces[["xmin", "ymin", "xmax", "ymax"]].to_numpy()]
+        everybody[str(name)] = corners  # type: ignore[assignment]
+        areas = [*faces["area"], 0.0]
+        if areas[0] >= 2 * areas[1] and corners[0][3] - corners[0][1] >= 0.12 * faces["height"].iloc[0]:
+            dominant[str(name)] = corners[0]  # type: ignore[assignment]
+    return dominant, everybody
+
+
+def real_rows(
+    folder: Path, others: dict[str, Callable[[Pixels], Box | None]], workers: int, street: Path | None
+) -> list[dict[str, str]]:
+    """The rows of a folder of real photos, with boxes (``street``) or without."""
+    with tempfile.TemporaryDirectory() as cache:
+        api.crop(folder, Path(cache) / "cache", workers=workers)
+        subjects = pd.read_parquet(Path(cache) / "cache/subjects.parquet").set_index("image")
+    found: dict[str, dict[str, Box | None]] = {name: {} for name in (*others, "maskprep")}
+    for image, row in subjects.iterrows():
+        with contextlib.suppress(PhotoError):
+            pixels = load(folder / str(image))
+            for name, find in others.items():
+                found[name][str(image)] = find(pixels)
+            box = None if pd.isna(row["x0"]) else tuple(row[["x0", "y0", "x1", "y1"]])
+            found["maskprep"][str(image)] = box
+    if street is None:
+        kinds = {"close-ups, a box": dict.fromkeys(found["maskprep"])}
+    else:
+        dominant, everybody = read_street(folder, street)
+        kinds = {"street, dominant": {k: [b] for k, b in dominant.items()}, "street, any face": everybody}  # type: ignore[dict-item]
+    rows = []
+    for kind, truth in kinds.items():
+        row = {"case": f"{kind} ({len(truth)})"}
+        for name, boxes in found.items():
+            verdicts = []
+            for image, faces in truth.items():
+                box = boxes.get(image)
+                right = faces is None or any(box is not None and iou(box, face) >= 0.3 for face in faces)
+                verdicts.append("lost" if box is None else "hit" if right else "wrong")
+            row[name] = " / ".join(str(verdicts.count(k)) for k in ("hit", "wrong", "lost"))
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("portraits", type=Path)
@@ -197,6 +253,8 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--matte", help="model of the mattes that help to choose")
+    parser.add_argument("--street", type=Path, nargs=2, metavar=("FOLDER", "BOXES"), help="real photos with boxes")
+    parser.add_argument("--closeups", type=Path, help="real photos of one face each")
     parser.add_argument("--keep", type=Path, help="write the photos and caches here and keep them")
     options = parser.parse_args()
     portraits = read_portraits(options.portraits, options.people)
@@ -206,6 +264,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         others = rivals(stack)
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if options.street:
+            rows += real_rows(options.street[0], others, options.workers, options.street[1])
+        if options.closeups:
+            rows += real_rows(options.closeups, others, options.workers, None)
         for case in options.cases.split(","):
             made = {}
             tally: dict[str, list[str]] = {}
@@ -222,7 +284,7 @@ def main() -> None:
             caches = {"maskprep": root / "cache"}
             if options.matte:
                 caches["maskprep, mattes"] = Path(shutil.copytree(root / "cache", root / "matted"))
-                (root / "matte.yaml").write_text(f"matte: {{model: {options.matte}, on: photo}}\n")
+                (root / "matte.yaml").write_text(f"matte: {{model: {options.matte}}}\nchoose: {{matte: true}}\n")
                 api.crop(root / "matted", config=root / "matte.yaml", workers=options.workers)
             for ours, cache in caches.items():
                 subjects = pd.read_parquet(cache / "subjects.parquet").set_index("image")
@@ -240,8 +302,8 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print(f"\n{len(portraits)} photos a case; hit / wrong / lost\n")
     print("| " + " | ".join(table.columns) + " |\n|" + "---|" * len(table.columns))
-    for row in table.itertuples(index=False):
-        print("| " + " | ".join(row) + " |")
+    for values in table.fillna("").itertuples(index=False):
+        print("| " + " | ".join(values) + " |")
     print("\nshare of photos with a face from each rung:")
     for case, shares in rungs.items():
         print(f"{case:<12} " + ", ".join(f"{rung} {share:.2f}" for rung, share in shares.items()))

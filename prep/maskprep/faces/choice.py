@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
-from maskprep.faces.face import CREDIBLE, NOTHING, Box, Face, intersection, area
+from maskprep.faces.face import CREDIBLE, NOTHING, Box, Face, area, intersection
 
 INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 """A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
