@@ -8,12 +8,24 @@ CACHE := demo/cache
 RUN := demo/run
 PHOTOS ?= $(SAMPLE)
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo lock test lint types bench clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
+
+# The newest versions that pyproject.toml allows. OpenCV's packages share one folder: all get the version of opencv-python.
+LOCK := .venv-lock
+lock:
+	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip install --disable-pip-version-check '.[dev]'
+	opencv=$$($(LOCK)/bin/python -c "import importlib.metadata as m; print(m.version('opencv-python'))"); \
+	$(LOCK)/bin/python -m pip install --disable-pip-version-check --force-reinstall --no-deps \
+		opencv-python==$$opencv opencv-contrib-python==$$opencv opencv-python-headless==$$opencv
+	{ sed -n '/^#/p' requirements.lock; $(LOCK)/bin/python -m pip freeze --exclude maskprep | sed 's/+[a-z0-9]*$$//'; } > $(LOCK)/new
+	mv $(LOCK)/new requirements.lock && rm -rf $(LOCK)
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -55,4 +67,4 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/predict.py demo/bench-run demo/bench-cache --photos $(PHOTOS)
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOCK) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -107,9 +107,23 @@ def packages(name: str = "maskprep") -> Iterator[Finding]:
         yield Finding("", "note", f"not here: {', '.join(absent)}", f"where wanted: pip install 'maskprep[{first}]'")
 
 
+def opencv_packages() -> Iterator[Finding]:
+    """A note where packages of OpenCV, which share one folder, are of different versions, or none of them runs."""
+    here = {name: version for name in machine.OPENCV if (version := machine.installed(name)) is not None}
+    running = machine.opencv()
+    if not here or (running is not None and all(version.startswith(running) for version in here.values())):
+        return
+    common = min(here.values(), key=lambda version: [int(n) for n in re.findall(r"\d+", version)])
+    cure = f"pip uninstall -y {' '.join(here)} && pip install {' '.join(f'{name}=={common}' for name in here)}"
+    listed = ", ".join(f"{name} {version}" for name, version in here.items())
+    state: State = "bad" if running is None else "note"
+    yield Finding("", state, f"cv2 is {running or 'empty'}, written by {listed}, which share its folder", cure)
+
+
 def libraries() -> Iterator[Finding]:
     """Whether OpenCV and the detectors start: they load libraries of the system that pip does not bring."""
     yield trial("OpenCV", OPENCV)
+    yield from opencv_packages()
     if all(weights.status(name) == "present" for name in LOOKED_THROUGH):
         yield trial("detectors", DETECTORS)
     else:

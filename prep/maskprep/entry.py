@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from maskprep.errors import UserError
+from maskprep.errors import EXTRAS, UserError, missing_extra
 
 STOPPED = 130
 """Exit status of Ctrl-C."""
@@ -26,6 +26,13 @@ def run(app: Callable[[], object], interrupted: str) -> None:
     except UserError as problem:
         _say(problem)
         sys.exit(problem.code)
+    except ModuleNotFoundError as problem:
+        module = (problem.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        missing = missing_extra(module, EXTRAS[module])
+        _say(missing)
+        sys.exit(missing.code)
     except OSError as problem:
         _say(of_system(problem))
         sys.exit(1)

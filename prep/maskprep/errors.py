@@ -33,6 +33,15 @@ class RowError(Exception):
     """Why the row of one photo could not be made this time, in words; the next run tries again."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "sklearn", "albumentations"), "train"),
+    "cleanlab": "audit",
+    "optuna": "sweep",
+    "rembg": "rembg",
+}
+"""The extra that brings a module."""
+
+
 def missing_extra(package: str, extra: str) -> UserError:
     """The error for an optional package that is not installed."""
     return UserError(f"{package} is not installed.", f"Install it with: pip install 'maskprep[{extra}]'")

@@ -49,6 +49,20 @@ def graphics_driver() -> str | None:
     return next((line.strip() for line in done.stdout.splitlines() if line.strip()), None)
 
 
+OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-python-headless", "opencv-contrib-python-headless")
+"""Packages that all write into one folder, cv2: of several, the one that was installed last is what runs."""
+
+
+def opencv() -> str | None:
+    """Version of the OpenCV that runs, whatever its packages say; None where none can be imported."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    found = getattr(cv2, "__version__", None)  # an empty folder is left behind where one of several is uninstalled
+    return found if isinstance(found, str) else None
+
+
 def installed(package: str) -> str | None:
     """Version of an installed package, by its name in pip; None where it is not installed."""
     try:

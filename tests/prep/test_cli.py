@@ -306,12 +306,9 @@ def wait_for(moment: str, cache: Path, process: subprocess.Popen[str]) -> None:
 def test_ctrl_c(start: Callable[[], Any], many: Path, tmp_path: Path, calm: dict[str, str], moment: str) -> None:
     process = start()
     wait_for(moment, tmp_path / "cache", process)
-    pressed = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    took = time.monotonic() - pressed
     assert process.returncode == 130, stderr
-    assert took < 4, "two seconds, and as much for a busy machine"
     assert "Interrupted" in stderr
     assert "Traceback" not in stderr
     wait_until(lambda: group_of(process) == [], 10)

@@ -48,6 +48,40 @@ def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(doctor.packages()) == Finding("packages", "ok", "numpy 2.1")
 
 
+@pytest.mark.parametrize(
+    ("running", "here", "state"),
+    [
+        ("5.0.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.0.0.93"}, None),
+        ("5.1.0", {"opencv-python": "5.1.0.95"}, None),
+        ("5.1.0", {}, None),  # built from source
+        ("5.1.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.1.0.95"}, "note"),
+        ("5.1.0", {"opencv-python": "5.0.0.93"}, "note"),
+        (None, {"opencv-python": "5.0.0.93"}, "bad"),  # another of them was uninstalled
+    ],
+)
+def test_packages_that_share_opencv_s_folder(
+    monkeypatch: pytest.MonkeyPatch, running: str | None, here: dict[str, str], state: str | None
+) -> None:
+    monkeypatch.setattr(machine, "opencv", lambda: running)
+    monkeypatch.setattr(machine, "installed", here.get)
+    found = list(doctor.opencv_packages())
+    assert [finding.state for finding in found] == ([state] if state else [])
+    for finding in found:
+        assert "opencv-python 5.0.0.93" in finding.found
+        assert finding.do.startswith(f"pip uninstall -y {' '.join(here)} && pip install opencv-python==5.0.0.93")
+        assert "5.1.0.95" not in finding.do, "a version that all of them have"
+
+
+def test_the_opencv_that_runs_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    import cv2
+
+    assert machine.opencv() == cv2.__version__
+    monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
+    assert machine.opencv() is None
+
+
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for model files."""

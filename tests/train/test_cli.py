@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,22 +106,27 @@ def test_help_names_the_defaults(call: Call, capsys: pytest.CaptureFixture[str])
     )
 
 
-def test_help_answers_at_once() -> None:
-    """Within 0.3 s of a bare Python, and without the heavy packages."""
-    command = Path(sys.executable).with_name("masktrain")
-    bare, full = [sys.executable, "-c", "pass"], [str(command), "--help"]
-    if not command.exists():
-        command_text = "import sys; sys.argv = ['masktrain', '--help']; from masktrain.cli import main; main()"
-        full = [sys.executable, "-c", command_text]
-
-    def seconds(what: list[str]) -> float:
-        started = time.perf_counter()
-        subprocess.run(what, check=True, capture_output=True)
-        return time.perf_counter() - started
-
-    assert min(seconds(full) for _ in range(5)) - min(seconds(bare) for _ in range(5)) < 0.3
+def test_help_loads_no_heavy_packages() -> None:
+    """What makes it slow; benchmarks/startup.py measures the time."""
     code = "import sys, masktrain.cli; sys.exit(bool({'torch', 'numpy', 'pandas', 'rich', 'timm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", [("fit", "CACHE"), ("evaluate", "RUN", "CACHE"), ("models",), ("export", "RUN")])
+def test_without_the_extra_a_command_names_it(cache: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    words = [{"CACHE": str(cache), "RUN": str(tmp_path)}.get(word, word) for word in command]
+    code = f"""
+import sys
+for name in ("torch", "torchvision", "timm", "sklearn", "albumentations", "safetensors"):
+    sys.modules[name] = None
+sys.argv = ["masktrain", *{words!r}]
+from masktrain.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("is not installed.\nInstall it with: pip install 'maskprep[train]'\n")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_live_bar_on_a_terminal(cache: Path, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_data_and_environment_are_recorded(run: Path, cache: Path) -> None:
     assert not set(data["people"]["train"]) & set(data["people"]["val"])
     environment = json.loads((run / "env.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__ and environment["device"] == "cpu"
-    named = {"opencv-python": "cv2", "mediapipe": "mediapipe", "onnxruntime": "onnxruntime", "pillow": "PIL"}
+    named = {"opencv": "cv2", "mediapipe": "mediapipe", "onnxruntime": "onnxruntime", "pillow": "PIL"}
     for package, module in named.items():
         assert environment["packages"][package].startswith(importlib.import_module(module).__version__), package
     assert environment["cpu"]["name"] and environment["cpu"]["cores"] >= 1 and environment["cpu"]["memory"] > 2**28

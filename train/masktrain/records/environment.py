@@ -21,7 +21,6 @@ RECORDED = (
     "scikit-learn",
     "albumentations",
     "safetensors",
-    "opencv-python",
     "mediapipe",
     "onnxruntime",
     "pillow",
@@ -36,7 +35,7 @@ def describe(device: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: machine.installed(name) for name in RECORDED},
+        "packages": {name: machine.installed(name) for name in RECORDED} | {"opencv": machine.opencv()},
         "cpu": {"name": machine.processor(), "cores": machine.cores(), "memory": machine.memory()},
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
         "device memory": torch.cuda.get_device_properties(device).total_memory if cuda else None,
