@@ -34,12 +34,14 @@ def index(
     cache: Path | None = None,
     config: Path | None = None,
     *,
+    layout: str | None = None,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
 ) -> Job:
     """List, hash and decode every photo once: images.parquet. See :func:`run` for the arguments."""
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    _set_layout(job, layout)
     pipeline.bring(job, upto="index")
     return job
 
@@ -205,6 +207,7 @@ def run(
     cache: Path | None = None,
     config: Path | None = None,
     *,
+    layout: str | None = None,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -215,6 +218,8 @@ def run(
         source: photo folder (never written to) or cache.
         cache: where the cache is wanted; by default ``cache/<name of the photo folder>``.
         config: a maskprep.yaml; by default the one in the photo folder.
+        layout: how labels are told, one of :data:`maskprep.photos.sources.LAYOUTS`; by default as before, or by looking
+            at the folder.
         workers: processes; by default as many as there are cores.
         engine: ``processes`` or ``serial``.
         progress: where progress is reported.
@@ -226,6 +231,7 @@ def run(
         UserError: anything the user can mend.
     """
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
+    _set_layout(job, layout)
     pipeline.bring(job)
     return job
 
@@ -325,6 +331,11 @@ def duplicates(
     made = [ruling for name in names for ruling in waivers(found, name, reason=reason, by=rulings.login(), when=when)]
     rulings.change(job.cache.decisions, made)
     return open_duplicates(job.cache, distance)
+
+
+def _set_layout(job: Job, layout: str | None) -> None:
+    if layout is not None:
+        job.config = dataclasses.replace(job.config, source=dataclasses.replace(job.config.source, layout=layout))
 
 
 def _given(edits: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from maskprep.backgrounds import BACKGROUNDS, parse_colour
 from maskprep.cutouts import encode, result_names
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.photos.columns import SPLITS
 from maskprep.photos.decode import Pixels
 from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
 from maskprep.progress import Progress, Silent
@@ -39,6 +40,8 @@ IMAGE_FORMATS = ("png", "jpg")
 TRANSPARENT = "transparent"
 RECORD, LABELS = "export.json", "labels.csv"
 VERSION = 1
+HF_SPLITS = {"eval": "test", "val": "validation"}
+"""Splits that Hugging Face calls otherwise."""
 SHARD = 1000
 """Samples in one Parquet or tar file."""
 
@@ -58,7 +61,7 @@ class Settings:
         background: one of BACKGROUNDS, or ``transparent`` (png with alpha).
         colour: of the background ``colour``.
         seed: of random backgrounds.
-        split: only train or eval; None for all.
+        split: only one of :data:`maskprep.photos.columns.SPLITS`; None for all.
 
     Raises:
         UsageError: a value out of range, or values that do not go together.
@@ -78,7 +81,7 @@ class Settings:
             ("by", self.by, ("source", "class")),
             ("image-format", self.image_format, IMAGE_FORMATS),
             ("background", self.background, (*BACKGROUNDS, TRANSPARENT)),
-            ("split", self.split, (None, "train", "eval")),
+            ("split", self.split, (None, *SPLITS)),
         ):
             if value not in known:
                 near = ", ".join(str(k) for k in known if k is not None)
@@ -246,7 +249,7 @@ def files_of(view: View, rows: Any, settings: Settings) -> list[str]:
 
 def _shard_file(format: str, split: str, number: int, count: int) -> str:
     if format == "hf":  # ``eval`` is the ``test`` of datasets.load_dataset
-        return f"data/{'test' if split == 'eval' else split}-{number:05d}-of-{count:05d}.parquet"
+        return f"data/{HF_SPLITS.get(split, split)}-{number:05d}-of-{count:05d}.parquet"
     return f"{split}-{number:06d}.tar"
 
 
@@ -303,7 +306,7 @@ def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advan
 def _parts(view: View, rows: Any) -> Iterator[tuple[str, int, int, Any]]:
     """split, number and count of the file, and its rows."""
     splits = view.table["split"].iloc[rows]
-    for split in sorted(set(splits), key=["train", "eval"].index):
+    for split in sorted(set(splits), key=[*SPLITS].index):
         mine = rows[(splits == split).to_numpy()]
         pieces = np.array_split(mine, -(-len(mine) // SHARD))
         for number, piece in enumerate(pieces):

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -46,7 +46,7 @@ from maskprep.photos import sources
 from maskprep.photos.listing import some
 from maskprep.pixels import cropping, stats
 from maskprep.store import engine as engines
-from maskprep.store.cache import Cache
+from maskprep.store.cache import Cache, is_cache
 from maskprep.store.files import write_json
 from maskprep.store.shards import live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
@@ -133,8 +133,13 @@ def make_index(job: Job) -> Schema:
         seen = ", ".join(f"{n} {what}" for what, n in job.ignored.most_common(3)) or "nothing at all"
         raise UserError(f"There are no photos in '{job.root}' (found: {seen}).", "Give the folder that holds them.")
     images = [image for image, _ in wanted.pairs]
-    described = sources.describe(job.root, images, job.config.source, job.config.schema)
+    described = describe(job, images)
     job.layout = described.layout
+    for name in described.lists:  # a table that was read is not passed over
+        what = f"not a photo ({PurePosixPath(name).suffix.lower()})"
+        if job.ignored[what] and (job.root / name).is_file():
+            job.ignored[what] -= 1
+    job.ignored = +job.ignored
     job.detected = job.config.source.layout == "auto"
     job.notes.extend(described.notes)
     _write_dataset(job, described)
@@ -144,6 +149,27 @@ def make_index(job: Job) -> Schema:
         write_table(job.cache.images, table, inputs=inputs)
     job.notes.extend(labelling.unknown_values(described.table, described.schema))
     return described.schema
+
+
+def describe(job: Job, images: Sequence[str]) -> sources.Described:
+    """What the layout says of the photos. A cache keeps its layout: a table that appears does not replace its labels.
+
+    Raises:
+        UserError: the layout that is told by looking at the folder is another than before.
+    """
+    settings = job.config.source
+    described = sources.describe(job.root, images, settings, job.config.schema)
+    before = job.cache.read()["source"].get("layout") if is_cache(job.cache.root) else None
+    if settings.layout != "auto" or before in (None, described.layout):
+        return described
+    now, lists = described.layout, f" ('{described.lists[0]}' names them)" if described.lists else ""
+    if (before, now) == ("flat", "folders"):
+        job.notes.append("Some photos lie in folders now; are these classes, say so with --layout folders.")
+        return sources.describe(job.root, images, dataclasses.replace(settings, layout=before), job.config.schema)
+    raise UserError(
+        f"The photos of '{job.cache.root}' were read as layout '{before}', and look like '{now}' now{lists}.",
+        f"Say which holds: maskprep index {job.cache.root} --layout {before}, or --layout {now} for new labels.",
+    )
 
 
 def make_faces(job: Job) -> None:
@@ -329,6 +355,12 @@ def _write_dataset(job: Job, described: sources.Described) -> None:
             "source": {
                 "root": os.fspath(job.root),
                 "layout": described.layout,
+                "labels": {
+                    "origins": described.origins,
+                    "unused": described.unused,
+                    "refused": described.refused,
+                    "lists": [name for name in described.lists if (job.root / name).is_file()],
+                },
                 "settings": dataclasses.asdict(job.config.source),
                 "schema_given": job.config.schema is not None,
                 "config": os.fspath(job.config_path) if job.config_path else None,

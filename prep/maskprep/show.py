@@ -14,8 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from maskprep.job import Job
+from maskprep.labels import inventory
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
+from maskprep.labels.inventory import Inventory
+from maskprep.labels.schema import Schema
 from maskprep.leaks import Duplicates
 from maskprep.photos.listing import some
 from maskprep.pixels.planes import DESCRIPTION, MATTES
@@ -115,6 +118,50 @@ def summary(job: Job, seconds: float) -> None:
     out.print(grid)
 
 
+LONGEST, MOST = 24, 8
+"""Characters of a class name, and classes of an attribute, that are printed."""
+
+
+def understood(job: Job, following: str) -> None:
+    """The labels that came with the photos, and the next command."""
+    schema = Schema.from_dict(job.cache.read()["schema"])
+    images = read_table(job.cache.images)
+    labels(inventory.take(images, schema, dict(job.cache.read()["source"].get("labels", {}))))
+    out.print(f"next      {escape(following)}")
+
+
+def labels(found: Inventory) -> None:
+    """Which attributes the photos have, where from, how many of each class, and what was not used."""
+    grid = Table.grid(padding=(0, 2))
+    if not found.attributes:
+        grid.add_row("labels", "none: nothing tells a class")
+    for number, attribute in enumerate(found.attributes):
+        counts = [f"{n} {shorten(name)}" for name, n in attribute.counts.items()][:MOST]
+        if (more := len(attribute.counts) - MOST) > 0:
+            counts.append(f"and {more} classes more")
+        if attribute.missing:
+            refused = ", ".join(f"{n} '{shorten(v)}'" for v, n in list(attribute.refused.items())[:4])
+            counts.append(f"{attribute.missing} without" + (f" ({refused})" if refused else ""))
+        origin = f", from {attribute.origin}" if attribute.origin else ""
+        grid.add_row("" if number else "labels", escape(f"{attribute.name}: {', '.join(counts)}{origin}"))
+    if found.attributes:
+        grid.add_row("complete", f"{found.complete} of {found.photos} photos have every label")
+    people, origin = found.persons
+    grid.add_row("persons", f"{people}, from {escape(origin)}" if people else "none known: photos stand for themselves")
+    if found.unused:
+        names = [f"{name} ({why})" for name, why in found.unused.items()]
+        grid.add_row("not used", escape(some(names, 6)))
+    if found.lists:
+        grid.add_row("read", escape(", ".join(found.lists)))
+    out.print(grid)
+
+
+def shorten(name: str) -> str:
+    """A name that is too long without its middle."""
+    half = (LONGEST - 1) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
 def failed(job: Job) -> str:
     """How many photos failed this time, the first of them, and why."""
     first, why = min(job.failed.items())
@@ -139,6 +186,8 @@ def status(root: str, found: Status) -> None:
         if counts:
             out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
     out.print(f"{'size':<8} {size(found.size)}")
+    if found.labels is not None:
+        labels(found.labels)
 
 
 def changes(found: Changes, dry: bool) -> None:

@@ -27,6 +27,8 @@ from maskprep.job import (
     want_index,
     want_mattes,
 )
+from maskprep.labels import inventory
+from maskprep.labels.inventory import Inventory
 from maskprep.labels.schema import Schema
 from maskprep.overlap_stage import overlap_identity
 from maskprep.pixels import planes
@@ -63,6 +65,7 @@ class Status:
     stages: list[StageStatus]
     counts: dict[str, dict[str, int]]
     size: int
+    labels: Inventory | None = None
 
 
 def survey(job: Job) -> Status:
@@ -111,7 +114,13 @@ def survey(job: Job) -> Status:
             stages.append(stage)
             if job.config.matte is not None and job.config.matte.covers(view):
                 stages.append(_mattes(job, view, images, subjects, bool(stage.why)))
-    return Status(stages, counts, folder_size(cache.root))
+    labels = inventory.take(images, schema, source_labels(job)) if cache.images.is_file() else None
+    return Status(stages, counts, folder_size(cache.root), labels)
+
+
+def source_labels(job: Job) -> dict[str, Any]:
+    """Where labels came from, as dataset.json has it; empty for caches of earlier versions."""
+    return dict(job.cache.read()["source"].get("labels", {}))
 
 
 def _overlaps(job: Job, images: int, upstream: bool) -> StageStatus:

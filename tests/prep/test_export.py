@@ -211,7 +211,7 @@ def test_wrong_settings(cache: Path, tmp_path: Path) -> None:
         {"background": "transparent", "image_format": "jpg"},
         {"by": "class", "format": "csv"},
         {"colour": "whitish"},
-        {"split": "val"},
+        {"split": "holdout"},
     ):
         with pytest.raises(UsageError):
             Settings(**settings)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -514,3 +515,47 @@ def test_a_table_with_an_image_twice_is_an_error(work: Work) -> None:
         pd.concat([rows, rows.tail(1)]).to_parquet(path)
     with pytest.raises(UserError, match=r"same name.*b/003.jpg"):
         pipeline.check_accounts(cache)
+
+
+def test_a_table_that_appears_does_not_replace_the_labels(
+    tmp_path: Path, make_photos: Callable[..., list[Path]], yunet: None
+) -> None:
+    photos, cache = tmp_path / "photos", tmp_path / "cache"
+    for name in ("cat", "dog"):
+        make_photos(photos / name, 2)
+    api.index(photos, cache, engine="serial")
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.jpg"))
+    (photos / "predictions.csv").write_text("ImageID,ans\n" + "".join(f"{name},3\n" for name in names))
+    with pytest.raises(UserError, match="layout 'folders', and look like 'csv' now") as caught:
+        api.index(photos, cache, engine="serial")
+    assert "predictions.csv" in caught.value.message and "--layout csv" in caught.value.hint
+    api.index(photos, cache, engine="serial", layout="folders")
+    assert set(pd.read_parquet(cache / "images.parquet")["class"]) == {"cat", "dog"}
+    api.index(photos, cache, engine="serial")  # what was said is remembered
+    api.index(photos, cache, engine="serial", layout="csv")
+    assert set(pd.read_parquet(cache / "images.parquet")["class"]) == {"3"}
+
+
+def test_what_was_understood_is_printed(
+    tmp_path: Path,
+    make_photos: Callable[..., list[Path]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from maskprep import show
+
+    photos, cache = tmp_path / "photos", tmp_path / "cache"
+    names = [path.name for path in make_photos(photos, 4)]
+    cells = ["M,31,e1", "F,64,e1", "unknown,-3,e2", "F,,e2"]
+    lines = [f"{name},{cell},x" for name, cell in zip(names, cells, strict=True)]
+    (photos / "people.csv").write_text("file,sex,years,employee_id,camera\n" + "\n".join(lines) + "\n")
+    job = api.index(photos, cache, engine="serial")
+    assert ".csv" not in str(job.ignored)
+    monkeypatch.setattr(show.out, "_width", 80)
+    show.understood(job, "maskprep run photos")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "gender: 1 male, 2 female, 1 without (1 'unknown'), from column sex" in said
+    assert "age: 0 <30, 1 30-59, 1 >=60, 2 without (1 '-3'), from column years" in said
+    assert "complete 2 of 4 photos have every label" in said
+    assert "persons 2, from column employee_id" in said and "camera (no label; kept as a column)" in said
+    assert "read people.csv" in said and said.endswith("next maskprep run photos")

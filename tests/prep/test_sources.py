@@ -116,7 +116,7 @@ def test_folders(tmp_path: Path) -> None:
     found = look(tmp_path, *images)
     assert found.layout == "folders"
     assert column(found, "class") == ["cat", "dog", "cat", "dog", None]
-    assert column(found, "split") == ["train", "train", "eval", "eval", "train"]
+    assert column(found, "split") == ["train", "train", "val", "test", "train"]
     assert found.schema.class_names == ("cat", "dog")
     assert "1 photos lie outside a class folder" in found.notes[0]
 
@@ -240,7 +240,7 @@ def test_csv_extra_columns_are_kept(tmp_path: Path) -> None:
     found = look(tmp_path, "a.jpg", "b.jpg")
     assert column(found, "camera") == ["front", None]
     assert column(found, "csv_bytes") == ["9", "8"]
-    assert column(found, "split") == ["eval", "train"]
+    assert column(found, "split") == ["val", "train"]
 
 
 def test_csv_an_unknown_split_is_refused(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_csv_an_unknown_split_is_refused(tmp_path: Path) -> None:
 
 def test_csv_an_empty_split_is_told_by_the_folder(tmp_path: Path) -> None:
     write(tmp_path, "path,label,split\nval/a.jpg,cat,\nb.jpg,dog,Test \n")
-    assert column(look(tmp_path, "val/a.jpg", "b.jpg", "c.jpg"), "split") == ["eval", "eval", "train"]
+    assert column(look(tmp_path, "val/a.jpg", "b.jpg", "c.jpg"), "split") == ["val", "test", "train"]
 
 
 def test_csv_same_row_twice_is_fine_and_different_rows_are_not(tmp_path: Path) -> None:
@@ -301,16 +301,98 @@ def test_csv_that_is_none(tmp_path: Path, text: str, says: str) -> None:
         read_csv(tmp_path / "list.csv")
 
 
-def test_csv_in_another_encoding_is_not_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, "path,label\n얼굴.jpg,고양이\n", encoding="cp949")
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-8-sig"])
+def test_csv_in_other_encodings(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, "파일,성별,나이\n얼굴.jpg,여자,31\n", encoding=encoding)
+    found = look(tmp_path, "얼굴.jpg")
+    assert (found.layout, column(found, "gender"), column(found, "age")) == ("csv", ["female"], ["31"])
+
+
+def test_csv_in_no_known_encoding(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes(b"path,label\na.jpg,\xff\xff\xff\n")
+    assert any("'list.csv' is not used: Cannot read" in note for note in look(tmp_path, "a.jpg").notes)
     with pytest.raises(UserError, match="Save it as UTF-8"):
-        look(tmp_path, "얼굴.jpg")
+        look(tmp_path, "a.jpg", layout="csv", csv="list.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename,sex,years,employee_id\na.jpg,F,31,e7\nb.jpg,M,64,e9\n",
+        "ID,Sex,Age,Subject ID\na,female,31,e7\nb,male,64,e9\n",  # ids without suffix
+        "which,Gender,age,person\nA.JPG,woman,31,e7\nb.jpg,man,64,e9\n",  # told by the cells, without case
+    ],
+)
+def test_headers_and_cells_by_their_usual_names(tmp_path: Path, text: str) -> None:
+    write(tmp_path, text)
+    found = look(tmp_path, "a.jpg", "b.jpg")
+    assert found.schema.names == ("gender", "age")
+    assert column(found, "gender") == ["female", "male"]
+    assert column(found, "age") == ["31", "64"] and column(found, "person") == ["e7", "e9"]
+    assert found.origins["gender"].startswith("column ") and found.lists == ("list.csv",)
+
+
+def test_a_table_without_a_header(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg,cat\nb.jpg,dog\n")
+    found = look(tmp_path, "a.jpg", "b.jpg")
+    assert found.layout == "csv" and column(found, "column 2") == ["cat", "dog"]
+    named = look(tmp_path, "a.jpg", "b.jpg", columns={"class": "column 2"})
+    assert column(named, "class") == ["cat", "dog"]
+
+
+def test_a_workbook(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["file", "gender", "age"], ["a.jpg", "M", 31], ["b.jpg", "F", None]):
+        book.active.append(row)
+    book.save(tmp_path / "labels.xlsx")
+    found = look(tmp_path, "a.jpg", "b.jpg")
+    assert column(found, "gender") == ["male", "female"] and column(found, "age") == ["31", None]
+    (tmp_path / "labels.xlsx").write_bytes(b"no workbook")
+    assert any("'labels.xlsx' is not used" in note for note in look(tmp_path, "a.jpg").notes)
+
+
+def test_cells_that_mean_no_class_are_counted(tmp_path: Path) -> None:
+    rows = ["a.jpg,M,-3", "b.jpg,unknown,31", "c.jpg,x,130", "d.jpg,,44", "e.jpg,f,-3"]
+    write(tmp_path, "file,gender,age\n" + "\n".join(rows) + "\n")
+    found = look(tmp_path, *(f"{name}.jpg" for name in "abcde"))
+    assert column(found, "gender") == ["male", None, "x", None, "female"]
+    assert column(found, "age") == [None, "31", None, "44", None]
+    assert found.refused == {"gender": {"unknown": 1, "x": 1}, "age": {"-3": 2, "130": 1}}
+
+
+def test_a_column_of_ages_is_not_taken_for_classes(tmp_path: Path) -> None:
+    write(tmp_path, "file,label\n" + "".join(f"{n}.jpg,{n + 18}\n" for n in range(40)))
+    images = [f"{n}.jpg" for n in range(40)]
+    found = look(tmp_path, *images)
+    assert found.schema.names == () and "40 different numbers" in found.notes[0]
+    assert look(tmp_path, *images, columns={"age": "label"}).schema.names == ("age",)
+    assert len(look(tmp_path, *images, columns={"class": "label"}).schema["class"].classes) == 40
+
+
+def test_a_table_that_names_no_photo_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "file,label\nx1,cat\nx2,dog\n")
+    found = look(tmp_path, "a.jpg", "b.jpg")
+    assert found.layout == "flat" and "names none of the photos" in found.notes[0]
+    assert "x1, cat" in found.notes[0] and "columns: {path: COLUMN}" in found.notes[0]
+
+
+def test_folders_around_everything_and_years(tmp_path: Path) -> None:
+    kaggle = ["Face Mask Dataset/Train/with_mask/1.jpg", "Face Mask Dataset/Test/without_mask/2.jpg"]
+    found = look(tmp_path, *kaggle)
+    assert (found.layout, column(found, "class")) == ("folders", ["with_mask", "without_mask"])
+    assert column(found, "split") == ["train", "test"]
+    spelt = look(tmp_path, "training/a/1.jpg", "valid/b/2.jpg", "testing/a/3.jpg", "dev/b/4.jpg")
+    assert column(spelt, "split") == ["train", "val", "test", "val"] and spelt.schema.class_names == ("a", "b")
+    years = look(tmp_path, "2021/a.jpg", "2022/b.jpg")
+    assert years.layout == "flat" and "are years, not classes" in years.notes[0]
+    assert look(tmp_path, "2021/a.jpg", "2022/b.jpg", layout="folders").schema.class_names == ("2021", "2022")
 
 
 def test_csv_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no file"):
         look(tmp_path, "a.jpg", layout="csv", csv="gone.csv")
-    with pytest.raises(UserError, match="No CSV file"):
+    with pytest.raises(UserError, match="No table"):
         look(tmp_path, "a.jpg", layout="csv")
     write(tmp_path, "x,y\n1,2\n")
     with pytest.raises(UsageError, match="no column with paths"):
@@ -335,7 +417,7 @@ def test_detection(tmp_path: Path) -> None:
     assert detect_layout(tmp_path, ["eval/images/1.jpg"]) == "boostcamp"
     write(tmp_path, "nothing,of,use\n", "a.csv")
     assert detect_layout(tmp_path, ["1.jpg"]) == "flat"
-    write(tmp_path, "ImageID,label\n", "B.CSV")
+    write(tmp_path, "ImageID,label\n1.jpg,cat\n", "B.CSV")
     assert detect_layout(tmp_path, ["1.jpg"]) == "csv"
 
 

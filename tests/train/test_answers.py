@@ -168,8 +168,8 @@ def test_labels_of_the_eval_split_are_used_when_there_are_some(own_run: Path, ca
 def test_what_cannot_be_evaluated(own_run: Path, cache: Path, synthetic: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a run"):
         evaluate(tmp_path, cache)
-    with pytest.raises(UsageError, match="no split 'test'"):
-        evaluate(own_run, cache, split="test")
+    with pytest.raises(UsageError, match="no split 'holdout'"):
+        evaluate(own_run, cache, split="holdout")
     small = synthetic.write_cache(tmp_path / "small", size=(16, 16))
     with pytest.raises(UsageError, match=r"crops of 32x32, view 'face' of .* has 16x16") as error:
         evaluate(own_run, small)
@@ -215,8 +215,8 @@ def test_what_cannot_be_predicted(own_run: Path, cache: Path, tmp_path: Path) ->
         predict(own_run, cache, tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         predict(own_run, tmp_path / "nowhere", tmp_path / "p.csv")
-    with pytest.raises(UsageError, match="no split 'val'"):
-        predict(own_run, cache, tmp_path / "p.csv", split="val")
+    with pytest.raises(UsageError, match="no split 'holdout'"):
+        predict(own_run, cache, tmp_path / "p.csv", split="holdout")
     (tmp_path / "photos").mkdir()
     with pytest.raises(UsageError, match="is not a cache"):
         predict(own_run, tmp_path / "photos", tmp_path / "p.csv", split="eval")

@@ -54,14 +54,15 @@ def of_people(c: Context, classes: dict[str, int]) -> bool:
 
 @check("label_missing", "labels", "A training photo without a label, or with a value that is no class.")
 def label_missing(c: Context) -> Iterable[Hit]:
-    """Where nearly all training photos have a label, those that do not."""
+    """Training photos without a label; the fewer they are, the likelier is a mistake."""
     if not c.schema.joint:
         raise NotRunError("there is nothing to classify")
     rows = zip(c.labels["image"], c.labels["label"], c.labels["excluded"], strict=True)
     training = [(i, pd.isna(v)) for i, v, x in rows if c.split_of[i] == "train" and not isinstance(x, str)]
     share = sum(missing for _, missing in training) / max(1, len(training))
     for image, missing in training:
-        if missing and (severity := ramp(share, 0.5, 0.0, 0.3, 0.8)):
+        if missing and share < 1:
+            severity = max(0.3, ramp(share, 0.5, 0.0, 0.3, 0.8))
             yield image, severity, f"no label; {1 - share:.0%} of the training photos have one"
 
 

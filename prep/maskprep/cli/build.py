@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Strict, Workers, app, bring
+from maskprep.cli.common import CacheDir, ConfigFile, Engine, Layout, Quiet, Source, Strict, Workers, app, bring
 
 if TYPE_CHECKING:
     from maskprep.job import Job
@@ -17,19 +17,21 @@ def index(
     source: Source,
     cache: CacheDir = None,
     config: ConfigFile = None,
+    layout: Layout = None,
     workers: Workers = None,
     engine: Engine = "processes",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
-    from maskprep import api
+    from maskprep import api, show
 
     bring(
         "index",
-        lambda bars: api.index(source, cache, config, workers=workers, engine=engine, progress=bars),
+        lambda bars: api.index(source, cache, config, layout=layout, workers=workers, engine=engine, progress=bars),
         strict,
         quiet,
+        lambda job: show.understood(job, f"maskprep run {source}"),
     )
 
 
@@ -146,17 +148,19 @@ def run(
     source: Source,
     cache: CacheDir = None,
     config: ConfigFile = None,
+    layout: Layout = None,
     workers: Workers = None,
     engine: Engine = "processes",
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Bring every stage and every view up to date."""
-    from maskprep import api
+    from maskprep import api, show
 
     bring(
         "run",
-        lambda bars: api.run(source, cache, config, workers=workers, engine=engine, progress=bars),
+        lambda bars: api.run(source, cache, config, layout=layout, workers=workers, engine=engine, progress=bars),
         strict,
         quiet,
+        lambda job: show.understood(job, f"maskprep audit {source}"),
     )

@@ -45,6 +45,10 @@ CacheDir = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings file.", show_default="maskprep.yaml in the photo folder")
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(help="How labels are told: boostcamp, folders, csv or flat.", show_default="as before, or by looking"),
+]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")]
 Engine = Annotated[str, typer.Option("--engine", help="How work is spread: processes or serial.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")]

@@ -16,7 +16,9 @@ import pandas as pd
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
-from maskprep.photos.listing import PATH_COLUMNS, find_csv, list_csvs, match, nfc, read_csv, some
+from maskprep.photos import columns
+from maskprep.photos.columns import SPLIT_OF
+from maskprep.photos.listing import Listing, listings, match, nfc, read_csv, some
 
 LAYOUTS = ("auto", "boostcamp", "folders", "csv", "flat")
 
@@ -25,13 +27,10 @@ PERSON_FOLDER = re.compile(
 )
 """Folder of one person in the boostcamp set, such as ``000001_female_Asian_45`` or ``001498-1_male_Asian_23``."""
 
-EVAL_FOLDERS = frozenset(("eval", "test", "val", "valid", "validation"))
-TRAIN_FOLDERS = frozenset(("train", "training"))
-PERSON_COLUMNS = ("person", "person_id", "subject", "identity", "id")
 CLASS = "class"
 """Name of the one attribute of a layout that does not name its own."""
 
-CLASS_COLUMNS = (CLASS, "label", "target", "ans", "category")
+YEAR = re.compile(r"(19|20)\d\d")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class SourceSettings:
 
     Args:
         layout: one of LAYOUTS; ``auto`` looks at the folder and says what it found.
-        csv: CSV file of the ``csv`` layout, relative to the photo folder.
+        csv: CSV or XLSX file of the ``csv`` layout, relative to the photo folder.
         columns: our column name -> the CSV's (path, person, split, and every attribute).
         person: regular expression searched in the relative path; group ``person``, or the first group, is the person.
 
@@ -74,46 +73,70 @@ class Described:
         table: one row per image, in order: person, split, and one column per label as found.
         schema: what is classified; the given one, or as the layout suggests.
         notes: sentences for the user, such as CSV rows without a file.
+        origins: attribute, ``person`` or ``split`` -> where it is from, in words.
+        unused: columns that became no label -> why; they are kept in images.parquet.
+        refused: attribute -> cells that mean none of its classes, counted.
+        lists: the files besides photos that were read, relative to the photo folder.
     """
 
     layout: str
     table: pd.DataFrame
     schema: Schema
     notes: tuple[str, ...] = ()
+    origins: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+    lists: tuple[str, ...] = ()
 
 
 def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
     """Person, split and labels of every image below ``root``.
 
     Raises:
-        UserError: a CSV file is missing, unreadable or contradicts itself.
+        UserError: a table is missing, unreadable or contradicts itself.
     """
-    layout = settings.layout if settings.layout != "auto" else detect_layout(root, images, settings)
-    described = {"boostcamp": _boostcamp, "folders": _folders, "csv": _csv, "flat": _flat}[layout](
-        root, images, settings, schema
-    )
-    if settings.layout == "auto" and layout in ("folders", "flat") and len(csvs := list_csvs(root)) > 1:
-        several = f"Several CSV files name photos ({some([path.name for path in csvs])}) and none is used; "
-        notes = (*described.notes, several + "name one in maskprep.yaml: source.csv.")
-        described = dataclasses.replace(described, notes=notes)
+    found, notes = ([], []) if settings.csv else listings(root, images)
+    layout = settings.layout if settings.layout != "auto" else _detect(root, images, settings, found)
+    if layout == "csv":
+        listing = _listing(root, images, settings, found)
+        described = _csv(root, images, settings, schema, listing)
+        notes = [note for note in notes if not note.startswith(f"'{listing.path.name}'")]
+    else:
+        described = {"boostcamp": _boostcamp, "folders": _folders, "flat": _flat}[layout](root, images, schema)
+    if settings.layout == "auto" and layout in ("folders", "flat") and len(found) > 1:
+        several = f"Several tables name photos ({some([one.path.name for one in found])}) and none is used; "
+        notes.append(several + "name one in maskprep.yaml: source.csv.")
+    described = dataclasses.replace(described, notes=(*described.notes, *(notes if layout != "boostcamp" else ())))
     if settings.person is not None:
         pattern = re.compile(settings.person)
         described.table["person"] = pd.Series([_person(pattern, image) for image in images], dtype="str")
+        described.origins["person"] = f"pattern {settings.person} in the path"
     return described
 
 
 def detect_layout(root: Path, images: Sequence[str], settings: SourceSettings | None = None) -> str:
     """The layout of a folder: boostcamp by its person folders or eval/info.csv, csv by a table that names the
     photos, folders by two or more subfolders with photos, else flat (photos without labels)."""
+    settings = settings or SourceSettings()
+    return _detect(root, images, settings, [] if settings.csv else listings(root, images)[0])
+
+
+def _detect(root: Path, images: Sequence[str], settings: SourceSettings, found: Sequence[Listing]) -> str:
     paths = [PurePosixPath(image) for image in images]
     if any(PERSON_FOLDER.fullmatch(path.parent.name) for path in paths) or (
         any((root / folder / "info.csv").is_file() for folder in ("eval", "."))
         and any(path.parent.name == "images" for path in paths)
     ):
         return "boostcamp"
-    if (settings and settings.csv) or find_csv(root) is not None:
+    if settings.csv or len(found) == 1:
         return "csv"
-    return "folders" if len({c for path in paths if (c := _class_folder(path))}) >= 2 else "flat"
+    classes = {name for name in _class_folders(images) if name}
+    return "folders" if len(classes) >= 2 and not _years(classes) else "flat"
+
+
+def _years(names: set[str]) -> bool:
+    """Whether folders are called after years: photos sorted by date, not by class."""
+    return all(YEAR.fullmatch(name) for name in names)
 
 
 def _table(images: Sequence[str]) -> pd.DataFrame:
@@ -123,8 +146,9 @@ def _table(images: Sequence[str]) -> pd.DataFrame:
 
 
 def _split(path: PurePosixPath) -> str:
-    folders = {part.lower() for part in path.parts[:-1]}
-    return "eval" if folders & EVAL_FOLDERS and not folders & TRAIN_FOLDERS else "train"
+    """Split by the folders' names; a training folder within another split's is training data."""
+    found = {SPLIT_OF[name] for part in path.parts[:-1] if (name := part.lower()) in SPLIT_OF}
+    return "train" if "train" in found or not found else min(found, key=["eval", "test", "val"].index)
 
 
 def _person(pattern: re.Pattern[str], image: str) -> str | None:
@@ -147,7 +171,7 @@ def mask_state(name: str) -> str | None:
     return "wear" if re.fullmatch(r"mask\d*", stem) else None
 
 
-def _boostcamp(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
+def _boostcamp(root: Path, images: Sequence[str], schema: Schema | None) -> Described:
     table = _table(images)
     listed, notes = _train_csv(root)
     rows: list[dict[str, Any]] = []
@@ -179,7 +203,11 @@ def _boostcamp(root: Path, images: Sequence[str], settings: SourceSettings, sche
         notes.append(
             f"train.csv and the folder name disagree for {len(people)} people ({some(people)}); train.csv is used."
         )
-    return Described("boostcamp", table, schema or MASK_SCHEMA, tuple(notes))
+    place = "train.csv" if listed else "folder names"
+    origins = {"person": place, "gender": place, "age": place, "mask": "file names", "split": "folders"}
+    lists = ("train/train.csv", "train.csv", "eval/info.csv")
+    unused = {"race": "no label of the schema"}
+    return Described("boostcamp", table, schema or MASK_SCHEMA, tuple(notes), origins, unused, lists=lists)
 
 
 def _known(value: str) -> str | None:
@@ -208,21 +236,26 @@ def _train_csv(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]
 # ---------------------------------------------------------------- class per folder
 
 
-def _class_folder(path: PurePosixPath) -> str | None:
-    parts = list(path.parts[:-1])
-    while parts and (
-        parts[0].lower() in TRAIN_FOLDERS | EVAL_FOLDERS or (parts[0].lower() == "images" and len(parts) > 1)
-    ):
-        parts = parts[1:]
-    return parts[0] if parts else None
+def _class_folders(images: Sequence[str]) -> list[str | None]:
+    """The class folder of every image: the first that is neither around all photos, nor a split, nor ``images``."""
+    parts = [PurePosixPath(image).parts[:-1] for image in images]
+    around = 0  # folders that hold everything, as the archives of data sets have them
+    while all(len(p) > around + 1 for p in parts) and len({p[around] for p in parts}) == 1:
+        around += 1
+    classes = []
+    for folders in (list(p[around:]) for p in parts):
+        while folders and (folders[0].lower() in SPLIT_OF or (folders[0].lower() == "images" and len(folders) > 1)):
+            folders = folders[1:]
+        classes.append(folders[0] if folders else None)
+    return classes
 
 
-def _folders(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
+def _folders(root: Path, images: Sequence[str], schema: Schema | None) -> Described:
     table = _table(images)
-    classes = [_class_folder(PurePosixPath(image)) for image in images]
     name = schema.names[0] if schema and len(schema.names) == 1 else CLASS
-    table[name] = pd.Series(classes, dtype="str")
-    return Described("folders", table, schema or _schema_of(table, name), _loose(table[name]))
+    table[name] = pd.Series(_class_folders(images), dtype="str")
+    origins = {name: "folders", "split": "folders"}
+    return Described("folders", table, schema or _schema_of(table, name), _loose(table[name]), origins)
 
 
 def _loose(column: pd.Series[Any]) -> tuple[str, ...]:
@@ -230,60 +263,103 @@ def _loose(column: pd.Series[Any]) -> tuple[str, ...]:
     return (f"{loose} photos lie outside a class folder and have no label.",) if loose else ()
 
 
-def _flat(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
-    return Described("flat", _table(images), schema or Schema(()))
+def _flat(root: Path, images: Sequence[str], schema: Schema | None) -> Described:
+    names = {name for name in _class_folders(images) if name}
+    notes = []
+    if len(names) >= 2 and _years(names):
+        notes.append(f"The folders {some(sorted(names))} are years, not classes; layout folders takes them as classes.")
+    return Described("flat", _table(images), schema or Schema(()), tuple(notes), {"split": "folders"})
 
 
 # ---------------------------------------------------------------- table of paths
 
 
-def _csv(root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None) -> Described:
-    path = root / settings.csv if settings.csv else find_csv(root)
-    if path is None:
-        raise UserError(f"No CSV file in '{root}' names the photos.", "Name it in maskprep.yaml: source.csv")
+def _listing(root: Path, images: Sequence[str], settings: SourceSettings, found: Sequence[Listing]) -> Listing:
+    """The table to use, and its column with the photos' names."""
+    if settings.csv is None:
+        if len(found) == 1 and "path" not in settings.columns:
+            return found[0]
+        if not found:
+            raise UserError(f"No table in '{root}' names the photos.", "Name it in maskprep.yaml: source.csv")
+        if len(found) > 1:
+            names = some([one.path.name for one in found])
+            raise UserError(f"Several tables in '{root}' name the photos: {names}.", "Name one: source.csv")
+    path = root / settings.csv if settings.csv else found[0].path
     frame = read_csv(path)
     has = f"It has: {', '.join(frame.columns)}."
-    theirs = {name.strip().lower(): name for name in frame.columns}
+    for ours, name in settings.columns.items():
+        if name not in frame.columns:
+            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
+    column = settings.columns.get("path") or columns.find(list(frame.columns), "path")
+    if column is None:
+        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", has)
+    return Listing(path, frame, column)
+
+
+def _csv(
+    root: Path, images: Sequence[str], settings: SourceSettings, schema: Schema | None, listing: Listing
+) -> Described:
+    path, frame = listing.path, listing.frame
+    free = [name for name in frame.columns if name != listing.column]
+    has = f"It has: {', '.join(frame.columns)}."
     for ours, name in settings.columns.items():
         if name not in frame.columns:
             raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
 
-    def column(ours: str, *others: str) -> str | None:
-        return settings.columns.get(ours) or next((theirs[n] for n in (ours, *others) if n in theirs), None)
+    def column(ours: str) -> str | None:
+        return settings.columns.get(ours) or columns.find(free, ours)
 
-    path_column = column("path", *PATH_COLUMNS)
-    if path_column is None:
-        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", has)
-    schema = schema or _csv_schema(frame, theirs, settings.columns)
-    wanted = {"person": column("person", *PERSON_COLUMNS), "split": column("split")}
-    wanted |= {name: column(name, name.lower(), *(CLASS_COLUMNS if name == CLASS else ())) for name in schema.names}
+    notes: list[str] = []
+    schema = schema or _csv_schema(frame, free, settings.columns, notes, path.name)
+    wanted = {name: column(name) for name in ("person", "split", *schema.names)}
     if missing := [name for name in schema.names if wanted[name] is None]:
         raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", has)
-    used = {path_column, *wanted.values()}
+    used = {listing.column, *wanted.values()}
     taken = RESERVED | {*wanted}
     others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
-    rows, notes = match(root, path, frame, path_column, images)
+    rows, said = match(root, path, frame, listing.column, images)
     listed = frame.reindex(rows).reset_index(drop=True)  # a photo without a row (-1) gets empty cells
     table = _table(images)
+    refused: dict[str, dict[str, int]] = {}
     for ours, name in {**{k: v for k, v in wanted.items() if v is not None}, **others}.items():
-        table[ours] = listed[name].where(listed[name].notna(), table[ours]) if ours == "split" else listed[name]
-    splits = [str(value).lower() for value in table["split"]]
-    if strange := sorted({*splits} - EVAL_FOLDERS - TRAIN_FOLDERS):
-        raise UserError(
-            f"{path.name} has an unknown split: {some(strange)}.",
-            f"Known: {', '.join(sorted(TRAIN_FOLDERS))} for training; {', '.join(sorted(EVAL_FOLDERS))} held out.",
-        )
-    table["split"] = ["eval" if value in EVAL_FOLDERS else "train" for value in splits]
-    return Described("csv", table, schema, notes)
+        cells = listed[name].where(listed[name].notna(), table[ours]) if ours == "split" else listed[name]
+        if ours in schema.names:
+            cells, strange = columns.understand(schema[ours], cells)
+            if strange:
+                refused[ours] = dict(strange.most_common())
+        table[ours] = cells
+    splits = [str(value).strip().lower() for value in table["split"]]
+    if strange_splits := sorted({*splits} - SPLIT_OF.keys()):
+        known = "; ".join(f"{split}: {', '.join(names)}" for split, names in columns.SPLITS.items())
+        raise UserError(f"{path.name} has an unknown split: {some(strange_splits)}.", f"Known are {known}.")
+    table["split"] = [SPLIT_OF[value] for value in splits]
+    origins = {ours: f"column {name}" for ours, name in wanted.items() if name is not None}
+    unused = dict.fromkeys(others.values(), "no label; kept as a column")
+    return Described(
+        "csv", table, schema, (*notes, *said), {"split": "folders", **origins}, unused, refused, (path.name,)
+    )
 
 
-def _csv_schema(frame: pd.DataFrame, theirs: dict[str, str], columns: dict[str, str]) -> Schema:
+def _csv_schema(frame: pd.DataFrame, free: Sequence[str], given: dict[str, str], notes: list[str], file: str) -> Schema:
     """The column named as the class, else the mask attributes that the table has, else its one label column."""
-    known = tuple(a for a in MASK_SCHEMA.attributes if a.name in theirs or a.name in columns)
-    if known and CLASS not in columns:
+    known = tuple(a for a in MASK_SCHEMA.attributes if a.name in given or columns.find(free, a.name))
+    if known and CLASS not in given:
         return Schema(known)
-    name = columns.get(CLASS) or next((theirs[n] for n in CLASS_COLUMNS if n in theirs), None)
-    return _schema_of(frame.assign(**{CLASS: frame[name]}), CLASS) if name else Schema(())
+    name = given.get(CLASS) or columns.find(free, CLASS)
+    if name is None:
+        if free:
+            notes.append(
+                f"No column of {file} is known to hold labels. Name one in maskprep.yaml: source: "
+                f"{{columns: {{class: COLUMN}}}}; it has: {some(free, 6)}."
+            )
+        return Schema(())
+    if CLASS not in given and columns.seems_a_number(frame[name]):
+        notes.append(
+            f"Column '{name}' of {file} holds {frame[name].nunique()} different numbers and is not taken for classes. "
+            f"For ages, write source: {{columns: {{age: {name}}}}} into maskprep.yaml; for classes, class: {name}."
+        )
+        return Schema(())
+    return _schema_of(frame.assign(**{CLASS: frame[name]}), CLASS)
 
 
 def _schema_of(table: pd.DataFrame, name: str) -> Schema:

@@ -22,6 +22,9 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 """Why a folder below the photos is passed over. After other errors, of the disk or the network, the photos in it would
 seem to be gone and what was made of them would be lost."""
 
+SYSTEM_FOLDERS = frozenset(("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"))
+"""Folders in which systems keep thumbnails and leavings, in lower case; photos in them are copies."""
+
 NOT_UTF8 = "the file name is not valid UTF-8; rename the file"
 
 
@@ -111,6 +114,8 @@ def _list(folder: str, prefix: str, found: Walk, seen: set[tuple[int, int]]) -> 
         suffix = PurePosixPath(entry.name).suffix.lower()
         if entry.name.startswith("."):
             found.ignored["hidden file"] += 1
+        elif entry.name.lower() in SYSTEM_FOLDERS:
+            found.ignored[f"system folder ({entry.name})"] += 1
         elif entry.is_dir(follow_symlinks=False):
             inside.append((entry.path, f"{image}/"))
         elif _is_folder(entry):

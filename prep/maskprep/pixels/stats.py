@@ -15,6 +15,7 @@ import pandas as pd
 from maskprep.pixels.cropping import CHANNELS
 
 SPLITS = ("train", "eval")
+"""Those of which there is always an entry; others have one where there are such photos."""
 ALL = "all"
 
 
@@ -65,7 +66,8 @@ def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
         split: the split of each, in the same order.
     """
     entry: dict[str, Any] = {}
-    for name in (*SPLITS, ALL):
+    others = sorted({*split.dropna()} - {*SPLITS})
+    for name in (*SPLITS, *others, ALL):
         chosen = rows if name == ALL else rows[(split == name).to_numpy()]
         whole, foreground = moments(chosen), moments(chosen, "fg_")
         entry[name] = {

@@ -159,7 +159,7 @@ def _fair(predictor: Predictor, pictures: View, asked: Questions, data: dict[str
     """Without the calibration, where it was fitted on the very people that are asked about."""
     if predictor.calibration == Calibration() or not questions.same_source(pictures, data):
         return predictor, []
-    same = asked.images["person"].isin(data["people"]["val"]) & (asked.images["split"] != "eval")
+    same = asked.images["person"].isin(data["people"]["val"]) & (asked.images["split"] == "train")
     if not same.any():
         return predictor, []
     plain = dataclasses.replace(predictor, calibration=Calibration())
@@ -191,7 +191,7 @@ def _other(
     if not said.known.any():
         raise UserError(f"{run} has no out-of-fold answer for any of these images.")
     if questions.same_source(pictures, data) and not (asked.split == "val" and (run / ENSEMBLE).is_file()):
-        seen = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
+        seen = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
         if seen.any():
             warnings.append(f"{run} was trained on the people in {int(seen.sum())} of the {len(asked)} images.")
     both = asked.take(said.known)
@@ -201,7 +201,7 @@ def _other(
 def _warnings(asked: Questions, pictures: View, predictor: Predictor, data: dict[str, Any], seen: bool) -> list[str]:
     found = []
     if seen and questions.same_source(pictures, data):
-        trained = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
+        trained = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
         if trained.any():
             found.append(
                 f"{int(trained.sum())} of the {len(asked)} images show people the run was trained on:"

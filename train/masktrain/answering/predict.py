@@ -15,6 +15,7 @@ import pandas as pd
 
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.photos.columns import SPLITS
 from maskprep.store.cache import Cache
 from maskprep.store.files import keep_out, keep_whole
 from masktrain.answering import draw as drawing
@@ -96,7 +97,7 @@ def predict(
         draw: folder to write the photos to with box and answer drawn on them; new or empty. For a video, the video
             file to write.
         without: the answer for a photo that has no crop: ``empty``, or ``likeliest``, the most frequent training class.
-        split: ``train`` or ``eval``, for a cache; all images by default.
+        split: one of :data:`maskprep.photos.columns.SPLITS`, for a cache; all images by default.
         view: for a cache; by default the one the run was trained on. Of several views, all of the run's size, the mean
             is taken (see ``tta_mean``).
         tta: see :func:`masktrain.answering.predictors.load`, with ``tta_mean``.
@@ -226,8 +227,8 @@ def _cache_rows(pictures: View, split: str | None) -> list[tuple[str, str | None
     """ImageID and image of every image of a cache, or of one split."""
     images = [(i, s) for t in (pictures.table, pictures.missing) for i, s in zip(t["image"], t["split"], strict=True)]
     if split is not None:
-        if split not in ("train", "eval"):
-            raise UsageError(f"There is no split '{split}'.", "Choose train or eval.")
+        if split not in SPLITS:
+            raise UsageError(f"There is no split '{split}'.", f"Choose one of {', '.join(SPLITS)}.")
         images = [(i, s) for i, s in images if s == split]
     return _named(sorted(i for i, _ in images))
 

@@ -242,7 +242,8 @@ def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:
     reason = pd.Series([None] * len(table), dtype=object)
     reason[table["label"].isna()] = "no label"
     reason[table["excluded"].notna()] = "excluded"
-    reason[table["split"] == "eval"] = "eval split"
+    for split in sorted({*table["split"]} - {"train"}):
+        reason[table["split"] == split] = f"{split} split"
     left_out = {str(k): int(n) for k, n in reason.value_counts().items()}
     return np.flatnonzero(reason.isna().to_numpy()).astype(np.int64), left_out
 
@@ -311,7 +312,7 @@ def check_eval(view: View, table: pd.DataFrame, pairs: pd.DataFrame) -> None:
         UserError: naming the pairs, and how to drop or to allow them.
     """
     images = pd.concat([view.table, view.missing], ignore_index=True)
-    judged = set(images["image"][(images["split"] == "eval") & images["excluded"].isna()])
+    judged = set(images["image"][(images["split"] != "train") & images["excluded"].isna()])
     used = set(table["image"])
     flipped = pairs.rename(columns=lambda c: f"{c[:-1]}{'ba'[c.endswith('_b')]}" if c.endswith(("_a", "_b")) else c)
     both = pd.concat([pairs, flipped], ignore_index=True)

@@ -111,7 +111,7 @@ def _allowed(other: View, view: View, split: Split) -> tuple[NDArray[np.int64], 
     people = set(held["person"][held["person"] != held["image"]])
     theirs = set(other.table["person"][other.table["person"] != other.table["image"]])
     alike = {name for group in same_ids(people | theirs) if people & set(group) for name in group} | people
-    contents = set(held["content"].dropna()) | set(everything["content"][everything["split"] == "eval"].dropna())
+    contents = set(held["content"].dropna()) | set(everything["content"][everything["split"] != "train"].dropna())
     table = other.table.iloc[rows]
     photo = table["content"].isin(contents).to_numpy()
     person = table["person"].isin(alike).to_numpy() & ~photo

@@ -275,12 +275,12 @@ def _found(view: View, file: Path) -> dict[str, Any]:
         baselines[name] = {"macro_f1": round(scores.macro_f1, 4), "accuracy": round(scores.accuracy, 4)}
     own = view.table.iloc[usable]
     each = own.groupby(own["label"].astype(int))["person"].nunique()
-    judged = [t[t["split"] == "eval"] for t in (view.table, view.missing)]
+    judged = [t[t["split"] != "train"] for t in (view.table, view.missing)]
     return {
         "data": {
             "images": len(usable),
             "people": int(people.iloc[usable].nunique()),
-            "left out": left_out | ({"no crop": n} if (n := int((view.missing["split"] != "eval").sum())) else {}),
+            "left out": left_out | ({"no crop": n} if (n := int((view.missing["split"] == "train").sum())) else {}),
             "folds": [{"images": len(s.val), "people": int(people.iloc[s.val].nunique())} for s in splits],
             "fingerprint": view.fingerprint(),
         },

@@ -190,7 +190,7 @@ def votes(
             own = find_view(pictures.path, other.manual.inputs[0])
         places = pd.Series(own.table.index, index=own.table["image"]).reindex(asked.images["image"])
         data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
-        known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] != "eval")
+        known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
         there = (places.notna().to_numpy()) & ~(known.to_numpy() & questions.same_source(pictures, data))
         told = other.decide(other(own, places[there].to_numpy(np.int64)))
         _add(counted, there, told != asked.truth[there])

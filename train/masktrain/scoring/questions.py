@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.photos.columns import SPLITS
 from masktrain.data import answers as tables
 
 
@@ -128,22 +129,22 @@ def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, s
     """The images whose labels the cache knows; ``people`` are the split ``val``, None where they are not in it."""
     labelled = images[images["label"].notna() & images["excluded"].isna()]
     if split is None:
-        split = "eval" if (labelled["split"] == "eval").any() else "val"
+        split = next((s for s in ("eval", "test") if (labelled["split"] == s).any()), "val")
     chosen = labelled[_in_split(labelled, split, people or ())].reset_index(drop=True)
-    if split == "val" and people is None:
+    if split == "val" and people is None and not len(chosen):
         raise UsageError(
             f"{cache} has no labels for the split 'eval', and its people are not those of the run.",
             "Give the answers with --answers, or choose --split train.",
         )
     if not len(chosen):
         raise UserError(f"{cache} has no labelled images in the split '{split}'.", "Give them with --answers.")
-    names = {"val": "of the people the run held out", "eval": "of the split 'eval'", "train": "of the split 'train'"}
-    return Questions(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), names[split], split)
+    name = "of the people the run held out" if split == "val" and people is not None else f"of the split '{split}'"
+    return Questions(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), name, split)
 
 
 def _in_split(images: pd.DataFrame, split: str, people: Sequence[str]) -> pd.Series[bool]:
-    if split not in ("train", "eval", "val"):
-        raise UsageError(f"There is no split '{split}'.", "Choose train, eval or val.")
-    if split == "val":
-        return images["person"].isin(people) & (images["split"] != "eval")
+    if split not in SPLITS:
+        raise UsageError(f"There is no split '{split}'.", f"Choose one of {', '.join(SPLITS)}.")
+    if split == "val" and people:
+        return images["person"].isin(people) & (images["split"] == "train")
     return images["split"] == split

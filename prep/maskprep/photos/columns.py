@@ -1,0 +1,105 @@
+"""What columns and cells of label lists usually mean: names of columns, spellings of values, names of splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from maskprep.labels.schema import MASK_SCHEMA, Attribute, fold
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "file", "filename", "file_name", "file_path", "filepath", "image", "image_path", "image_name"),
+        *("imageid", "image_id", "img", "img_path", "photo", "picture", "파일", "파일명", "경로", "이미지"),
+    ),
+    "person": (
+        *("person", "person_id", "personid", "subject", "subject_id", "identity", "employee_id", "user_id"),
+        *("participant", "patient_id", "id", "사람", "아이디"),
+    ),
+    "split": ("split", "set", "subset", "usage", "partition"),
+    "mask": ("mask", "mask_state", "mask_status", "마스크"),
+    "gender": ("gender", "sex", "성별"),
+    "age": ("age", "years", "age_years", "나이", "연령"),
+    "class": ("class", "label", "target", "ans", "category", "class_name", "classname"),
+}
+"""Our column -> names that lists give it, the likeliest first, as :func:`plain` writes them."""
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+    "eval": ("eval", "evaluation"),
+}
+"""Split -> names of folders and cells."""
+
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+
+VALUES: dict[str, dict[str, str]] = {
+    "gender": {
+        **dict.fromkeys(("m", "man", "men", "boy", "남", "남자", "남성"), "male"),
+        **dict.fromkeys(("f", "w", "woman", "women", "girl", "여", "여자", "여성"), "female"),
+    },
+    "mask": {
+        **dict.fromkeys(("with_mask", "mask", "masked", "worn", "correct"), "wear"),
+        **dict.fromkeys(
+            ("mask_weared_incorrect", "mask_worn_incorrectly", "incorrect_mask", "wrong", "worn_wrongly"), "incorrect"
+        ),
+        **dict.fromkeys(("without_mask", "no_mask", "none", "unmasked", "bare"), "normal"),
+    },
+}
+"""Spellings of the classes of the mask task's attributes, as :func:`plain` writes them."""
+
+UNKNOWN = frozenset(("unknown", "unk", "n/a", "na", "nan", "null", "?", "-"))
+"""Cells of those attributes that say that nothing is known."""
+
+OLDEST = 120
+"""Ages above this, and below 0, are mistakes."""
+
+
+def plain(text: str) -> str:
+    """A name in the form in which :data:`NAMES` and :data:`VALUES` are written: ``Image ID`` is ``image_id``."""
+    return re.sub(r"[\s-]+", "_", fold(text))
+
+
+def find(names: Sequence[str], ours: str) -> str | None:
+    """The column that means ``ours``, by :data:`NAMES`; None without one."""
+    theirs = {plain(name): name for name in reversed(names)}
+    return next((theirs[name] for name in NAMES.get(ours, (ours,)) if name in theirs), None)
+
+
+def understand(attribute: Attribute, cells: pd.Series[Any]) -> tuple[pd.Series[Any], Counter[str]]:
+    """The cells of an attribute of the mask task in its own words, and those that mean none of its classes, counted.
+
+    Cells that only say that nothing is known become missing. Other attributes are left as they are.
+    """
+    refused: Counter[str] = Counter()
+    if attribute not in MASK_SCHEMA.attributes:
+        return cells, refused
+    spellings = VALUES.get(attribute.name, {})
+    values: list[str | None] = []
+    for cell in cells:
+        text = None if pd.isna(cell) else str(cell).strip()
+        if text is None or plain(text) in UNKNOWN:
+            values.append(None)
+            if text:
+                refused[text] += 1
+            continue
+        text = spellings.get(plain(text), text)
+        known = attribute.index(text) is not None
+        if attribute.bins and known:
+            known = 0 <= float(text) <= OLDEST
+        if not known:
+            refused[str(cell).strip()] += 1
+        values.append(text if known or not attribute.bins else None)
+    return pd.Series(values, index=cells.index, dtype="str"), refused
+
+
+def seems_a_number(cells: pd.Series[Any]) -> bool:
+    """Whether a column holds measurements such as ages, not classes: many different whole numbers."""
+    present = cells.dropna()
+    numbers = pd.to_numeric(present, errors="coerce")
+    return bool(len(present) and numbers.notna().all() and present.nunique() > 20)
