@@ -29,9 +29,9 @@ from maskprep.photos.walk import walk
 from maskprep.pixels import matte_models
 from maskprep.pixels.composite import cut_out
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matte_rules import finish
-from maskprep.pixels.mattes import JUDGEMENT, MatteSettings
-from maskprep.pixels.matting import check_runtime, matte_of, open_model
+from maskprep.pixels.matte_rules import Matte, finish
+from maskprep.pixels.mattes import JUDGEMENT, MatteSettings, best
+from maskprep.pixels.matting import Look, check_runtime, open_looks
 from maskprep.pixels.refinement import refine
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
@@ -75,7 +75,7 @@ class CutoutStage:
 
         cv2.setNumThreads(1)
         nothing = dict.fromkeys(name for name, _ in JUDGEMENT)
-        with open_model(self.model, runtime=self.runtime) as predict:
+        with open_looks(self.model, runtime=self.runtime) as looks:
 
             def compute(row: Row) -> Output | None:
                 target = Path(str(row["target"]))
@@ -86,8 +86,7 @@ class CutoutStage:
                     if problem.kind == NOT_READ:
                         raise  # says nothing of the photo, so it is not kept
                     return {**said, "error": str(problem)}, None
-                alpha, clear = matte_of(predict(pixels), pixels.shape[:2], stretch=self.model.model.stretch)
-                matte = finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)
+                matte = best(self._made(look, pixels) for look in looks)
                 data = encode(matte.alpha if self.kind == "mask" else cut_out(pixels, matte.alpha))
                 if target.is_dir():
                     return {**said, "status": EXISTS, "error": f"'{row['file']}' is a folder there"}, None
@@ -98,6 +97,10 @@ class CutoutStage:
                 return {**said, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
 
             yield compute
+
+    def _made(self, look: Look, pixels: Pixels) -> Matte:
+        alpha, clear = look(pixels)
+        return finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from maskprep.cutouts import encode, result_names
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import Pixels
-from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
+from maskprep.pixels.composite import Background, cut_out
+from maskprep.pixels.matte_rules import NOTHING_FOUND
 from maskprep.progress import Progress, Silent
 from maskprep.store.files import write_atomic, write_json, write_with
 from maskprep.store.tables import fingerprint

@@ -25,7 +25,7 @@ def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
     return {
         "version": overlap.VERSION,
         "settings": {"model": model.name, "runtime": settings.runtime},
-        "weights": {model.name: matte_models.known_sha256(model)},
+        "weights": matte_models.known_weights(model),
     }
 
 

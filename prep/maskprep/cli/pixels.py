@@ -50,7 +50,7 @@ def rembg(
     ] = None,
     view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views")] = None,
     model: Annotated[
-        str | None, typer.Option(help="u2netp, u2net, selfie, ... or the path of an ONNX file.", show_default="u2netp")
+        str | None, typer.Option(help="person, selfie, u2netp, ... or the path of an ONNX file.", show_default="person")
     ] = None,
     on: Annotated[
         str | None, typer.Option(help="Look at the crop, or at the whole photo.", show_default="crop")
@@ -79,7 +79,7 @@ def rembg(
             made = api.cutouts(
                 source,
                 out,
-                model=model or "u2netp",
+                model=model or "person",
                 refinement=refine or "none",
                 runtime=runtime or "onnxruntime",
                 kind="mask" if mask else "cutout",

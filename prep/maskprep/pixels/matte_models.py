@@ -6,6 +6,7 @@ network is a few numbers, kept here, and nobody has to wait for rembg's imports.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import os
@@ -18,7 +19,7 @@ from maskprep.store import weights
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
 RELEASES = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
-DEFAULT = "u2netp"
+DEFAULT = "person"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class MatteModel:
         weight: name in the weights registry, where the file can be fetched from; empty for those that cannot.
         md5: rembg's own pin of a file that is not in the registry.
         address: name of the file among rembg's releases.
+        then: name of the model that is asked where this one has missed the subject's face twice, the second time on a
+            picture continued by its mirror image; empty: one look is all.
     """
 
     name: str
@@ -48,20 +51,27 @@ class MatteModel:
     weight: str = ""
     md5: str = ""
     address: str = ""
+    then: str = ""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model whose file is here, with the sha256 that its mattes are known by."""
+    """A model whose file is here, with the sha256 that its mattes are known by, and the one asked after it."""
 
     model: MatteModel
     path: Path
     sha256: str
+    then: LocalModel | None = None
 
     @property
     def label(self) -> str:
         """What tables call it: the name, or a user's own file without its folder."""
         return self.model.name if self.model.name in MODELS else self.path.name
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Label -> sha256 of every file that is used."""
+        return {self.label: self.sha256} | (self.then.weights if self.then else {})
 
 
 def _released(name: str, licence: str, md5: str, side: int = 320, address: str = "") -> MatteModel:
@@ -70,10 +80,13 @@ def _released(name: str, licence: str, md5: str, side: int = 320, address: str =
     return MatteModel(name, file, licence, side, norm, logits, md5=md5, address=address or file)
 
 
+_SELFIE = MatteModel("selfie", "selfie_segmenter.tflite", "Apache-2.0", 256, stretch=False, weight="selfie_segmenter")
+
 _KNOWN = (
+    dataclasses.replace(_SELFIE, name="person", then="u2netp"),
+    _SELFIE,
     MatteModel("u2netp", "u2netp.onnx", "Apache-2.0", weight="u2netp"),
     MatteModel("u2net", "u2net.onnx", "Apache-2.0", weight="u2net"),
-    MatteModel("selfie", "selfie_segmenter.tflite", "Apache-2.0", 256, stretch=False, weight="selfie_segmenter"),
     _released("u2net_human_seg", "Apache-2.0", "c09ddc2e0104f800e3e1bb4652583d1f"),
     _released("silueta", "not stated; U-2-Net made smaller, itself Apache-2.0", "55e59e0d8062d2f5d013f4725ee84782"),
     _released("isnet-general-use", "Apache-2.0", "fc16ebd8b0c10d971d3513d564d01e29", 1024),
@@ -132,7 +145,8 @@ def locate(name: str) -> LocalModel:
     """
     model = find(name)
     if model.weight:
-        return LocalModel(model, weights.locate(model.weight), weights.REGISTRY[model.weight].sha256)
+        then = locate(model.then) if model.then else None
+        return LocalModel(model, weights.locate(model.weight), weights.REGISTRY[model.weight].sha256, then)
     if not model.md5:
         return LocalModel(model, Path(model.name), _digest(Path(model.name), "sha256"))
     for path in _places(model):
@@ -148,14 +162,16 @@ def locate(name: str) -> LocalModel:
     )
 
 
-def known_sha256(model: MatteModel) -> str | None:
-    """The sha256 of a model without fetching it; None when its file is not here and not in the registry."""
+def known_weights(model: MatteModel) -> dict[str, str | None]:
+    """Name -> sha256 of every file of a model, without fetching any; None for one that is not here and not in the
+    registry."""
     if model.weight:
-        return weights.REGISTRY[model.weight].sha256
+        then = known_weights(MODELS[model.then]) if model.then else {}
+        return {model.name: weights.REGISTRY[model.weight].sha256, **then}
     try:
-        return locate(model.name).sha256
+        return {model.name: locate(model.name).sha256}
     except UserError:
-        return None
+        return {model.name: None}
 
 
 def _places(model: MatteModel) -> list[Path]:

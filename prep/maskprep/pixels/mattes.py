@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from maskprep.pixels import matte_models
 from maskprep.pixels.cropping import FOREGROUND, sums
 from maskprep.pixels.crops import Transform, warp
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matte_rules import SOLID, Matte, box_mask, face_mask, finish, photo_mask
-from maskprep.pixels.matting import RUNTIMES, Predict, matte_of, open_model
+from maskprep.pixels.matte_rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
+from maskprep.pixels.matting import RUNTIMES, Look, open_looks
 from maskprep.pixels.refinement import REFINEMENTS, refine
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
@@ -93,7 +93,7 @@ class MatteSettings:
     def identity(self, model: LocalModel) -> dict[str, Any]:
         """Version, settings and weights that a matte's key is made from."""
         settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
-        return {"version": VERSION, "settings": settings, "weights": {model.label: model.sha256}}
+        return {"version": VERSION, "settings": settings, "weights": model.weights}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class MatteStage:
 
         cv2.setNumThreads(1)
         last: dict[str, Any] = {"path": None}
-        with open_model(self.model, runtime=self.settings.runtime) as predict:
+        with open_looks(self.model, runtime=self.settings.runtime) as looks:
 
             def compute(row: Row) -> Output | None:
                 if last["path"] != row["pixels"]:
@@ -136,7 +136,7 @@ class MatteStage:
                     except PhotoError:
                         return None
                 shape, face = (row["height"], row["width"]), (row["box"], row["force"])
-                matte = matte_crop(predict, self.model, self.settings, pixels, photo, transform, shape, *face)
+                matte = matte_crop(looks, self.settings, pixels, photo, transform, shape, *face)
                 said = {name: getattr(matte, name) for name, _ in JUDGEMENT}
                 return {**said, **sums(pixels, matte.alpha >= SOLID, "fg_")}, matte.alpha
 
@@ -144,8 +144,7 @@ class MatteStage:
 
 
 def matte_crop(
-    predict: Predict,
-    model: LocalModel,
+    looks: Sequence[Look],
     settings: MatteSettings,
     pixels: Pixels,
     photo: Pixels | None,
@@ -157,8 +156,7 @@ def matte_crop(
     """The matte of one crop.
 
     Args:
-        predict: the opened model.
-        model: which one it is.
+        looks: of the opened model.
         settings: what it looks at, and the refinement.
         pixels: the crop, uint8 [H, W, 3].
         photo: uint8 [h, w, 3], needed where the settings look at it.
@@ -167,17 +165,43 @@ def matte_crop(
         at: the subject's box in the photo's pixels.
         force: whether a face was really seen there.
     """
-    size, stretch = (pixels.shape[0], pixels.shape[1]), model.model.stretch
-    if settings.on == "photo" and photo is not None:
-        whole, clear = matte_of(predict(photo), shape, stretch=stretch)
-        alpha = warp(whole, transform, size, "replicate")
-    else:
-        alpha, clear = matte_of(predict(pixels), size, stretch=stretch)
-    if clear:
-        alpha = refine(pixels, alpha, settings.refine)
+    size = (pixels.shape[0], pixels.shape[1])
     face = None if at is None else face_mask(at, size, transform)
-    box = None if at is None else box_mask(at, size, transform)
-    return finish(alpha, clear, face, box=box, force=force, inside=photo_mask(transform, shape, size))
+    inside = photo_mask(transform, shape, size)
+
+    def made(look: Look) -> Matte:
+        if settings.on == "photo" and photo is not None:
+            whole, clear = look(photo)
+            alpha = warp(whole, transform, size, "replicate")
+        else:
+            alpha, clear = look(pixels)
+        return finish(
+            refine(pixels, alpha, settings.refine) if clear else alpha, clear, face, force=force, inside=inside
+        )
+
+    return best((made(look) for look in looks), force)
+
+
+def best(made: Iterable[Matte], force: bool = True) -> Matte:
+    """The matte of the look that saw most of the face; no further look is asked for once one has seen enough.
+
+    Args:
+        made: the matte of every look, computed when it is asked for.
+        force: whether a face was really seen; without one, a look is good when it found anybody.
+    """
+
+    def held(matte: Matte) -> float:
+        known = matte.face_coverage if force else None
+        return 0.0 if not matte.found else 1.0 if known is None else known
+
+    found: Matte | None = None
+    for matte, enough in zip(made, (FACE_SEEN, FACE_HALF, 0.0), strict=False):
+        if found is None or held(matte) > held(found):
+            found = matte
+        if held(found) >= enough:
+            break
+    assert found is not None  # there is always one look
+    return found
 
 
 def table(rows: pd.DataFrame, model: str) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from maskprep.quiet import quiet
 Plane = NDArray[np.float32]
 Predict = Callable[[Pixels], Plane]
 """uint8 [h, w, 3] RGB -> how much each pixel is the person, float32 0..1 at the network's own size."""
+
+Look = Callable[[Pixels], tuple[Pixels, bool]]
+"""uint8 [h, w, 3] RGB -> the soft matte uint8 [h, w], 255 = person, and whether there was enough contrast to be one."""
+
+MIRRORED = 0.35
+"""How far a picture is continued on every side for the second look, relative to its longer side: as far as a crop's
+margin. A face that fills the frame is then seen as in a portrait."""
 
 ARENA_BYTES = 32 << 20
 """Larger models run without onnxruntime's memory arena: slower by a little, smaller by hundreds of megabytes."""
@@ -53,6 +61,42 @@ def open_model(model: LocalModel, threads: int = 1, runtime: str = "onnxruntime"
         return
     shape, run = _openvino(model, threads) if runtime == "openvino" else _onnxruntime(model, threads)
     yield _predict(model, shape, run)
+
+
+@contextlib.contextmanager
+def open_looks(model: LocalModel, threads: int = 1, runtime: str = "onnxruntime") -> Iterator[list[Look]]:
+    """What a model makes of a picture, in the order in which it is to be asked; see :func:`open_model`.
+
+    One look; or three for a model that another is asked after: as it is, continued by its mirror image on all sides,
+    and by the other model, which is loaded when it is first needed.
+    """
+    with contextlib.ExitStack() as stack:
+        predict = stack.enter_context(open_model(model, threads, runtime))
+
+        def plain(pixels: Pixels) -> tuple[Pixels, bool]:
+            return matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
+
+        if (then := model.then) is None:
+            yield [plain]
+            return
+        loaded: list[Look] = []
+
+        def other(pixels: Pixels) -> tuple[Pixels, bool]:
+            if not loaded:
+                loaded.extend(stack.enter_context(open_looks(then, threads, runtime)))
+            return loaded[0](pixels)
+
+        yield [plain, partial(_mirrored, plain), other]
+
+
+def _mirrored(look: Look, pixels: Pixels) -> tuple[Pixels, bool]:
+    """A look at a picture that goes on as its mirror image beyond every side."""
+    import cv2
+
+    height, width = pixels.shape[:2]
+    far = round(MIRRORED * max(height, width))
+    alpha, clear = look(np.asarray(cv2.copyMakeBorder(pixels, far, far, far, far, cv2.BORDER_REFLECT), np.uint8))
+    return np.ascontiguousarray(alpha[far : far + height, far : far + width]), clear
 
 
 def check_runtime(runtime: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.photos.decode import PhotoError, load
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matting import matte_of, open_model
+from maskprep.pixels.matting import open_looks
 from maskprep.store.engine import Compute, Output, Row
 
 NAME = "overlap"
@@ -41,14 +41,14 @@ class OverlapStage:
         import cv2
 
         cv2.setNumThreads(1)
-        with open_model(self.model, runtime=self.runtime) as predict:
+        with open_looks(self.model, runtime=self.runtime) as looks:
 
             def compute(row: Row) -> Output | None:
                 try:
                     photo = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError:
                     return None
-                alpha, clear = matte_of(predict(photo), photo.shape[:2], stretch=self.model.model.stretch)
+                alpha, clear = looks[0](photo)
                 boxes = np.reshape(np.asarray(row["boxes"], np.float64), (-1, 4)).tolist()
                 return {"overlaps": [overlap(alpha, box) if clear else None for box in boxes]}, None
 

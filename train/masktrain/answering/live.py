@@ -25,7 +25,7 @@ from maskprep.pixels import matte_models
 from maskprep.pixels.composite import Background
 from maskprep.pixels.crops import cut
 from maskprep.pixels.mattes import matte_crop
-from maskprep.pixels.matting import Predict, matte_of, open_model
+from maskprep.pixels.matting import Look, open_looks
 from maskprep.pixels.overlap import overlap
 from masktrain.answering.manual import Manual
 
@@ -64,7 +64,7 @@ class Eye:
     manual: Manual
     config: configuration.Config
     find: Find | None
-    matte: tuple[Predict, matte_models.LocalModel] | None
+    matte: list[Look] | None
 
     def look(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
         """The subject of a picture, then with ``everyone`` all other credible faces, the likeliest first.
@@ -115,8 +115,7 @@ class Eye:
         """Detections with what the matte of the whole picture holds of each, where the cache was made with that."""
         if self.matte is None or self.config.matte is None or not self.config.matte.chooses:
             return seen
-        predict, model = self.matte
-        alpha, clear = matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
+        alpha, clear = self.matte[0](pixels)
         shares = [overlap(alpha, f.box) if clear else None for f in seen]
         return [replace(f, matte=math.nan if s is None else s) for f, s in zip(seen, shares, strict=True)]
 
@@ -131,10 +130,9 @@ class Eye:
                 return Subject(choice.status, choice.box, choice.reason, mark=mark)
             crop = made.pixels
             if wanted.matted and self.matte is not None and self.config.matte is not None:
-                predict, model = self.matte
                 force = choice.status in (*SEEN, OTHER)
                 box = choice.box if self.find is not None else None
-                matte = matte_crop(predict, model, self.config.matte, crop, pixels, made.transform, shape, box, force)
+                matte = matte_crop(self.matte, self.config.matte, crop, pixels, made.transform, shape, box, force)
                 alphas[wanted.view] = matte.alpha
                 held = _Held(crop, matte.alpha, matte.status)
                 crop = crop.copy()[None]
@@ -182,7 +180,7 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
             raise UserError("The model needs mattes, and its settings do not say how to make them.")
         if config.matte is not None and (config.matte.chooses or any(i.matted for i in manual.inputs)):
             model = matte_models.locate(config.matte.model)
-            matte = (stack.enter_context(open_model(model, runtime=config.matte.runtime)), model)
+            matte = stack.enter_context(open_looks(model, runtime=config.matte.runtime))
         find = stack.enter_context(open_detectors(list(config.detect.detectors), lowest)) if sought else None
         yield Eye(manual, config, find, matte)
 
