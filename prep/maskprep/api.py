@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from maskprep import config as configuration
 from maskprep import pipeline
 from maskprep import relabel as relabelling
 from maskprep.audit import rulings
@@ -142,7 +143,8 @@ def rembg(
         source: photo folder or cache; see :func:`run`.
         cache: see :func:`run`.
         config: see :func:`run`.
-        view: which crops; None for those that have mattes already, or all.
+        view: which crops; None for those that there are now. A view that is added later gets mattes when it is asked
+            for, or where maskprep.yaml has a section ``matte`` that names no views.
         model: name of a model or path of an ONNX file. This and the following: None keeps what the cache says.
         on: crop, or photo (the whole photo is looked at, and its matte cropped).
         refine: none, guided or closed-form.
@@ -155,12 +157,11 @@ def rembg(
     before = job.config.matte
     named = None if model is None else matte_models.find(model).name
     edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime})
-    if view is not None:
-        if view not in job.config.views:
-            raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+    if view is not None and view not in job.config.views:
+        raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+    if job.config_path is None or configuration.load(job.config_path).matte is None:  # else the file says which views
         earlier = () if before is None else before.views
-        if before is None or earlier:
-            edits["views"] = tuple(dict.fromkeys([*earlier, view]))
+        edits["views"] = tuple(dict.fromkeys([*earlier, *([view] if view is not None else job.config.views)]))
     settings = dataclasses.replace(before or MatteSettings(), **edits)
     job.config = dataclasses.replace(job.config, matte=settings)
     local = matte_models.locate(settings.model)  # before any long work, and before the cache remembers it

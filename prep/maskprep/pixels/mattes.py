@@ -60,7 +60,7 @@ class MatteSettings:
         on: ``crop`` looks at the crop, ``photo`` at the whole photo, whose matte is then cropped.
         refine: none, guided or closed-form.
         runtime: what runs the network, onnxruntime or openvino.
-        views: which views get mattes; none named: all.
+        views: which views get mattes; none named: all. ``rembg`` names those that there are when it is asked.
 
     Raises:
         UsageError: a value out of range.
@@ -179,20 +179,18 @@ def matte_crop(
             refine(pixels, alpha, settings.refine) if clear else alpha, clear, face, force=force, inside=inside
         )
 
-    return best((made(look) for look in looks), force)
+    return best(made(look) for look in looks)
 
 
-def best(made: Iterable[Matte], force: bool = True) -> Matte:
-    """The matte of the look that saw most of the face; no further look is asked for once one has seen enough.
+def best(made: Iterable[Matte]) -> Matte:
+    """The matte of the look that saw most of the face; where none is known, of the first that found anybody.
 
     Args:
-        made: the matte of every look, computed when it is asked for.
-        force: whether a face was really seen; without one, a look is good when it found anybody.
+        made: the matte of every look. None is computed after one that has seen enough.
     """
 
     def held(matte: Matte) -> float:
-        known = matte.face_coverage if force else None
-        return 0.0 if not matte.found else 1.0 if known is None else known
+        return 0.0 if not matte.found else 1.0 if matte.face_coverage is None else matte.face_coverage
 
     found: Matte | None = None
     for matte, enough in zip(made, (FACE_SEEN, FACE_HALF, 0.0), strict=False):
