@@ -13,8 +13,9 @@ from maskprep import config as configuration
 from maskprep import pipeline
 from maskprep import relabel as relabelling
 from maskprep.audit import rulings
+from maskprep.backgrounds import TRANSPARENT
 from maskprep.config import Config, check_view_name
-from maskprep.cutouts import Cutouts, cut_folder
+from maskprep.cutouts import Cutouts, cut_folder, cut_photo
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.job import Job, open_job
@@ -181,12 +182,27 @@ def cutouts(
     refinement: str = "none",
     runtime: str = "onnxruntime",
     kind: str = "cutout",
+    background: str = TRANSPARENT,
     force: bool = False,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
 ) -> Cutouts:
-    """Cut the person out of every photo below a folder. See :func:`maskprep.cutouts.cut_folder` for the arguments."""
+    """Cut the person out of every photo below a folder, or out of one photo (``out`` is then a PNG file).
+
+    See :func:`maskprep.cutouts.cut_folder` and :func:`maskprep.cutouts.cut_photo` for the arguments.
+    """
+    if source.is_file():
+        return cut_photo(
+            source,
+            out,
+            model=model,
+            refinement=refinement,
+            runtime=runtime,
+            kind=kind,
+            background=background,
+            force=force,
+        )
     return cut_folder(
         source,
         out,
@@ -194,6 +210,7 @@ def cutouts(
         refinement=refinement,
         runtime=runtime,
         kind=kind,
+        background=background,
         force=force,
         workers=workers,
         engine=engine,

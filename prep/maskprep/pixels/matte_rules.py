@@ -42,6 +42,9 @@ STATUSES = ("ok", "low_contrast", "empty", "full", "face_missed")
 NOTHING_FOUND = ("low_contrast", "empty")
 """Statuses of mattes that found nobody: such a picture keeps its background whatever is asked for."""
 
+GROUND_KEPT = (*NOTHING_FOUND, "full")
+"""Statuses of mattes that remove nothing of the background."""
+
 Mask = NDArray[np.bool_]
 
 
