@@ -9,11 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from maskprep import config as configuration
 from maskprep import pipeline
 from maskprep import relabel as relabelling
 from maskprep.audit import rulings
+from maskprep.backgrounds import TRANSPARENT
 from maskprep.config import Config, check_view_name
-from maskprep.cutouts import Cutouts, cut_folder
+from maskprep.cutouts import Cutouts, cut_folder, cut_photo
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.job import Job, open_job
@@ -134,6 +136,7 @@ def rembg(
     on: str | None = None,
     refine: str | None = None,
     runtime: str | None = None,
+    providers: Sequence[str] | None = None,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -144,11 +147,13 @@ def rembg(
         source: photo folder or cache; see :func:`run`.
         cache: see :func:`run`.
         config: see :func:`run`.
-        view: which crops; None for those that have mattes already, or all.
+        view: which crops; None for those that there are now. A view that is added later gets mattes when it is asked
+            for, or where maskprep.yaml has a section ``matte`` that names no views.
         model: name of a model or path of an ONNX file. This and the following: None keeps what the cache says.
         on: crop, or photo (the whole photo is looked at, and its matte cropped).
         refine: none, guided or closed-form.
         runtime: onnxruntime or openvino.
+        providers: what onnxruntime runs on, such as ``cuda``.
         workers: see :func:`run`.
         engine: see :func:`run`.
         progress: see :func:`run`.
@@ -156,19 +161,19 @@ def rembg(
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
     before = job.config.matte
     named = None if model is None else matte_models.find(model).name
-    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime})
-    if view is not None:
-        if view not in job.config.views:
-            raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+    chosen = None if providers is None else tuple(providers)
+    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime, "providers": chosen})
+    if view is not None and view not in job.config.views:
+        raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
+    if job.config_path is None or configuration.load(job.config_path).matte is None:  # else the file says which views
         earlier = () if before is None else before.views
-        if before is None or earlier:
-            edits["views"] = tuple(dict.fromkeys([*earlier, view]))
+        edits["views"] = tuple(dict.fromkeys([*earlier, *([view] if view is not None else job.config.views)]))
     settings = dataclasses.replace(before or MatteSettings(), **edits)
     job.config = dataclasses.replace(job.config, matte=settings)
     local = matte_models.locate(settings.model)  # before any long work, and before the cache remembers it
-    check_runtime(settings.runtime)
+    check_runtime(settings.runtime, settings.providers)
     if not local.model.weight:  # a file of one's own may be anything
-        with open_model(local, runtime=settings.runtime):
+        with open_model(local, 1, settings.runtime, settings.providers):
             pass
     pipeline.bring(job, views=[view] if view is not None else [v for v in job.config.views if settings.covers(v)])
     return job
@@ -181,20 +186,39 @@ def cutouts(
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
     runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
     kind: str = "cutout",
+    background: str = TRANSPARENT,
     force: bool = False,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
 ) -> Cutouts:
-    """Cut the person out of every photo below a folder. See :func:`maskprep.cutouts.cut_folder` for the arguments."""
+    """Cut the person out of every photo below a folder, or out of one photo (``out`` is then a PNG file).
+
+    See :func:`maskprep.cutouts.cut_folder` and :func:`maskprep.cutouts.cut_photo` for the arguments.
+    """
+    if source.is_file():
+        return cut_photo(
+            source,
+            out,
+            model=model,
+            refinement=refinement,
+            runtime=runtime,
+            providers=providers,
+            kind=kind,
+            background=background,
+            force=force,
+        )
     return cut_folder(
         source,
         out,
         model=model,
         refinement=refinement,
         runtime=runtime,
+        providers=providers,
         kind=kind,
+        background=background,
         force=force,
         workers=workers,
         engine=engine,

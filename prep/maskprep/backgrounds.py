@@ -9,6 +9,8 @@ from maskprep.errors import UsageError
 BACKGROUNDS = ("original", "mean", "colour", "blur", "random")
 """What may lie behind the subject. ``random`` is an augmentation: another photo's background, one colour, or noise."""
 
+TRANSPARENT = "transparent"
+
 COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), "gray": (128, 128, 128)}
 COLOURS |= {"green": (0, 255, 0), "blue": (0, 0, 255), "red": (255, 0, 0), "magenta": (255, 0, 255)}
 

@@ -1,4 +1,4 @@
-"""Cut-outs of a plain folder of photos: the folder's tree mirrored, one PNG with transparency per photo.
+"""Cut-outs of photos, PNG with transparency or on a colour: of one photo, or of a folder, whose tree is mirrored.
 
 Work is committed in small chunks below ``.maskprep`` in the folder of results, so a run that was stopped goes on. A
 file that is there already is never replaced unless it is asked for: it is compared, and a different one is a failure.
@@ -9,39 +9,41 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from maskprep.backgrounds import TRANSPARENT, Colour, parse_colour
 from maskprep.errors import UsageError, UserError
 from maskprep.job import available_workers
 from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, Pixels, load
+from maskprep.photos.naming import result_names
 from maskprep.photos.walk import walk
+from maskprep.pictures import encode, write_png
 from maskprep.pixels import matte_models
-from maskprep.pixels.composite import cut_out
+from maskprep.pixels.composite import cut_out, place
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matte_rules import finish
-from maskprep.pixels.mattes import JUDGEMENT, MatteSettings
-from maskprep.pixels.matting import check_runtime, matte_of, open_model
+from maskprep.pixels.matte_rules import GROUND_KEPT, Matte, finish
+from maskprep.pixels.mattes import JUDGEMENT, MatteSettings, best
+from maskprep.pixels.matting import Look, check_runtime, open_looks
 from maskprep.pixels.refinement import refine
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
 from maskprep.store import shards
 from maskprep.store.engine import Compute, Output, Row, Task
-from maskprep.store.files import write_atomic, write_json
+from maskprep.store.files import keep_whole, write_atomic, write_json
 from maskprep.store.shards import live_rows, plan, read_rows, shard_numbers, shard_path, sweep
 from maskprep.store.tables import fingerprint, read_table, schema_of
 
-VERSION = 1
+VERSION = 2
 WORK = ".maskprep"
 REPORT = "rembg.csv"
 HEADER = ("image", "file", "status", "error", "coverage")
@@ -60,9 +62,9 @@ class CutoutStage:
     """Writes cut-outs. Input rows: path, target, and file (its name relative to the folder of results)."""
 
     model: LocalModel
-    runtime: str
-    refinement: str
+    settings: MatteSettings
     kind: str
+    ground: Colour | None
     force: bool
     max_megapixels: float
     columns: pa.Schema = COLUMNS
@@ -75,7 +77,7 @@ class CutoutStage:
 
         cv2.setNumThreads(1)
         nothing = dict.fromkeys(name for name, _ in JUDGEMENT)
-        with open_model(self.model, runtime=self.runtime) as predict:
+        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 target = Path(str(row["target"]))
@@ -86,9 +88,8 @@ class CutoutStage:
                     if problem.kind == NOT_READ:
                         raise  # says nothing of the photo, so it is not kept
                     return {**said, "error": str(problem)}, None
-                alpha, clear = matte_of(predict(pixels), pixels.shape[:2], stretch=self.model.model.stretch)
-                matte = finish(refine(pixels, alpha, self.refinement) if clear else alpha, clear)
-                data = encode(matte.alpha if self.kind == "mask" else cut_out(pixels, matte.alpha))
+                matte = _matte(looks, pixels, self.settings.refine)
+                data = encode(_result(pixels, matte, self.kind, self.ground))
                 if target.is_dir():
                     return {**said, "status": EXISTS, "error": f"'{row['file']}' is a folder there"}, None
                 if target.exists() and not self.force and target.read_bytes() != data:
@@ -98,6 +99,24 @@ class CutoutStage:
                 return {**said, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
 
             yield compute
+
+
+def _matte(looks: Sequence[Look], pixels: Pixels, refinement: str) -> Matte:
+    """The matte of a whole photo, on which no face is known."""
+
+    def made(look: Look) -> Matte:
+        alpha, clear = look(pixels)
+        return finish(refine(pixels, alpha, refinement) if clear else alpha, clear)
+
+    return best(made(look) for look in looks)
+
+
+def _result(pixels: Pixels, matte: Matte, kind: str, ground: Colour | None) -> Pixels:
+    """The picture that is written; a photo on which nobody was found keeps its background."""
+    if kind == "mask":
+        return matte.alpha
+    alpha = matte.alpha if matte.found else np.full_like(matte.alpha, 255)
+    return cut_out(pixels, alpha) if ground is None else place(pixels, alpha, np.array(ground, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,7 @@ class Cutouts:
         failed: photo and reason, for those without a result.
         ignored: files that are no photos, counted by reason.
         unlisted: folders that cannot be listed, with why.
+        kept: photos that keep their background: the photo -> the status of its matte.
     """
 
     folder: Path
@@ -121,6 +141,56 @@ class Cutouts:
     failed: list[tuple[str, str]]
     ignored: Counter[str] = field(default_factory=Counter)
     unlisted: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+
+def cut_photo(
+    source: Path,
+    out: Path,
+    *,
+    model: str = matte_models.DEFAULT,
+    refinement: str = "none",
+    runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
+    kind: str = "cutout",
+    background: str = TRANSPARENT,
+    force: bool = False,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Cutouts:
+    """Cut the person out of one photo.
+
+    Args:
+        source: the photo, never written to.
+        out: the PNG to write, which may lie beside the photo. A file of another origin is not written over.
+        model: see :func:`cut_folder`, as for the following.
+        refinement: see there.
+        runtime: see there.
+        providers: see there.
+        kind: see there.
+        background: see there.
+        force: write over any file but the photo itself.
+        max_megapixels: see there.
+
+    Raises:
+        UserError: the photo cannot be read, the file cannot be written, or the model cannot be had.
+    """
+    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
+    if out.exists() and out.samefile(source):
+        raise UsageError(f"'{out}' is the photo itself.", "Name another file with --out.")
+    if out.suffix.lower() != ".png" and not out.is_dir():
+        raise UsageError(f"The result of '{source}' is a PNG, not '{out.name}'.", "Name a file that ends in .png.")
+    keep_whole(out, force)
+    local = matte_models.locate(settings.model)
+    check_runtime(runtime, providers)
+    try:
+        pixels = load(source, max_megapixels)
+    except PhotoError as problem:
+        raise UserError(f"'{source}': {problem}.") from problem
+    with open_looks(local, available_workers(), settings.runtime, settings.providers) as looks:
+        matte = _matte(looks, pixels, settings.refine)
+    write_png(out, Image.fromarray(_result(pixels, matte, kind, ground)))
+    kept = {source.name: matte.status} if kind == "cutout" and matte.status in GROUND_KEPT else {}
+    return Cutouts(out, 1, 1, Counter([matte.status]), [], kept=kept)
 
 
 def cut_folder(
@@ -130,7 +200,9 @@ def cut_folder(
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
     runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
     kind: str = "cutout",
+    background: str = TRANSPARENT,
     force: bool = False,
     max_megapixels: float = MAX_MEGAPIXELS,
     workers: int | None = None,
@@ -146,7 +218,9 @@ def cut_folder(
         model: name of a model or path of an ONNX file.
         refinement: none, guided or closed-form.
         runtime: onnxruntime or openvino.
-        kind: ``cutout`` (PNG with transparency) or ``mask`` (the matte alone).
+        providers: what onnxruntime runs on, such as ``cuda``; none: the processor.
+        kind: ``cutout`` (the person) or ``mask`` (the matte alone).
+        background: of cut-outs, ``transparent`` or a colour (#rrggbb, r,g,b or a name).
         force: replace files that are there already.
         max_megapixels: larger photos are errors.
         workers: processes; by default as many as there are cores.
@@ -158,9 +232,7 @@ def cut_folder(
             cannot be had. A photo that cannot be used is no exception but a line in :attr:`Cutouts.failed`.
     """
     engines.check(engine, workers)
-    settings = MatteSettings(model=matte_models.find(model).name, refine=refinement, runtime=runtime)
-    if kind not in KINDS:
-        raise UsageError(f"Unknown kind of result '{kind}'.", f"Known: {', '.join(KINDS)}.")
+    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
     here, there = source.resolve(), out.resolve()
     if there.is_relative_to(here):
         raise UsageError(f"The results '{out}' would lie inside the photos.", "Name another place with --out.")
@@ -173,13 +245,14 @@ def cut_folder(
         raise UserError(f"There are no photos in '{source}'.", "Give the folder that holds them.")
     _check_report(out / REPORT, [file.image for file in found.files])
     local = matte_models.locate(settings.model)
-    check_runtime(runtime)
+    check_runtime(runtime, providers)
     if refinement == "closed-form":
         from maskprep.pixels.refinement import pymatting
 
         pymatting()
-    stage = CutoutStage(local, runtime, refinement, kind, force, max_megapixels)
-    key = fingerprint("cutout", VERSION, kind, max_megapixels, settings.identity(local))
+    stage = CutoutStage(local, settings, kind, ground, force, max_megapixels)
+    about = {"kind": kind, **({} if ground is None else {"background": list(ground)}), **settings.identity(local)}
+    key = fingerprint("cutout", VERSION, max_megapixels, about)
     names = result_names([file.image for file in found.files])
     pairs, rows = [], []
     for file in found.files:
@@ -187,7 +260,7 @@ def cut_folder(
         path, target = os.fspath(source / file.image), os.fspath(out / names[file.image])
         rows.append({"path": path, "target": target, "file": names[file.image]})
     work = out / WORK
-    _same_settings(work / SETTINGS, {"kind": kind, **settings.identity(local)}, force)
+    _same_settings(work / SETTINGS, about, force)
     sweep(work)
     for leftover in out.rglob(".tmp-[0-9]*-*.png"):
         leftover.unlink(missing_ok=True)
@@ -206,7 +279,22 @@ def cut_folder(
     failed = [*broken, *((r["image"], r["error"]) for r in results if r["error"])]
     statuses = Counter(str(r["status"]) for r in results if not r["error"])
     _report(out / REPORT, results, broken)
-    return Cutouts(out, len(pairs), made, statuses, sorted(failed), found.ignored, found.unlisted)
+    cut = kind == "cutout"
+    kept = {r["image"]: r["status"] for r in results if cut and not r["error"] and r["status"] in GROUND_KEPT}
+    return Cutouts(out, len(pairs), made, statuses, sorted(failed), found.ignored, found.unlisted, kept)
+
+
+def _settings(
+    model: str, refinement: str, runtime: str, providers: Sequence[str], kind: str, background: str
+) -> tuple[MatteSettings, Colour | None]:
+    """What is asked for, checked; the colour is None for a transparent background."""
+    if kind not in KINDS:
+        raise UsageError(f"Unknown kind of result '{kind}'.", f"Known: {', '.join(KINDS)}.")
+    ground = None if background == TRANSPARENT else parse_colour(background)
+    if kind == "mask" and ground is not None:
+        raise UsageError("A mask has no background.", "Give --mask or --background.")
+    name = matte_models.find(model).name
+    return MatteSettings(name, refine=refinement, runtime=runtime, providers=tuple(providers)), ground
 
 
 def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:
@@ -223,7 +311,8 @@ def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:
     if before != settings and not force:
         hint = "Name another folder with --out, or replace them with --force."
         try:
-            was = ", ".join(f"{k} {v}" for k, v in {"kind": before["kind"], **before["settings"]}.items() if k != "on")
+            named = {k: before[k] for k in ("kind", "background") if k in before or k == "kind"}
+            was = ", ".join(f"{k} {v}" for k, v in {**named, **before["settings"]}.items() if k != "on")
         except (TypeError, KeyError):
             raise UsageError(f"'{path}' is damaged: it does not say how the results were made.", hint) from None
         raise UsageError(f"The results in '{folder}' were made with other settings ({was}).", hint)
@@ -247,39 +336,6 @@ def _check_report(path: Path, images: Sequence[str]) -> None:
                 f"'{path}' is not a list of results that rembg wrote; it would be overwritten.",
                 "Move it, or name another folder with --out.",
             )
-
-
-def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
-    """The result's name for every photo: the tree is kept, and no two photos share one, nor has one the name of a
-    folder, whatever the file system thinks of capital letters.
-
-    Returns:
-        image -> name; the photo's suffix is replaced, or kept in front of the new one where that would collide; a
-        number comes before the new one where that would collide too.
-    """
-    folders = {str(folder).casefold() for image in images for folder in PurePosixPath(image).parents}
-    names = {image: str(PurePosixPath(image).with_suffix(suffix)) for image in images}
-
-    def clashing() -> list[str]:
-        counts = Counter(name.casefold() for name in names.values())
-        return [i for i in images if counts[names[i].casefold()] > 1 or names[i].casefold() in folders]
-
-    while clashes := [image for image in clashing() if names[image] != image + suffix]:
-        names.update((image, image + suffix) for image in clashes)
-    clashes = sorted(clashing())
-    taken = folders | {names[image].casefold() for image in images if image not in set(clashes)}
-    for image in clashes:
-        tried = (f"{image}{f'-{n}' if n else ''}{suffix}" for n in itertools.count())
-        names[image] = next(name for name in tried if name.casefold() not in taken)
-        taken.add(names[image].casefold())
-    return names
-
-
-def encode(pixels: Pixels) -> bytes:
-    """A picture as PNG: uint8 [H, W], [H, W, 3] or [H, W, 4]. Quick rather than small."""
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG", compress_level=1)
-    return stream.getvalue()
 
 
 def _forget_lost(work: Path, out: Path, force: bool) -> None:

@@ -12,7 +12,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,20 +24,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from maskprep.backgrounds import BACKGROUNDS, parse_colour
-from maskprep.cutouts import encode, result_names
+from maskprep.backgrounds import BACKGROUNDS, TRANSPARENT, parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.photos.columns import SPLITS
 from maskprep.photos.decode import Pixels
-from maskprep.pixels.composite import NOTHING_FOUND, Background, cut_out
+from maskprep.photos.naming import result_names
+from maskprep.pictures import encode
+from maskprep.pixels.composite import Background, cut_out
+from maskprep.pixels.matte_rules import GROUND_KEPT, NOTHING_FOUND
 from maskprep.progress import Progress, Silent
 from maskprep.store.files import write_atomic, write_json, write_with
 from maskprep.store.tables import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")
-TRANSPARENT = "transparent"
 RECORD, LABELS = "export.json", "labels.csv"
 VERSION = 1
 HF_SPLITS = {"eval": "test", "val": "validation"}
@@ -95,12 +96,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the folder, how many crops, how many files now, and how many photos have no crop."""
+    """What was written: the folder, how many crops, how many files now, how many photos have no crop, and which crops
+    keep their background although another was asked for (the photo -> the status of its matte)."""
 
     folder: Path
     crops: int
     files: int
     missing: int
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -152,14 +155,22 @@ def export(
     for name in stale:
         (out / name).unlink(missing_ok=True)
     write_json(out / RECORD, record)
-    return Exported(out, len(rows), files, len(opened.missing))
+    return Exported(out, len(rows), files, len(opened.missing), record["background_kept"])
 
 
 def _record(view: View, settings: Settings, rows: Any) -> dict[str, Any]:
     """export.json: what the export is made from."""
     chosen = dataclasses.asdict(settings)
     made_from = fingerprint("export", VERSION, chosen, view.fingerprint(), view.mattes_fingerprint(), rows.tolist())
-    return {"view": view.name, "settings": chosen, "made_from": made_from, "files": files_of(view, rows, settings)}
+    kept = _kept(view, rows) if settings.background != "original" else {}
+    about = {"view": view.name, "settings": chosen, "made_from": made_from, "background_kept": kept}
+    return {**about, "files": files_of(view, rows, settings)}
+
+
+def _kept(view: View, rows: Any) -> dict[str, str]:
+    """The crops of some table rows whose mattes remove nothing: the photo -> the status of its matte."""
+    statuses = zip(view.table["image"].iloc[rows], view.matte_statuses(rows), strict=True)
+    return {image: status for image, status in statuses if status in GROUND_KEPT}
 
 
 def _recorded(out: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from maskprep.photos import index as indexing
 from maskprep.photos.decode import heic_available
 from maskprep.photos.listing import some
 from maskprep.photos.walk import walk
-from maskprep.pixels import cropping, matte_models, mattes
+from maskprep.pixels import cropping, matte_models, mattes, planes
 from maskprep.pixels.crops import INSIDE, REFLECT, shows_photo_only
 from maskprep.progress import Progress, Silent
 from maskprep.store import engine as engines
@@ -149,6 +149,11 @@ def open_job(
         path = root / CONFIG_NAME
     loaded = configuration.load(path, base) if path else base
     changed = configuration.differences(base, loaded) if is_cache(found.root) else []
+    if (
+        loaded.matte is not None and loaded.matte is base.matte and not loaded.matte.views
+    ):  # once they were not recorded
+        matted = tuple(view for view in loaded.views if (found.view(view) / planes.DESCRIPTION).is_file())
+        loaded = dataclasses.replace(loaded, matte=dataclasses.replace(loaded.matte, views=matted))
     return Job(
         found,
         root,

@@ -26,7 +26,7 @@ def make_mattes(job: Job, view: str) -> None:
     if damaged := planes.drop_damaged(crops.folder, size):
         job.notes.append(f"{damaged} alpha planes of view '{view}' were damaged and were made again.")
     places = _places(crops, wanted)
-    home = planes.committed(crops.folder)
+    home = planes.current(crops.folder)
     have = set(zip(*(home[c] for c in ("image", "key", "shard", "row")), strict=True))
     missing = [at for at, place in places.items() if place not in have]
     if missing and settings.refine == "closed-form":
@@ -79,5 +79,5 @@ def matte_entry(job: Job) -> dict[str, Any]:
     if job.config.matte is None:
         return {}
     model = matte_models.find(job.config.matte.model)
-    weights = {model.name: matte_models.known_sha256(model)}
+    weights = matte_models.known_weights(model)
     return {mattes.NAME: {"version": mattes.VERSION, "weights": weights, "licence": model.licence}}

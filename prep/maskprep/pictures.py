@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from maskprep.photos.decode import Pixels
 from maskprep.store.files import MADE_BY, write_with
 
 
@@ -16,3 +19,10 @@ def write_png(path: Path, picture: Image.Image, **texts: str) -> None:
     for name, text in {MADE_BY: "maskprep", **texts}.items():
         about.add_text(name, text)
     write_with(path, lambda part: picture.save(part, format="PNG", pnginfo=about))
+
+
+def encode(pixels: Pixels) -> bytes:
+    """A picture as PNG: uint8 [H, W], [H, W, 3] or [H, W, 4]. Quick rather than small."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG", compress_level=1)
+    return stream.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,16 @@ def cutouts(made: Cutouts) -> None:
     said = ", ".join(f"{n} {status}" for status, n in sorted(made.statuses.items()))
     done = made.photos - len(made.failed)
     out.print(f"{escape(str(made.folder))}: {done} of {made.photos} photos, {made.made} made now ({said or 'none'})")
+    kept(made.kept, "rembg.csv" if made.folder.is_dir() else "")
+
+
+def kept(pictures: dict[str, str], listed: str) -> None:
+    """Which pictures keep their background because of the status of their mattes, and in which file all are listed."""
+    if pictures:
+        by_status = Counter(pictures.values())
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(by_status.items()))
+        where = f"; all in {listed}" if listed and len(pictures) > 3 else ""
+        out.print(f"background kept, no usable matte: {counts} ({escape(some(sorted(pictures)))}{where})")
 
 
 def sample(made: SampleSummary) -> None:

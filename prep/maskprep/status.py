@@ -147,7 +147,7 @@ def _mattes(job: Job, view: str, images: pd.DataFrame, subjects: pd.DataFrame, u
         wanted = want_mattes(job, view, want_crops(job, view, images, subjects), images, subjects)
     except UserError as problem:  # the model is not here
         return StageStatus(name, 0, 0, size, problem.message)
-    have = pd.concat([planes.committed(folder), read_index(wanted.folder)], ignore_index=True)
+    have = pd.concat([planes.current(folder), read_index(wanted.folder)], ignore_index=True)
     stage = _keyed(wanted, folder, planes.DESCRIPTION, have)
     why = stage.why or ("an earlier stage is out of date" if upstream else "")
     return StageStatus(name, stage.rows, stage.missing, size, why)
@@ -320,7 +320,7 @@ def _explain_stages(job: Job, image: str, images: pd.DataFrame) -> list[str]:
         keys = [key for name, key in wanted.pairs if name == image]
         matted = wanted.name.startswith(f"{MATTE}:")
         folder = job.cache.view(wanted.name.partition(":")[2]) if matted else wanted.folder
-        have = planes.committed(folder) if matted else read_index(folder)
+        have = planes.current(folder) if matted else read_index(folder)
         mine = have[have["image"] == image]
         if not keys:
             state = "not wanted"

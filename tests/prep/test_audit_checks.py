@@ -155,7 +155,7 @@ def test_duplicates_across_splits_are_worst() -> None:
         ("matte_empty", {"status": "empty", "coverage": 0.0}),
         ("matte_empty", {"coverage": 0.03}),
         ("matte_full", {"status": "full", "coverage": 1.0}),
-        ("matte_face", {"status": "face_forced"}),
+        ("matte_face", {"status": "face_missed"}),
         ("matte_face", {"face_coverage": 0.6}),
         ("matte_pieces", {"components": 9}),
         ("matte_border", {"border_share": 0.98}),

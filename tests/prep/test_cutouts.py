@@ -18,6 +18,7 @@ from PIL import Image
 
 from maskprep import api, cutouts
 from maskprep.errors import UsageError, UserError
+from maskprep.photos.naming import result_names
 from maskprep.store.weights import locate
 
 
@@ -77,7 +78,7 @@ def test_a_second_run_does_nothing_and_a_lost_result_is_made_again(people: Path,
 
 def test_names_that_would_collide_keep_their_suffix() -> None:
     images = ["a/x.jpg", "a/x.png", "a/y.jpg", "b/x.jpg", "a/x.jpg.png", "A/Y.webp", "c/n.tar.jpg"]
-    names = cutouts.result_names(images)
+    names = result_names(images)
     assert len({name.casefold() for name in names.values()}) == len(images)
     assert (names["a/x.jpg"], names["a/x.png"], names["b/x.jpg"]) == ("a/x.jpg.png", "a/x.png.png", "b/x.png")
     assert (names["a/y.jpg"], names["A/Y.webp"], names["c/n.tar.jpg"]) == ("a/y.jpg.png", "A/Y.webp.png", "c/n.tar.png")
@@ -86,11 +87,11 @@ def test_names_that_would_collide_keep_their_suffix() -> None:
 
 def test_no_result_has_the_name_of_a_folder_or_of_another_result() -> None:
     images = ["a.jpg", "a.png/b.jpg", "C.jpg", "c.jpg", "d.jpg", "D.PNG/d.jpg.png/e.jpg"]
-    names = cutouts.result_names(images)
+    names = result_names(images)
     assert (names["a.jpg"], names["a.png/b.jpg"]) == ("a.jpg.png", "a.png/b.png")
     assert (names["C.jpg"], names["c.jpg"]) == ("C.jpg.png", "c.jpg-1.png")
     assert names["d.jpg"] == "d.jpg.png"
-    assert cutouts.result_names(["a.jpg", "a.png/1.jpg", "a.jpg.png/1.jpg"])["a.jpg"] == "a.jpg-1.png"
+    assert result_names(["a.jpg", "a.png/1.jpg", "a.jpg.png/1.jpg"])["a.jpg"] == "a.jpg-1.png"
 
 
 def test_a_photo_and_a_folder_with_the_name_of_its_result(
@@ -220,3 +221,71 @@ def test_photos_inside_the_results_are_safe(tmp_path: Path) -> None:
     (inner / "a.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="lie inside"):
         cut(tmp_path / "photos", tmp_path, force=True)
+
+
+def blank(path: Path) -> None:
+    """A photo of one colour, on which nobody can be found."""
+    Image.new("RGB", (80, 60), (90, 90, 90)).save(path)
+
+
+def test_one_photo_and_one_result(people: Path, tmp_path: Path) -> None:
+    photo, out = people / "p1/001.jpg", tmp_path / "new/x.png"
+    before = results(people)
+    made = cut(photo, out)
+    assert (made.photos, made.statuses, made.kept) == (1, {"ok": 1}, {})
+    cut(people / "p1", tmp_path / "all")
+    np.testing.assert_array_equal(Image.open(out), Image.open(tmp_path / "all/001.png"))
+    cut(photo, out, kind="mask")  # one of its own is replaced
+    assert np.asarray(Image.open(out)).ndim == 2
+    cut(photo, people / "p1/x.png")  # the name is its user's choice
+    assert {**results(people), "p1/x.png": ""} == {**before, "p1/x.png": ""}
+
+
+def test_one_result_takes_the_place_of_nothing_else(people: Path, tmp_path: Path) -> None:
+    photo, other = people / "p1/001.jpg", tmp_path / "other.png"
+    blank(other)
+    (tmp_path / "link.png").symlink_to(photo)
+    before = results(tmp_path)
+    for out, says in (
+        (photo, "the photo itself"),
+        (tmp_path / "link.png", "the photo itself"),
+        (tmp_path / "x.jpg", "is a PNG"),
+        (people, "is a folder"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            cut(photo, out, force=True)
+    with pytest.raises(UsageError, match="exists"):
+        cut(photo, other)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    with pytest.raises(UserError, match=r"broken\.jpg"):
+        cut(tmp_path / "broken.jpg", tmp_path / "x.png")
+    (tmp_path / "broken.jpg").unlink()
+    assert results(tmp_path) == before
+    cut(photo, other, force=True)
+    assert results(tmp_path) != before
+
+
+def test_a_colour_behind_the_person(people: Path, tmp_path: Path) -> None:
+    cut(people, tmp_path / "out", background="#ff8000")
+    cut(people, tmp_path / "clear")
+    pixels, clear = (np.asarray(Image.open(tmp_path / name / "p1/001.png")) for name in ("out", "clear"))
+    assert pixels.shape[2] == 3 and (clear[..., 3] == 0).any()
+    assert (pixels[clear[..., 3] == 0] == (255, 128, 0)).all()
+    assert (pixels[clear[..., 3] == 255] == clear[clear[..., 3] == 255][:, :3]).all()
+    with pytest.raises(UsageError, match="other settings"):
+        cut(people, tmp_path / "out", background="white")
+    for wrong in ({"background": "orange"}, {"background": "white", "kind": "mask"}):
+        with pytest.raises(UsageError):
+            cut(people, tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()
+
+
+def test_photos_of_nobody_keep_their_background_and_are_named(people: Path, tmp_path: Path) -> None:
+    blank(people / "p1/blank.png")
+    for background in ("transparent", "white"):
+        made = cut(people, tmp_path / background, background=background)
+        assert made.kept == {"p1/blank.png": "low_contrast"}
+        pixels = np.asarray(Image.open(tmp_path / background / "p1/blank.png"))
+        assert (pixels[..., :3] == 90).all() and (pixels.shape[2] == 3 or (pixels[..., 3] == 255).all())
+    assert cut(people, tmp_path / "masks", kind="mask").kept == {}
+    assert cut(people / "p1/blank.png", tmp_path / "x.png").kept == {"blank.png": "low_contrast"}

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from maskprep import export as exports
+from maskprep import show
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.export import Settings, export
@@ -218,3 +220,21 @@ def test_wrong_settings(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         export(cache, tmp_path / "out", view="nowhere")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_keeps_its_background_is_counted_and_listed(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(cache, tmp_path / "copy"))
+    path = copy / "views/face/mattes.parquet"
+    mattes = pd.read_parquet(path)
+    wrong = dict(zip(mattes["image"][[1, 4, 5, 7]], ("empty", "face_missed", "full", "low_contrast"), strict=True))
+    mattes["status"] = [wrong.get(image, "ok") for image in mattes["image"]]
+    mattes.to_parquet(path, index=False)
+    del wrong[mattes["image"][4]]  # its background is removed
+    made = export(copy, tmp_path / "out", Settings(background="transparent"))
+    assert made.kept == wrong == json.loads((tmp_path / "out/export.json").read_text())["background_kept"]
+    assert export(copy, tmp_path / "plain").kept == {}
+    show.kept(made.kept, "export.json")
+    printed = capsys.readouterr().out
+    assert "background kept, no usable matte: 1 empty, 1 full, 1 low_contrast" in printed and min(wrong) in printed

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from maskprep import api
@@ -145,6 +147,48 @@ def test_from_the_command_line(matted: Work, tmp_path: Path, cli: Any) -> None:
     stats = cli("stats", matted[1], "-q")
     assert "foreground" in stats.stdout and (matted[1] / "stats-face.png").is_file()
     assert cli("rembg", matted[1], "--force").returncode == 2
+
+
+def test_a_view_gets_mattes_when_it_is_asked_for_and_not_by_another_command(matted: Work) -> None:
+    photos, cache = matted
+    api.crop(*matted, view="small", size=(16, 16), engine="serial")
+    assert "matte:small" not in api.stats(*matted, engine="serial").computed
+    assert [s.name for s in survey(open_job(cache)).stages if s.name.startswith("matte")] == ["matte:face"]
+    assert rembg(matted)["matte:small"] == 8  # all that there are now
+    settings = open_job(cache).config.matte
+    assert settings is not None and settings.views == ("face", "small")
+    api.crop(*matted, view="third", size=(16, 16), engine="serial")
+    (cache / "maskprep.yaml").write_text("matte: {model: selfie}\n")  # the file asks for all views, whenever they come
+    assert api.run(photos, cache, cache / "maskprep.yaml", engine="serial").computed["matte:third"] == 8
+
+
+def test_a_cache_that_names_no_views_keeps_to_those_with_mattes(matted: Work) -> None:
+    dataset = json.loads((matted[1] / "dataset.json").read_text())
+    dataset["settings"]["matte"]["views"] = []
+    (matted[1] / "dataset.json").write_text(json.dumps(dataset))
+    before = contents(matted[1])
+    assert dict(api.run(*matted, engine="serial").computed) == {} and contents(matted[1]) == before
+    api.crop(*matted, view="small", size=(16, 16), engine="serial")
+    assert "matte:small" not in api.run(*matted, engine="serial").computed
+    api.crop(*matted, margin=0.6, engine="serial")
+    assert api.run(*matted, engine="serial").computed["matte:face"] == 8
+
+
+def test_mattes_with_a_pasted_box_are_made_again_and_no_others(matted: Work) -> None:
+    """Version 1 put the box of a missed face into the matte; the key is the same, the status is not."""
+    path = matted[1] / "views/face/alpha-00000.parquet"
+    before = contents(matted[1])
+    table = pq.read_table(path)
+    old = table.column("status").to_pylist()
+    old[2] = "face_forced"
+    pq.write_table(table.set_column(table.column_names.index("status"), "status", pa.array(old)), path)
+    plane = np.load(path.with_suffix(".npy"))
+    plane[table.column("row")[2].as_py(), 4:28, 4:28] = 255
+    np.save(path.with_suffix(".npy"), plane)
+    assert {s.name: s.missing for s in survey(open_job(matted[1])).stages}["matte:face"] == 1
+    assert api.run(*matted, engine="serial").computed["matte:face"] == 1
+    after = contents(matted[1])
+    assert after["views/face/alpha-00000.npy"] == before["views/face/alpha-00000.npy"]
 
 
 class StoppedError(Exception):

@@ -127,7 +127,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_registry_is_consistent() -> None:
     assert list(REGISTRY) == [
         *("blazeface_short", "blazeface_full", "yunet", "centerface", "face_landmarker", "selfie_segmenter"),
-        *("u2netp", "u2net"),
+        *("u2netp", "u2net", "modnet"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
     ]
     for name, weight in REGISTRY.items():

@@ -61,9 +61,9 @@ def matte_face(c: Context) -> Iterable[Hit]:
     return _each(
         c,
         lambda row: (
-            (0.6, "the face had to be put back into the matte")
-            if row.status == "face_forced"
-            else (ramp(row.face_coverage, 0.95, 0.5, 0.3, 0.95), f"the matte keeps {row.face_coverage:.0%} of the face")
+            (0.95, f"the model saw {row.face_coverage:.0%} of the face; a soft ellipse was put in its place")
+            if row.status == "face_missed"
+            else (ramp(row.face_coverage, 0.95, 0.5, 0.3, 0.9), f"the matte keeps {row.face_coverage:.0%} of the face")
         ),
     )
 

@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write crops and labels in formats that other tools read."""
     from maskprep import show
-    from maskprep.export import Settings
+    from maskprep.export import RECORD, Settings
     from maskprep.export import export as write
     from maskprep.job import open_job
 
@@ -40,17 +40,21 @@ def export(
         made = write(job.cache.root, out, settings, view=view, force=force, progress=bars)
     without = f", {made.missing} photos have no crop" if made.missing else ""
     typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
+    show.kept(made.kept, RECORD)
 
 
 @app.command()
 def rembg(
-    source: Source,
+    source: Annotated[
+        Path, typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache; with --out also one photo.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Only write cut-outs of all photos to this folder, without a cache.")
+        Path | None,
+        typer.Option(help="Only write cut-outs of all photos to this folder (of one photo: to this PNG), no cache."),
     ] = None,
     view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views")] = None,
     model: Annotated[
-        str | None, typer.Option(help="u2netp, u2net, selfie, ... or the path of an ONNX file.", show_default="u2netp")
+        str | None, typer.Option(help="person, selfie, u2netp, ... or the path of an ONNX file.", show_default="person")
     ] = None,
     on: Annotated[
         str | None, typer.Option(help="Look at the crop, or at the whole photo.", show_default="crop")
@@ -59,7 +63,13 @@ def rembg(
     runtime: Annotated[
         str | None, typer.Option(help="onnxruntime, or openvino (quicker).", show_default="onnxruntime")
     ] = None,
+    providers: Annotated[
+        str | None, typer.Option(help="What onnxruntime runs on, as in cuda,cpu.", show_default="cpu")
+    ] = None,
     mask: Annotated[bool, typer.Option("--mask", help="With --out: the mattes instead of cut-outs.")] = False,
+    background: Annotated[
+        str | None, typer.Option(help="With --out: transparent, #rrggbb, r,g,b or a name.", show_default="transparent")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
     cache: CacheDir = None,
     config: ConfigFile = None,
@@ -72,6 +82,7 @@ def rembg(
     from maskprep import api, show
     from maskprep.errors import UsageError
 
+    named = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     if out is not None:
         if view is not None or on is not None or cache is not None or config is not None:
             raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
@@ -79,10 +90,12 @@ def rembg(
             made = api.cutouts(
                 source,
                 out,
-                model=model or "u2netp",
+                model=model or "person",
                 refinement=refine or "none",
                 runtime=runtime or "onnxruntime",
+                providers=named or (),
                 kind="mask" if mask else "cutout",
+                background=background or "transparent",
                 force=force,
                 workers=workers,
                 engine=engine,
@@ -92,8 +105,10 @@ def rembg(
         if made.failed or (strict and made.unlisted):
             raise typer.Exit(3 if strict else 1)
         return
-    if mask or force:
-        raise UsageError("--mask and --force need --out.")
+    if mask or force or background is not None:
+        raise UsageError("--mask, --background and --force need --out.")
+    if source.is_file():
+        raise UsageError(f"'{source}' is one photo.", "Say where its cut-out is to be written, with --out x.png.")
     bring(
         "rembg",
         lambda bars: api.rembg(
@@ -105,6 +120,7 @@ def rembg(
             on=on,
             refine=refine,
             runtime=runtime,
+            providers=named,
             workers=workers,
             engine=engine,
             progress=bars,

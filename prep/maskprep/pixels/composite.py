@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from maskprep.backgrounds import BACKGROUNDS, Colour
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
+from maskprep.pixels.matte_rules import NOTHING_FOUND
 from maskprep.pixels.refinement import foreground
 
 Floats = NDArray[np.float32]
 
-
-NOTHING_FOUND = ("low_contrast", "empty")
-"""Statuses of mattes that found nobody: such a crop keeps its background whatever is asked for."""
 
 DRAW = {"photo": 0.45, "colour": 0.2, "noise": 0.15, "original": 0.2}
 """What ``random`` draws, and how often."""

@@ -2,8 +2,8 @@
 
 - A prediction without contrast has found nothing; it is never stretched into a person (status ``low_contrast``).
 - What lies beyond the photo's border (a crop's padding) is not the person.
-- The subject's face stays: the ellipse inscribed in its box is foreground, whatever the network says about masks; and
-  the whole box where the network missed the face.
+- The subject's face stays: the ellipse inscribed in its box is foreground, whatever the network says about masks. It
+  has a soft edge where the network left more than a tenth of it out: there it may lie beside the face.
 - Other people are cut where they are apart from the subject: of the connected parts, those that touch the face stay.
 """
 
@@ -24,12 +24,26 @@ EMPTY, FULL = 0.01, 0.99
 """Coverage below and above which a matte separates nothing."""
 
 FACE_SEEN = 0.9
-"""Share of the face that the network must have seen; below it the status is ``face_forced``."""
+"""From this share of the face on the network has seen it whole, and the ellipse only closes holes."""
+
+FACE_HALF = 0.5
+"""Below this share the network has missed the face, and the status is ``face_missed``."""
+
+SOFT = 0.3
+"""How far the soft edge of a face's ellipse reaches inwards, relative to the smaller half axis."""
 
 SPECK = 5e-4
 """Parts smaller than this share of the picture are not counted as components."""
 
-STATUSES = ("ok", "low_contrast", "empty", "full", "face_forced")
+STATUSES = ("ok", "low_contrast", "empty", "full", "face_missed")
+"""``low_contrast`` and ``empty``: the network found nobody, and the background is kept; ``full``: all is foreground;
+``face_missed``: it left out more than half of the face, of which a soft ellipse was put there."""
+
+NOTHING_FOUND = ("low_contrast", "empty")
+"""Statuses of mattes that found nobody: such a picture keeps its background whatever is asked for."""
+
+GROUND_KEPT = (*NOTHING_FOUND, "full")
+"""Statuses of mattes that remove nothing of the background."""
 
 Mask = NDArray[np.bool_]
 
@@ -40,7 +54,7 @@ class Matte:
 
     Args:
         alpha: uint8 [H, W], 255 = the subject.
-        status: one of STATUSES, the first that applies in the order low_contrast, empty, face_forced, full, ok.
+        status: one of STATUSES, the first that applies in the order low_contrast, empty, face_missed, full, ok.
         coverage: mean of alpha, 0..1.
         face_coverage: share of the subject's face (ellipse) that the network saw as person; None without a face.
         components: connected parts of the network's matte, specks aside.
@@ -54,13 +68,17 @@ class Matte:
     components: int
     border_share: float
 
+    @property
+    def found(self) -> bool:
+        """Whether anybody was found."""
+        return self.status not in NOTHING_FOUND
+
 
 def finish(
     alpha: Pixels,
     clear: bool,
     face: Mask | None = None,
     *,
-    box: Mask | None = None,
     force: bool = True,
     inside: Mask | None = None,
 ) -> Matte:
@@ -70,11 +88,10 @@ def finish(
         alpha: the network's matte, uint8 [H, W].
         clear: whether its prediction had contrast.
         face: where the subject's face is, bool [H, W]; None when there is no subject, then no part is cut.
-        box: where its whole box is, bool [H, W]; None for the same.
         force: whether the face was really seen there, so that it must be foreground.
         inside: what shows the photo, bool [H, W]; None for everything.
     """
-    alpha = alpha.copy()
+    alpha, whole = alpha.copy(), face
     if inside is not None:
         alpha[~inside] = 0
         face = None if face is None else face & inside
@@ -83,22 +100,29 @@ def finish(
     before = float((alpha >= SOLID).mean())
     seen = None if face is None else float((alpha[face] >= SOLID).mean())
     count = _count(alpha)
-    if face is not None:
+    if face is not None and whole is not None:
         if force:
-            wide = face if box is None or (seen is not None and seen >= FACE_SEEN) else face | box
-            alpha[wide if inside is None else wide & inside] = 255
+            alpha[face] = 255 if seen is not None and seen >= FACE_SEEN else np.maximum(alpha, _softened(whole))[face]
         alpha = keep_touching(alpha, face)
     if not clear:
         status = "low_contrast"
     elif before < EMPTY:
         status = "empty"
-    elif seen is not None and force and seen < FACE_SEEN:
-        status = "face_forced"
+    elif seen is not None and force and seen < FACE_HALF:
+        status = "face_missed"
     elif float((alpha >= SOLID).mean()) > FULL:
         status = "full"
     else:
         status = "ok"
     return Matte(alpha, status, float(alpha.mean() / 255), seen, count, border_share(alpha))
+
+
+def _softened(face: Mask) -> Pixels:
+    """A face's ellipse with a soft edge, which reaches 0 at the ellipse: uint8 [H, W]."""
+    import cv2
+
+    depth = cv2.distanceTransform(face.astype(np.uint8), cv2.DIST_L2, 5)
+    return np.asarray(np.rint(255 * np.clip(depth / max(SOFT * float(depth.max()), 1.0), 0, 1)), np.uint8)
 
 
 def keep_touching(alpha: Pixels, face: Mask) -> Pixels:
@@ -149,12 +173,6 @@ def face_mask(
     return np.asarray(u**2 + v**2 <= 1)
 
 
-def box_mask(box: tuple[float, float, float, float], size: tuple[int, int], transform: Transform | None = None) -> Mask:
-    """A face's whole box, as bool [H, W]; see :func:`face_mask`."""
-    u, v = _within(box, size, transform)
-    return np.asarray((abs(u) <= 1) & (abs(v) <= 1))
-
-
 def photo_mask(transform: Transform, photo: tuple[int, int], size: tuple[int, int]) -> Mask:
     """Which pixels of a crop have their centre within the photo, bool [H, W].
 
@@ -163,7 +181,8 @@ def photo_mask(transform: Transform, photo: tuple[int, int], size: tuple[int, in
         photo: height and width of the photo.
         size: height and width of the crop.
     """
-    return box_mask((0, 0, photo[1], photo[0]), size, transform)
+    u, v = _within((0, 0, photo[1], photo[0]), size, transform)
+    return np.asarray((abs(u) <= 1) & (abs(v) <= 1))
 
 
 def _within(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.pixels import matte_models
 from maskprep.pixels.cropping import FOREGROUND, sums
 from maskprep.pixels.crops import Transform, warp
-from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matte_rules import SOLID, Matte, box_mask, face_mask, finish, photo_mask
-from maskprep.pixels.matting import RUNTIMES, Predict, matte_of, open_model
+from maskprep.pixels.matte_models import LocalModel, MatteModel
+from maskprep.pixels.matte_rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
+from maskprep.pixels.matting import RUNTIMES, Look, open_looks, short_provider
 from maskprep.pixels.refinement import REFINEMENTS, refine
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
@@ -60,7 +60,8 @@ class MatteSettings:
         on: ``crop`` looks at the crop, ``photo`` at the whole photo, whose matte is then cropped.
         refine: none, guided or closed-form.
         runtime: what runs the network, onnxruntime or openvino.
-        views: which views get mattes; none named: all.
+        providers: what onnxruntime runs it on, such as ``cuda``, in order; none named: the processor.
+        views: which views get mattes; none named: all. ``rembg`` names those that there are when it is asked.
 
     Raises:
         UsageError: a value out of range.
@@ -70,6 +71,7 @@ class MatteSettings:
     on: str = "crop"
     refine: str = "none"
     runtime: str = "onnxruntime"
+    providers: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,7 +90,13 @@ class MatteSettings:
     def identity(self, model: LocalModel) -> dict[str, Any]:
         """Version, settings and weights that a matte's key is made from."""
         settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
-        return {"version": VERSION, "settings": settings, "weights": {model.label: model.sha256}}
+        settings |= self.hardware((model.then or model).model)
+        return {"version": VERSION, "settings": settings, "weights": model.weights}
+
+    def hardware(self, model: MatteModel) -> dict[str, Any]:
+        """The providers where they change the result: not the processor, and not where onnxruntime is not used."""
+        used = [name for name in map(short_provider, self.providers) if name != "cpu"]
+        return {"providers": used} if used and not model.file.endswith(".tflite") else {}
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class MatteStage:
 
         cv2.setNumThreads(1)
         last: dict[str, Any] = {"path": None}
-        with open_model(self.model, runtime=self.settings.runtime) as predict:
+        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 if last["path"] != row["pixels"]:
@@ -131,7 +139,7 @@ class MatteStage:
                     except PhotoError:
                         return None
                 shape, face = (row["height"], row["width"]), (row["box"], row["force"])
-                matte = matte_crop(predict, self.model, self.settings, pixels, photo, transform, shape, *face)
+                matte = matte_crop(looks, self.settings, pixels, photo, transform, shape, *face)
                 said = {name: getattr(matte, name) for name, _ in JUDGEMENT}
                 return {**said, **sums(pixels, matte.alpha >= SOLID, "fg_")}, matte.alpha
 
@@ -139,8 +147,7 @@ class MatteStage:
 
 
 def matte_crop(
-    predict: Predict,
-    model: LocalModel,
+    looks: Sequence[Look],
     settings: MatteSettings,
     pixels: Pixels,
     photo: Pixels | None,
@@ -152,8 +159,7 @@ def matte_crop(
     """The matte of one crop.
 
     Args:
-        predict: the opened model.
-        model: which one it is.
+        looks: of the opened model.
         settings: what it looks at, and the refinement.
         pixels: the crop, uint8 [H, W, 3].
         photo: uint8 [h, w, 3], needed where the settings look at it.
@@ -162,17 +168,41 @@ def matte_crop(
         at: the subject's box in the photo's pixels.
         force: whether a face was really seen there.
     """
-    size, stretch = (pixels.shape[0], pixels.shape[1]), model.model.stretch
-    if settings.on == "photo" and photo is not None:
-        whole, clear = matte_of(predict(photo), shape, stretch=stretch)
-        alpha = warp(whole, transform, size, "replicate")
-    else:
-        alpha, clear = matte_of(predict(pixels), size, stretch=stretch)
-    if clear:
-        alpha = refine(pixels, alpha, settings.refine)
+    size = (pixels.shape[0], pixels.shape[1])
     face = None if at is None else face_mask(at, size, transform)
-    box = None if at is None else box_mask(at, size, transform)
-    return finish(alpha, clear, face, box=box, force=force, inside=photo_mask(transform, shape, size))
+    inside = photo_mask(transform, shape, size)
+
+    def made(look: Look) -> Matte:
+        if settings.on == "photo" and photo is not None:
+            whole, clear = look(photo)
+            alpha = warp(whole, transform, size, "replicate")
+        else:
+            alpha, clear = look(pixels)
+        return finish(
+            refine(pixels, alpha, settings.refine) if clear else alpha, clear, face, force=force, inside=inside
+        )
+
+    return best(made(look) for look in looks)
+
+
+def best(made: Iterable[Matte]) -> Matte:
+    """The matte of the look that saw most of the face; where none is known, of the first that found anybody.
+
+    Args:
+        made: the matte of every look. None is computed after one that has seen enough.
+    """
+
+    def held(matte: Matte) -> float:
+        return 0.0 if not matte.found else 1.0 if matte.face_coverage is None else matte.face_coverage
+
+    found: Matte | None = None
+    for matte, enough in zip(made, (FACE_SEEN, FACE_HALF, 0.0), strict=False):
+        if found is None or held(matte) > held(found):
+            found = matte
+        if held(found) >= enough:
+            break
+    assert found is not None  # there is always one look
+    return found
 
 
 def table(rows: pd.DataFrame, model: str) -> pa.Table:

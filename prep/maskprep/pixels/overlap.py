@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.photos.decode import PhotoError, load
 from maskprep.pixels.matte_models import LocalModel
-from maskprep.pixels.matting import matte_of, open_model
+from maskprep.pixels.matting import open_looks
 from maskprep.store.engine import Compute, Output, Row
 
 NAME = "overlap"
@@ -31,6 +31,7 @@ class OverlapStage:
 
     model: LocalModel
     runtime: str
+    providers: tuple[str, ...]
     max_megapixels: float
     columns: pa.Schema = field(default_factory=lambda: pa.schema([("overlaps", pa.list_(pa.float64()))]))
     array_shape: tuple[int, ...] | None = None
@@ -41,14 +42,14 @@ class OverlapStage:
         import cv2
 
         cv2.setNumThreads(1)
-        with open_model(self.model, runtime=self.runtime) as predict:
+        with open_looks(self.model, 1, self.runtime, self.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 try:
                     photo = load(Path(str(row["path"])), self.max_megapixels)
                 except PhotoError:
                     return None
-                alpha, clear = matte_of(predict(photo), photo.shape[:2], stretch=self.model.model.stretch)
+                alpha, clear = looks[0](photo)
                 boxes = np.reshape(np.asarray(row["boxes"], np.float64), (-1, 4)).tolist()
                 return {"overlaps": [overlap(alpha, box) if clear else None for box in boxes]}, None
 

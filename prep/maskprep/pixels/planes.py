@@ -25,6 +25,7 @@ from maskprep.store.tables import fingerprint, inputs_of, read_table, write_tabl
 
 MATTES = "mattes.parquet"
 DESCRIPTION = "mattes.json"
+_JUDGED = ["image", "key", "status"]
 ROW = pa.schema([pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()), *COLUMNS])
 
 
@@ -40,6 +41,17 @@ def committed(folder: Path) -> pd.DataFrame:
         frame = read_table(path, ["image", "key", "row"])
         frames.append(frame.assign(shard=int(path.stem.removeprefix("alpha-"))))
     return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def current(folder: Path) -> pd.DataFrame:
+    """Like :func:`committed`, without those whose status is ``face_forced``: the whole box of a missed face was once
+    put into the matte. They are made again; all others are as they would be now, and so are their keys.
+    """
+    paths = folder.glob("alpha-*.parquet")
+    boxed = {(i, k) for p in paths for i, k, s in read_table(p, _JUDGED).to_numpy().tolist() if s == "face_forced"}
+    home = committed(folder)
+    kept = [place not in boxed for place in zip(home["image"], home["key"], strict=True)]
+    return home[np.array(kept, bool)].reset_index(drop=True)
 
 
 def drop_damaged(folder: Path, shape: tuple[int, int]) -> int:
@@ -73,7 +85,7 @@ def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int,
     Returns:
         How many of the wanted mattes there are.
     """
-    old, new = committed(folder), read_index(pieces)
+    old, new = current(folder), read_index(pieces)
     at_home = {(i, k, s, r) for i, k, s, r in zip(*(old[c] for c in ("image", "key", "shard", "row")), strict=True)}
     made = {(i, k): (s, r) for i, k, s, r in zip(*(new[c] for c in ("image", "key", "shard", "row")), strict=True)}
     found: list[pd.DataFrame] = []
@@ -89,7 +101,10 @@ def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int,
             _fill_sums(shard_path(folder, number), mattes)
     everything = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*ROW.names, "crop"])
     everything = everything.sort_values("image", ignore_index=True)
-    inputs = fingerprint("mattes", everything[["image", "key", "crop"]].to_numpy().tolist())
+    missed = everything["image"][everything["status"] == "face_missed"].tolist()  # once another matte of the same key
+    inputs = fingerprint(
+        "mattes", everything[["image", "key", "crop"]].to_numpy().tolist(), *([missed] if missed else [])
+    )
     if inputs_of(folder / MATTES) != inputs:
         write_table(folder / MATTES, table(everything.assign(key=everything["crop"]), model), inputs=inputs)
     return len(everything)

@@ -27,7 +27,7 @@ from maskprep.pixels import matte_models
 from maskprep.pixels.composite import Background
 from maskprep.pixels.crops import cut
 from maskprep.pixels.mattes import MatteSettings, matte_crop
-from maskprep.pixels.matting import Predict, matte_of, open_model
+from maskprep.pixels.matting import Look, open_looks
 from maskprep.pixels.overlap import overlap
 from masktrain.answering.manual import Manual
 
@@ -66,7 +66,7 @@ class Eye:
     manual: Manual
     config: configuration.Config
     detectors: dict[str, Find] | None
-    matte: tuple[Predict, matte_models.LocalModel] | None
+    matte: list[Look] | None
 
     def look(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
         """The subject of a picture, then with ``everyone`` all other credible faces, the likeliest first.
@@ -109,8 +109,7 @@ class Eye:
         """Detections with what the matte of the whole picture holds of each, where the cache was made with that."""
         if self.matte is None or not self.config.choose.matte:
             return seen
-        predict, model = self.matte
-        alpha, clear = matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
+        alpha, clear = self.matte[0](pixels)
         shares = [overlap(alpha, f.box) if clear else None for f in seen]
         return [replace(f, matte=math.nan if s is None else s) for f, s in zip(seen, shares, strict=True)]
 
@@ -125,10 +124,9 @@ class Eye:
                 return Subject(choice.status, choice.box, choice.reason, mark=mark)
             crop = made.pixels
             if wanted.matted and self.matte is not None and self.config.matte is not None:
-                predict, model = self.matte
                 force = choice.status in (*SEEN, OTHER)
                 box = choice.box if self.detectors is not None else None
-                matte = matte_crop(predict, model, self.config.matte, crop, pixels, made.transform, shape, box, force)
+                matte = matte_crop(self.matte, self.config.matte, crop, pixels, made.transform, shape, box, force)
                 alphas[wanted.view] = matte.alpha
                 held = _Held(crop, matte.alpha, matte.status)
                 crop = crop.copy()[None]
@@ -177,7 +175,7 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
         if config.choose.matte or any(i.matted for i in manual.inputs):
             settings = config.matte or MatteSettings()
             model = matte_models.locate(settings.model)
-            matte = (stack.enter_context(open_model(model, runtime=settings.runtime)), model)
+            matte = stack.enter_context(open_looks(model, runtime=settings.runtime))
         detectors = None
         if sought:
             detectors = stack.enter_context(open_detectors(list(config.detect.detectors), lowest))
