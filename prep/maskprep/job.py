@@ -23,6 +23,7 @@ from maskprep.config import CONFIG_NAME, Config
 from maskprep.errors import UsageError
 from maskprep.faces import detect as detection
 from maskprep.faces.detectors import DETECTORS
+from maskprep.faces.subjects import given_boxes
 from maskprep.labels.changes import Changes
 from maskprep.labels.schema import Schema
 from maskprep.photos import index as indexing
@@ -190,7 +191,7 @@ def want_faces(job: Job, images: pd.DataFrame) -> Wanted:
         "weights": {name: DETECTORS[name].sha256 for name in settings.detectors},
     }
     stage = fingerprint(detection.NAME, identity)
-    readable = images[images["error"].isna()]
+    readable = images[images["error"].isna() & ~images["image"].isin(given_boxes(images))]
     pairs = [(i, fingerprint(p, stage)) for i, p in zip(readable["image"], indexing.pictures(readable), strict=True)]
     rows: list[Row] = [{"path": os.fspath(job.path(image))} for image, _ in pairs]
     return Wanted(detection.NAME, job.cache.rows(detection.NAME), identity, pairs, rows)
@@ -247,7 +248,7 @@ def want_mattes(job: Job, view: str, crops: Wanted, images: pd.DataFrame, subjec
         status, box = faces[image]
         known = job.seeks_faces and not any(pd.isna(v) for v in box)
         corners = tuple(float(v) for v in box) if known else None
-        seen = status in ("ok", "ambiguous", "decided")  # a rescued box is a guess: it does not make a face
+        seen = known and status in ("ok", "given", "ambiguous", "decided")  # a rescued box is a guess, not a face
         pairs.append((image, fingerprint(key, corners, seen, stage)))
         width, height = (int(v) for v in photos[image])
         size = {"width": width, "height": height}

@@ -15,6 +15,7 @@ from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
 from maskprep.faces.detect import faces_by_image
 from maskprep.faces.face import Box, Face
 from maskprep.faces.words import not_faces
+from maskprep.photos.boxes import COLUMNS
 from maskprep.store.tables import schema_of
 
 VERSION = 5
@@ -44,6 +45,17 @@ def _inside(box: Box, row: Any) -> bool:
     """Whether a box shows some of the photo and is not absurdly large."""
     shows = box[0] < row.width and box[1] < row.height and box[2] > 0 and box[3] > 0
     return bool(shows and box[2] - box[0] <= 3 * row.width and box[3] - box[1] <= 3 * row.height)
+
+
+def given_boxes(images: pd.DataFrame) -> dict[str, tuple[Box, int]]:
+    """The boxes that came with the photos: image -> its largest box, and how many it has."""
+    if COLUMNS[0] not in images:
+        return {}
+    own = images[images[COLUMNS[0]].notna() & images["error"].isna()]
+    found: dict[str, tuple[Box, int]] = {}
+    for image, count, x0, y0, x1, y1 in zip(*(own[c] for c in ("image", "boxes", *COLUMNS)), strict=True):
+        found[image] = ((float(x0), float(y0), float(x1), float(y1)), int(count))
+    return found
 
 
 @dataclass
@@ -78,6 +90,7 @@ class Subjects:
             for image, faces in faces_by_image(self.faces).items()
             if image in self._rows  # faces of photos that are gone stay until the next detection
         }
+        self._given = given_boxes(self.images)
         first = {image: self._first_guess(image) for image in self._faces if self._readable(image)}
         self._places = {image: at for image, at in first.items() if at is not None}
         usual = habit(list(self._places.values()))
@@ -140,6 +153,9 @@ class Subjects:
             return Choice("unreadable", reason=f"{row.error}{detail}")
         if not self.sought:
             return Choice("given", box=(0.0, 0.0, float(row.width), float(row.height)), reason=NOT_SOUGHT)
+        if image in self._given:
+            box, count = self._given[image]
+            return Choice("given", box=box, reason="" if count == 1 else f"the largest of the {count} boxes given")
         faces: list[Face] = self._faces.get(image, [])
         return choose(faces, row.width, row.height, *self.context(image), self.settings)
 

@@ -21,6 +21,7 @@ RESERVED = frozenset(
         *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "phash"),
         "colour_profile",
         *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
+        *("box_x0", "box_y0", "box_x1", "box_y1", "boxes"),
         *("matte", "count", "fg_count", *(f"{f}{s}_{c}" for f in ("", "fg_") for s in ("sum", "sumsq") for c in "rgb")),
     )
 )

@@ -102,6 +102,7 @@ def assemble(rows: pa.Table, described: pd.DataFrame) -> pa.Table:
     for name in described.columns:
         column = described[name]
         values = [None if pd.isna(v) else v for v in column]
-        kind = pa.int64() if pd.api.types.is_integer_dtype(column.dtype) else pa.string()
+        whole, number = (check(column.dtype) for check in (pd.api.types.is_integer_dtype, pd.api.types.is_float_dtype))
+        kind = pa.int64() if whole else pa.float64() if number else pa.string()
         table = table.append_column(name, pa.array(values, kind))
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -114,8 +115,10 @@ def listings(root: Path, images: Sequence[str]) -> tuple[list[Listing], list[str
     without their suffix. A table whose first line names one already has no header.
     """
     known = {key for image in images for key in _keys(image)}
-    found: list[Listing] = []
     notes: list[str] = []
+    if (listing := _metadata(root, notes)) is not None:
+        return [listing], notes
+    found: list[Listing] = []
     for path in sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith((".", "~"))):
         try:
             frame = read_csv(path)
@@ -139,6 +142,35 @@ def listings(root: Path, images: Sequence[str]) -> tuple[list[Listing], list[str
                 "that does in maskprep.yaml: source: {csv: " + path.name + ", columns: {path: COLUMN}}."
             )
     return found, notes
+
+
+def _metadata(root: Path, notes: list[str]) -> Listing | None:
+    """The metadata.csv or metadata.jsonl of a Hugging Face image folder, at the root or one in each split's folder."""
+    frames, paths = [], []
+    for path in sorted((*root.glob("metadata.*"), *root.glob("*/metadata.*"))):
+        if path.suffix not in (".csv", ".jsonl"):
+            continue
+        try:
+            frame = read_csv(path) if path.suffix == ".csv" else _json_lines(path)
+        except UserError as error:
+            notes.append(f"'{path.relative_to(root)}' is not used: {error.message}")
+            continue
+        if "file_name" in frame.columns:
+            home = path.parent.relative_to(root)
+            frame["file_name"] = [(home / str(name)).as_posix() for name in frame["file_name"]]
+            frames.append(frame)
+            paths.append(path)
+    return Listing(paths[0], pd.concat(frames, ignore_index=True), "file_name") if frames else None
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    """One JSON object per line, its values as text."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [{str(k): None if v is None else _number(v) for k, v in line.items()} for line in lines]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"Cannot read '{path}' as lines of JSON: {error}.", "Each line must be one object.") from error
+    return pd.DataFrame(rows, dtype="str")
 
 
 def _headless(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,11 +16,11 @@ import pandas as pd
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
-from maskprep.photos import columns
+from maskprep.photos import boxes, columns
 from maskprep.photos.columns import SPLIT_OF
 from maskprep.photos.listing import Listing, listings, match, nfc, read_csv, some
 
-LAYOUTS = ("auto", "boostcamp", "folders", "csv", "flat")
+LAYOUTS = ("auto", "boostcamp", "folders", "csv", "boxes", "flat")
 
 PERSON_FOLDER = re.compile(
     r"(?P<person>\d+(?:-\d+)?)_(?P<gender>male|female|unknown)_(?P<race>[^_]+)_(?P<age>\d+|unknown)", re.IGNORECASE
@@ -96,8 +96,15 @@ def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema
         UserError: a table is missing, unreadable or contradicts itself.
     """
     found, notes = ([], []) if settings.csv else listings(root, images)
+    annotated = boxes.Annotations()
+    if settings.layout in ("auto", "boxes") and not settings.csv and not _corners(found):
+        annotated = boxes.read(root, images)
     layout = settings.layout if settings.layout != "auto" else _detect(root, images, settings, found)
-    if layout == "csv":
+    if settings.layout == "auto" and layout != "boostcamp" and annotated.boxes:
+        layout = "boxes"
+    if layout == "boxes":
+        described = _boxes(root, images, schema, annotated, found)
+    elif layout == "csv":
         listing = _listing(root, images, settings, found)
         described = _csv(root, images, settings, schema, listing)
         notes = [note for note in notes if not note.startswith(f"'{listing.path.name}'")]
@@ -114,6 +121,12 @@ def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema
     return described
 
 
+def _corners(found: Sequence[Listing]) -> Listing | None:
+    """The one table that has the corners of boxes."""
+    with_boxes = [one for one in found if boxes.corner_columns(list(one.frame.columns))]
+    return with_boxes[0] if len(with_boxes) == 1 else None
+
+
 def detect_layout(root: Path, images: Sequence[str], settings: SourceSettings | None = None) -> str:
     """The layout of a folder: boostcamp by its person folders or eval/info.csv, csv by a table that names the
     photos, folders by two or more subfolders with photos, else flat (photos without labels)."""
@@ -128,6 +141,8 @@ def _detect(root: Path, images: Sequence[str], settings: SourceSettings, found: 
         and any(path.parent.name == "images" for path in paths)
     ):
         return "boostcamp"
+    if not settings.csv and _corners(found):
+        return "boxes"
     if settings.csv or len(found) == 1:
         return "csv"
     classes = {name for name in _class_folders(images) if name}
@@ -338,6 +353,63 @@ def _csv(
     return Described(
         "csv", table, schema, (*notes, *said), {"split": "folders", **origins}, unused, refused, (path.name,)
     )
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def _boxes(
+    root: Path,
+    images: Sequence[str],
+    schema: Schema | None,
+    annotated: boxes.Annotations,
+    found: Sequence[Listing],
+) -> Described:
+    listing = None if annotated.boxes else _corners(found)
+    if listing is not None:
+        annotated = _boxes_of(root, images, listing)
+    if not annotated.boxes:
+        raise UserError(f"Nothing in '{root}' tells boxes.", "Pascal VOC, COCO and YOLO files are read, or a table.")
+    table = _table(images)
+    own = annotated.table(images)
+    name = schema.names[0] if schema and len(schema.names) == 1 else CLASS
+    labelled = own["class"].notna().any()
+    for column in (*boxes.COLUMNS, "boxes"):
+        table[column] = own[column]
+    if labelled:
+        table[name] = own["class"]
+    without = int((own["boxes"] == 0).sum())
+    notes = [*annotated.notes]
+    if without:
+        notes.append(f"{without} photos have no box; their faces are looked for.")
+    origins = {"split": "folders"} | ({name: f"the largest box, {annotated.kind}"} if labelled else {})
+    lists = tuple(annotated.files)
+    return Described("boxes", table, schema or _schema_of(own, CLASS), tuple(notes), origins, lists=lists)
+
+
+def _boxes_of(root: Path, images: Sequence[str], listing: Listing) -> boxes.Annotations:
+    """The boxes of a table with one row per box."""
+    corners = boxes.corner_columns(list(listing.frame.columns))
+    assert corners is not None  # that is how it was told
+    free = [name for name in listing.frame.columns if name not in (listing.column, *corners)]
+    label = columns.find(free, CLASS)
+    annotated = boxes.Annotations(kind=f"columns {', '.join(corners)}", files=[listing.path.name])
+    photos = listing.frame[[listing.column]].drop_duplicates().reset_index(drop=True)
+    rows, notes = match(root, listing.path, photos, listing.column, images)
+    annotated.notes.extend(notes)
+    groups = dict(list(listing.frame.groupby(listing.column, sort=False)))
+    for image, row in zip(images, rows, strict=True):
+        if row < 0:
+            continue
+        for record in groups[photos[listing.column][row]].to_dict("records"):
+            cells = [pd.to_numeric(record[c], errors="coerce") for c in corners]
+            if any(pd.isna(cell) for cell in cells):
+                annotated.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")
+                continue
+            x0, y0, x1, y1 = (float(cell) for cell in cells)
+            text = None if label is None or pd.isna(record[label]) else str(record[label])
+            annotated.boxes.setdefault(image, []).append(boxes.Box((x0, y0, x1, y1), text))
+    return annotated
 
 
 def _csv_schema(frame: pd.DataFrame, free: Sequence[str], given: dict[str, str], notes: list[str], file: str) -> Schema:
