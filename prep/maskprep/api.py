@@ -134,6 +134,7 @@ def rembg(
     on: str | None = None,
     refine: str | None = None,
     runtime: str | None = None,
+    providers: Sequence[str] | None = None,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -150,6 +151,7 @@ def rembg(
         on: crop, or photo (the whole photo is looked at, and its matte cropped).
         refine: none, guided or closed-form.
         runtime: onnxruntime or openvino.
+        providers: what onnxruntime runs on, such as ``cuda``.
         workers: see :func:`run`.
         engine: see :func:`run`.
         progress: see :func:`run`.
@@ -157,7 +159,8 @@ def rembg(
     job = open_job(source, cache, config, workers=workers, engine=engine, progress=progress)
     before = job.config.matte
     named = None if model is None else matte_models.find(model).name
-    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime})
+    chosen = None if providers is None else tuple(providers)
+    edits = _given({"model": named, "on": on, "refine": refine, "runtime": runtime, "providers": chosen})
     if view is not None and view not in job.config.views:
         raise UsageError(f"There is no view '{view}'.", f"Known views: {', '.join(job.config.views)}.")
     if job.config_path is None or configuration.load(job.config_path).matte is None:  # else the file says which views
@@ -166,9 +169,9 @@ def rembg(
     settings = dataclasses.replace(before or MatteSettings(), **edits)
     job.config = dataclasses.replace(job.config, matte=settings)
     local = matte_models.locate(settings.model)  # before any long work, and before the cache remembers it
-    check_runtime(settings.runtime)
+    check_runtime(settings.runtime, settings.providers)
     if not local.model.weight:  # a file of one's own may be anything
-        with open_model(local, runtime=settings.runtime):
+        with open_model(local, 1, settings.runtime, settings.providers):
             pass
     pipeline.bring(job, views=[view] if view is not None else [v for v in job.config.views if settings.covers(v)])
     return job
@@ -181,6 +184,7 @@ def cutouts(
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
     runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
     kind: str = "cutout",
     background: str = TRANSPARENT,
     force: bool = False,
@@ -199,6 +203,7 @@ def cutouts(
             model=model,
             refinement=refinement,
             runtime=runtime,
+            providers=providers,
             kind=kind,
             background=background,
             force=force,
@@ -209,6 +214,7 @@ def cutouts(
         model=model,
         refinement=refinement,
         runtime=runtime,
+        providers=providers,
         kind=kind,
         background=background,
         force=force,

@@ -62,8 +62,7 @@ class CutoutStage:
     """Writes cut-outs. Input rows: path, target, and file (its name relative to the folder of results)."""
 
     model: LocalModel
-    runtime: str
-    refinement: str
+    settings: MatteSettings
     kind: str
     ground: Colour | None
     force: bool
@@ -78,7 +77,7 @@ class CutoutStage:
 
         cv2.setNumThreads(1)
         nothing = dict.fromkeys(name for name, _ in JUDGEMENT)
-        with open_looks(self.model, runtime=self.runtime) as looks:
+        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 target = Path(str(row["target"]))
@@ -89,7 +88,7 @@ class CutoutStage:
                     if problem.kind == NOT_READ:
                         raise  # says nothing of the photo, so it is not kept
                     return {**said, "error": str(problem)}, None
-                matte = _matte(looks, pixels, self.refinement)
+                matte = _matte(looks, pixels, self.settings.refine)
                 data = encode(_result(pixels, matte, self.kind, self.ground))
                 if target.is_dir():
                     return {**said, "status": EXISTS, "error": f"'{row['file']}' is a folder there"}, None
@@ -152,6 +151,7 @@ def cut_photo(
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
     runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
     kind: str = "cutout",
     background: str = TRANSPARENT,
     force: bool = False,
@@ -165,6 +165,7 @@ def cut_photo(
         model: see :func:`cut_folder`, as for the following.
         refinement: see there.
         runtime: see there.
+        providers: see there.
         kind: see there.
         background: see there.
         force: write over any file but the photo itself.
@@ -173,20 +174,20 @@ def cut_photo(
     Raises:
         UserError: the photo cannot be read, the file cannot be written, or the model cannot be had.
     """
-    settings, ground = _settings(model, refinement, runtime, kind, background)
+    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
     if out.exists() and out.samefile(source):
         raise UsageError(f"'{out}' is the photo itself.", "Name another file with --out.")
     if out.suffix.lower() != ".png" and not out.is_dir():
         raise UsageError(f"The result of '{source}' is a PNG, not '{out.name}'.", "Name a file that ends in .png.")
     keep_whole(out, force)
     local = matte_models.locate(settings.model)
-    check_runtime(runtime)
+    check_runtime(runtime, providers)
     try:
         pixels = load(source, max_megapixels)
     except PhotoError as problem:
         raise UserError(f"'{source}': {problem}.") from problem
-    with open_looks(local, available_workers(), runtime) as looks:
-        matte = _matte(looks, pixels, refinement)
+    with open_looks(local, available_workers(), settings.runtime, settings.providers) as looks:
+        matte = _matte(looks, pixels, settings.refine)
     write_png(out, Image.fromarray(_result(pixels, matte, kind, ground)))
     kept = {source.name: matte.status} if kind == "cutout" and matte.status in GROUND_KEPT else {}
     return Cutouts(out, 1, 1, Counter([matte.status]), [], kept=kept)
@@ -199,6 +200,7 @@ def cut_folder(
     model: str = matte_models.DEFAULT,
     refinement: str = "none",
     runtime: str = "onnxruntime",
+    providers: Sequence[str] = (),
     kind: str = "cutout",
     background: str = TRANSPARENT,
     force: bool = False,
@@ -216,6 +218,7 @@ def cut_folder(
         model: name of a model or path of an ONNX file.
         refinement: none, guided or closed-form.
         runtime: onnxruntime or openvino.
+        providers: what onnxruntime runs on, such as ``cuda``; none: the processor.
         kind: ``cutout`` (the person) or ``mask`` (the matte alone).
         background: of cut-outs, ``transparent`` or a colour (#rrggbb, r,g,b or a name).
         force: replace files that are there already.
@@ -229,7 +232,7 @@ def cut_folder(
             cannot be had. A photo that cannot be used is no exception but a line in :attr:`Cutouts.failed`.
     """
     engines.check(engine, workers)
-    settings, ground = _settings(model, refinement, runtime, kind, background)
+    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
     here, there = source.resolve(), out.resolve()
     if there.is_relative_to(here):
         raise UsageError(f"The results '{out}' would lie inside the photos.", "Name another place with --out.")
@@ -242,12 +245,12 @@ def cut_folder(
         raise UserError(f"There are no photos in '{source}'.", "Give the folder that holds them.")
     _check_report(out / REPORT, [file.image for file in found.files])
     local = matte_models.locate(settings.model)
-    check_runtime(runtime)
+    check_runtime(runtime, providers)
     if refinement == "closed-form":
         from maskprep.pixels.refinement import pymatting
 
         pymatting()
-    stage = CutoutStage(local, runtime, refinement, kind, ground, force, max_megapixels)
+    stage = CutoutStage(local, settings, kind, ground, force, max_megapixels)
     about = {"kind": kind, **({} if ground is None else {"background": list(ground)}), **settings.identity(local)}
     key = fingerprint("cutout", VERSION, max_megapixels, about)
     names = result_names([file.image for file in found.files])
@@ -282,7 +285,7 @@ def cut_folder(
 
 
 def _settings(
-    model: str, refinement: str, runtime: str, kind: str, background: str
+    model: str, refinement: str, runtime: str, providers: Sequence[str], kind: str, background: str
 ) -> tuple[MatteSettings, Colour | None]:
     """What is asked for, checked; the colour is None for a transparent background."""
     if kind not in KINDS:
@@ -290,7 +293,8 @@ def _settings(
     ground = None if background == TRANSPARENT else parse_colour(background)
     if kind == "mask" and ground is not None:
         raise UsageError("A mask has no background.", "Give --mask or --background.")
-    return MatteSettings(model=matte_models.find(model).name, refine=refinement, runtime=runtime), ground
+    name = matte_models.find(model).name
+    return MatteSettings(name, refine=refinement, runtime=runtime, providers=tuple(providers)), ground
 
 
 def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:

@@ -93,15 +93,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
-
-    Args:
-        folder: of the export.
-        crops: how many there are.
-        files: how many were written now.
-        missing: how many photos have no crop.
-        kept: crops that keep their background although another was asked for: the photo -> the status of its matte.
-    """
+    """What was written: the folder, how many crops, how many files now, how many photos have no crop, and which crops
+    keep their background although another was asked for (the photo -> the status of its matte)."""
 
     folder: Path
     crops: int
@@ -166,14 +159,15 @@ def _record(view: View, settings: Settings, rows: Any) -> dict[str, Any]:
     """export.json: what the export is made from."""
     chosen = dataclasses.asdict(settings)
     made_from = fingerprint("export", VERSION, chosen, view.fingerprint(), view.mattes_fingerprint(), rows.tolist())
-    about = {"view": view.name, "settings": chosen, "made_from": made_from, "files": files_of(view, rows, settings)}
-    return {**about, "background_kept": _kept(view, rows) if settings.background != "original" else {}}
+    kept = _kept(view, rows) if settings.background != "original" else {}
+    about = {"view": view.name, "settings": chosen, "made_from": made_from, "background_kept": kept}
+    return {**about, "files": files_of(view, rows, settings)}
 
 
 def _kept(view: View, rows: Any) -> dict[str, str]:
     """The crops of some table rows whose mattes remove nothing: the photo -> the status of its matte."""
-    statuses = dict(zip(view.table["image"].iloc[rows], view.matte_statuses(rows), strict=True))
-    return {image: status for image, status in statuses.items() if status in GROUND_KEPT}
+    statuses = zip(view.table["image"].iloc[rows], view.matte_statuses(rows), strict=True)
+    return {image: status for image, status in statuses if status in GROUND_KEPT}
 
 
 def _recorded(out: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def overlap_identity(settings: MatteSettings | None) -> dict[str, Any]:
     model = matte_models.find(settings.model)
     return {
         "version": overlap.VERSION,
-        "settings": {"model": model.name, "runtime": settings.runtime},
+        "settings": {"model": model.name, "runtime": settings.runtime, **settings.hardware(model)},
         "weights": matte_models.known_weights(model),
     }
 
@@ -45,7 +45,8 @@ def measure_overlaps(job: Job, faces: pa.Table, detected: pd.DataFrame) -> tuple
     settings = job.config.matte
     assert settings is not None  # overlap_identity has said so
     wanted = _wanted(job, faces.to_pandas(), detected)
-    stage = overlap.OverlapStage(matte_models.locate(settings.model), settings.runtime, job.config.index.max_megapixels)
+    model, limit = matte_models.locate(settings.model), job.config.index.max_megapixels
+    stage = overlap.OverlapStage(model, settings.runtime, settings.providers, limit)
     rows = read_rows(wanted.folder, make_rows(job, wanted, stage, overlap.ROWS_PER_SHARD))
     found = {} if rows is None else dict(zip(*(rows.column(c).to_pylist() for c in ("image", "overlaps")), strict=True))
     values = [

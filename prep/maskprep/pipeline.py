@@ -111,11 +111,12 @@ def prepare(
     if view not in asked.views:
         raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
     faces_needed = asked.needs_faces(view, matted)
+    matte = None if asked.matte is None else dataclasses.replace(asked.matte, providers=())  # others may run here
     asked = dataclasses.replace(
         asked,
         views={view: asked.views[view]},
         labels=configuration.LabelSettings(),
-        matte=asked.matte if matted or overlap_identity(asked.matte) else None,  # which may tell who the subject is
+        matte=matte if matted or overlap_identity(matte) else None,  # which may tell who the subject is
     )
     job = open_job(source, cache, workers=workers)
     job.config = dataclasses.replace(asked, source=job.config.source)

@@ -20,6 +20,7 @@ from maskprep import api
 from maskprep.cli import app
 from maskprep.cutouts import CutoutStage
 from maskprep.photos.decode import PhotoError, load
+from maskprep.pixels.mattes import MatteSettings
 
 Work = tuple[Path, Path]
 Break = Callable[..., None]
@@ -162,7 +163,7 @@ def test_a_cut_out_that_was_not_read_is_made_later(tmp_path: Path, fail: Break, 
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
     local: Any = None
-    with CutoutStage(local, "onnxruntime", "none", "cutout", None, False, 9.0).open() as compute:
+    with CutoutStage(local, MatteSettings(), "cutout", None, False, 9.0).open() as compute:
         row = {"path": tmp_path / "a.jpg", "target": tmp_path / "a.png", "file": "a.png"}
         fail(EIO, "a.jpg")
         with pytest.raises(PhotoError, match="Input/output error"):

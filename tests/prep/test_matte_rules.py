@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskprep.errors import UserError
-from maskprep.pixels import matte_models
 from maskprep.pixels.matte_rules import face_mask, finish, keep_touching, photo_mask
 from maskprep.pixels.matting import matte_of
 from maskprep.pixels.refinement import foreground, refine
@@ -136,26 +134,3 @@ def test_refinement_follows_the_picture(method: str) -> None:
     assert wrong < 0.55 * ((rough >= 128) != truth).sum()
     blank = np.zeros(SIZE, np.uint8)
     assert refine(pixels, blank, method) is blank
-
-
-def test_unknown_models_name_the_nearest_and_missing_ones_say_what_to_put_where(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match="Did you mean u2net"):
-        matte_models.find("u2nett")
-    for name in ("MASKPREP_WEIGHTS", "U2NET_HOME", "REMBG_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
-    with pytest.raises(UserError, match=r"silueta\.onnx \(md5 55e59e0d8062d2f5d013f4725ee84782\)") as caught:
-        matte_models.locate("silueta")
-    assert str(tmp_path) in str(caught.value)
-    with pytest.raises(UserError, match=r"no model file 'nowhere\.onnx'"):
-        matte_models.find("nowhere.onnx")
-
-
-def test_a_file_with_other_bytes_is_refused(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
-    monkeypatch.setenv("MASKPREP_WEIGHTS", str(tmp_path))
-    (Path(str(tmp_path)) / "silueta.onnx").write_bytes(b"something else")
-    with pytest.raises(UserError, match="md5"):
-        matte_models.locate("silueta")

@@ -127,6 +127,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_registry_is_consistent() -> None:
     assert list(REGISTRY) == [
         *("blazeface_short", "blazeface_full", "yunet", "face_landmarker", "selfie_segmenter", "u2netp", "u2net"),
+        "modnet",
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
     ]
     for name, weight in REGISTRY.items():
@@ -136,7 +137,8 @@ def test_registry_is_consistent() -> None:
         assert weight.licence in {"MIT", "Apache-2.0"}
         assert weight.purpose and "\n" not in weight.purpose
         assert all(url.startswith("https://") for url in weight.urls)
-        assert weight.wheel and weight.wheel.member
+        assert weight.wheel is not None or weight.urls
+        assert weight.wheel is None or weight.wheel.member
     assert REGISTRY["yunet"].env == "MASKPREP_WEIGHT_YUNET"
     assert REGISTRY["efficientnet_lite1"].file == "efficientnet-lite1-77cc7160.pth"
     for field in ("file", "sha256"):

@@ -63,6 +63,9 @@ def rembg(
     runtime: Annotated[
         str | None, typer.Option(help="onnxruntime, or openvino (quicker).", show_default="onnxruntime")
     ] = None,
+    providers: Annotated[
+        str | None, typer.Option(help="What onnxruntime runs on, as in cuda,cpu.", show_default="cpu")
+    ] = None,
     mask: Annotated[bool, typer.Option("--mask", help="With --out: the mattes instead of cut-outs.")] = False,
     background: Annotated[
         str | None, typer.Option(help="With --out: transparent, #rrggbb, r,g,b or a name.", show_default="transparent")
@@ -79,6 +82,7 @@ def rembg(
     from maskprep import api, show
     from maskprep.errors import UsageError
 
+    named = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     if out is not None:
         if view is not None or on is not None or cache is not None or config is not None:
             raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
@@ -89,6 +93,7 @@ def rembg(
                 model=model or "person",
                 refinement=refine or "none",
                 runtime=runtime or "onnxruntime",
+                providers=named or (),
                 kind="mask" if mask else "cutout",
                 background=background or "transparent",
                 force=force,
@@ -115,6 +120,7 @@ def rembg(
             on=on,
             refine=refine,
             runtime=runtime,
+            providers=named,
             workers=workers,
             engine=engine,
             progress=bars,

@@ -1,7 +1,8 @@
 """The models that separate a person from the background: what each expects, under which licence, and where its file is.
 
-The names are those of rembg's sessions. The files are run directly: what a session does to a photo before and after its
-network is a few numbers, kept here, and nobody has to wait for rembg's imports. No model is ever asked over a network.
+The names are those of rembg's sessions. The files of those listed here are run directly: what a session does to a photo
+before and after its network is a few numbers, and nobody has to wait for rembg's imports. Where rembg is installed it
+fetches what is missing, and runs its other sessions itself. No model is ever asked over a network.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskprep.errors import UsageError, UserError
+from maskprep.pixels import sessions
 from maskprep.store import weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -37,6 +39,9 @@ class MatteModel:
         weight: name in the weights registry, where the file can be fetched from; empty for those that cannot.
         md5: rembg's own pin of a file that is not in the registry.
         address: name of the file among rembg's releases.
+        multiple: the sides of its input are multiples of this and keep the picture's shape, the shorter one being
+            ``side``, and values are divided by 255, not by the largest one; 0: a fixed input, as rembg has it.
+        session: whether it is run by rembg's own session.
         then: name of the model that is asked where this one has missed the subject's face twice, the second time on a
             picture continued by its mirror image; empty: one look is all.
     """
@@ -51,6 +56,8 @@ class MatteModel:
     weight: str = ""
     md5: str = ""
     address: str = ""
+    multiple: int = 0
+    session: bool = False
     then: str = ""
 
 
@@ -66,7 +73,7 @@ class LocalModel:
     @property
     def label(self) -> str:
         """What tables call it: the name, or a user's own file without its folder."""
-        return self.model.name if self.model.name in MODELS else self.path.name
+        return self.model.name if self.model.name in MODELS or self.model.session else self.path.name
 
     @property
     def weights(self) -> dict[str, str]:
@@ -86,6 +93,9 @@ _KNOWN = (
     dataclasses.replace(_SELFIE, name="person", then="u2netp"),
     _SELFIE,
     MatteModel("u2netp", "u2netp.onnx", "Apache-2.0", weight="u2netp"),
+    MatteModel(
+        "modnet", "modnet.onnx", "Apache-2.0", 512, (HALF[0], HALF[0]), stretch=False, weight="modnet", multiple=32
+    ),
     MatteModel("u2net", "u2net.onnx", "Apache-2.0", weight="u2net"),
     _released("u2net_human_seg", "Apache-2.0", "c09ddc2e0104f800e3e1bb4652583d1f"),
     _released("silueta", "not stated; U-2-Net made smaller, itself Apache-2.0", "55e59e0d8062d2f5d013f4725ee84782"),
@@ -117,27 +127,34 @@ MODELS: dict[str, MatteModel] = {model.name: model for model in _KNOWN}
 
 
 def find(name: str) -> MatteModel:
-    """A known model, or a file of the user's own: ``NAME.onnx`` in the weights folder, or a path.
+    """A known model, a session of the installed rembg, or a file of the user's own: a path, or ``NAME.onnx`` in the
+    weights folder.
 
     Raises:
-        UsageError: neither is there; the nearest names are given.
+        UsageError: none of these is there; the nearest names are given.
     """
     if name in MODELS:
         return MODELS[name]
+    theirs = [] if name.endswith(".onnx") else sessions.names()
+    if name in theirs:
+        licence = "not stated; see rembg's list of models"
+        return MatteModel(name, f"{name}.onnx", licence, sigmoid=None, stretch=False, session=True)
     for path in (Path(name).expanduser(), weights.folder() / name, weights.folder() / f"{name}.onnx"):
         if path.suffix == ".onnx" and path.is_file():
             full = str(path.resolve())
             return MatteModel(full, path.name, "yours to know: a file of your own", 0, sigmoid=None)
     if name.endswith(".onnx"):
         raise UsageError(f"There is no model file '{name}', neither here nor in {weights.folder()}.")
-    near = difflib.get_close_matches(name, MODELS, n=2)
-    known = f"Known: {', '.join(MODELS)}; or the path of an ONNX file."
+    names = list(dict.fromkeys([*MODELS, *theirs]))
+    near = difflib.get_close_matches(name, names, n=2)
+    more = "" if sessions.installed() else f" pip install 'maskprep[{sessions.EXTRA}]' adds those of rembg."
+    known = f"Known: {', '.join(names)}; or the path of an ONNX file.{more}"
     likely = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(f"There is no model named '{name}'.", likely + known)
 
 
-def locate(name: str) -> LocalModel:
-    """A model with its file, fetched if it can be.
+def locate(name: str, fetch: bool = True) -> LocalModel:
+    """A model with its file, fetched if it can be and ``fetch`` allows it.
 
     Raises:
         UsageError: no such model.
@@ -145,21 +162,30 @@ def locate(name: str) -> LocalModel:
     """
     model = find(name)
     if model.weight:
-        then = locate(model.then) if model.then else None
-        return LocalModel(model, weights.locate(model.weight), weights.REGISTRY[model.weight].sha256, then)
+        then = locate(model.then, fetch) if model.then else None
+        file = weights.locate(model.weight, offline=not fetch)
+        return LocalModel(model, file, weights.REGISTRY[model.weight].sha256, then)
+    if model.session:
+        files = sessions.fetch(model.name, fetch)
+        digests = [_digest(file, "sha256") for file in files]
+        joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return LocalModel(model, files[0], joined)
     if not model.md5:
         return LocalModel(model, Path(model.name), _digest(Path(model.name), "sha256"))
-    for path in _places(model):
-        if path.is_file():
-            if _digest(path, "md5") != model.md5:
-                raise UserError(
-                    f"'{path}' is not the model {name}: its md5 is not {model.md5}.", "Remove or replace it."
-                )
-            return LocalModel(model, path, _digest(path, "sha256"))
-    raise UserError(
-        f"The model {name} is not here, and no trustworthy sha256 of it is known that would let it be fetched.",
-        f"Download {RELEASES}/{model.address} (md5 {model.md5}) and put it into {weights.folder()} as {model.file}.",
-    )
+    path = next((path for path in _places(model) if path.is_file()), None)
+    if path is None:
+        try:
+            path = sessions.fetch(name, fetch)[0]
+        except UserError as error:
+            address = f"{RELEASES}/{model.address}"
+            also = "" if sessions.installed() else f"; or: pip install 'maskprep[{sessions.EXTRA}]'"
+            raise UserError(
+                error.message,
+                f"Download {address} (md5 {model.md5}) and put it into {weights.folder()} as {model.file}{also}.",
+            ) from error
+    if _digest(path, "md5") != model.md5:
+        raise UserError(f"'{path}' is not the model {name}: its md5 is not {model.md5}.", "Remove or replace it.")
+    return LocalModel(model, path, _digest(path, "sha256"))
 
 
 def known_weights(model: MatteModel) -> dict[str, str | None]:
@@ -169,7 +195,7 @@ def known_weights(model: MatteModel) -> dict[str, str | None]:
         then = known_weights(MODELS[model.then]) if model.then else {}
         return {model.name: weights.REGISTRY[model.weight].sha256, **then}
     try:
-        return {model.name: locate(model.name).sha256}
+        return {model.name: locate(model.name, fetch=False).sha256}
     except UserError:
         return {model.name: None}
 

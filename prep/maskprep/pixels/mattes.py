@@ -24,9 +24,9 @@ from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.pixels import matte_models
 from maskprep.pixels.cropping import FOREGROUND, sums
 from maskprep.pixels.crops import Transform, warp
-from maskprep.pixels.matte_models import LocalModel
+from maskprep.pixels.matte_models import LocalModel, MatteModel
 from maskprep.pixels.matte_rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
-from maskprep.pixels.matting import RUNTIMES, Look, open_looks
+from maskprep.pixels.matting import RUNTIMES, Look, open_looks, short_provider
 from maskprep.pixels.refinement import REFINEMENTS, refine
 from maskprep.store.engine import Compute, Output, Row
 from maskprep.store.tables import schema_of
@@ -60,6 +60,7 @@ class MatteSettings:
         on: ``crop`` looks at the crop, ``photo`` at the whole photo, whose matte is then cropped.
         refine: none, guided or closed-form.
         runtime: what runs the network, onnxruntime or openvino.
+        providers: what onnxruntime runs it on, such as ``cuda``, in order; none named: the processor.
         views: which views get mattes; none named: all. ``rembg`` names those that there are when it is asked.
 
     Raises:
@@ -70,6 +71,7 @@ class MatteSettings:
     on: str = "crop"
     refine: str = "none"
     runtime: str = "onnxruntime"
+    providers: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,7 +95,13 @@ class MatteSettings:
     def identity(self, model: LocalModel) -> dict[str, Any]:
         """Version, settings and weights that a matte's key is made from."""
         settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
+        settings |= self.hardware((model.then or model).model)
         return {"version": VERSION, "settings": settings, "weights": model.weights}
+
+    def hardware(self, model: MatteModel) -> dict[str, Any]:
+        """The providers where they change the result: not the processor, and not where onnxruntime is not used."""
+        used = [name for name in map(short_provider, self.providers) if name != "cpu"]
+        return {"providers": used} if used and not model.file.endswith(".tflite") else {}
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class MatteStage:
 
         cv2.setNumThreads(1)
         last: dict[str, Any] = {"path": None}
-        with open_looks(self.model, runtime=self.settings.runtime) as looks:
+        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 if last["path"] != row["pixels"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.errors import UserError, missing_extra
+from maskprep.errors import UsageError, UserError, missing_extra
 from maskprep.photos.decode import Pixels
+from maskprep.pixels import sessions
 from maskprep.pixels.matte_models import LocalModel
 from maskprep.quiet import quiet
 
@@ -44,34 +45,48 @@ RUNTIMES = ("onnxruntime", "openvino")
 
 
 @contextlib.contextmanager
-def open_model(model: LocalModel, threads: int = 1, runtime: str = "onnxruntime") -> Iterator[Predict]:
+def open_model(
+    model: LocalModel, threads: int = 1, runtime: str = "onnxruntime", providers: Sequence[str] = ()
+) -> Iterator[Predict]:
     """Load a model. To be called in the process that uses it.
 
     Args:
         model: from :func:`maskprep.pixels.matte_models.locate`.
         threads: of one prediction. Processes are the unit of parallelism, so one is best where there are several.
         runtime: one of RUNTIMES; the selfie segmenter has its own.
+        providers: see :func:`execution_providers`; not for the selfie segmenter.
 
     Raises:
-        UserError: the file is no model that maps a picture to a plane, or the runtime is not installed.
+        UserError: the file is no model that maps a picture to a plane, or the runtime is not installed, or has no such
+            provider.
     """
     if model.path.suffix == ".tflite":
         with _open_selfie(model) as predict:
             yield predict
         return
-    shape, run = _openvino(model, threads) if runtime == "openvino" else _onnxruntime(model, threads)
+    if model.model.session:
+        if runtime != "onnxruntime":
+            raise UsageError(f"The model {model.label} is run by rembg, which has onnxruntime and not {runtime}.")
+        yield sessions.open_session(model.model.name, threads, execution_providers(providers))
+        return
+    if runtime == "openvino":
+        shape, run = _openvino(model, threads)
+    else:
+        shape, run = _onnxruntime(model, threads, execution_providers(providers))
     yield _predict(model, shape, run)
 
 
 @contextlib.contextmanager
-def open_looks(model: LocalModel, threads: int = 1, runtime: str = "onnxruntime") -> Iterator[list[Look]]:
+def open_looks(
+    model: LocalModel, threads: int = 1, runtime: str = "onnxruntime", providers: Sequence[str] = ()
+) -> Iterator[list[Look]]:
     """What a model makes of a picture, in the order in which it is to be asked; see :func:`open_model`.
 
     One look; or three for a model that another is asked after: as it is, continued by its mirror image on all sides,
     and by the other model, which is loaded when it is first needed.
     """
     with contextlib.ExitStack() as stack:
-        predict = stack.enter_context(open_model(model, threads, runtime))
+        predict = stack.enter_context(open_model(model, threads, runtime, providers))
 
         def plain(pixels: Pixels) -> tuple[Pixels, bool]:
             return matte_of(predict(pixels), (pixels.shape[0], pixels.shape[1]), stretch=model.model.stretch)
@@ -83,7 +98,7 @@ def open_looks(model: LocalModel, threads: int = 1, runtime: str = "onnxruntime"
 
         def other(pixels: Pixels) -> tuple[Pixels, bool]:
             if not loaded:
-                loaded.extend(stack.enter_context(open_looks(then, threads, runtime)))
+                loaded.extend(stack.enter_context(open_looks(then, threads, runtime, providers)))
             return loaded[0](pixels)
 
         yield [plain, partial(_mirrored, plain), other]
@@ -99,10 +114,40 @@ def _mirrored(look: Look, pixels: Pixels) -> tuple[Pixels, bool]:
     return np.ascontiguousarray(alpha[far : far + height, far : far + width]), clear
 
 
-def check_runtime(runtime: str) -> None:
-    """Raise UserError when a runtime is not installed."""
+def check_runtime(runtime: str, providers: Sequence[str] = ()) -> None:
+    """Raise UserError when a runtime is not installed, or onnxruntime lacks a provider that is asked for."""
     if importlib.util.find_spec(runtime) is None:
         raise missing_extra(runtime, runtime)
+    if providers and runtime != "onnxruntime":
+        raise UsageError(f"matte.providers are those of onnxruntime, not of {runtime}.")
+    if providers:
+        execution_providers(providers)
+
+
+def execution_providers(names: Sequence[str]) -> list[str]:
+    """What onnxruntime is to run networks on, in order; the processor where nothing is named, and always last.
+
+    Args:
+        names: as onnxruntime has them, or short: ``cuda`` for ``CUDAExecutionProvider``.
+
+    Raises:
+        UsageError: the installed onnxruntime has no such provider; those it has are named.
+    """
+    import onnxruntime
+
+    available = {short_provider(name): name for name in onnxruntime.get_available_providers()}
+    for name in names:
+        if short_provider(name) not in available:
+            raise UsageError(
+                f"The installed onnxruntime has no execution provider '{name}'.",
+                f"It has: {', '.join(available)}. For cuda, install onnxruntime-gpu in place of onnxruntime.",
+            )
+    return [available[short] for short in dict.fromkeys([*map(short_provider, names), "cpu"])]
+
+
+def short_provider(name: str) -> str:
+    """``cuda`` for ``CUDAExecutionProvider``."""
+    return name.lower().removesuffix("executionprovider")
 
 
 def _openvino(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
@@ -123,7 +168,7 @@ def _openvino(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
     return shape, lambda batch: np.array(compiled([batch])[compiled.output(0)])
 
 
-def _onnxruntime(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
+def _onnxruntime(model: LocalModel, threads: int, providers: list[str]) -> tuple[list[Any], Network]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,9 +176,13 @@ def _onnxruntime(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
     options.enable_cpu_mem_arena = model.path.stat().st_size <= ARENA_BYTES
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base
         raise UserError(f"'{model.path}' is no model that onnxruntime can run: {_line(error)}") from error
+    if providers[0] not in session.get_providers():  # onnxruntime only warns, and goes on with the next
+        raise UserError(
+            f"onnxruntime could not start {providers[0]}.", "Install the libraries it needs, or change matte.providers."
+        )
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1:
         raise UserError(f"'{model.path}' takes {len(inputs)} inputs; a picture [1, 3, H, W] is needed.")
@@ -144,13 +193,16 @@ def _onnxruntime(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
 def _predict(model: LocalModel, shape: list[Any], run: Network) -> Predict:
     if len(shape) != 4 or (shape[1] not in (3, None) and not isinstance(shape[1], str)):
         raise UserError(f"'{model.path}' does not take a picture [1, 3, H, W] but {shape}.")
-    size = tuple(int(v) if isinstance(v, int) else model.model.side or 512 for v in shape[2:])
+    side, multiple = model.model.side or 512, model.model.multiple
+    fixed = [int(v) if isinstance(v, int) else None for v in shape[2:]]
     mean, std = (np.array(v, np.float32) for v in model.model.norm)
 
     def predict(pixels: Pixels) -> Plane:
-        resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        free = _input_size(pixels, side, multiple) if multiple else (side, side)
+        height, width = (known or wanted for known, wanted in zip(fixed, free, strict=True))
+        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
         values = np.asarray(resized, np.float32)
-        values = (values / max(float(values.max()), 1e-6) - mean) / std
+        values = (values / (255.0 if multiple else max(float(values.max()), 1e-6)) - mean) / std
         batch = np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
         plane: Any = run(batch)
         if plane.ndim < 2 or plane.shape[-2] < 2 or plane.size < plane.shape[-1] * plane.shape[-2]:
@@ -160,6 +212,14 @@ def _predict(model: LocalModel, shape: list[Any], run: Network) -> Predict:
         return np.asarray(1 / (1 + np.exp(-plane)) if logits else plane, np.float32)
 
     return predict
+
+
+def _input_size(pixels: Pixels, side: int, multiple: int) -> tuple[int, int]:
+    """Height and width in the picture's shape, the shorter one ``side``, and the longer one at most four times that."""
+    height, width = pixels.shape[:2]
+    scale = side / min(height, width)
+    sides = [min(4 * side, max(multiple, round(v * scale / multiple) * multiple)) for v in (height, width)]
+    return sides[0], sides[1]
 
 
 @contextlib.contextmanager

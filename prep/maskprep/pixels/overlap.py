@@ -31,6 +31,7 @@ class OverlapStage:
 
     model: LocalModel
     runtime: str
+    providers: tuple[str, ...]
     max_megapixels: float
     columns: pa.Schema = field(default_factory=lambda: pa.schema([("overlaps", pa.list_(pa.float64()))]))
     array_shape: tuple[int, ...] | None = None
@@ -41,7 +42,7 @@ class OverlapStage:
         import cv2
 
         cv2.setNumThreads(1)
-        with open_looks(self.model, runtime=self.runtime) as looks:
+        with open_looks(self.model, 1, self.runtime, self.providers) as looks:
 
             def compute(row: Row) -> Output | None:
                 try:

