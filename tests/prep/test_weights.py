@@ -121,14 +121,32 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_all_are_fetched_but_those_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from maskprep.cli import app
+
+    asked: list[str] = []
+
+    def locate(name: str) -> None:
+        asked.append(name)
+        if name == "yunet":
+            raise UserError("Cannot get yunet.", "Put it there.")
+
+    monkeypatch.setattr(weights, "locate", locate)
+    result = CliRunner().invoke(app, ["weights", "--all"])
+    assert asked == list(REGISTRY)
+    assert isinstance(result.exception, UserError) and str(result.exception) == "Cannot get yunet.\nPut it there."
+
+
 # ---- the registry itself
 
 
 def test_registry_is_consistent() -> None:
     assert list(REGISTRY) == [
         *("blazeface_short", "blazeface_full", "yunet", "face_landmarker", "selfie_segmenter", "u2netp", "u2net"),
-        "modnet",
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+        "modnet",
     ]
     for name, weight in REGISTRY.items():
         assert weight.name == name
