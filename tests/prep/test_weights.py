@@ -121,6 +121,24 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def test_all_are_fetched_but_those_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from maskprep.cli import app
+
+    asked: list[str] = []
+
+    def locate(name: str) -> None:
+        asked.append(name)
+        if name == "yunet":
+            raise UserError("Cannot get yunet.", "Put it there.")
+
+    monkeypatch.setattr(weights, "locate", locate)
+    result = CliRunner().invoke(app, ["weights", "--all"])
+    assert asked == list(REGISTRY)
+    assert isinstance(result.exception, UserError) and str(result.exception) == "Cannot get yunet.\nPut it there."
+
+
 # ---- the registry itself
 
 
@@ -129,6 +147,7 @@ def test_registry_is_consistent() -> None:
         *("blazeface_short", "blazeface_full", "yunet", "centerface", "face_landmarker", "selfie_segmenter"),
         *("u2netp", "u2net", "modnet"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
+        "modnet",
     ]
     for name, weight in REGISTRY.items():
         assert weight.name == name
@@ -137,7 +156,8 @@ def test_registry_is_consistent() -> None:
         assert weight.licence in {"MIT", "Apache-2.0"}
         assert weight.purpose and "\n" not in weight.purpose
         assert all(url.startswith("https://") for url in weight.urls)
-        assert weight.wheel and weight.wheel.member
+        assert weight.wheel is not None or weight.urls
+        assert weight.wheel is None or weight.wheel.member
     assert REGISTRY["yunet"].env == "MASKPREP_WEIGHT_YUNET"
     assert REGISTRY["efficientnet_lite1"].file == "efficientnet-lite1-77cc7160.pth"
     for field in ("file", "sha256"):

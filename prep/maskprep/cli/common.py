@@ -47,7 +47,9 @@ ConfigFile = Annotated[
 ]
 Layout = Annotated[
     str | None,
-    typer.Option(help="How labels are told: boostcamp, folders, csv, boxes or flat.", show_default="as before, or by looking"),
+    typer.Option(
+        help="How labels are told: boostcamp, folders, csv, boxes or flat.", show_default="as before, or by looking"
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")]
 Engine = Annotated[str, typer.Option("--engine", help="How work is spread: processes or serial.")]

@@ -62,7 +62,7 @@ def weights(
 ) -> None:
     """List the model files; fetch, verify or remove them."""
     from maskprep import show
-    from maskprep.errors import UsageError
+    from maskprep.errors import UsageError, UserError
     from maskprep.store import weights as registry
 
     if fetch + every + verify + remove > 1:
@@ -71,10 +71,16 @@ def weights(
         raise UsageError("Name the files, for example: maskprep weights --fetch yunet", "Or fetch all: --all")
     chosen = [registry.find(name).name for name in names] if names else list(registry.REGISTRY)
     if fetch or every:
+        problems: list[UserError] = []
         with show.err.status("fetching") as spinner:
             for name in chosen:
                 spinner.update(f"fetching {name} ({show.size(registry.REGISTRY[name].size)})")
-                registry.locate(name)
+                try:
+                    registry.locate(name)
+                except UserError as problem:  # the others are fetched first
+                    problems.append(problem)
+        if problems:
+            raise UserError("\n".join(str(problem) for problem in problems))
     if remove:
         for name in chosen:
             typer.echo(f"{name}: {'removed' if registry.remove(name) else 'was not there'}")
