@@ -130,6 +130,20 @@ def test_a_box_beside_a_far_surer_face() -> None:
     assert severities(context([photo("a.jpg", faces=[BOX, (0.0, 0.0, 20.0, 25.0)])]), "face_unsure") == {}
 
 
+def test_what_is_wrong_ranks_before_what_is_small() -> None:
+    """An unconfirmed face and one beside a surer face, before faces that are only small and enlarged."""
+    small: dict[str, Any] = {"width": 40, "height": 40, "box": (10.0, 10.0, 22.0, 25.0)}
+    rows = [photo(f"{i}.jpg", **small) for i in range(6)]
+    rows += [photo("unsure.jpg", scores=[0.62]), photo("beside.jpg", faces=[BOX, LARGE], scores=[0.68, 0.99])]
+    c = context(rows)
+    worst = dict.fromkeys(("face_tiny", "upscaled", "face_doubtful", "face_unsure"), 0.0)
+    for name in worst:
+        worst[name] = max(severities(c, name).values(), default=0.0)
+    assert max(worst["face_tiny"], worst["upscaled"]) <= 0.3
+    assert severities(c, "face_doubtful")["unsure.jpg"] > 0.6
+    assert worst["face_tiny"] > 0, "it is listed all the same"
+
+
 def test_a_face_that_a_person_chose_is_not_questioned() -> None:
     chosen = photo("a.jpg", faces=[BOX, LARGE], box=(2.0, 2.0, 14.0, 17.0), status="decided")
     c = context([chosen, *CROWD])

@@ -48,7 +48,7 @@ def face_ambiguous(c: Context) -> Iterable[Hit]:
         if len(scene.candidates) > 1 and scene.status in ("ok", "ambiguous"):
             gap = scene.candidates[0].mark - scene.candidates[1].mark
             close = 1.25 * c.choose.close
-            if severity := ramp(gap, close, 0.0, 0.45, 0.75):
+            if severity := ramp(gap, close, 0.0, 0.3, 0.55):
                 other = scene.candidates[1].face.faces[0]
                 yield scene.image, severity, f"face {other} is nearly as likely (marks differ by {gap:.2f})"
 
@@ -86,8 +86,12 @@ def face_unsure(c: Context) -> Iterable[Hit]:
         surest = max((k.face for k in scene.candidates), key=lambda face: face.evidence)
         gap = surest.evidence - scene.chosen.face.evidence
         if severity := ramp(gap, 0.15, 0.6, 0.6, 0.95):
-            text = f"face {surest.faces[0]} is a face with {surest.evidence:.0%}, this one with"
-            yield scene.image, severity, f"{text} {scene.chosen.face.evidence:.0%}"
+            mine = f"{scene.chosen.face.evidence:.0%}"
+            yield (
+                scene.image,
+                severity,
+                f"probability of a face {mine}, that of face {surest.faces[0]} {surest.evidence:.0%}",
+            )
 
 
 @check("face_doubtful", "faces", "No second look confirmed that the box shows a face.")
@@ -95,8 +99,8 @@ def face_doubtful(c: Context) -> Iterable[Hit]:
     """A chosen face that is not confirmed; the less evidence, the worse."""
     for scene, _ in _subjects(c):
         if scene.chosen is not None and scene.status != "decided" and not scene.chosen.face.confirmed:
-            severity = ramp(1 - scene.chosen.face.evidence, 0.0, 0.8, 0.5, 0.95)
-            yield scene.image, severity, f"it is a face with {scene.chosen.face.evidence:.0%}"
+            severity = ramp(1 - scene.chosen.face.evidence, -0.01, 0.7, 0.6, 0.98)
+            yield scene.image, severity, f"it is a face with a probability of {scene.chosen.face.evidence:.0%}"
 
 
 @check("face_person_place", "faces", "The face is far from where it is on the person's other photos.")
@@ -170,10 +174,10 @@ def face_cut(c: Context) -> Iterable[Hit]:
 
 @check("face_tiny", "faces", "The face has too few pixels.")
 def face_tiny(c: Context) -> Iterable[Hit]:
-    """Longer side of the box in the photo's pixels."""
+    """Longer side of the box in the photo's pixels. A small face is a fact, not a mistake: it never ranks high."""
     for scene, box in _subjects(c):
         side = max(box[2] - box[0], box[3] - box[1])
-        if severity := ramp(side, 64, 16, 0.3, 0.9):
+        if severity := ramp(side, 64, 16, 0.1, 0.3):
             yield scene.image, severity, f"the face is {side:.0f} pixels large"
 
 

@@ -41,10 +41,12 @@ def print_overview(out: Console, audit: Audit, top: int) -> None:
     found = audit.open
     width = max(60, min(out.width, 200))
     checks = Table(width=width)
-    checks.add_column("check", no_wrap=True, min_width=max((len(f.check) for f in found.findings), default=5))
+    longest = max((len(f.check) for f in found.findings), default=5)
+    checks.add_column("check", no_wrap=True, min_width=longest)
     for name in ("found", "likely"):
         checks.add_column(name, justify="right", no_wrap=True, min_width=6)
-    checks.add_column("what it looks for", no_wrap=True, overflow="ellipsis")
+    room = width - longest - 2 * 6 - 13  # three spaces or lines for each column, and one line
+    checks.add_column("what it looks for", no_wrap=True, overflow="ellipsis", max_width=room)
     total = Counter(f.check for f in found.findings)
     likely = Counter(f.check for f in found.findings if f.severity > LIKELY)
     for name in sorted(total, key=lambda n: (-likely[n], -total[n], n)):

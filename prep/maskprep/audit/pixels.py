@@ -111,7 +111,7 @@ def grayscale(c: Context) -> Iterable[Hit]:
 
 @check("upscaled", "pixels", "The photo was enlarged from a small original, or is out of focus throughout.")
 def upscaled(c: Context) -> Iterable[Hit]:
-    """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels."""
+    """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels: at most 0.3."""
     for image, value in _column(c, "fine").items():
         if severity := ramp(value, 0.012, 0.002, 0.35, 0.7):
             yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
@@ -124,7 +124,7 @@ def upscaled(c: Context) -> Iterable[Hit]:
             if view.crop == "face":
                 margin = margins.get(name, {}).get(image, view.margin)
                 factor = min(view.size) / max(1e-6, side * (1 + 2 * margin))
-                if severity := ramp(factor, 2.0, 6.0, 0.3, 0.8):
+                if severity := ramp(factor, 2.0, 6.0, 0.1, 0.3):
                     yield image, severity, f"the crop of view '{name}' enlarges it {factor:.1f} times"
 
 
