@@ -16,15 +16,17 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# The newest versions that pyproject.toml allows. OpenCV's packages share one folder: all get the version of opencv-python.
+# The newest versions that pyproject.toml allows. torch and torchvision go together and are raised by hand; what a build of theirs for
+# CUDA brings is left to them. OpenCV's packages share one folder: all get the version of opencv-python.
 LOCK := .venv-lock
 lock:
 	rm -rf $(LOCK) && $(PYTHON) -m venv $(LOCK)
-	$(LOCK)/bin/python -m pip install --disable-pip-version-check '.[dev]'
+	$(LOCK)/bin/python -m pip install --disable-pip-version-check --editable '.[dev]' $$(grep -E '^torch(vision)?==' requirements.lock)
 	opencv=$$($(LOCK)/bin/python -c "import importlib.metadata as m; print(m.version('opencv-python'))"); \
 	$(LOCK)/bin/python -m pip install --disable-pip-version-check --force-reinstall --no-deps \
 		opencv-python==$$opencv opencv-contrib-python==$$opencv opencv-python-headless==$$opencv
-	{ sed -n '/^#/p' requirements.lock; $(LOCK)/bin/python -m pip freeze --exclude maskprep | sed 's/+[a-z0-9]*$$//'; } > $(LOCK)/new
+	{ sed -n '/^#/p' requirements.lock; $(LOCK)/bin/python -m pip freeze --exclude-editable \
+		| grep -vE '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9]*$$//'; } > $(LOCK)/new
 	mv $(LOCK)/new requirements.lock && rm -rf $(LOCK)
 
 demo: $(VENV)/installed

@@ -31,7 +31,8 @@ LEAST, ROOM = 200 << 20, 2 << 30
 """Free bytes without which nothing can be kept, and below which it is worth a note."""
 SECONDS = 120
 LIBRARIES = "apt-get install libgl1 libglib2.0-0 libegl1 libgles2"
-OPENCV = "import cv2; print(cv2.__version__)"
+EMPTY = "empty"
+OPENCV = f"import cv2; print(getattr(cv2, '__version__', '{EMPTY}'))"
 MEDIAPIPE = "import mediapipe; print(mediapipe.__version__)"
 DETECTORS = """
 import numpy
@@ -107,23 +108,26 @@ def packages(name: str = "maskprep") -> Iterator[Finding]:
         yield Finding("", "note", f"not here: {', '.join(absent)}", f"where wanted: pip install 'maskprep[{first}]'")
 
 
-def opencv_packages() -> Iterator[Finding]:
-    """A note where packages of OpenCV, which share one folder, are of different versions, or none of them runs."""
+def opencv() -> Finding:
+    """The OpenCV that runs; where the packages that share its folder are of other versions, or none runs, the cure."""
+    tried = trial("OpenCV", OPENCV)
     here = {name: version for name in machine.OPENCV if (version := machine.installed(name)) is not None}
-    running = machine.opencv()
-    if not here or (running is not None and all(version.startswith(running) for version in here.values())):
-        return
+    if tried.state == "bad":  # a library of the system is missing: other packages would not help
+        return tried
+    if tried.found != EMPTY and all(version.startswith(tried.found) for version in here.values()):
+        return tried
+    state: State = "bad" if tried.found == EMPTY else "note"
+    if not here:
+        return Finding("OpenCV", state, "cv2 is an empty folder", "pip install opencv-python")
     common = min(here.values(), key=lambda version: [int(n) for n in re.findall(r"\d+", version)])
     cure = f"pip uninstall -y {' '.join(here)} && pip install {' '.join(f'{name}=={common}' for name in here)}"
     listed = ", ".join(f"{name} {version}" for name, version in here.items())
-    state: State = "bad" if running is None else "note"
-    yield Finding("", state, f"cv2 is {running or 'empty'}, written by {listed}, which share its folder", cure)
+    return Finding("OpenCV", state, f"cv2 is {tried.found}; its folder is written by {listed}", cure)
 
 
 def libraries() -> Iterator[Finding]:
     """Whether OpenCV and the detectors start: they load libraries of the system that pip does not bring."""
-    yield trial("OpenCV", OPENCV)
-    yield from opencv_packages()
+    yield opencv()
     if all(weights.status(name) == "present" for name in LOOKED_THROUGH):
         yield trial("detectors", DETECTORS)
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,21 @@ Finding = doctor.Finding
 
 def by_name(findings: Iterator[Finding]) -> dict[str, Finding]:
     return {finding.what: finding for finding in findings}
+
+
+Cv2 = Callable[[str], None]
+
+
+@pytest.fixture
+def cv2_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cv2:
+    """Makes other processes import a cv2 of this code."""
+
+    def make(code: str) -> None:
+        (tmp_path / "cv2").mkdir()
+        (tmp_path / "cv2/__init__.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+    return make
 
 
 def test_the_detectors_are_those_of_the_default_settings() -> None:
@@ -51,25 +67,51 @@ def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("running", "here", "state"),
     [
-        ("5.0.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.0.0.93"}, None),
-        ("5.1.0", {"opencv-python": "5.1.0.95"}, None),
-        ("5.1.0", {}, None),  # built from source
+        ("5.0.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.0.0.93"}, "ok"),
+        ("5.1.0", {"opencv-python": "5.1.0.95"}, "ok"),
+        ("5.1.0", {}, "ok"),  # built from source
         ("5.1.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.1.0.95"}, "note"),
         ("5.1.0", {"opencv-python": "5.0.0.93"}, "note"),
         (None, {"opencv-python": "5.0.0.93"}, "bad"),  # another of them was uninstalled
     ],
 )
 def test_packages_that_share_opencv_s_folder(
-    monkeypatch: pytest.MonkeyPatch, running: str | None, here: dict[str, str], state: str | None
+    monkeypatch: pytest.MonkeyPatch, cv2_of: Cv2, running: str | None, here: dict[str, str], state: str
 ) -> None:
-    monkeypatch.setattr(machine, "opencv", lambda: running)
+    cv2_of("" if running is None else f"__version__ = {running!r}")
     monkeypatch.setattr(machine, "installed", here.get)
-    found = list(doctor.opencv_packages())
-    assert [finding.state for finding in found] == ([state] if state else [])
-    for finding in found:
-        assert "opencv-python 5.0.0.93" in finding.found
-        assert finding.do.startswith(f"pip uninstall -y {' '.join(here)} && pip install opencv-python==5.0.0.93")
-        assert "5.1.0.95" not in finding.do, "a version that all of them have"
+    found = doctor.opencv()
+    assert found.state == state
+    if state == "ok":
+        assert found == Finding("OpenCV", "ok", str(running))
+        return
+    assert "opencv-python 5.0.0.93" in found.found
+    assert found.do.startswith(f"pip uninstall -y {' '.join(here)} && pip install opencv-python==5.0.0.93")
+    assert "5.1.0.95" not in found.do, "a version that all of them have"
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "do"),
+    [
+        ("raise ImportError('libGL.so.1: cannot open shared object file')", "libGL.so.1", "apt-get install libgl1"),
+        ("import os; os.abort()", "ended with -6", "pip install --force-reinstall"),
+    ],
+)
+def test_an_opencv_that_does_not_start_is_not_taken_for_a_conflict(
+    monkeypatch: pytest.MonkeyPatch, cv2_of: Cv2, code: str, why: str, do: str
+) -> None:
+    cv2_of(code)
+    here = {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.1.0.95"}
+    monkeypatch.setattr(machine, "installed", here.get)
+    found = doctor.opencv()
+    assert found.state == "bad" and why in found.found
+    assert found.do.startswith(do) and "uninstall" not in found.do
+
+
+def test_an_empty_cv2_of_no_package(monkeypatch: pytest.MonkeyPatch, cv2_of: Cv2) -> None:
+    cv2_of("")
+    monkeypatch.setattr(machine, "installed", lambda package: None)
+    assert doctor.opencv() == Finding("OpenCV", "bad", "cv2 is an empty folder", "pip install opencv-python")
 
 
 def test_the_opencv_that_runs_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,15 +99,21 @@ def doctor(
     ] = None,
 ) -> None:
     """Say whether this machine can do the work, and what to do where it cannot (exit status 1)."""
+    import shutil
+    import textwrap
+
     from maskprep import doctor as looking
 
     marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     found = []
     for each in looking.examine(caches or Path("cache")):
         found.append(each)
-        typer.echo(f"{marks[each.state]}  {each.what:21}  {each.found}")
-        if each.do:
-            typer.echo(f"{'':6}{'':23}→ {each.do}")
+        label = f"{marks[each.state]}  {each.what:21}  "
+        width = max(shutil.get_terminal_size().columns - len(label), 20)
+        said = textwrap.wrap(each.found, width, break_long_words=False, break_on_hyphens=False)
+        typer.echo(label + f"\n{'':{len(label)}}".join(said))
+        if each.do:  # in one piece, to be copied
+            typer.echo(f"{'':{len(label)}}→ {each.do}")
     if not looking.works(found):
         typer.echo("Photos cannot be prepared here before what is marked BAD is mended.", err=True)
         raise typer.Exit(1)
