@@ -149,6 +149,20 @@ def test_from_the_command_line(matted: Work, tmp_path: Path, cli: Any) -> None:
     assert cli("rembg", matted[1], "--force").returncode == 2
 
 
+def test_by_default_people_are_looked_for(work: Work, u2netp: Path) -> None:
+    assert rembg(work, workers=2, engine="processes")["matte:face"] == 8
+    folder = work[1] / "views/face"
+    table = pd.read_parquet(folder / "mattes.parquet")
+    assert set(table["model"]) == {"person"} and set(table["status"]) == {"ok"}
+    weights = {"person": locate("selfie").sha256, "u2netp": locate("u2netp").sha256}
+    assert json.loads((folder / "mattes.json").read_text())["stage"]["weights"] == weights
+    assert json.loads((work[1] / "dataset.json").read_text())["stages"]["matte"]["weights"] == weights
+    before = contents(work[1])
+    shutil.rmtree(work[1] / "views")
+    rembg(work)
+    assert contents(work[1]) == before  # with one worker too
+
+
 def test_a_view_gets_mattes_when_it_is_asked_for_and_not_by_another_command(matted: Work) -> None:
     photos, cache = matted
     api.crop(*matted, view="small", size=(16, 16), engine="serial")

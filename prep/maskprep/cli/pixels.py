@@ -52,7 +52,7 @@ def rembg(
         Path | None,
         typer.Option(help="Only write cut-outs of all photos to this folder (of one photo: to this PNG), no cache."),
     ] = None,
-    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views")] = None,
+    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views there are now")] = None,
     model: Annotated[
         str | None, typer.Option(help="person, selfie, u2netp, ... or the path of an ONNX file.", show_default="person")
     ] = None,
