@@ -147,7 +147,6 @@ def test_registry_is_consistent() -> None:
         *("blazeface_short", "blazeface_full", "yunet", "centerface", "face_landmarker", "selfie_segmenter"),
         *("u2netp", "u2net", "modnet"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),
-        "modnet",
     ]
     for name, weight in REGISTRY.items():
         assert weight.name == name

@@ -188,18 +188,6 @@ _ALL = (
     _lite(0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     _lite(1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     _lite(2, 24_666_229, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-    Weight(
-        name="modnet",
-        file="modnet.onnx",
-        purpose="background removal for portraits (MODNet)",
-        licence="Apache-2.0",
-        size=25_888_640,
-        sha256="07c308cf0fc7e6e8b2065a12ed7fc07e1de8febb7dc7839d7b7f15dd66584df9",
-        urls=(
-            f"https://github.com/Zeyi-Lin/HivisionIDPhotos/releases/download/pretrained-model/{_MODNET}",
-            "https://huggingface.co/Xenova/modnet/resolve/fa2fa546052fba4c08921230a26cc69a333fca12/onnx/model.onnx",
-        ),
-    ),
 )
 
 REGISTRY: dict[str, Weight] = {weight.name: weight for weight in _ALL}
