@@ -114,7 +114,8 @@ def opencv() -> Finding:
     here = {name: version for name in machine.OPENCV if (version := machine.installed(name)) is not None}
     if tried.state == "bad":  # a library of the system is missing: other packages would not help
         return tried
-    if tried.found != EMPTY and all(version.startswith(tried.found) for version in here.values()):
+    same = len(set(here.values())) <= 1 and all(version.startswith(tried.found) for version in here.values())
+    if tried.found != EMPTY and same:
         return tried
     state: State = "bad" if tried.found == EMPTY else "note"
     if not here:

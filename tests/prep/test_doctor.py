@@ -72,6 +72,7 @@ def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         ("5.1.0", {}, "ok"),  # built from source
         ("5.1.0", {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.1.0.95"}, "note"),
         ("5.1.0", {"opencv-python": "5.0.0.93"}, "note"),
+        ("5.0.0", {"opencv-python": "5.0.0.93", "opencv-python-headless": "5.0.0.95"}, "note"),  # two builds of one
         (None, {"opencv-python": "5.0.0.93"}, "bad"),  # another of them was uninstalled
     ],
 )
