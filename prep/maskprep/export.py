@@ -10,13 +10,13 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from PIL import Image
 from maskprep.backgrounds import BACKGROUNDS, TRANSPARENT, parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.photos.columns import SPLITS
+from maskprep.photos.columns import SPLIT_OF, SPLITS
 from maskprep.photos.decode import Pixels
 from maskprep.photos.naming import result_names
 from maskprep.pictures import encode
@@ -274,8 +274,19 @@ def _picture_files(view: View, rows: Any, settings: Settings) -> list[str]:
             raise UserError(f"{view.path} has no classes.", "Export by source instead.")
         table = view.table.iloc[rows]
         folders = [UNLABELLED if pd.isna(label) else _as_folder(classes[int(label)]) for label in table["label"]]
-        names = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, names, strict=True)]
+        inside = [_within(n, s, f) for s, f, n in zip(table["split"], folders, names, strict=True)]
+        placed = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, inside, strict=True)]
+        whole = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, names, strict=True)]
+        names = placed if len({*placed}) == len(placed) else whole
     return names
+
+
+def _within(name: str, split: str, folder: str) -> str:
+    """A file's name without the leading folders that say its split and class again."""
+    parts = list(PurePosixPath(name).parts)
+    while len(parts) > 1 and (SPLIT_OF.get(parts[0].lower()) == split or _as_folder(parts[0]) == folder):
+        parts = parts[1:]
+    return "/".join(parts)
 
 
 def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
@@ -284,8 +295,9 @@ def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, ad
 
 
 def _as_folder(name: str) -> str:
-    """A class as the name of a folder on any system: ``wear/male/<30`` becomes ``wear_male_%3C30``."""
-    return quote(name.replace("/", "_"), safe=" ()+,-._=")
+    """A class as the name of a folder on any system: ``wear/male/<30`` becomes ``wear_male_under 30``."""
+    words = name.replace(">=", "from ").replace("<", "under ")
+    return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", words).rstrip(". ") or "_"
 
 
 def _write_pictures(
@@ -305,11 +317,13 @@ def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advan
     columns = _label_columns(view)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "image", *columns, "class"])
+    joint = "class" not in columns  # an attribute may be called so
+    writer.writerow(["path", "image", *columns, *(["class"] if joint else [])])
     for name, (_, row) in zip(names, view.table.iloc[rows].iterrows(), strict=True):
         label = _plain(row["label"])
         values = ["" if _plain(row[c]) is None else _plain(row[c]) for c in columns]
-        writer.writerow([name, row["image"], *values, "" if label is None else view.schema.class_names[label]])
+        whole = ["" if label is None else view.schema.class_names[label]] if joint else []
+        writer.writerow([name, row["image"], *values, *whole])
     write_atomic(out / LABELS, stream.getvalue().encode())
     return files + 1
 
@@ -332,8 +346,11 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     if classes:
         features["label"] = {"names": classes, "_type": "ClassLabel"}
-    features |= {c: {"dtype": "string", "_type": "Value"} for c in ("file", *texts)}
+    numbers = {a.name for a in view.schema.attributes if a.bins}
+    kind = {c: "float64" if c in numbers else "string" for c in ("file", *texts)}
+    features |= {c: {"dtype": dtype, "_type": "Value"} for c, dtype in kind.items()}
     kinds = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()}
+    kinds |= dict.fromkeys(numbers, pa.float64())
     about = json.dumps({"info": {"features": features}})
     schema = pa.schema([(c, kinds.get(c, pa.string())) for c in features], metadata={"huggingface": about})
     files = 0
@@ -352,7 +369,7 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
             columns["file"].append(known["image"])
             for c in texts:
                 value = _plain(known[c])
-                columns[c].append(None if value is None else f"{value:g}" if isinstance(value, float) else str(value))
+                columns[c].append(None if value is None else float(value) if c in numbers else str(value))
             advance(1)
         table = pa.table(columns, schema=schema)
         write_with(path, partial(pq.write_table, table, compression="none", row_group_size=100))
