@@ -118,6 +118,50 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert "'other.json' is not used: KeyError" in " ".join(boxes.read(tmp_path / "c", IMAGES).notes)
 
 
+def test_broken_values_are_notes_and_never_boxes(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    for name, bbox in (("short.json", []), ("endless.json", [0, 0, float("inf"), 5])):
+        rows = [{"image_id": 1, "category_id": 1, "bbox": bbox}]
+        (tmp_path / name).write_text(json.dumps({"images": images, "annotations": rows}))
+    write_yolo(tmp_path)
+    (tmp_path / "labels/a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n")  # a polygon
+    (tmp_path / "labels/b.txt").write_text("0 0.5 0.5 1.2 0.5\n")
+    found = boxes.read(tmp_path, IMAGES)
+    said = " ".join(found.notes)
+    assert not found.boxes and all(f"'{name}' is not used" in said for name in ("short.json", "endless.json"))
+    assert "'labels/a.txt' is not used: a line is no box" in said and "'labels/b.txt' is not used" in said
+
+
+@pytest.mark.parametrize("names", ["{mask: 0}", "2", "[mask, bare]"])
+def test_names_of_any_form(tmp_path: Path, names: str) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    largest = boxes.read(tmp_path, IMAGES).table(IMAGES)["class"][0]
+    assert largest == ("bare" if names.startswith("[") else "1")
+
+
+def test_labels_in_mirrored_folders(tmp_path: Path) -> None:
+    images = ["images/train/1.jpg", "images/val/1.jpg"]
+    for split, box in (("train", "0 0.5 0.5 0.2 0.2"), ("val", "1 0.5 0.5 0.4 0.4")):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        Image.new("RGB", (100, 80)).save(tmp_path / "images" / split / "1.jpg")
+        (tmp_path / "labels" / split / "1.txt").write_text(box)
+    assert boxes.read(tmp_path, images).table(images)["class"].tolist() == ["0", "1"]
+
+
+def test_files_without_boxes_do_not_replace_the_labels(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.xml").write_text("<meta/>")
+    found = describe(tmp_path, ["cat/cat.jpg", "dog/dog.jpg"], SourceSettings(), None)
+    assert (found.layout, found.schema.class_names) == ("folders", ("cat", "dog"))
+    (tmp_path / "cat/cat.xml").write_text("<annotation><object></annotation>")
+    found = describe(tmp_path, ["cat/cat.jpg", "dog/dog.jpg"], SourceSettings(), None)
+    assert found.layout == "folders" and any("'cat/cat.xml' is not used" in note for note in found.notes)
+
+
 def test_boxes_are_turned_with_their_photo(tmp_path: Path) -> None:
     """YOLO's are relative to the upright photo: 80 x 100 for one of 100 x 80 that lies on its side."""
     exif = Image.Exif()

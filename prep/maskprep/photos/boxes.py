@@ -7,6 +7,7 @@ Boxes are in pixels of the upright photo.
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ COLUMNS = ("box_x0", "box_y0", "box_x1", "box_y1")
 
 CORNERS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 """Names of the columns of a table, as :func:`maskprep.photos.columns.plain` writes them."""
+
+MIRRORED = frozenset(("images", "labels", "annotations", "jpegimages", "xml"))
+"""Folders that hold photos and annotations side by side, in lower case: images/train/1.jpg, labels/train/1.txt."""
 
 MOST_BYTES = 256 << 20
 """Files larger than this are not read as annotations."""
@@ -81,11 +85,27 @@ def corner_columns(names: Sequence[str]) -> tuple[str, ...] | None:
 
 def read(root: Path, images: Sequence[str]) -> Annotations:
     """The boxes of Pascal VOC, COCO or YOLO files in a photo folder; the first of these that names photos."""
+    notes: list[str] = []
+    chosen = Annotations()
     for reader in (_voc, _coco, _yolo):
         found = reader(root, images)
-        if found.boxes:
-            return found
-    return Annotations()
+        notes += found.notes
+        if not chosen.boxes and any(found.boxes.values()):
+            chosen = found
+    chosen.notes = notes
+    return chosen
+
+
+def _holder(name: str, stems: dict[str, list[str]]) -> str | None:
+    """The image that an annotation file is about: of several with its stem, the one in the mirrored folder."""
+
+    def place(path: str) -> list[str]:
+        return [part for part in PurePosixPath(path).with_suffix("").parts if part.lower() not in MIRRORED]
+
+    holders = stems.get(PurePosixPath(nfc(name)).stem, [])
+    if len(holders) > 1:
+        holders = [image for image in holders if place(nfc(image)) == place(nfc(name))]
+    return holders[0] if len(holders) == 1 else None
 
 
 def _by_stem(images: Sequence[str]) -> dict[str, list[str]]:
@@ -105,25 +125,25 @@ def _voc(root: Path, images: Sequence[str]) -> Annotations:
     """One XML file per photo, of the same name, anywhere in the folder."""
     found, stems = Annotations(kind="Pascal VOC files"), _by_stem(images)
     for path, name in _files(root, ".xml"):
-        holders = stems.get(nfc(path.stem), [])
-        if len(holders) != 1:
-            continue
-        data = path.read_bytes()
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-            found.notes.append(f"'{name}' is not used: it declares entities.")
+        image = _holder(name, stems)
+        if image is None:
             continue
         try:
+            data = path.read_bytes()
+            if any(word in data.replace(b"\0", b"") for word in (b"<!DOCTYPE", b"<!ENTITY")):
+                raise ValueError("it declares entities")
             tree = ET.fromstring(data)
             names = ("xmin", "ymin", "xmax", "ymax")
             boxes = [
                 Box(_numbers([_text(item, f"bndbox/{c}") for c in names]), _text(item, "name"))
                 for item in tree.iter("object")
             ]
-        except (ET.ParseError, ValueError) as error:
+        except (OSError, ET.ParseError, ValueError) as error:
             found.notes.append(f"'{name}' is not used: {error}.")
             continue
-        found.boxes[holders[0]] = boxes
-        found.files.append(name)
+        if boxes:
+            found.boxes[image] = boxes
+            found.files.append(name)
     return found
 
 
@@ -136,6 +156,8 @@ def _text(item: ET.Element, path: str) -> str:
 
 def _numbers(cells: Sequence[Any]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(cell) for cell in cells)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError("a box has a number that is not finite")
     return (x0, y0, x1, y1)
 
 
@@ -151,10 +173,10 @@ def _coco(root: Path, images: Sequence[str]) -> Annotations:
             classes = {c["id"]: str(c["name"]) for c in data.get("categories", [])}
             names = {i["id"]: PurePosixPath(nfc(str(i["file_name"]).replace("\\", "/"))) for i in data["images"]}
             rows = [
-                (names[a["image_id"]], [float(v) for v in a["bbox"]], classes.get(a.get("category_id")))
+                (names[a["image_id"]], _numbers(a["bbox"]), classes.get(a.get("category_id")))
                 for a in data["annotations"]
             ]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             found.notes.append(f"'{name}' is not used: {type(error).__name__} {error}.")
             continue
         for file, (x, y, width, height), label in rows:
@@ -171,23 +193,32 @@ def _yolo(root: Path, images: Sequence[str]) -> Annotations:
     found, stems = Annotations(kind="YOLO files"), _by_stem(images)
     names = _yolo_names(root)
     for path, name in _files(root, ".txt"):
-        holders = stems.get(nfc(path.stem), [])
-        if len(holders) != 1:
+        image = _holder(name, stems)
+        if image is None:
             continue
         try:
             rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            cells = [(int(row[0]), [float(v) for v in row[1:5]]) for row in rows]
-            if not cells or any(len(v) != 4 or not all(0 <= n <= 1 for n in v) for _, v in cells):
-                continue
-        except (ValueError, IndexError, UnicodeDecodeError):
+            first = [(int(row[0]), _numbers(row[1:5])) for row in rows[:1]]
+        except (OSError, ValueError, UnicodeDecodeError):
             continue  # a text about the photo
-        size = _upright_size(root / holders[0])
+        if not first:
+            continue
+        try:
+            if any(len(row) not in (5, 6) for row in rows):
+                raise ValueError("a line is no box: class, centre, width, height and perhaps a confidence")
+            cells = [(int(row[0]), _numbers(row[1:5])) for row in rows]
+            if any(not -0.05 <= n <= 1.05 for _, box in cells for n in box):
+                raise ValueError("a box is not relative to its photo, from 0 to 1")
+        except ValueError as error:
+            found.notes.append(f"'{name}' is not used: {error}.")
+            continue
+        size = _upright_size(root / image)
         if size is None:
             continue
         width, height = size
         for number, (cx, cy, w, h) in cells:
             corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
-            found.boxes.setdefault(holders[0], []).append(Box(corners, names.get(number, str(number))))
+            found.boxes.setdefault(image, []).append(Box(corners, names.get(number, str(number))))
         found.files.append(name)
     return found
 
@@ -207,8 +238,8 @@ def _yolo_names(root: Path) -> dict[int, str]:
             except (yaml.YAMLError, UnicodeDecodeError):
                 return {}
             names = data.get("names", {}) if isinstance(data, dict) else {}
-            pairs = names.items() if isinstance(names, dict) else enumerate(names)
-            return {int(i): str(name) for i, name in pairs}
+            pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())
+            return {int(i): str(name) for i, name in pairs if str(i).isdecimal()}
     return {}
 
 

@@ -113,6 +113,8 @@ def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema
     if settings.layout == "auto" and layout in ("folders", "flat") and len(found) > 1:
         several = f"Several tables name photos ({some([one.path.name for one in found])}) and none is used; "
         notes.append(several + "name one in maskprep.yaml: source.csv.")
+    if layout not in ("boxes", "boostcamp"):
+        notes += annotated.notes
     described = dataclasses.replace(described, notes=(*described.notes, *(notes if layout != "boostcamp" else ())))
     if settings.person is not None:
         pattern = re.compile(settings.person)
