@@ -9,9 +9,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import math
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +30,7 @@ from PIL import Image
 from maskprep.backgrounds import BACKGROUNDS, TRANSPARENT, parse_colour
 from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.photos.columns import SPLIT_OF, SPLITS
+from maskprep.photos.columns import SPLIT_OF, SPLITS, UNLABELLED
 from maskprep.photos.decode import Pixels
 from maskprep.photos.naming import result_names
 from maskprep.pictures import encode
@@ -40,13 +43,10 @@ from maskprep.store.tables import fingerprint
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")
 RECORD, LABELS = "export.json", "labels.csv"
-VERSION = 1
-HF_SPLITS = {"eval": "test", "val": "validation"}
-"""Splits that Hugging Face calls otherwise."""
+VERSION = 2
 SHARD = 1000
 """Samples in one Parquet or tar file."""
 
-UNLABELLED = "unlabelled"
 
 Advance = Callable[[int], None]
 
@@ -245,7 +245,8 @@ def _label_columns(view: View) -> list[str]:
 def _plain(value: Any) -> Any:
     if value is None or value is pd.NA or (not isinstance(value, str) and pd.isna(value)):
         return None
-    return value.item() if hasattr(value, "item") else value
+    plain = value.item() if hasattr(value, "item") else value
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 
 # ---------------------------------------------------------------- formats
@@ -255,30 +256,49 @@ def files_of(view: View, rows: Any, settings: Settings) -> list[str]:
     """The files of an export, as paths in its folder."""
     if settings.format in ("folder", "csv"):
         return [*_picture_files(view, rows, settings), *([LABELS] if settings.format == "csv" else [])]
-    return [_shard_file(settings.format, split, number, count) for split, number, count, _ in _parts(view, rows)]
+    return [_shard_file(view, settings.format, split, number, count) for split, number, count, _ in _parts(view, rows)]
 
 
-def _shard_file(format: str, split: str, number: int, count: int) -> str:
-    if format == "hf":  # ``eval`` is the ``test`` of datasets.load_dataset
-        return f"data/{HF_SPLITS.get(split, split)}-{number:05d}-of-{count:05d}.parquet"
+def _shard_file(view: View, format: str, split: str, number: int, count: int) -> str:
+    if format == "hf":
+        free = "test" not in set(
+            view.table["split"]
+        )  # ``eval`` is the ``test`` of datasets.load_dataset, if it is free
+        theirs = {"val": "validation", "eval": "test" if free else "eval"}
+        return f"data/{theirs.get(split, split)}-{number:05d}-of-{count:05d}.parquet"
     return f"{split}-{number:06d}.tar"
 
 
 def _picture_files(view: View, rows: Any, settings: Settings) -> list[str]:
-    names = _names(view, rows, settings)
     if settings.format == "csv":
-        return [f"images/{name}" for name in names]
+        return [f"images/{name}" for name in _names(view, rows, settings)]
     if settings.by == "class":
-        classes = view.schema.class_names
-        if not classes:
-            raise UserError(f"{view.path} has no classes.", "Export by source instead.")
-        table = view.table.iloc[rows]
-        folders = [UNLABELLED if pd.isna(label) else _as_folder(classes[int(label)]) for label in table["label"]]
-        inside = [_within(n, s, f) for s, f, n in zip(table["split"], folders, names, strict=True)]
-        placed = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, inside, strict=True)]
-        whole = [f"{s}/{f}/{n}" for s, f, n in zip(table["split"], folders, names, strict=True)]
-        names = placed if len({*placed}) == len(placed) else whole
-    return names
+        files = _class_files(view, f".{settings.image_format}")
+        return [files[row] for row in rows.tolist()]
+    return _names(view, rows, settings)
+
+
+def _class_files(view: View, suffix: str) -> list[str]:
+    """The file of every crop of the view in a folder per split and class: of all, so that a split changes none."""
+    if not view.schema.class_names:
+        raise UserError(f"{view.path} has no classes.", "Export by source instead.")
+    folders = class_folders(view.schema.class_names)
+    table = view.table
+    homes = [
+        (split, UNLABELLED if pd.isna(label) else folders[int(label)])
+        for split, label in zip(table["split"], table["label"], strict=True)
+    ]
+    images = table["image"].tolist()
+    short = [f"{s}/{f}/{_within(image, s, f)}" for image, (s, f) in zip(images, homes, strict=True)]
+    seen = Counter(str(PurePosixPath(name).with_suffix("")).casefold() for name in short)
+    placed = [
+        name if seen[str(PurePosixPath(name).with_suffix("")).casefold()] == 1 else f"{s}/{f}/{image}"
+        for name, image, (s, f) in zip(short, images, homes, strict=True)
+    ]
+    if len(set(placed)) < len(placed):
+        placed = [f"{s}/{f}/{image}" for image, (s, f) in zip(images, homes, strict=True)]
+    names = result_names(placed, suffix)
+    return [names[name] for name in placed]
 
 
 def _within(name: str, split: str, folder: str) -> str:
@@ -295,9 +315,33 @@ def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, ad
 
 
 def _as_folder(name: str) -> str:
-    """A class as the name of a folder on any system: ``wear/male/<30`` becomes ``wear_male_under 30``."""
-    words = name.replace(">=", "from ").replace("<", "under ")
+    r"""A class as the name of a folder on any system.
+
+    Its own text, with ``_`` for the characters / \ : * ? " < > | and without blanks and dots at its end. Intervals read
+    ``under 30`` and ``from 60``: ``wear/male/<30`` becomes ``wear_male_under 30``.
+    """
+    words = re.sub(r"(^|/)>=(?=[\d.-])", r"\1from ", re.sub(r"(^|/)<(?=[\d.-])", r"\1under ", name))
     return re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", words).rstrip(". ") or "_"
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """A folder for each class; a number ends those that would be alike without case, or called as what has no label."""
+    taken, folders = {UNLABELLED}, []
+    for name in classes:
+        folder = _as_folder(name)
+        tried = (f"{folder}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+        folders.append(next(f for f in tried if f.casefold() not in taken))
+        taken.add(folders[-1].casefold())
+    return folders
+
+
+def _number(value: Any) -> float | None:
+    """A cell of an attribute that is a number; None where it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _write_pictures(
@@ -355,7 +399,7 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
     schema = pa.schema([(c, kinds.get(c, pa.string())) for c in features], metadata={"huggingface": about})
     files = 0
     for split, number, count, piece in _parts(view, rows):
-        path = out / _shard_file("hf", split, number, count)
+        path = out / _shard_file(view, "hf", split, number, count)
         if keep and path.is_file():
             advance(len(piece))
             continue
@@ -369,7 +413,7 @@ def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, a
             columns["file"].append(known["image"])
             for c in texts:
                 value = _plain(known[c])
-                columns[c].append(None if value is None else float(value) if c in numbers else str(value))
+                columns[c].append(_number(value) if c in numbers else None if value is None else str(value))
             advance(1)
         table = pa.table(columns, schema=schema)
         write_with(path, partial(pq.write_table, table, compression="none", row_group_size=100))
@@ -385,7 +429,7 @@ def _tars(view: View, rows: Any, out: Path, settings: Settings, keep: bool, adva
     names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
     files = 0
     for split, number, count, piece in _parts(view, rows):
-        path = out / _shard_file("webdataset", split, number, count)
+        path = out / _shard_file(view, "webdataset", split, number, count)
         if keep and path.is_file():
             advance(len(piece))
             continue
@@ -404,6 +448,9 @@ def _write_tar(
             key = stem.replace("%", "%25").replace(".", "%2E")
             label = _plain(known["label"])
             said = {"image": known["image"], **{c: _plain(known[c]) for c in _label_columns(view)}}
+            for name in (a.name for a in view.schema.attributes if a.bins):
+                number = _number(said[name])
+                said[name] = int(number) if number is not None and number.is_integer() else number
             members = {settings.image_format: data}
             if label is not None:
                 members["cls"] = str(label).encode()

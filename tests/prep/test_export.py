@@ -209,39 +209,85 @@ def test_an_export_names_no_file_outside(cache: Path, tmp_path: Path) -> None:
     assert (tmp_path / "precious").is_file()
 
 
-@pytest.mark.parametrize("settings", [{"format": "csv"}, {"by": "class"}, {"by": "class", "split": "train"}])
-@pytest.mark.parametrize("kind", ["folders", "csv"])
-def test_an_export_is_read_back(
-    tmp_path: Path, make_photos: Callable[..., list[Path]], yunet: None, settings: dict[str, str], kind: str
-) -> None:
-    """Labels, persons and splits of every image, by maskprep's own reading of what it wrote."""
+MAKE = Callable[..., list[Path]]
+
+
+def prepared(tmp_path: Path, make_photos: MAKE, kind: str) -> Path:
+    """A cache of class folders with three splits, or of a table with persons, ages, and a photo without a label."""
     photos = tmp_path / "photos"
+    text = "detect: {detectors: [yunet]}\nviews: {face: {size: 32}}\n"
     if kind == "folders":
         for split, name in (("train", "with mask"), ("train", "bare"), ("val", "with mask"), ("test", "bare")):
             make_photos(photos / split / name, 2)
-        what = ["class"]
     else:
         names = [path.name for path in make_photos(photos, 6)]
-        cells = ["M,20,p1,train", "F,40,p2,train", "M,70,p3,train", "F,61,p4,test", "M,29,p5,val", "F,30,p6,train"]
+        cells = ["M,20,p1,train", "F,40,p2,train", "M,,p3,train", "F,61,p4,test", "M,29,p5,val", "F,30,p6,eval"]
         lines = "".join(f"{name},{cell}\n" for name, cell in zip(names, cells, strict=True))
         (photos / "people.csv").write_text("file,gender,age,person,split\n" + lines)
-        what = ["gender", "age", "person"]
-    (photos / "maskprep.yaml").write_text("detect: {detectors: [yunet]}\nviews: {face: {size: 32}}\n")
+    (photos / "maskprep.yaml").write_text(text)
     api.crop(photos, tmp_path / "cache", engine="serial")
-    export(tmp_path / "cache", tmp_path / "out", Settings(**settings))  # type: ignore[arg-type]
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_a_csv_export_is_read_back(tmp_path: Path, make_photos: MAKE, yunet: None, kind: str) -> None:
+    """Labels, persons and splits of every image, by maskprep's own reading of what it wrote."""
+    cache = prepared(tmp_path, make_photos, kind)
+    export(cache, tmp_path / "out", Settings("csv"))
     api.index(tmp_path / "out", tmp_path / "again", engine="serial")
     before, after = (pd.read_parquet(tmp_path / c / "images.parquet") for c in ("cache", "again"))
-    before = before[before["split"] == "train"] if "split" in settings else before
-    assert sorted(before["split"]) == sorted(after["split"])
-    if settings.get("by") == "class":
-        schema = open_view(tmp_path / "cache").schema
-        labels = [schema.label({n: row[n] for n in schema.names}) for _, row in before.iterrows()]
-        expected = sorted(schema.class_names[k].replace("/", "_") for k in labels if k is not None)
-        plain = [c.replace("under ", "<").replace("from ", ">=") for c in after["class"]]
-        assert sorted(plain) == expected and all(i.count("/") == 2 for i in after["image"])
-        return
-    same = [(str(row["split"]), *(str(row[w]) for w in what)) for _, row in before.iterrows()]
-    assert sorted(same) == sorted((str(row["split"]), *(str(row[w]) for w in what)) for _, row in after.iterrows())
+    after = after.set_index("csv_image").loc[before["image"]]
+    for what in ("split", *(["class"] if kind == "folders" else ["gender", "age", "person"])):
+        assert [str(v) for v in after[what]] == [str(v) for v in before[what]], what
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_class_folders_are_read_back(
+    tmp_path: Path, make_photos: MAKE, yunet: None, kind: str, split: str | None
+) -> None:
+    cache = prepared(tmp_path, make_photos, kind)
+    view = open_view(cache)
+    settings = Settings(by="class", split=split)
+    export(cache, tmp_path / "out", settings)
+    api.index(tmp_path / "out", tmp_path / "again", engine="serial")
+    after = pd.read_parquet(tmp_path / "again/images.parquet").set_index("image")
+    rows = np.flatnonzero(view.table["split"].isin([split] if split else ["train", "val", "test", "eval"]))
+    files = exports.files_of(view, rows, settings)
+    assert sorted(files) == sorted(after.index)
+    readable = {"male/<30": "male_under 30", "female/30-59": "female_30-59", "female/>=60": "female_from 60"}
+    for file, row in zip(files, rows, strict=True):
+        label = view.table["label"].iloc[row]
+        name = None if pd.isna(label) else view.schema.class_names[int(label)]
+        read = after.loc[file, "class"]
+        assert (None if pd.isna(read) else read) == (None if name is None else readable.get(name, name))
+        assert after.loc[file, "split"] == view.table["split"].iloc[row]
+        assert file.count("/") == 2, "the split and the class are not said twice"
+
+
+def test_class_folders_are_one_each() -> None:
+    assert exports.class_folders(["a?", "a*", "A_", "unlabelled", "a<b", "<30", "end. "]) == [
+        *("a_", "a_-2", "A_-3", "unlabelled-2", "a_b", "under 30", "end"),
+    ]
+
+
+def test_every_split_has_its_own_file_in_other_formats(tmp_path: Path, make_photos: MAKE, yunet: None) -> None:
+    """``eval`` beside ``test`` loses nothing, and ages are numbers, also where a cell is none."""
+    cache = prepared(tmp_path, make_photos, "csv")
+    export(cache, tmp_path / "hf", Settings("hf"))
+    tables = {p.name.split("-")[0]: pd.read_parquet(p) for p in (tmp_path / "hf/data").iterdir()}
+    assert {name: len(t) for name, t in tables.items()} == {"train": 3, "validation": 1, "test": 1, "eval": 1}
+    assert tables["eval"]["age"].tolist() == [30.0] and tables["train"]["age"].isna().sum() == 1
+    export(cache, tmp_path / "wds", Settings("webdataset"))
+    ages = {}
+    for path in (tmp_path / "wds").glob("*.tar"):
+        with tarfile.open(path) as archive:
+            for member in archive.getmembers():
+                if member.name.endswith(".json"):
+                    said = json.load(archive.extractfile(member))  # type: ignore[arg-type]
+                    ages[said["person"]] = said["age"]
+    assert ages == {"p1": 20, "p2": 40, "p3": None, "p4": 61, "p5": 29, "p6": 30}
+    assert exports._number("unknown") is None and exports._number("31") == 31.0
 
 
 def test_wrong_settings(cache: Path, tmp_path: Path) -> None:

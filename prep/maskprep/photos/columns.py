@@ -36,6 +36,9 @@ SPLITS = {
 }
 """Split -> names of folders and cells."""
 
+UNLABELLED = "unlabelled"
+"""Class folder of photos without a label."""
+
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 VALUES: dict[str, dict[str, str]] = {

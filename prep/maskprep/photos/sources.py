@@ -17,7 +17,7 @@ import pandas as pd
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
 from maskprep.photos import boxes, columns
-from maskprep.photos.columns import SPLIT_OF
+from maskprep.photos.columns import SPLIT_OF, UNLABELLED
 from maskprep.photos.listing import Listing, listings, match, nfc, read_csv, some
 
 LAYOUTS = ("auto", "boostcamp", "folders", "csv", "boxes", "flat")
@@ -263,7 +263,7 @@ def _class_folders(images: Sequence[str]) -> list[str | None]:
     for folders in (list(p[around:]) for p in parts):
         while folders and (folders[0].lower() in SPLIT_OF or (folders[0].lower() == "images" and len(folders) > 1)):
             folders = folders[1:]
-        classes.append(folders[0] if folders else None)
+        classes.append(folders[0] if folders and folders[0] != UNLABELLED else None)
     return classes
 
 
