@@ -32,6 +32,7 @@ from maskprep.labels.schema import MASK_SCHEMA, Schema
 from maskprep.pixels.crops import ViewSettings
 
 LARGE = (5.0, 5.0, 60.0, 75.0)
+PAIR = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]
 WIDE = (120.0, 120.0, 280.0, 320.0)
 PEOPLE = [photo(f"p/{i}.jpg", person="p") for i in range(6)]
 CROWD = [photo(f"crowd/{i}.jpg") for i in range(12)]
@@ -120,7 +121,7 @@ def test_without_views_of_faces_nothing_is_a_face() -> None:
     dark = photo("dark.jpg", **whole, faces=[], points=None, high=0.1, low=0.01)
     c = context([*rows, dark], views={"whole": ViewSettings(crop="none")})
     [(image, _, detail)] = CHECKS["dark"].find(c)
-    assert (image, detail) == ("dark.jpg", "95% of the photo is darker than 10%")
+    assert (image, detail) == ("dark.jpg", "the photo is nearly black")
     assert not [name for name, check in CHECKS.items() if check.kind == "faces" and severities(c, name)]
 
 
@@ -150,15 +151,74 @@ def test_a_face_that_a_person_chose_is_not_questioned() -> None:
     assert severities(c, "face_not_seen") == severities(c, "face_not_best") == severities(c, "face_ambiguous") == {}
 
 
+def test_unrelated_photos_have_no_usual_place() -> None:
+    """Twelve faces that lie anywhere in any size, one of them in a corner: nothing to compare it with."""
+    random = np.random.default_rng(0)
+    anywhere = []
+    for i in range(12):
+        x, y, side = random.uniform(0, 60), random.uniform(0, 60), random.uniform(5, 38)
+        anywhere.append(photo(f"{i}.jpg", box=(x, y, x + side, y + side)))
+    corner = photo("corner.jpg", box=(0.0, 0.0, 3.0, 3.0))
+    outcome = run_checks(context([*anywhere, corner]), [CHECKS["face_dataset_place"]])
+    assert outcome.findings == () and "no usual place" in outcome.not_run["face_dataset_place"]
+    assert set(severities(context([*CROWD, corner]), "face_dataset_place")) == {"corner.jpg"}
+
+
+def test_a_crowd_is_no_mistake() -> None:
+    """The largest other face beside the subject is listed, never as likely wrong."""
+    beside = photo("a.jpg", faces=[BOX, (5.0, 32.0, 43.0, 78.0)])
+    assert 0.2 <= severities(context([beside]), "face_several")["a.jpg"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "odd", "says"),
+    [
+        ("face_dataset_place", {"box": (80.0, 52.0, 84.0, 57.0)},
+         "compared with the other photos, the face is 32% of the width further right and 10.0 times smaller"),
+        ("face_dataset_place", {"box": (30.0, 60.0, 70.0, 110.0), "height": 120},
+         "compared with the other photos, the face is 16% of the height lower"),
+        ("face_geometry", {"points": points_in(BOX) + np.array([[0, 0], [0, 0], [0, 0], [25, -30]])},
+         "eyes, nose and mouth are out of place by 101% of the distance of the eyes"),
+        ("dark", {"high": 0.1}, "the face is nearly black"),
+        ("dark", {"high": 0.3}, "the face is dark: its bright parts reach 30% of white"),
+        ("bright", {"low": 1.0, "high": 1.0}, "the face is plain white"),
+        ("bright", {"low": 0.7, "high": 1.0}, "the face is overexposed: its dark parts are at 70% of white"),
+        ("low_contrast", {"low": 0.5, "high": 0.5}, "the face is of one brightness throughout"),
+        ("low_contrast", {"low": 0.4, "high": 0.5}, "the face is flat: light and dark differ by 10% of white"),
+    ],
+)  # fmt: skip
+def test_findings_are_plain_sentences(name: str, odd: dict[str, Any], says: str) -> None:
+    found = list(CHECKS[name].find(context([*CROWD, photo("odd.jpg", **odd)])))
+    assert [detail for image, _, detail in found if image == "odd.jpg"] == [says]
+
+
+@pytest.mark.parametrize(
+    ("people", "severity", "says"),
+    [
+        ((None, None), 0.6, "the same picture as 1.jpg (nobody is named on both)"),
+        (("ann", None), 0.6, "the same picture as 1.jpg (nobody is named on both)"),
+        (("ann", "bob"), 0.9, "the same picture as 1.jpg, filed under ann and bob"),
+        (("ann", "ann"), 0.6, "the same picture as 1.jpg"),
+    ],
+)
+def test_a_copy_is_another_persons_only_where_both_are_named(
+    people: tuple[str | None, ...], severity: float, says: str
+) -> None:
+    rows = [photo(f"{i}.jpg", person=person) for i, person in enumerate(people)]
+    same = people[0] is not None and people[0] == people[1]
+    pairs = pd.DataFrame([("0.jpg", "1.jpg", "exact", 0, same, "train", "train")], columns=PAIR)
+    found = list(CHECKS["duplicate"].find(context(rows, duplicates=pairs)))
+    assert found[0] == ("0.jpg", severity, says)
+
+
 def test_duplicates_across_splits_are_worst() -> None:
-    rows = [photo(f"{i}.jpg") for i in range(6)]
+    rows = [photo(f"{i}.jpg", person=f"p{i}") for i in range(6)]
     pairs = [
         ("0.jpg", "1.jpg", "exact", 0, True, "train", "eval"),
         ("2.jpg", "3.jpg", "near", 3, False, "train", "train"),
         ("4.jpg", "5.jpg", "exact", 0, True, "train", "train"),
     ]
-    names = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]
-    found = severities(context(rows, duplicates=pd.DataFrame(pairs, columns=names)), "duplicate")
+    found = severities(context(rows, duplicates=pd.DataFrame(pairs, columns=PAIR)), "duplicate")
     assert found["0.jpg"] == found["1.jpg"] == 1.0
     assert found["0.jpg"] > found["2.jpg"] > found["4.jpg"] > 0.5
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.audit.context import Context, Scene
-from maskprep.audit.findings import Hit, check, ramp, robust
-from maskprep.faces.choice import Candidate
+from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.faces.choice import Candidate, habit
 from maskprep.faces.face import CREDIBLE, SAME_FACE_IOU, Box, iou
 from maskprep.pixels.crops import TEMPLATE, ViewSettings
 
@@ -113,19 +113,37 @@ def face_person_place(c: Context) -> Iterable[Hit]:
         gaps = (at.x - usual.x, at.y - usual.y, at.log_size - usual.log_size)
         far = math.sqrt(sum((gap / width) ** 2 for gap, width in zip(gaps, spread, strict=True)))
         if severity := ramp(far, 2.0, 4.5, 0.3, 0.85):
-            yield scene.image, severity, _where(*gaps, "on the person's other photos")
+            yield scene.image, severity, _where(*gaps, "the person's other photos")
 
 
-def _where(x: float, y: float, log_size: float, than: str) -> str:
-    size = math.exp(log_size)
-    return f"{abs(x):.0%} of the width and {abs(y):.0%} of the height away, {size:.1f} times as large as {than}"
+def _where(x: float, y: float, log_size: float, whose: str) -> str:
+    """How far a place is from the usual one, in words: only the parts that are off.
+
+    Args:
+        x: right of it, relative to the photo's width.
+        y: below it, relative to the height.
+        log_size: logarithm of how many times as large.
+        whose: of which photos it is the usual one.
+    """
+    parts = []
+    if abs(x) >= 0.1:
+        parts.append(f"{abs(x):.0%} of the width further {'right' if x > 0 else 'left'}")
+    if abs(y) >= 0.1:
+        parts.append(f"{abs(y):.0%} of the height {'lower' if y > 0 else 'higher'}")
+    if abs(log_size) >= 0.2:
+        factor = math.exp(abs(log_size))
+        parts.append(f"{factor:.1f} times {'larger' if log_size > 0 else 'smaller'}")
+    return f"compared with {whose}, the face is {' and '.join(parts) or 'a little off'}"
 
 
 @check("face_dataset_place", "faces", "The face is far from where it is on the data set's photos.")
 def face_dataset_place(c: Context) -> Iterable[Hit]:
-    """Robust z scores of centre and size over all photos."""
+    """Robust z scores of centre and size over all photos, where most faces are in one place."""
     places = {scene.image: scene.place for scene, _ in _subjects(c)}
     known = [at for at in places.values() if at is not None]
+    common = habit(known)
+    if common is None or not common.narrow:
+        raise NotRunError("the faces have no usual place: these photos were not taken alike")
     usual = [
         robust([at.x for at in known], 0.03),
         robust([at.y for at in known], 0.03),
@@ -137,7 +155,7 @@ def face_dataset_place(c: Context) -> Iterable[Hit]:
         z = max(abs(v - m) / s for v, (m, s) in zip((at.x, at.y, at.log_size), usual, strict=True))
         if severity := ramp(z, Z_FROM, Z_TO, 0.25, 0.7):
             gaps = (at.x - usual[0][0], at.y - usual[1][0], at.log_size - usual[2][0])
-            yield image, severity, _where(*gaps, "usual")
+            yield image, severity, _where(*gaps, "the other photos")
 
 
 @check("face_shape", "faces", "The box is unusually wide, narrow or tilted.")
@@ -208,7 +226,7 @@ def face_geometry(c: Context) -> Iterable[Hit]:
     usual = robust(list(values.values()), 0.06)
     for image, value in values.items():
         if severity := ramp((value - usual[0]) / usual[1], Z_FROM, Z_TO, 0.3, 0.85):
-            yield image, severity, f"keypoints lie {value:.0%} of the eyes' distance off a face's"
+            yield image, severity, f"eyes, nose and mouth are out of place by {value:.0%} of the distance of the eyes"
 
 
 def misfit(points: NDArray[np.float64]) -> float:
@@ -223,7 +241,8 @@ def misfit(points: NDArray[np.float64]) -> float:
 
 @check("face_several", "faces", "Another person's face lies in the crop.")
 def face_several(c: Context) -> Iterable[Hit]:
-    """The largest other face whose middle lies in the tightest crop, by its size relative to the subject."""
+    """The largest other face whose middle lies in the tightest crop, by its size relative to the subject. In a crowd
+    that is so, and no mistake: it never counts as likely."""
     view = min((v for v in c.views.values() if v.crop == "face"), key=lambda v: v.margin, default=ViewSettings())
     for scene, box in _subjects(c):
         side = max(box[2] - box[0], box[3] - box[1])
@@ -233,5 +252,5 @@ def face_several(c: Context) -> Iterable[Hit]:
             b = other.face.box
             if abs((b[0] + b[2]) / 2 - cx) < half and abs((b[1] + b[3]) / 2 - cy) < half:
                 size = max(b[2] - b[0], b[3] - b[1]) / max(1e-6, side)
-                severity = ramp(size, 0.3, 1.0, 0.25, 0.6)
+                severity = ramp(size, 0.3, 1.0, 0.2, 0.4)
                 yield scene.image, severity, f"face {other.face.faces[0]}, {size:.1f} times as large, lies in the crop"

@@ -111,7 +111,7 @@ def label_pattern(c: Context) -> Iterable[Hit]:
             for image in chosen:
                 yield image, severity, text + (f" ({broken} of the files are broken)" if broken else "")
     if not ran:
-        raise NotRunError("there is no number of photos per class that most people share")
+        raise NotRunError("people have no common pattern of photos")
 
 
 @check("label_path", "labels", "The label and the photo's own name or folder say different things.")

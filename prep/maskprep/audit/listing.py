@@ -70,11 +70,12 @@ def print_overview(out: Console, audit: Audit, top: int) -> None:
         out.print(worst)
     quiet = len(CHECKS) - len(total) - len(found.not_run)
     out.print(
-        f"{len(found.findings)} findings on {len(images)} of {len(audit.context.images)} images,"
-        f" {sum(likely.values())} likely (above {LIKELY:g}); {quiet} checks found nothing"
+        f"{counted(len(found.findings), 'finding')} on {len(images)} of {counted(len(audit.context.images), 'image')},"
+        f" {sum(likely.values())} likely (above {LIKELY:g}); {counted(quiet, 'check')} found nothing"
     )
     if audit.ruled:
-        out.print(f"{len(audit.ruled)} images are ruled and left out")
+        verb = "is" if len(audit.ruled) == 1 else "are"
+        out.print(f"{counted(len(audit.ruled), 'image')} {verb} ruled and left out")
     for why in sorted(set(found.not_run.values())):
         names = ", ".join(name for name, reason in found.not_run.items() if reason == why)
         out.print(f"not run: {names}: {escape(why)}")
@@ -92,7 +93,12 @@ def print_rulings(out: Console, found: list[State]) -> None:
     if found:
         out.print(table)
     told = Counter(each.state for each in found)
-    out.print(f"{len(found)} rulings" + "".join(f", {n} {state}" for state, n in sorted(told.items())))
+    out.print(counted(len(found), "ruling") + "".join(f", {n} {state}" for state, n in sorted(told.items())))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def printable(text: str, but: str = "") -> str:

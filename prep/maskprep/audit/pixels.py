@@ -52,7 +52,7 @@ def file_odd(c: Context) -> Iterable[Hit]:
         if orientation != 1:
             yield image, 0.25, f"stored turned (EXIF orientation {orientation}); tools that ignore that see it turned"
         if suffix != suffix.lower() and suffixes[suffix] <= len(c.images) / 10:
-            yield image, 0.25, f"the suffix '{suffix}' is written unlike the others"
+            yield image, 0.25, f"the suffix '{suffix}' is in capitals, those of most photos are not"
 
 
 @check("blurry", "pixels", "The face is blurred compared with the others.")
@@ -70,7 +70,8 @@ def dark(c: Context) -> Iterable[Hit]:
     """Even the bright parts of the face are dark."""
     for image, value in _column(c, "high").items():
         if severity := ramp(value, 0.35, 0.1, 0.3, 0.9):
-            yield image, severity, f"95% of the {_seen(c)} is darker than {value:.0%}"
+            how = "nearly black" if value < 0.15 else f"dark: its bright parts reach {value:.0%} of white"
+            yield image, severity, f"the {_seen(c)} is {how}"
 
 
 @check("bright", "pixels", "The face is overexposed.")
@@ -78,7 +79,8 @@ def bright(c: Context) -> Iterable[Hit]:
     """Even the dark parts of the face are bright."""
     for image, value in _column(c, "low").items():
         if severity := ramp(value, 0.65, 0.95, 0.3, 0.9):
-            yield image, severity, f"95% of the {_seen(c)} is brighter than {value:.0%}"
+            how = "plain white" if value > 0.95 else f"overexposed: its dark parts are at {value:.0%} of white"
+            yield image, severity, f"the {_seen(c)} is {how}"
 
 
 @check("low_contrast", "pixels", "The face has hardly any contrast.")
@@ -87,7 +89,11 @@ def low_contrast(c: Context) -> Iterable[Hit]:
     high = _column(c, "high")
     for image, low in _column(c, "low").items():
         if severity := ramp(high[image] - low, 0.2, 0.03, 0.3, 0.9):
-            yield image, severity, f"the {_seen(c)}'s luma spans {high[image] - low:.0%}"
+            span = high[image] - low
+            how = (
+                "of one brightness throughout" if span < 0.01 else f"flat: light and dark differ by {span:.0%} of white"
+            )
+            yield image, severity, f"the {_seen(c)} is {how}"
 
 
 @check("compressed", "pixels", "Heavy JPEG compression.")
@@ -155,21 +161,27 @@ def odd_size(c: Context) -> Iterable[Hit]:
 
 @check("duplicate", "pixels", "The same photo, or nearly the same, is there twice.")
 def duplicate(c: Context) -> Iterable[Hit]:
-    """Worst when the two lie in train and eval or belong to different people."""
+    """Worst when the two lie in train and eval or belong to different people; what nobody is named on counts as one
+    person's."""
     if c.duplicates is None:
         raise NotRunError("there is no table of duplicates yet; make it with: maskprep duplicates")
     rows: Iterator[Any] = c.duplicates.itertuples(index=False)
     for row in rows:
         exact = row.kind == "exact"
         leak = row.split_a != row.split_b
+        named = [c.person_of.get(image) for image in (row.image_a, row.image_b)]
+        apart = not row.same_person and None not in named
         if leak:
             severity = 1.0 if exact else 0.8
-        elif not row.same_person:
+        elif apart:
             severity = 0.9 if exact else 0.65
         else:
             severity = 0.6 if exact else 0.2
         where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
-        who = "" if row.same_person else ", another person"
-        how = "the same bytes or pixels" if exact else f"{row.distance} of 256 bits differ"
-        yield row.image_a, severity, f"{how} as {row.image_b}{who}{where}"
-        yield row.image_b, severity, f"{how} as {row.image_a}{who}{where}"
+        if apart:
+            who = f", filed under {named[0]} and {named[1]}"
+        else:
+            who = "" if row.same_person else " (nobody is named on both)"
+        how = "the same picture as" if exact else "nearly the same picture as"
+        yield row.image_a, severity, f"{how} {row.image_b}{who}{where}"
+        yield row.image_b, severity, f"{how} {row.image_a}{who}{where}"
