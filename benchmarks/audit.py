@@ -23,7 +23,7 @@ from maskprep.audit.context import Context
 from maskprep.audit.examine import CHECKS, Audit, examine
 from maskprep.audit.findings import Outcome, run_checks
 from maskprep.audit.page import page_data, render, write_thumbs
-from maskprep.job import open_job
+from maskprep.pipeline.job import open_job
 
 PREFIX = "train/images/"
 LARGE = 20_000

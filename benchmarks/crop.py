@@ -25,16 +25,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from maskprep import api
 from maskprep.faces.detectors import DETECTORS
 from maskprep.photos.decode import PhotoError, load
 from maskprep.photos.walk import walk
-from maskprep.store.weights import locate
+from maskprep.pipeline import api
+from maskprep.weights.fetch import locate
 
 TIMED = """
 import sys, time
 from pathlib import Path
-from maskprep import api
+from maskprep.pipeline import api
 photos, cache = map(Path, sys.argv[1:])
 api.index(photos, cache, workers=1)
 start = time.process_time()

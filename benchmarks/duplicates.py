@@ -20,12 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from maskprep import api
-from maskprep.dataset import View, open_view
-from maskprep.job import open_job
+from maskprep.dataset.view import View, open_view
 from maskprep.labels.duplicates import NEAR
 from maskprep.photos.decode import load
-from maskprep.photos.likeness import BITS, close_pairs, perceptual_hash, words
+from maskprep.photos.phash import BITS, close_pairs, perceptual_hash, words
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
 
 
 def jpeg(photo: Image.Image, quality: int = 88) -> Image.Image:

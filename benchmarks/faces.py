@@ -32,11 +32,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from maskprep import api
 from maskprep.faces.detectors import DETECTORS, Detection, reduce_for_detection, rescale
 from maskprep.faces.face import Box, iou
 from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.store.weights import locate
+from maskprep.pipeline import api
+from maskprep.weights.fetch import locate
 
 
 @dataclass

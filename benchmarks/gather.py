@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 from PIL import Image
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from masktrain.learn.batches import Batches
 from masktrain.learn.host import choose_device
 from masktrain.learn.torchvision_ops import ensure_torchvision

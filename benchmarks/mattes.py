@@ -32,17 +32,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from maskprep import api
-from maskprep.dataset import View, open_view
+from maskprep.crops.compositing import empty_ground, over
+from maskprep.crops.geometry import map_points
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
+from maskprep.mattes import planes
+from maskprep.mattes.models import locate
+from maskprep.mattes.refinement import foreground
+from maskprep.mattes.rules import SOLID, face_mask, finish
+from maskprep.mattes.runtime import matte_of, open_model
 from maskprep.photos.walk import walk
-from maskprep.pixels import planes
-from maskprep.pixels.composite import empty_ground, over
-from maskprep.pixels.crops import map_points
-from maskprep.pixels.matte_models import locate
-from maskprep.pixels.matte_rules import SOLID, face_mask, finish
-from maskprep.pixels.matting import matte_of, open_model
-from maskprep.pixels.refinement import foreground
+from maskprep.pipeline import api
 
 MEAN, STD = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

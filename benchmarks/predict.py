@@ -26,10 +26,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from maskprep import config as configuration
-from maskprep import pipeline
-from maskprep.job import open_job
 from maskprep.photos.walk import walk
+from maskprep.pipeline import bring as pipeline
+from maskprep.pipeline import config as configuration
+from maskprep.pipeline.job import open_job
 from maskprep.store.tables import read_table
 from masktrain.answering import predict, predictors, trained
 

@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
 from masktrain.data import feed
 from masktrain.fitting import fit as fitting

@@ -11,13 +11,13 @@ __version__ = "0.1.0"
 __all__ = ["crop", "detect", "duplicates", "index", "rembg", "run", "stats"]
 
 if TYPE_CHECKING:
-    from maskprep.api import crop, detect, duplicates, index, rembg, run, stats
+    from maskprep.pipeline.api import crop, detect, duplicates, index, rembg, run, stats
 
 
 def __getattr__(name: str) -> Any:
     """Load the functions when they are first used: ``maskprep --help`` does not wait for them."""
     if name in __all__:
-        from maskprep import api
+        from maskprep.pipeline import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'maskprep' has no attribute '{name}'")

@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from maskprep import api
 from maskprep.faces.face import iou
-from maskprep.status import survey
-from maskprep.store.weights import locate
+from maskprep.pipeline import api
+from maskprep.pipeline.status import survey
+from maskprep.weights.fetch import locate
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from maskprep import api
+from maskprep.pipeline import api
 
 
 @pytest.fixture(scope="module")

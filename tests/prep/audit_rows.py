@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from maskprep.audit.context import Context
+from maskprep.crops.geometry import TEMPLATE
 from maskprep.faces.detectors import DETECTORS
 from maskprep.faces.face import SURELY
 from maskprep.labels.schema import MASK_SCHEMA, Schema
-from maskprep.pixels.crops import TEMPLATE
 
 BOX = (30.0, 30.0, 70.0, 80.0)
 FIELDS = ("image", "person", "split", "content", "error", "detail", "format", "orientation", "width", "height")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from maskprep.errors import UserError
 from maskprep.faces.detectors import DETECTORS
-from maskprep.store.weights import locate
+from maskprep.weights.fetch import locate
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 MakePhotos = Callable[..., list[Path]]
@@ -86,7 +86,7 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, make_photos: MakePhotos, yunet: None, quick: Path
 ) -> tuple[Path, Path]:
     """Photos and their finished cache, not to be touched; tests work on a copy of both (:func:`work`)."""
-    from maskprep import api
+    from maskprep.pipeline import api
 
     root = tmp_path_factory.mktemp("finished")
     make_photos(root / "photos", 4)

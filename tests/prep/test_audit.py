@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from audit_rows import context, photo
 
-from maskprep import api
 from maskprep.audit.examine import Audit, examine, findings_path
 from maskprep.audit.findings import Finding, Outcome, run_checks
 from maskprep.audit.listing import findings_csv, findings_json, printable
@@ -23,11 +22,12 @@ from maskprep.audit.page import render, write_report
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.rulings import change
 from maskprep.audit.selftest import FAULTS, run_self_test, score
+from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
 from maskprep.faces.decisions import Decision
-from maskprep.job import open_job
 from maskprep.labels.schema import Schema
-from maskprep.pixels.crops import ViewSettings
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
 
 Work = tuple[Path, Path]
 TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})

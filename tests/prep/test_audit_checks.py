@@ -27,9 +27,9 @@ from maskprep.audit.labels import label_picture
 from maskprep.audit.likeness import bayes, posterior
 from maskprep.audit.measure import detail, jpeg_quality, measure
 from maskprep.audit.predictions import Predictions
+from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA, Schema
-from maskprep.pixels.crops import ViewSettings
 
 LARGE = (5.0, 5.0, 60.0, 75.0)
 PAIR = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]

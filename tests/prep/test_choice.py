@@ -26,8 +26,8 @@ from maskprep.faces.choice import (
 from maskprep.faces.detect import TABLE
 from maskprep.faces.detectors import DETECTORS, Detection
 from maskprep.faces.face import CREDIBLE, Box, Face, confirmed, evidence, group, iou, merge
+from maskprep.faces.reasons import compare, not_faces
 from maskprep.faces.subjects import STATUSES, Subjects
-from maskprep.faces.words import compare, not_faces
 
 SIZE = (400, 400)
 

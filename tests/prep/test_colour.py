@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
-from maskprep import api
 from maskprep.photos import colour
 from maskprep.photos.decode import examine, load
 from maskprep.photos.index import pictures
+from maskprep.pipeline import api
 
 pytestmark = pytest.mark.skipif(not features.check("littlecms2"), reason="Pillow is without LittleCMS")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskprep.backgrounds import parse_colour
+from maskprep.base.colours import parse_colour
+from maskprep.crops.compositing import Background, blurred_ground, cut_out, empty_ground, noise, over, place
 from maskprep.errors import UsageError
-from maskprep.pixels.composite import Background, blurred_ground, cut_out, empty_ground, noise, over, place
 
 SIZE = (48, 40)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from maskprep.config import Config, check_view_name, differences, load, parse
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA
-from maskprep.pixels.mattes import MatteSettings
+from maskprep.mattes.matte import MatteSettings
+from maskprep.pipeline.config import Config, check_view_name, differences, load, parse
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

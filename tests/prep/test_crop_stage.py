@@ -12,20 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from maskprep import api
 from maskprep.audit.examine import examine
 from maskprep.audit.rulings import change
-from maskprep.config import Config
-from maskprep.crop_stage import geometry, remarks, view_rows
-from maskprep.dataset import open_view
+from maskprep.crops.geometry import ViewSettings
+from maskprep.dataset.sheet import groups
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from maskprep.faces import detect
 from maskprep.faces.decisions import Decision
 from maskprep.faces.subjects import NOT_SOUGHT
-from maskprep.job import open_job
-from maskprep.pixels.crops import ViewSettings
-from maskprep.sheet import groups
-from maskprep.status import explain, survey
+from maskprep.pipeline import api
+from maskprep.pipeline.config import Config
+from maskprep.pipeline.crop_stage import geometry, remarks, view_rows
+from maskprep.pipeline.job import open_job
+from maskprep.pipeline.status import explain, survey
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]
@@ -81,7 +81,7 @@ def test_other_settings_say_what_was_made_anew(work: Work) -> None:
 
 
 def test_mattes_of_old_crops_are_said_to_be_gone(work: Work) -> None:
-    from maskprep.pixels import matte_models
+    from maskprep.mattes import models as matte_models
 
     try:
         matte_models.locate("selfie")

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from maskprep.crops.crop import CHANNELS, CropStage, rows_per_shard, sums
+from maskprep.crops.geometry import TEMPLATE, ViewSettings, invert, map_points, parse_size, transform_for, warp
 from maskprep.errors import UsageError
-from maskprep.pixels.cropping import CHANNELS, CropStage, rows_per_shard, sums
-from maskprep.pixels.crops import TEMPLATE, ViewSettings, invert, map_points, parse_size, transform_for, warp
 
 BOX = (120.0, 80.0, 200.0, 190.0)
 PHOTO = (300, 400)

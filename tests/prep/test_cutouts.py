@@ -16,10 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep import api, cutouts
 from maskprep.errors import UsageError, UserError
+from maskprep.mattes import cutouts
 from maskprep.photos.naming import result_names
-from maskprep.store.weights import locate
+from maskprep.pipeline import api
+from maskprep.weights.fetch import locate
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 
 

@@ -10,8 +10,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep import api
-from maskprep.drawing import draw_faces
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
 from maskprep.faces.decisions import (
@@ -23,8 +21,10 @@ from maskprep.faces.decisions import (
     read_decisions,
     rule,
 )
+from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
+from maskprep.pipeline import api
 
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)

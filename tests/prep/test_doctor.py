@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from maskprep import cli, doctor, machine
-from maskprep.config import DetectSettings
+from maskprep import cli
+from maskprep.base import machine
+from maskprep.cli import doctor
 from maskprep.faces.detectors import DETECTORS
-from maskprep.store import weights
+from maskprep.pipeline.config import DetectSettings
+from maskprep.weights import fetch as weights
 
 Finding = doctor.Finding
 

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep import api
-from maskprep.job import open_job
 from maskprep.labels import duplicates
-from maskprep.leaks import waiver
-from maskprep.photos.likeness import close_pairs, perceptual_hash, words
-from maskprep.status import explain, survey
+from maskprep.labels.leaks import waiver
+from maskprep.photos.phash import close_pairs, perceptual_hash, words
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
+from maskprep.pipeline.status import explain, survey
 
 Cli = Callable[..., Any]
 

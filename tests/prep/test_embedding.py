@@ -14,7 +14,7 @@ from maskprep.audit import embedding
 from maskprep.audit.examine import examine
 from maskprep.audit.findings import CHECKS
 from maskprep.audit.identity import COLOURS, NETWORK
-from maskprep.job import open_job
+from maskprep.pipeline.job import open_job
 
 Work = tuple[Path, Path]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.store.engine import Crew, Task, run
+from maskprep.store.pool import Crew, Task, run
 from maskprep.store.shards import plan, shard_numbers
 
 

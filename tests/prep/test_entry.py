@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from maskprep import entry
+from maskprep.base import entry
 from maskprep.errors import UsageError
 
 

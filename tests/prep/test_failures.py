@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from maskprep import api
 from maskprep.cli import app
-from maskprep.cutouts import CutoutStage
+from maskprep.mattes.cutouts import CutoutStage
+from maskprep.mattes.matte import MatteSettings
 from maskprep.photos.decode import PhotoError, load
-from maskprep.pixels.mattes import MatteSettings
+from maskprep.pipeline import api
 
 Work = tuple[Path, Path]
 Break = Callable[..., None]
@@ -153,7 +153,7 @@ def test_a_cut_out_that_was_not_read_is_made_later(tmp_path: Path, fail: Break, 
     """The stage raises, so that no row is kept; a broken photo is a row."""
     import contextlib
 
-    from maskprep import cutouts
+    from maskprep.mattes import cutouts
 
     @contextlib.contextmanager
     def model(*_: Any, **__: Any) -> Any:

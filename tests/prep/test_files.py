@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from maskprep.base.files import keep_out, keep_whole, lock, write_atomic, write_with
 from maskprep.errors import UserError
-from maskprep.pictures import write_png
+from maskprep.photos.pictures import write_png
 from maskprep.store.cache import Cache
-from maskprep.store.files import keep_out, keep_whole, lock, write_atomic, write_with
 from maskprep.store.tables import read_table, write_table
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from maskprep.pixels.crops import TEMPLATE, ViewSettings, cut, invented_share, invert, map_points, transform_for
-from maskprep.pixels.fitting import CORE, CORNERS, INVENTED
+from maskprep.crops.fitting import CORE, CORNERS, INVENTED
+from maskprep.crops.geometry import TEMPLATE, ViewSettings, cut, invented_share, invert, map_points, transform_for
 
 PHOTO = (300, 400)
 Box = tuple[float, float, float, float]

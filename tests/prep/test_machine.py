@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskprep import machine
+from maskprep.base import machine
 
 
 def test_the_processor_has_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

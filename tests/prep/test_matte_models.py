@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskprep import api
 from maskprep.errors import UsageError, UserError
-from maskprep.pixels import matte_models, matting, sessions
-from maskprep.pixels.matte_models import MODELS, LocalModel
-from maskprep.pixels.matte_rules import Matte
-from maskprep.pixels.mattes import MatteSettings, best
-from maskprep.pixels.matting import execution_providers, open_looks, open_model
+from maskprep.mattes import models as matte_models
+from maskprep.mattes import runtime as matting
+from maskprep.mattes import sessions
+from maskprep.mattes.matte import MatteSettings, best
+from maskprep.mattes.models import MODELS, LocalModel
+from maskprep.mattes.rules import Matte
+from maskprep.mattes.runtime import execution_providers, open_looks, open_model
+from maskprep.pipeline import api
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskprep.pixels.matte_rules import face_mask, finish, keep_touching, photo_mask
-from maskprep.pixels.matting import matte_of
-from maskprep.pixels.refinement import foreground, refine
+from maskprep.mattes.refinement import foreground, refine
+from maskprep.mattes.rules import face_mask, finish, keep_touching, photo_mask
+from maskprep.mattes.runtime import matte_of
 
 SIZE = (60, 80)
 

@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from maskprep import api
-from maskprep.dataset import open_view
+from maskprep.base.progress import Silent
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.job import open_job
-from maskprep.pixels import mattes, planes
-from maskprep.pixels.matte_models import locate
-from maskprep.pixels.matting import matte_of, open_model
-from maskprep.progress import Silent
-from maskprep.status import explain, survey
-from maskprep.store.weights import locate as weight
+from maskprep.mattes import matte as mattes
+from maskprep.mattes import planes
+from maskprep.mattes.models import locate
+from maskprep.mattes.runtime import matte_of, open_model
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
+from maskprep.pipeline.status import explain, survey
+from maskprep.weights.fetch import locate as weight
 
 Work = tuple[Path, Path]
 

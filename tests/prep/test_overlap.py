@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep import api
 from maskprep.errors import UserError
-from maskprep.job import open_job
-from maskprep.pixels.matte_models import locate
-from maskprep.pixels.matting import matte_of, open_model
-from maskprep.pixels.overlap import overlap
-from maskprep.status import survey
+from maskprep.mattes.models import locate
+from maskprep.mattes.overlap import overlap
+from maskprep.mattes.runtime import matte_of, open_model
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
+from maskprep.pipeline.status import survey
 
 Work = tuple[Path, Path]
 
@@ -74,8 +74,8 @@ def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Pa
 
 def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is not taken for one of which the matte holds nothing, which would be believed for ever."""
+    from maskprep.mattes import overlap as stage
     from maskprep.photos.decode import PhotoError
-    from maskprep.pixels import overlap as stage
 
     def fails(*_: object) -> None:
         raise PhotoError("unreadable")
@@ -113,7 +113,7 @@ def test_nothing_is_measured_unless_the_choice_asks_for_it(crowd: Path, tmp_path
 
 def test_prediction_chooses_as_training_did(crowd: Path, tmp_path: Path) -> None:
     """Photos for a run trained on such a cache are measured too, though its crops need no mattes."""
-    from maskprep import pipeline
+    from maskprep.pipeline import bring as pipeline
 
     cache = tmp_path / "cache"
     job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n"), engine="serial")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.overview import draw_overview, survey
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError
-from maskprep.overview import draw_overview, survey
-from maskprep.pictures import write_png
+from maskprep.photos.pictures import write_png
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep import api, pipeline
 from maskprep.errors import UsageError, UserError
-from maskprep.job import open_job, want_crops
+from maskprep.pipeline import api
+from maskprep.pipeline import bring as pipeline
+from maskprep.pipeline.job import open_job, want_crops
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]
@@ -223,8 +224,8 @@ def test_engines_and_workers_give_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("maskprep.photos.index.ROWS_PER_SHARD", 2)
     monkeypatch.setattr("maskprep.faces.detect.ROWS_PER_SHARD", 3)
-    monkeypatch.setattr("maskprep.pixels.cropping.MAX_ROWS_PER_SHARD", 3)
-    monkeypatch.setattr("maskprep.pixels.cropping.rows_per_shard", lambda size: 3)
+    monkeypatch.setattr("maskprep.crops.crop.MAX_ROWS_PER_SHARD", 3)
+    monkeypatch.setattr("maskprep.crops.crop.rows_per_shard", lambda size: 3)
     for name, engine, workers in (("one", "serial", 1), ("two", "processes", 2)):
         api.run(work[0], tmp_path / name, quick, engine=engine, workers=workers)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -542,7 +543,7 @@ def test_what_was_understood_is_printed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from maskprep import show
+    from maskprep.cli import console as show
 
     photos, cache = tmp_path / "photos", tmp_path / "cache"
     names = [path.name for path in make_photos(photos, 4)]

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from maskprep import api
 from maskprep.errors import UsageError, UserError
-from maskprep.job import Job, open_job
-from maskprep.status import explain, survey
+from maskprep.pipeline import api
+from maskprep.pipeline.job import Job, open_job
+from maskprep.pipeline.status import explain, survey
 
 Cli = Callable[..., Any]
 

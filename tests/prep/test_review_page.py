@@ -13,12 +13,12 @@ import pytest
 from browser import Page, browser
 from PIL import Image
 
-from maskprep import api
 from maskprep.audit.examine import examine
 from maskprep.audit.page import write_report
 from maskprep.audit.server import address, open_desk, open_server
 from maskprep.faces.decisions import read_decisions
-from maskprep.job import open_job
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
 
 TEXT = "<b>&\"' =x"
 

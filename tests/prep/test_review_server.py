@@ -23,7 +23,7 @@ from maskprep.audit.rulings import change
 from maskprep.audit.server import Desk, open_desk, open_server
 from maskprep.errors import UserError
 from maskprep.faces.decisions import Decision, read_decisions
-from maskprep.job import open_job
+from maskprep.pipeline.job import open_job
 
 Work = tuple[Path, Path]
 

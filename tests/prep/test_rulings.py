@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from maskprep import api, pipeline
 from maskprep.audit.rulings import change, merge, parse, replace_topics, settled, states, text_of
+from maskprep.base.cells import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import Decision, read_decisions
-from maskprep.job import open_job
-from maskprep.store.cells import guard, unguard
+from maskprep.pipeline import api
+from maskprep.pipeline import bring as pipeline
+from maskprep.pipeline.job import open_job
 from maskprep.store.tables import read_table
 
 Work = tuple[Path, Path]

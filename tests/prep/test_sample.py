@@ -20,7 +20,7 @@ from maskprep.sample.fabrics import Style, pick_style
 from maskprep.sample.masks import draw_mask
 from maskprep.sample.studio import open_landmarker
 from maskprep.sample.writer import SampleSummary, _add_faults, write_sample
-from maskprep.store.weights import locate
+from maskprep.weights.fetch import locate
 
 PEOPLE, HELD_OUT = 2, 1
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.store import engine
-from maskprep.store.engine import Task, run
+from maskprep.store import pool as engine
+from maskprep.store.pool import Task, run
 from maskprep.store.shards import (
     PLAN,
     Pair,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskprep import api
-from maskprep.dataset import open_view
-from maskprep.drawing import draw_faces
+from maskprep.dataset.sheet import CAPTION, GAP, THUMB, draw_sheet, groups
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.job import open_job
-from maskprep.sheet import CAPTION, GAP, THUMB, draw_sheet, groups
+from maskprep.faces.drawing import draw_faces
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
 
 Work = tuple[Path, Path]
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UsageError, UserError
+from maskprep.labels.layouts import Described, SourceSettings, describe, detect_layout, mask_state
+from maskprep.labels.lists import read_csv
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from maskprep.photos.listing import read_csv
-from maskprep.photos.sources import Described, SourceSettings, describe, detect_layout, mask_state
 
 
 def look(root: Path, *images: str, schema: Schema | None = None, **settings: object) -> Described:

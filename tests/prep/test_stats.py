@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskprep.pixels.cropping import CHANNELS, sums
-from maskprep.pixels.stats import by_split, moments
+from maskprep.crops.crop import CHANNELS, sums
+from maskprep.crops.statistics import by_split, moments
 
 
 def rows_of(crops: np.ndarray, masks: np.ndarray | None = None) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from maskprep import api
 from maskprep.errors import UsageError, UserError
-from maskprep.job import open_job
-from maskprep.status import Status, explain, find_image, survey
+from maskprep.pipeline import api
+from maskprep.pipeline.job import open_job
+from maskprep.pipeline.status import Status, explain, find_image, survey
 from maskprep.store.tables import read_table
 
 Work = tuple[Path, Path]

@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 
 from maskprep.errors import UsageError, UserError
-from maskprep.store import weights
-from maskprep.store.weights import REGISTRY, Weight, Wheel
+from maskprep.weights import fetch as weights
+from maskprep.weights.fetch import REGISTRY, Weight, Wheel
 
 BODY = bytes(range(256)) * 4096  # 1 MiB, several chunks
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -164,7 +164,7 @@ def test_registry_is_consistent() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, maskprep.store.weights; print(*sys.modules)"
+    code = "import sys, maskprep.weights.fetch; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "urllib.request", "http.client", "subprocess", "zipfile", "ssl"} & set(loaded)
 
@@ -461,7 +461,7 @@ def test_folder_that_cannot_be_made(tmp_path: Path, server: str, monkeypatch: py
 
 SCRIPT = """
 import sys
-from maskprep.store import weights
+from maskprep.weights import fetch as weights
 url, sha, size = sys.argv[1:]
 weights.REGISTRY["tiny"] = weights.Weight("tiny", "tiny.onnx", "for tests", "MIT", int(size), sha, (url,))
 print(weights.locate("tiny"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from maskprep.store.engine import Compute, Output, Row
+from maskprep.store.pool import Compute, Output, Row
 
 
 @dataclass(frozen=True)

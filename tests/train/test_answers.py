@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import card
 from masktrain.answering.evaluate import evaluate

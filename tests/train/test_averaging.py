@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from masktrain.answering import inference
 from masktrain.fitting.fit import fit
 from masktrain.learn import checkpoint

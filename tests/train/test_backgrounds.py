@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import inference, predictors
 from masktrain.fitting.fit import background, check, colour, fit, resume, statistics

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
 from masktrain.data import bands, feed, folds

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain import cli

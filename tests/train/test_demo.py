@@ -27,7 +27,7 @@ from browser import browser
 from PIL import Image
 
 from maskprep.errors import UserError
-from maskprep.store.weights import locate
+from maskprep.weights.fetch import locate
 from masktrain.answering import live, predictors
 from masktrain.pages import demo
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import export, predictors
 from masktrain.answering.evaluate import evaluate

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.audit import rulings
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import read_decisions
 from masktrain.answering import predictors, trained

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import card, export, portable, predictors
 from masktrain.answering.predict import predict

@@ -23,7 +23,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.data import folds
 from masktrain.fitting.fit import fit, resume

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.data import folds

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.learn import devices, host, loop, model, networks
 from masktrain.learn.augment import Augment, draw_seed

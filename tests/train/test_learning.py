@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.fitting.fit import fit, resume
 from masktrain.learn import checkpoint, loop

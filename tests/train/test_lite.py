@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskprep.errors import UserError
-from maskprep.store import weights
+from maskprep.weights import fetch as weights
 from masktrain.learn.lite import BLOCKS_PER_STAGE, load_lite, packaged_state, to_timm
 from masktrain.learn.torchvision_ops import ensure_torchvision
 

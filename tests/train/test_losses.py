@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.learn import loop

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from masktrain.fitting.fit import fit
 from masktrain.fitting.plan import plan

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from maskprep.errors import UsageError
-from maskprep.store import weights
+from maskprep.weights import fetch as weights
 from masktrain.fitting import models
 from masktrain.learn import cost, host
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.fitting.fit import fit
 from masktrain.fitting.snapshots import Snapshots

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import draw, footage, inference, listed, live, predictors, sheet, watch
 from masktrain.answering.manual import Input, Manual
@@ -381,8 +381,8 @@ def portrait() -> Pixels:
 def test_a_picture_in_memory_is_cut_like_a_photo(
     portrait: Pixels, tmp_path: Path, align: str, weak: float, status: str
 ) -> None:
-    from maskprep import pipeline
-    from maskprep.store.weights import locate
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.weights.fetch import locate
 
     try:
         locate("yunet")
@@ -415,10 +415,10 @@ def test_a_picture_in_memory_is_cut_like_a_photo(
 def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
     portrait: Pixels, tmp_path: Path, align: str
 ) -> None:
-    from maskprep import pipeline
-    from maskprep.crop_stage import view_rows
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline.crop_stage import view_rows
     from maskprep.store.cache import Cache
-    from maskprep.store.weights import locate
+    from maskprep.weights.fetch import locate
 
     try:
         locate("yunet")
@@ -440,7 +440,7 @@ def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
 def test_no_faces_are_looked_for_where_the_model_sees_whole_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str
 ) -> None:
-    from maskprep import pipeline
+    from maskprep.pipeline import bring as pipeline
 
     def refuse(*_: object) -> None:
         raise AssertionError("faces were looked for")
@@ -465,9 +465,9 @@ def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
     portrait: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The marks of both faces, with and without the matte of the whole picture, are those of the cache."""
-    from maskprep import pipeline
-    from maskprep.job import open_job
-    from maskprep.store.weights import locate
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline.job import open_job
+    from maskprep.weights.fetch import locate
 
     try:
         locate("yunet")
@@ -501,8 +501,8 @@ def test_a_mark_stays_inside_the_picture() -> None:
 
 
 def test_a_background_in_memory_is_that_of_a_cache(portrait: Pixels, tmp_path: Path) -> None:
-    from maskprep import pipeline
-    from maskprep.store.weights import locate
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.weights.fetch import locate
 
     try:
         locate("yunet")

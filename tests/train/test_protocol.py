@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
 from masktrain import cli_rules

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from masktrain import cli
 from masktrain.data import feed
 from masktrain.data.folds import split

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import inference, predictors
 from masktrain.data import folds

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from masktrain import show
 from masktrain.fitting.fit import fit

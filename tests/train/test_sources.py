@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
 from masktrain import show

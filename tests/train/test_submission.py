@@ -76,7 +76,7 @@ def test_answers_of_a_file_count_where_the_cache_has_none(cache: Path, truth: pd
 def test_forms_of_predictions(
     labelled: Path, cache: Path, truth: pd.DataFrame, tmp_path: Path, form: str, synthetic: object
 ) -> None:
-    from maskprep.dataset import open_view
+    from maskprep.dataset.view import open_view
 
     schema, given = open_view(cache).schema, wrong_here_and_there(truth)
     table = given[["ImageID"]].rename(columns={"ImageID": "image"})

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from maskprep.dataset import open_view
+from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.answering import export, inference

@@ -12,12 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit.predictions import Predictions
+from maskprep.crops.geometry import ViewSettings
 from maskprep.faces.choice import Candidate, ChooseSettings, Habit, Place, place
 from maskprep.faces.face import Box
 from maskprep.faces.subjects import Subjects
 from maskprep.labels.schema import Schema
 from maskprep.photos.decode import Pixels
-from maskprep.pixels.crops import ViewSettings
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Context:
         schema: what is classified.
         choose: how subjects were chosen.
         views: geometry of the views that were cut.
-        crops: image, invented and margin of the crops of each of them (see :func:`maskprep.crop_stage.geometry`).
+        crops: image, invented and margin of the crops of each of them (:func:`maskprep.pipeline.crop_stage.geometry`).
         measures: image and the columns of :mod:`maskprep.audit.measure`.
         patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
         embeddings: float64 [n, d], vectors of these faces by a network, NaN where it saw none; None without one.

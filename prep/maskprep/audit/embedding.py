@@ -19,14 +19,14 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.job import Job, Wanted, make_rows
+from maskprep.crops.geometry import warp
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.photos.index import pictures
-from maskprep.pixels.crops import warp
-from maskprep.store.engine import Compute, Output, Row
+from maskprep.pipeline.job import Job, Wanted, make_rows
+from maskprep.store.pool import Compute, Output, Row
 from maskprep.store.shards import read_rows
 from maskprep.store.tables import fingerprint
-from maskprep.store.weights import sha256_of
+from maskprep.weights.fetch import sha256_of
 
 NAME = "embed"
 VERSION = 1

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from maskprep import pipeline
 from maskprep.audit import faces, identity, labels, mattes, model, pixels  # noqa: F401  (importing registers checks)
 from maskprep.audit.context import Context
 from maskprep.audit.embedding import make_embeddings
@@ -16,11 +15,12 @@ from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.measure import make_measures
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.rulings import State, settled, states
-from maskprep.crop_stage import geometry
 from maskprep.faces.decisions import read_decisions, waived
-from maskprep.job import Job
 from maskprep.labels.schema import Schema
-from maskprep.store import engine as engines
+from maskprep.pipeline import bring as pipeline
+from maskprep.pipeline.crop_stage import geometry
+from maskprep.pipeline.job import Job
+from maskprep.store import pool as engines
 from maskprep.store.cache import Cache
 from maskprep.store.tables import read_table, write_table
 
@@ -59,7 +59,7 @@ def examine(job: Job, predictions: Sequence[Path] = ()) -> Audit:
     """Audit a cache after bringing it up to date; writes audit/findings.parquet.
 
     Args:
-        job: from :func:`maskprep.job.open_job`.
+        job: from :func:`maskprep.pipeline.job.open_job`.
         predictions: oof.parquet files or run folders.
 
     Raises:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from maskprep.audit.context import Context, Scene
 from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.crops.geometry import TEMPLATE, ViewSettings
 from maskprep.faces.choice import Candidate, habit
 from maskprep.faces.face import CREDIBLE, SAME_FACE_IOU, Box, iou
-from maskprep.pixels.crops import TEMPLATE, ViewSettings
 
 Z_FROM, Z_TO = 3.5, 10.0
 """Robust z score from which on a value is unusual, and from which on it is as unusual as it gets."""

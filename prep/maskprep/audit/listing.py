@@ -16,7 +16,7 @@ from rich.text import Text
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, Finding, Outcome
 from maskprep.audit.rulings import State
-from maskprep.store.cells import guard
+from maskprep.base.cells import guard
 
 FORMATS = ("table", "csv", "json")
 COLUMNS = ("image", "check", "severity", "detail")

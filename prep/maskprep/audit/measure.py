@@ -17,12 +17,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from maskprep.crops.geometry import ViewSettings, transform_for, warp
 from maskprep.faces.face import Box
-from maskprep.job import Job, Wanted, make_rows
 from maskprep.photos.decode import PhotoError, Pixels, load
 from maskprep.photos.index import pictures
-from maskprep.pixels.crops import ViewSettings, transform_for, warp
-from maskprep.store.engine import Compute, Output, Row
+from maskprep.pipeline.job import Job, Wanted, make_rows
+from maskprep.store.pool import Compute, Output, Row
 from maskprep.store.shards import read_rows
 from maskprep.store.tables import fingerprint, schema_of
 

@@ -20,11 +20,11 @@ from maskprep.audit.context import Context
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.findings import CHECKS, KINDS
 from maskprep.audit.rulings import fields, login
-from maskprep.dataset import View, open_view
+from maskprep.base.files import write_atomic
+from maskprep.dataset.view import View, open_view
 from maskprep.faces.decisions import COLUMNS, Decision
 from maskprep.faces.subjects import Subjects
-from maskprep.job import Job
-from maskprep.store.files import write_atomic
+from maskprep.pipeline.job import Job
 
 REPORT = "report.html"
 THUMBS = "thumbs"

@@ -19,11 +19,11 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base.cells import guard
+from maskprep.base.files import lock, write_atomic
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS, DUPLICATE, Decision, read_decisions
 from maskprep.faces.subjects import Subjects
-from maskprep.store.cells import guard
-from maskprep.store.files import lock, write_atomic
 
 HISTORY = "decisions.history.jsonl"
 SIDES = ("ours", "theirs", "newer")

@@ -23,8 +23,8 @@ from maskprep.audit.findings import CHECKS, LIKELY, Finding, NotRunError, run_ch
 from maskprep.audit.labels import classes_of, of_people
 from maskprep.audit.measure import measure, patch_of
 from maskprep.faces.face import Box
-from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
+from maskprep.pipeline.job import Job
 
 LEFT_OUT = ("face_not_best", "label_path")
 """Checks that would find what is planted only because it is planted: a choice that the program itself got wrong is the

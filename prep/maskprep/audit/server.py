@@ -17,14 +17,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from maskprep.access import below, new_token, own_page
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.page import THUMBS, page_data, render, ruling_row, write_thumbs
 from maskprep.audit.rulings import change, parse
+from maskprep.base.access import below, new_token, own_page
 from maskprep.errors import UserError
 from maskprep.faces.decisions import read_decisions
-from maskprep.job import Job
 from maskprep.photos.decode import PhotoError, load
+from maskprep.pipeline.job import Job
 
 HOST = "127.0.0.1"
 LONGEST = 1400

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskprep import entry
+from maskprep.base import entry
 from maskprep.cli import (  # noqa: F401  (importing a module registers its commands)
     build,
     labels,

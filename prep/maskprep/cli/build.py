@@ -9,7 +9,7 @@ import typer
 from maskprep.cli.common import CacheDir, ConfigFile, Engine, Layout, Quiet, Source, Strict, Workers, app, bring
 
 if TYPE_CHECKING:
-    from maskprep.job import Job
+    from maskprep.pipeline.job import Job
 
 
 @app.command()
@@ -24,7 +24,8 @@ def index(
     quiet: Quiet = False,
 ) -> None:
     """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
-    from maskprep import api, show
+    from maskprep.cli import console as show
+    from maskprep.pipeline import api
 
     bring(
         "index",
@@ -80,8 +81,8 @@ def crop(
     quiet: Quiet = False,
 ) -> None:
     """Find the faces, choose the subject of every photo, and cut the crops."""
-    from maskprep import api
-    from maskprep.pixels.crops import parse_size
+    from maskprep.crops.geometry import parse_size
+    from maskprep.pipeline import api
 
     names = None if detectors is None else tuple(name.strip() for name in detectors.split(",") if name.strip())
     shape = None if size is None else parse_size(size)
@@ -122,8 +123,9 @@ def stats(
     """Mean and standard deviation per view and split, whole and foreground (stats.json), histograms and mean faces."""
     import json
 
-    from maskprep import api, show
-    from maskprep.overview import draw_overview
+    from maskprep.cli import console as show
+    from maskprep.dataset.overview import draw_overview
+    from maskprep.pipeline import api
 
     def tell(job: Job) -> None:
         show.statistics(json.loads(job.cache.stats.read_text(encoding="utf-8")))
@@ -155,7 +157,8 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Bring every stage and every view up to date."""
-    from maskprep import api, show
+    from maskprep.cli import console as show
+    from maskprep.pipeline import api
 
     bring(
         "run",

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskprep import __version__
-from maskprep.panels import panelled
+from maskprep.base.panels import panelled
 
 if TYPE_CHECKING:
-    from maskprep.job import Job
-    from maskprep.progress import Progress
+    from maskprep.base.progress import Progress
+    from maskprep.pipeline.job import Job
 
 PANELS = {
     "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
@@ -61,7 +61,8 @@ def bring(
     name: str, work: Callable[[Progress], Job], strict: bool, quiet: bool, then: Callable[[Job], None] | None = None
 ) -> None:
     """Run one command that brings a cache up to date, and print what came of it."""
-    from maskprep import pipeline, show
+    from maskprep.cli import console as show
+    from maskprep.pipeline import bring as pipeline
     from maskprep.store.tables import read_table
 
     started = time.perf_counter()
@@ -84,7 +85,7 @@ def bring(
 
 def end(job: Job) -> None:
     """End a command that printed no summary: what failed this time is said, with exit status 1."""
-    from maskprep import show
+    from maskprep.cli import console as show
 
     if job.failed:
         show.err.print(f"failed: {show.failed(job)}", markup=False)

@@ -34,7 +34,9 @@ def relabel(
     """Apply fixes to the labels and remember them: wrong, swapped or dropped labels, renamed people."""
     import time
 
-    from maskprep import api, pipeline, show
+    from maskprep.cli import console as show
+    from maskprep.pipeline import api
+    from maskprep.pipeline import bring as pipeline
 
     files = None if fixes is None else [] if [str(file) for file in fixes] == ["none"] else fixes
     started = time.perf_counter()
@@ -80,7 +82,8 @@ def duplicates(
     quiet: Quiet = False,
 ) -> None:
     """Find photos that are there twice, above all across people and splits, and people with two numbers."""
-    from maskprep import api, show
+    from maskprep.cli import console as show
+    from maskprep.pipeline import api
 
     with show.bars(quiet) as bars:
         found = api.duplicates(

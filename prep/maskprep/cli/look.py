@@ -15,9 +15,9 @@ Force = Annotated[bool, typer.Option("--force", help="With --out: write over any
 @app.command()
 def status(source: Source, cache: CacheDir = None, config: ConfigFile = None) -> None:
     """Show every table, counts per status, sizes, and what is out of date and why."""
-    from maskprep import show
-    from maskprep.job import open_job
-    from maskprep.status import survey
+    from maskprep.cli import console as show
+    from maskprep.pipeline.job import open_job
+    from maskprep.pipeline.status import survey
 
     job = open_job(source, cache, config)
     show.status(str(job.cache.root), survey(job))
@@ -31,8 +31,8 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Say why one image is as it is: its file, faces, subject, labels, and which stages are current."""
-    from maskprep.job import open_job
-    from maskprep.status import explain as explain_image
+    from maskprep.pipeline.job import open_job
+    from maskprep.pipeline.status import explain as explain_image
 
     typer.echo("\n".join(explain_image(open_job(source, cache, config), image)))
 
@@ -52,8 +52,9 @@ def faces(
     quiet: Quiet = False,
 ) -> None:
     """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
-    from maskprep import api, show
-    from maskprep.drawing import draw_faces
+    from maskprep.cli import console as show
+    from maskprep.faces.drawing import draw_faces
+    from maskprep.pipeline import api
 
     with show.bars(quiet) as bars:
         job = api.detect(source, cache, config, workers=workers, progress=bars)
@@ -74,8 +75,8 @@ def sheet(
     cache: CacheDir = None,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
-    from maskprep.job import open_job
-    from maskprep.sheet import draw_sheet
+    from maskprep.dataset.sheet import draw_sheet
+    from maskprep.pipeline.job import open_job
 
     job = open_job(source, cache)
     typer.echo(f"wrote {draw_sheet(job.cache.root, view, out, count=count, seed=seed, force=force)}")

@@ -29,10 +29,10 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write crops and labels in formats that other tools read."""
-    from maskprep import show
-    from maskprep.export import RECORD, Settings
-    from maskprep.export import export as write
-    from maskprep.job import open_job
+    from maskprep.cli import console as show
+    from maskprep.dataset.export import RECORD, Settings
+    from maskprep.dataset.export import export as write
+    from maskprep.pipeline.job import open_job
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
     job = open_job(source, cache)
@@ -79,8 +79,9 @@ def rembg(
     quiet: Quiet = False,
 ) -> None:
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
-    from maskprep import api, show
+    from maskprep.cli import console as show
     from maskprep.errors import UsageError
+    from maskprep.pipeline import api
 
     named = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     if out is not None:

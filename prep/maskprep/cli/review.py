@@ -11,7 +11,7 @@ from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Wor
 
 if TYPE_CHECKING:
     from maskprep.audit.examine import Audit
-    from maskprep.job import Job
+    from maskprep.pipeline.job import Job
 
 Predictions = Annotated[
     list[Path] | None,
@@ -48,12 +48,13 @@ def audit(
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
     import time
 
-    from maskprep import pipeline, show
     from maskprep.audit import listing
     from maskprep.audit.examine import examine
     from maskprep.audit.findings import parse_threshold
+    from maskprep.cli import console as show
     from maskprep.errors import UsageError
-    from maskprep.job import open_job
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline.job import open_job
 
     if form not in listing.FORMATS:
         raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(listing.FORMATS)}.")
@@ -96,8 +97,8 @@ def _write_page(job: Job, found: Audit) -> Path:
 def _self_test(job: Job, found: Audit, form: str) -> None:
     import json
 
-    from maskprep import show
     from maskprep.audit.selftest import print_scores, run_self_test
+    from maskprep.cli import console as show
 
     scores = run_self_test(job, found)
     if form == "table":
@@ -122,10 +123,10 @@ def review(
     quiet: Quiet = False,
 ) -> None:
     """Serve the report to this machine's browser; rulings go straight into decisions.csv."""
-    from maskprep import show
     from maskprep.audit.examine import examine
     from maskprep.audit.server import serve
-    from maskprep.job import open_job
+    from maskprep.cli import console as show
+    from maskprep.pipeline.job import open_job
 
     with show.bars(quiet) as bars:
         job = open_job(source, cache, config, workers=workers, engine=engine, progress=bars)
@@ -157,11 +158,12 @@ def decisions(
     cache: CacheDir = None,
 ) -> None:
     """List and check the rulings of decisions.csv; merge two people's."""
-    from maskprep import pipeline, show
     from maskprep.audit import listing, rulings
+    from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
     from maskprep.faces.decisions import read_decisions
-    from maskprep.job import open_job
+    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline.job import open_job
     from maskprep.store.tables import read_table
 
     if prefer is not None and merge is None:

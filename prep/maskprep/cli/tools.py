@@ -26,7 +26,7 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
-    from maskprep import show
+    from maskprep.cli import console as show
     from maskprep.sample.writer import write_sample
 
     with show.bars(quiet) as bars:
@@ -61,9 +61,9 @@ def weights(
     remove: Annotated[bool, typer.Option("--remove", help="Delete the named files from the weights folder.")] = False,
 ) -> None:
     """List the model files; fetch, verify or remove them."""
-    from maskprep import show
+    from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
-    from maskprep.store import weights as registry
+    from maskprep.weights import fetch as registry
 
     if fetch + every + verify + remove > 1:
         raise UsageError("Give one of --fetch, --all, --verify and --remove.")
@@ -102,7 +102,7 @@ def doctor(
     import shutil
     import textwrap
 
-    from maskprep import doctor as looking
+    from maskprep.cli import doctor as looking
 
     marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     found = []

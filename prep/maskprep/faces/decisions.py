@@ -24,10 +24,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskprep.base.cells import unguard
 from maskprep.errors import UserError
 from maskprep.faces.choice import Choice
 from maskprep.faces.face import Box, Face, iou
-from maskprep.store.cells import unguard
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
 VERDICTS = ("keep", "drop", "face", "box", "relabel")

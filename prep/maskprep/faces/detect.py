@@ -16,7 +16,7 @@ from maskprep.faces.detectors import Detection, open_detectors
 from maskprep.faces.face import Face, merge
 from maskprep.faces.search import search
 from maskprep.photos.decode import PhotoError, load
-from maskprep.store.engine import Compute, Output, Row
+from maskprep.store.pool import Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "detect"

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base.quiet import quiet
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
-from maskprep.quiet import quiet
-from maskprep.store.weights import REGISTRY, locate
+from maskprep.weights.fetch import REGISTRY, locate
 
 WORKING_SIDE = 640
 """Detectors see the photo reduced (area filter) to at most this many pixels on its longer side."""

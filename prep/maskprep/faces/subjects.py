@@ -14,8 +14,8 @@ from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Plac
 from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
 from maskprep.faces.detect import faces_by_image
 from maskprep.faces.face import Box, Face
-from maskprep.faces.words import not_faces
-from maskprep.photos.boxes import COLUMNS
+from maskprep.faces.reasons import not_faces
+from maskprep.labels.boxes import COLUMNS
 from maskprep.store.tables import schema_of
 
 VERSION = 5

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.photos.likeness import close_pairs, words
+from maskprep.photos.phash import close_pairs, words
 
 VERSION = 1
 

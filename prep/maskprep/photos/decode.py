@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from maskprep.errors import RowError
 from maskprep.photos.colour import in_srgb
-from maskprep.photos.likeness import perceptual_hash
+from maskprep.photos.phash import perceptual_hash
 
 Pixels = NDArray[np.uint8]
 
@@ -108,7 +108,7 @@ class Photo:
         colour_profile: name of the profile that the colours were brought to sRGB from, None where they are as stored.
         error: None, or the kind of :class:`PhotoError`.
         detail: what the decoder said, None without an error.
-        phash: what it looks like (:func:`maskprep.photos.likeness.perceptual_hash`), None with an error.
+        phash: what it looks like (:func:`maskprep.photos.phash.perceptual_hash`), None with an error.
     """
 
     content: str

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from maskprep.photos import colour
 from maskprep.photos.decode import NOT_READ, Photo, examine, heic_available
-from maskprep.store.engine import KEYED, Compute, Output, Row
+from maskprep.store.pool import KEYED, Compute, Output, Row
 from maskprep.store.tables import schema_of
 
 NAME = "index"

@@ -14,10 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from maskprep.base.quiet import quiet
 from maskprep.errors import UsageError, UserError, missing_extra
 from maskprep.labels.schema import MASK_SCHEMA
 from maskprep.photos.decode import PhotoError, load
-from maskprep.quiet import quiet
 from maskprep.sample.backdrops import backdrop
 from maskprep.sample.cutouts import cut_out
 from maskprep.sample.drape import Bytes, Floats, State

@@ -101,7 +101,7 @@ def write_sample(
     wanted_eval = max(1, round(people / 4)) if eval_people is None else eval_people
     cast = read_people(portraits, labels, seed) if portraits and labels else None
     if landmarker is None:
-        from maskprep.store.weights import locate
+        from maskprep.weights.fetch import locate
 
         landmarker = locate("face_landmarker")
 

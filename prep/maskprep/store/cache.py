@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from maskprep.base.files import keep_out, lock, write_json
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import keep_out, lock, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""

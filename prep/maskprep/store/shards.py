@@ -21,8 +21,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskprep.base.files import write_json
 from maskprep.errors import UserError
-from maskprep.store.files import write_json
 from maskprep.store.tables import read_table
 
 SHARD_FILE = re.compile(r"(\d{5,})\.parquet")

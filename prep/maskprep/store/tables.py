@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskprep.base.files import fsync_replace, temporary_name
 from maskprep.errors import UserError
-from maskprep.store.files import fsync_replace, temporary_name
 
 INPUTS_KEY = b"maskprep.inputs"
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from maskprep.base.files import write_with
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from maskprep.store.files import write_with
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.base.files import write_json
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import write_json
 from masktrain.answering import baselines as simple
 from masktrain.answering import predictors
 from masktrain.answering.members import FILE as ENSEMBLE

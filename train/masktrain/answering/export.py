@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskprep.base.files import fsync_replace, keep_whole, temporary_name, write_atomic
 from maskprep.errors import UsageError, UserError, missing_extra
-from maskprep.store.files import fsync_replace, keep_whole, temporary_name, write_atomic
 from masktrain.answering import card, portable, predictors
 from masktrain.answering.predictor import Predictor, check_size, find_view
 from masktrain.learn.graph import Graph

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskprep.dataset import View
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
 from masktrain.learn import host, loop

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep import config as configuration
+from maskprep.crops.compositing import Background
+from maskprep.crops.geometry import cut
 from maskprep.errors import UserError
 from maskprep.faces.choice import Choice, candidates, choose, habit, place
 from maskprep.faces.detectors import Detection, Find, open_detectors
 from maskprep.faces.face import CREDIBLE, Box, Face
 from maskprep.faces.search import search
 from maskprep.faces.subjects import NOT_SOUGHT
+from maskprep.mattes import models as matte_models
+from maskprep.mattes.matte import MatteSettings, matte_crop
+from maskprep.mattes.overlap import overlap
+from maskprep.mattes.runtime import Look, open_looks
 from maskprep.photos.decode import Pixels
-from maskprep.pixels import matte_models
-from maskprep.pixels.composite import Background
-from maskprep.pixels.crops import cut
-from maskprep.pixels.mattes import MatteSettings, matte_crop
-from maskprep.pixels.matting import Look, open_looks
-from maskprep.pixels.overlap import overlap
+from maskprep.pipeline import config as configuration
 from masktrain.answering.manual import Manual
 
 OTHER = "other"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from maskprep.dataset import View
+from maskprep.crops.compositing import Background
+from maskprep.dataset.view import View
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema
-from maskprep.pixels.composite import Background
 
 FORMAT = 1
 DERIVED = ("view", "fingerprint", "stage")
@@ -25,7 +25,7 @@ class Input:
         view: its name in ``settings``.
         size: height and width, pixels.
         geometry: view.json of the cache that the model was trained on.
-        background: what lies behind the subjects, one of :data:`maskprep.backgrounds.BACKGROUNDS`.
+        background: what lies behind the subjects, one of :data:`maskprep.base.colours.BACKGROUNDS`.
         colour: R, G, B of the backgrounds ``mean`` and ``colour``.
     """
 

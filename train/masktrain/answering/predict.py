@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.dataset import View, open_view
+from maskprep.base.files import keep_out, keep_whole
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.photos.columns import SPLITS
+from maskprep.labels.columns import SPLITS
 from maskprep.store.cache import Cache
-from maskprep.store.files import keep_out, keep_whole
 from masktrain.answering import draw as drawing
 from masktrain.answering import footage, listed, predictors, sheet, watch
 from masktrain.answering.predictor import Predictor
@@ -97,7 +97,7 @@ def predict(
         draw: folder to write the photos to with box and answer drawn on them; new or empty. For a video, the video
             file to write.
         without: the answer for a photo that has no crop: ``empty``, or ``likeliest``, the most frequent training class.
-        split: one of :data:`maskprep.photos.columns.SPLITS`, for a cache; all images by default.
+        split: one of :data:`maskprep.labels.columns.SPLITS`, for a cache; all images by default.
         view: for a cache; by default the one the run was trained on. Of several views, all of the run's size, the mean
             is taken (see ``tta_mean``).
         tta: see :func:`masktrain.answering.predictors.load`, with ``tta_mean``.
@@ -197,7 +197,7 @@ def _photos(
     source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
 ) -> Asked:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
-    from maskprep import pipeline
+    from maskprep.pipeline import bring as pipeline
 
     photos, rows = source, None
     paths: dict[str, Path] = {}

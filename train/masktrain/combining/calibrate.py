@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base.files import write_json
 from maskprep.errors import UsageError
-from maskprep.store.files import write_json
 from masktrain.answering import predictors
 from masktrain.combining import voting
 from masktrain.options.settings import nearest

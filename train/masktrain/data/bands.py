@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
 from masktrain.data.folds import Split

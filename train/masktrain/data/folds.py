@@ -17,14 +17,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.base.files import write_with
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS
 from maskprep.labels.duplicates import same_ids
+from maskprep.labels.leaks import open_duplicates, waiver
 from maskprep.labels.schema import Schema
-from maskprep.leaks import open_duplicates, waiver
 from maskprep.store.cache import Cache
-from maskprep.store.files import write_with
 from masktrain.data import tasks
 from masktrain.data.answers import listed, read_csv
 from masktrain.options.images import DataConfig

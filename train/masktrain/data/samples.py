@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from maskprep.dataset import View
+from maskprep.base.files import MADE_BY, keep_whole, write_with
+from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError
 from maskprep.labels.schema import Schema
-from maskprep.pictures import write_png
-from maskprep.sheet import FAINT, GAP, INK, PAPER
+from maskprep.photos.pictures import write_png
 from maskprep.store.cache import Cache
-from maskprep.store.files import MADE_BY, keep_whole, write_with
 from masktrain.learn.batches import Batch
 from masktrain.options.config import FitConfig
 

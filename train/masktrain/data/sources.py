@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View, open_view
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.duplicates import same_ids
 from masktrain.data import tasks

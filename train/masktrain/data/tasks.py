@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema, fold
 from masktrain.options.settings import nearest

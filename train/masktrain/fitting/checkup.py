@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.dataset.view import View
 from maskprep.labels.schema import Schema
 from masktrain.data import bands, feed
 from masktrain.data.answers import listed

@@ -12,7 +12,7 @@ import torch
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
-from maskprep.store import weights
+from maskprep.weights import fetch as weights
 from masktrain.learn import cost, host, lite, loop
 from masktrain.learn.batches import Batch
 from masktrain.learn.losses import make_objective

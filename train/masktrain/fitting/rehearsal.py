@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.dataset import View
-from maskprep.pixels.composite import Background
+from maskprep.crops.compositing import Background
+from maskprep.dataset.view import View
 from masktrain.data import bands, feed
 from masktrain.fitting import fit as fitting
 from masktrain.learn import host, loop

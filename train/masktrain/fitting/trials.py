@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from maskprep.base.files import write_atomic
 from maskprep.errors import UserError
-from maskprep.store.files import write_atomic
 from masktrain.records import runs
 
 TRIALS = "trials.jsonl"

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskprep.base.files import write_json, write_with
+from maskprep.crops.compositing import Background
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
-from maskprep.pixels.composite import Background
-from maskprep.store.files import write_json, write_with
 from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
@@ -137,7 +137,7 @@ def save_last(run: Path, state: dict[str, Any]) -> None:
 
 
 def write_weights(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a large file of a run, whole or not at all; see :func:`maskprep.store.files.write_with`.
+    """Write a large file of a run, whole or not at all; see :func:`maskprep.base.files.write_with`.
 
     Raises:
         UserError: it could not be written, most often as the disk is full; libraries say so in errors of their own.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UserError
-from maskprep.store import weights
+from maskprep.weights import fetch as weights
 
 BLOCKS_PER_STAGE = {
     "tf_efficientnet_lite0": (1, 2, 2, 3, 3, 4, 1),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.access import below, new_token, own_page
+from maskprep.base.access import below, new_token, own_page
 from maskprep.errors import UserError, missing_extra
 from maskprep.photos.decode import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing

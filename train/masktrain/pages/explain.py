@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View
+from maskprep.base.files import keep_whole
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
-from maskprep.store.files import keep_whole
 from masktrain.answering import evaluate, members, predictors, trained
 from masktrain.answering.predictor import Predictor, find_view
 from masktrain.learn.graph import Part

@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.dataset import View
+from maskprep.base.files import MADE_BY
+from maskprep.dataset.view import View
 from maskprep.photos.decode import PhotoError, load
-from maskprep.store.files import MADE_BY
 from masktrain.answering import draw
 from masktrain.pages import attention
 from masktrain.pages.report import STYLE

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset import View, open_view
+from maskprep.base.files import write_with
+from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
-from maskprep.store.files import write_with
 from masktrain.data import tasks
 from masktrain.learn.augment import by_class, shown
 from masktrain.learn.checkpoint import load_sidecar

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from maskprep import machine
+from maskprep.base import machine
 from masktrain.options.config import FitConfig
 
 RECORDED = (

@@ -79,7 +79,7 @@ def to_frame(held: HeldOut) -> pd.DataFrame:
 
 def _with_people(table: pd.DataFrame, run: Path) -> pd.DataFrame:
     """Early runs did not write who is in the pictures: the cache knows."""
-    from maskprep.dataset import open_view
+    from maskprep.dataset.view import open_view
     from masktrain.records import runs
 
     data = runs.read_data(run)

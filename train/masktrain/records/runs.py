@@ -15,10 +15,10 @@ import yaml
 from numpy.typing import NDArray
 
 from maskprep.audit.predictions import OOF as OOF
-from maskprep.dataset import View
+from maskprep.base.files import check_shape, lock, read_json, write_with
+from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
 from maskprep.store.cache import Cache, is_cache
-from maskprep.store.files import check_shape, lock, read_json, write_with
 from masktrain.data import tasks
 from masktrain.data.bands import Training
 from masktrain.options.config import FitConfig

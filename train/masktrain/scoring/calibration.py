@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base.files import read_json
 from maskprep.errors import UserError
-from maskprep.store.files import read_json
 
 FILE = "calibration.json"
 TINY = 1e-12

@@ -1,0 +1,1 @@
+"""What every room uses: files, text, progress, the command line."""

@@ -1,0 +1,322 @@
+"""What people see in the terminal: progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from maskprep.base.progress import Silent
+from maskprep.labels import inventory
+from maskprep.labels.changes import Changes
+from maskprep.labels.fixes import PRESET
+from maskprep.labels.inventory import Inventory
+from maskprep.labels.leaks import Duplicates
+from maskprep.labels.lists import some
+from maskprep.labels.schema import Schema
+from maskprep.mattes.planes import DESCRIPTION, MATTES
+from maskprep.pipeline.job import Job
+from maskprep.pipeline.status import Status
+from maskprep.store.tables import read_table
+from maskprep.weights.fetch import WeightStatus
+
+if TYPE_CHECKING:
+    from maskprep.mattes.cutouts import Cutouts
+    from maskprep.sample.writer import SampleSummary
+
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+class Bars:
+    """Progress bars with rate and time left; one line per stage where there is no terminal."""
+
+    def __init__(self) -> None:
+        rate = TextColumn("{task.fields[rate]}", style="cyan")
+        columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        self._progress = Progress(*columns, console=err)
+        self._task: TaskID | None = None
+        self._name, self._done, self._total, self._began = "", 0, 0, 0.0
+
+    def start(self, name: str, total: int) -> None:
+        """A new bar."""
+        self.finish()
+        self._name, self._done, self._total, self._began = name, 0, total, time.perf_counter()
+        if err.is_terminal:
+            self._progress.start()
+            self._task = self._progress.add_task(name, total=total, rate="")
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar."""
+        self._done += steps
+        if self._task is not None:
+            self._progress.update(self._task, completed=self._done, rate=f"{self._rate():.0f}/s")
+
+    def _rate(self) -> float:
+        return self._done / max(1e-6, time.perf_counter() - self._began)
+
+    def finish(self) -> None:
+        """Say how the piece of work at hand went, where no bar shows it."""
+        if self._name and not err.is_terminal:
+            err.print(f"{self._name:<12} {self._done}/{self._total}  {self._rate():.0f}/s")
+        self._name = ""
+
+    def close(self) -> None:
+        """End all bars."""
+        self.finish()
+        self._progress.stop()
+
+
+@contextmanager
+def bars(quiet: bool) -> Iterator[Bars | Silent]:
+    """Progress for one command."""
+    if quiet:
+        yield Silent()
+        return
+    shown = Bars()
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def notes(job: Job) -> None:
+    """Print what the user should know about the photos."""
+    if job.ignored:
+        listed = ", ".join(f"{n} {what}" for what, n in sorted(job.ignored.items()))
+        err.print(f"ignored: {escape(listed)}")
+    for note in job.notes:
+        err.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def summary(job: Job, seconds: float) -> None:
+    """The outcome of a command that brought a cache up to date."""
+    images = read_table(job.cache.images, ["split", "error"])
+    splits = ", ".join(f"{n} {name}" for name, n in images["split"].value_counts().items())
+    computed = ", ".join(f"{name} {n}" for name, n in job.computed.items()) or "nothing, all was up to date"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("cache", escape(str(job.cache.root)))
+    grid.add_row("photos", f"{len(images)} ({splits}), layout {job.layout}{' (detected)' if job.detected else ''}")
+    if images["error"].notna().any():
+        grid.add_row("errors", _counts(images["error"].dropna()))
+    if job.cache.subjects.is_file():
+        grid.add_row("subjects", _counts(read_table(job.cache.subjects, ["status"])["status"]))
+    if views := job.cache.views():
+        grid.add_row("views", ", ".join(views))
+    if job.unlisted:
+        grid.add_row("passed over", escape(f"{len(job.unlisted)} folders that cannot be listed: {some(job.unlisted)}"))
+    if job.failed:
+        grid.add_row("failed", escape(failed(job)))
+    grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
+    out.print(grid)
+
+
+LONGEST, MOST = 24, 8
+"""Characters of a class name, and classes of an attribute, that are printed."""
+
+
+def understood(job: Job, following: str) -> None:
+    """The labels that came with the photos, and the next command."""
+    schema = Schema.from_dict(job.cache.read()["schema"])
+    images = read_table(job.cache.images)
+    labels(inventory.take(images, schema, dict(job.cache.read()["source"].get("labels", {}))))
+    out.print(f"next      {escape(following)}")
+
+
+def labels(found: Inventory) -> None:
+    """Which attributes the photos have, where from, how many of each class, and what was not used."""
+    grid = Table.grid(padding=(0, 2))
+    if not found.attributes:
+        grid.add_row("labels", "none: nothing tells a class")
+    for number, attribute in enumerate(found.attributes):
+        counts = [f"{n} {shorten(name)}" for name, n in attribute.counts.items()][:MOST]
+        if (more := len(attribute.counts) - MOST) > 0:
+            counts.append(f"and {more} classes more")
+        if attribute.missing:
+            refused = ", ".join(f"{n} '{shorten(v)}'" for v, n in list(attribute.refused.items())[:4])
+            counts.append(f"{attribute.missing} without" + (f" ({refused})" if refused else ""))
+        origin = f", from {attribute.origin}" if attribute.origin else ""
+        grid.add_row("" if number else "labels", escape(f"{attribute.name}: {', '.join(counts)}{origin}"))
+    if found.attributes:
+        grid.add_row("complete", f"{found.complete} of {found.photos} photos have every label")
+    people, origin = found.persons
+    grid.add_row("persons", f"{people}, from {escape(origin)}" if people else "none known: photos stand for themselves")
+    if found.unused:
+        names = [f"{name} ({why})" for name, why in found.unused.items()]
+        grid.add_row("not used", escape(some(names, 6)))
+    if found.lists:
+        grid.add_row("read", escape(", ".join(found.lists)))
+    out.print(grid)
+
+
+def shorten(name: str) -> str:
+    """A name that is too long without its middle."""
+    half = (LONGEST - 1) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def failed(job: Job) -> str:
+    """How many photos failed this time, the first of them, and why."""
+    first, why = min(job.failed.items())
+    return f"{len(job.failed)} photos, first {first}: {why}; run again to try again"
+
+
+def _counts(column: Any) -> str:
+    counts = column.value_counts().sort_index()
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def status(root: str, found: Status) -> None:
+    """The table of stages and the counts of a cache."""
+    table = Table(title=escape(root), title_justify="left")
+    for name, side in (("stage", "left"), ("current", "right"), ("to do", "right"), ("size", "right"), ("why", "left")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for stage in found.stages:
+        todo = f"[yellow]{stage.missing}[/yellow]" if stage.missing else "0"
+        table.add_row(stage.name, str(stage.rows), todo, size(stage.size), escape(stage.why))
+    out.print(table)
+    for name, counts in found.counts.items():
+        if counts:
+            out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
+    out.print(f"{'size':<8} {size(found.size)}")
+    if found.labels is not None:
+        labels(found.labels)
+
+
+def changes(found: Changes, dry: bool) -> None:
+    """What fixes do to the labels, a line per fix; those of a preset that concern nobody here are only counted."""
+    table = Table()
+    for name in ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome"):
+        table.add_column(name, justify="right" if name == "images" else "left")
+    colours = {"applied": "green", "refused": "red", "absent": "yellow", "overruled": "yellow", "already": "dim"}
+    shown = [o for o in found.outcomes if o.fix.level != PRESET or o.status != "absent"]
+    for outcome in shown:
+        fix = outcome.fix
+        label = "person" if fix.operation == "rename" else fix.field
+        new = {"drop": "(dropped)", "swap": f"{fix.new} (swapped)"}.get(fix.operation, fix.new)
+        was = fix.expected or (fix.person if fix.operation == "rename" else "")
+        said = f"[{colours[outcome.status]}]{outcome.status}[/]"
+        detail = outcome.detail
+        row = (f"{fix.origin}:{fix.line}", fix.selection, label, was, new)
+        table.add_row(*map(escape, row), str(outcome.images), said + escape(f": {detail}" if detail else ""))
+    if shown:
+        out.print(table)
+    if unheard := len(found.outcomes) - len(shown):
+        out.print(f"{unheard} fixes of the preset are about people who are not here")
+    labels = sum(map(len, found.values.values()))
+    verb = "would change" if dry else "changed"
+    out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
+
+
+def duplicates(found: Duplicates) -> None:
+    """Counts of photos that are there twice, and the pairs that cross people or splits."""
+    pairs = found.pairs
+    table = Table()
+    for name in ("pairs", "one person", "across people", "across splits", "in eval"):
+        table.add_column(name, justify="left" if name == "pairs" else "right")
+    splits = pairs["split_a"] != pairs["split_b"]
+    inside = ~splits & (pairs["split_a"] != "train") & ~pairs["same_person"]
+    across = ~splits & ~inside & ~pairs["same_person"]
+    for kind in ("exact", "near"):
+        mine = pairs["kind"] == kind
+        counts = (mine & ~splits & pairs["same_person"], mine & across, mine & splits, mine & inside)
+        table.add_row(kind, *(str(int(where.sum())) for where in counts))
+    out.print(table)
+    for pair in pairs[pairs["crossing"]].itertuples():
+        what = "the same file" if pair.kind == "exact" else f"{pair.distance} bits apart"
+        mark = "[dim]waived[/] " if pair.waived else ""
+        out.print(f"{mark}{escape(str(pair.image_a))} = {escape(str(pair.image_b))} ({what})")
+    for group in found.same_ids:
+        out.print(f"people {escape(', '.join(group))}: numbers that differ only in a suffix")
+    for person, folders in found.shared_ids.items():
+        out.print(f"person {escape(person)} has {len(folders)} folders: {escape(', '.join(folders))}")
+
+
+def statistics(data: dict[str, Any]) -> None:
+    """Mean and standard deviation per view and split."""
+    table = Table()
+    for name in ("view", "split", "part", "mean R G B", "std R G B", "crops"):
+        table.add_column(name)
+    for view, splits in data.items():
+        for split, parts in splits.items():
+            for part, values in parts.items():
+                if values:
+                    numbers = (" ".join(f"{v:.4f}" for v in values[key]) for key in ("mean", "std"))
+                    table.add_row(view, split, part, *numbers, str(values["images"]))
+    out.print(table)
+
+
+def mattes(job: Job) -> None:
+    """What the mattes are: the model with its licence, and how many have which status, per view."""
+    for view in job.cache.views():
+        folder = job.cache.view(view)
+        if (folder / MATTES).is_file() and (folder / DESCRIPTION).is_file():
+            about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            statuses = _counts(read_table(folder / MATTES, ["status"])["status"])
+            out.print(f"mattes  {escape(view)}: {statuses}; {escape(about['model'])} (licence: {about['licence']})")
+
+
+def cutouts(made: Cutouts) -> None:
+    """The outcome of cutting out a folder."""
+    if made.unlisted:
+        err.print(f"passed over: {len(made.unlisted)} folders that cannot be listed: {escape(some(made.unlisted))}")
+    if made.ignored:
+        err.print(f"ignored: {escape(', '.join(f'{n} {what}' for what, n in sorted(made.ignored.items())))}")
+    for image, why in made.failed:
+        err.print(f"[red]failed:[/red] {escape(image)}: {escape(why)}")
+    said = ", ".join(f"{n} {status}" for status, n in sorted(made.statuses.items()))
+    done = made.photos - len(made.failed)
+    out.print(f"{escape(str(made.folder))}: {done} of {made.photos} photos, {made.made} made now ({said or 'none'})")
+    kept(made.kept, "rembg.csv" if made.folder.is_dir() else "")
+
+
+def kept(pictures: dict[str, str], listed: str) -> None:
+    """Which pictures keep their background because of the status of their mattes, and in which file all are listed."""
+    if pictures:
+        by_status = Counter(pictures.values())
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(by_status.items()))
+        where = f"; all in {listed}" if listed and len(pictures) > 3 else ""
+        out.print(f"background kept, no usable matte: {counts} ({escape(some(sorted(pictures)))}{where})")
+
+
+def sample(made: SampleSummary) -> None:
+    """What a sample data set holds and how to go on."""
+    out.print(
+        f"{made.folder}: {made.photos} photos of {made.people} people for training,"
+        f" {made.eval_photos} of {made.eval_people} held out (answers in {made.answers.name})"
+    )
+    if made.faults:
+        out.print(f"{len(made.faults)} faults planted, listed in faults.csv")
+    for portrait, reason in made.skipped:
+        err.print(f"[yellow]note:[/yellow] not used: {escape(portrait)} ({escape(reason)})")
+    out.print(f"next: maskprep run {made.folder}")
+
+
+def weights(rows: list[WeightStatus]) -> None:
+    """The list of model files."""
+    table = Table()
+    for name in ("name", "state", "size", "licence", "what for"):
+        table.add_column(name)
+    colours = {"present": "green", "missing": "dim", "wrong": "red"}
+    for row in rows:
+        state = f"[{colours[row.status]}]{row.status}[/]"
+        table.add_row(row.weight.name, state, size(row.weight.size), row.weight.licence, row.weight.purpose)
+    out.print(table)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""Crops: their geometry, pixels and statistics."""

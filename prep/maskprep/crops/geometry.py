@@ -1,0 +1,304 @@
+"""Crop geometry: from a face box to a 2x3 transform, and from a photo to a crop in one warp.
+
+The crop is always sampled from the photo's own pixels. Shrinking averages over the covered area, so a large face does
+not alias; the transform is stored, so any point can be mapped from photo to crop and back. What of a crop no photo
+shows is counted (:func:`invented_share`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskprep.crops.fitting import Region, is_inside, move_inside, share_outside
+from maskprep.errors import UsageError
+from maskprep.photos.decode import Pixels
+
+Transform = NDArray[np.float64]
+"""float [2, 3]: homogeneous photo pixel -> crop pixel, both with the corner of the first pixel at (0, 0)."""
+
+CROPS = ("face", "centre", "none")
+ALIGNS = ("none", "eyes", "similarity")
+INSIDE, REFLECT = "inside", "reflect"
+BORDERS = (INSIDE, REFLECT, "replicate", "constant", "blur")
+MAX_SIZE = 2048
+MAX_SAMPLES = 1 << 26
+
+TEMPLATE = np.array([[-0.174, -0.095], [0.174, -0.095], [0.0, 0.10], [0.0, 0.255]])
+"""Right eye, left eye, nose tip and mouth centre of an upright frontal face: offsets from the middle of its box in
+units of the box's height. Medians over photos on which all detectors agree."""
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """One entry of ``views`` in maskprep.yaml: the geometry of a set of crops.
+
+    Args:
+        size: height and width of the crop in pixels.
+        margin: how much is added on each side of the face, relative to its longer side.
+        align: ``none`` keeps the photo upright, ``eyes`` turns it so that the eyes are level, ``similarity`` also
+            takes centre and scale from the keypoints instead of the box.
+        crop: ``face``; or, as baselines, ``centre`` (the largest centred rectangle of the crop's shape) and ``none``
+            (the whole photo, stretched).
+        border: ``inside`` moves a crop that reaches beyond the photo into it, then shrinks it
+            (:mod:`maskprep.crops.fitting`); the little that may be left takes the colour of the photo's edge. The
+            others leave the crop where it is and invent what lies beyond: ``reflect`` a mirror image, ``replicate``
+            the edge, ``constant`` black, ``blur`` a blurred mirror image that no face can be seen in.
+        zoom: of ``centre``, how many times larger it shows the middle, at least 1: a photo of H x W pixels resized to
+            A x B and cropped to the middle h x w is ``size: hxw`` with a zoom of ``min(A / h, B / w)``.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    margin: float = 0.35
+    align: str = "none"
+    crop: str = "face"
+    border: str = INSIDE
+    zoom: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as they are kept; a zoom only where there is one, as crops without are what they ever were."""
+        return {k: v for k, v in asdict(self).items() if k != "zoom" or v != 1}
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or not all(8 <= side <= MAX_SIZE for side in self.size):
+            raise UsageError(f"The size of a crop is two numbers from 8 to {MAX_SIZE}, not {self.size}.")
+        if not -0.4 <= self.margin <= 4:
+            raise UsageError(f"The margin lies between -0.4 and 4, not {self.margin:g}.")
+        if not 1 <= self.zoom <= 20:
+            raise UsageError(f"The zoom lies between 1 and 20, not {self.zoom:g}.")
+        if self.zoom != 1 and self.crop != "centre":
+            raise UsageError("Only centred crops have a zoom.", "Add --crop centre; around a face, give --margin.")
+        for name, value, known in (
+            ("align", self.align, ALIGNS),
+            ("crop", self.crop, CROPS),
+            ("border", self.border, BORDERS),
+        ):
+            if value not in known:
+                raise UsageError(f"Unknown {name} '{value}'.", f"Known: {', '.join(known)}.")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HxW`` or one number for a square.
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        parts = [int(part) for part in text.lower().replace("×", "x").split("x")]
+    except ValueError:
+        parts = []
+    if len(parts) == 1:
+        return (parts[0], parts[0])
+    if len(parts) != 2:
+        raise UsageError(f"A size is HxW or one number, not '{text}'.", "For example: --size 224x224")
+    return (parts[0], parts[1])
+
+
+def transform_for(
+    view: ViewSettings,
+    photo: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> Transform | None:
+    """The transform of one crop.
+
+    Args:
+        view: geometry.
+        photo: height and width of the upright photo.
+        box: subject's box in the photo's pixels.
+        keypoints: right eye, left eye, nose tip, mouth centre, float [4, 2]; without them nothing is turned.
+
+    Returns:
+        float [2, 3], or None when the view needs a face and there is none.
+    """
+    height, width = view.size
+    if view.crop == "none":
+        return np.array([[width / photo[1], 0, 0], [0, height / photo[0], 0]], np.float64)
+    if view.crop == "centre":
+        scale = view.zoom * max(height / photo[0], width / photo[1])
+        return _similarity(photo[1] / 2, photo[0] / 2, scale, 0.0, view.size)
+    if box is None:
+        return None
+    region, _ = _region(view, box, keypoints)
+    if view.border == INSIDE and not is_inside(region, photo):
+        region = move_inside(region, photo, box)
+    return _similarity(region.cx, region.cy, width / region.width, region.angle, view.size)
+
+
+def _region(
+    view: ViewSettings, box: tuple[float, float, float, float], keypoints: NDArray[np.float64] | None
+) -> tuple[Region, float]:
+    """The part of the photo that a crop of a face is to show, margin included, and the face's longer side."""
+    cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    side = max(box[2] - box[0], box[3] - box[1], 1.0)
+    angle = 0.0
+    if keypoints is not None and view.align == "eyes":
+        dx, dy = keypoints[1] - keypoints[0]
+        angle = math.atan2(dy, dx)
+    elif keypoints is not None and view.align == "similarity":
+        cx, cy, side, angle = _fit_template(keypoints)
+    height, width = view.size
+    scale = min(height, width) / (side * (1 + 2 * view.margin))
+    return Region(cx, cy, width / scale, height / scale, angle), side
+
+
+def shows_photo_only(
+    view: ViewSettings,
+    photo: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> bool:
+    """Whether a crop lies within the photo where the margin puts it, so that every border gives the same pixels.
+
+    Args:
+        view, photo, box, keypoints: as for :func:`transform_for`.
+    """
+    return view.crop != "face" or box is None or is_inside(_region(view, box, keypoints)[0], photo)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One crop.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        transform: photo -> crop.
+        invented: share of the crop that lies outside the photo, 0..1.
+        margin: what is around the face on each side, the mean of both, relative to its longer side; None where the
+            crop is not of a face. Less than the view's where the crop had to be shrunk.
+    """
+
+    pixels: Pixels
+    transform: Transform
+    invented: float
+    margin: float | None
+
+
+def cut(
+    photo: Pixels,
+    view: ViewSettings,
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> Cut | None:
+    """Cut one crop out of a photo; None when the view needs a face and there is none.
+
+    Args:
+        photo: uint8 [h, w, 3], upright.
+        view, box, keypoints: as for :func:`transform_for`.
+    """
+    shape = (photo.shape[0], photo.shape[1])
+    transform = transform_for(view, shape, box, keypoints)
+    if transform is None:
+        return None
+    border, margin = view.border, None
+    if border == INSIDE:  # where nothing is invented, as every view before this border was cut: byte for byte
+        border = REFLECT if shows_photo_only(view, shape, box, keypoints) else "replicate"
+    if view.crop == "face" and box is not None:
+        scale = math.hypot(transform[0, 0], transform[1, 0])
+        margin = (min(view.size) / scale / _region(view, box, keypoints)[1] - 1) / 2
+    pixels = warp(photo, transform, view.size, border)
+    return Cut(pixels, transform, invented_share(transform, shape, view.size), margin)
+
+
+def invented_share(transform: Transform, photo: Sequence[float], size: tuple[int, int]) -> float:
+    """Share of a crop that lies outside its photo, 0..1: exact, by cutting the photo's outline with the crop's.
+
+    Args:
+        transform: photo -> crop.
+        photo: height and width of the photo.
+        size: height and width of the crop.
+    """
+    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
+    outline = [(float(x), float(y)) for x, y in map_points(transform, corners)]
+    return share_outside(outline, float(size[1]), float(size[0]))
+
+
+def _similarity(cx: float, cy: float, scale: float, angle: float, size: tuple[int, int]) -> Transform:
+    """Turn by ``-angle`` and scale about (cx, cy), which lands in the middle of the crop."""
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    matrix = np.array([[cos, sin], [-sin, cos]])
+    shift = np.array([size[1] / 2, size[0] / 2]) - matrix @ np.array([cx, cy])
+    return np.column_stack([matrix, shift])
+
+
+def _fit_template(points: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Centre, longer side and angle of the face box that fits four keypoints best (least squares, Umeyama 1991)."""
+    ours, theirs = TEMPLATE - TEMPLATE.mean(axis=0), points - points.mean(axis=0)
+    norm = float((ours**2).sum())
+    real = float((ours * theirs).sum()) / norm
+    imaginary = float((ours[:, 0] * theirs[:, 1] - ours[:, 1] * theirs[:, 0]).sum()) / norm
+    side, angle = math.hypot(real, imaginary), math.atan2(imaginary, real)
+    rotation = np.array([[real, -imaginary], [imaginary, real]])
+    cx, cy = points.mean(axis=0) - rotation @ TEMPLATE.mean(axis=0)
+    return float(cx), float(cy), max(side, 1.0), angle
+
+
+def warp(photo: Pixels, transform: Transform, size: tuple[int, int], border: str = "reflect") -> Pixels:
+    """Sample one crop from a photo.
+
+    Args:
+        photo: uint8 [h, w, 3].
+        transform: float [2, 3], photo -> crop.
+        size: height and width of the crop.
+        border: one of BORDERS.
+
+    Returns:
+        uint8 [H, W, 3]. Where the crop is smaller than what it shows, bilinear samples are taken k times as densely
+        and averaged (k the next whole number above the reduction), which is an area filter.
+    """
+    import cv2
+
+    modes = {"replicate": cv2.BORDER_REPLICATE, "constant": cv2.BORDER_CONSTANT}
+    mode = modes.get(border, cv2.BORDER_REFLECT_101)
+    height, width = size
+    scale = float(np.linalg.svd(transform[:, :2], compute_uv=False)[-1])  # along the axis that is shrunk most
+    k = max(1, math.ceil(1 / scale - 1e-6))
+    k = min(k, max(1, math.isqrt(MAX_SAMPLES // (height * width))))  # 200 MB of samples at most
+    dense = transform * k
+    # OpenCV puts pixel centres at whole numbers, we put them at halves
+    dense = np.column_stack([dense[:, :2], dense @ np.array([0.5, 0.5, 1.0]) - 0.5])
+    crop: Any = cv2.warpAffine(
+        photo, dense, (width * k, height * k), flags=cv2.INTER_LINEAR, borderMode=mode, borderValue=(0, 0, 0)
+    )
+    if k > 1:
+        crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA)
+    if border == "blur":
+        crop = _blur_outside(crop, photo.shape[:2], transform)
+    return np.ascontiguousarray(crop, dtype=np.uint8)
+
+
+def _blur_outside(crop: Pixels, photo: tuple[int, ...], transform: Transform) -> Pixels:
+    """Blur what lies beyond the photo's border, softly joined to what lies within."""
+    import cv2
+
+    height, width = crop.shape[:2]
+    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(inside, np.round(map_points(transform, corners)).astype(np.int32), 255)
+    if inside.all():
+        return crop
+    core: Any = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
+    share: Any = cv2.GaussianBlur(core.astype(np.float32) / 255, (0, 0), 2)
+    blurred: Any = cv2.GaussianBlur(crop, (0, 0), max(height, width) / 24)
+    weight = share[:, :, None]
+    mixed: Pixels = np.rint(crop * weight + blurred * (1 - weight)).astype(np.uint8)
+    return mixed
+
+
+def map_points(transform: Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Map float [n, 2] points by a 2x3 transform."""
+    return points @ transform[:, :2].T + transform[:, 2]
+
+
+def invert(transform: Transform) -> Transform:
+    """The transform from crop to photo."""
+    inverse = np.linalg.inv(transform[:, :2])
+    return np.column_stack([inverse, -inverse @ transform[:, 2]])

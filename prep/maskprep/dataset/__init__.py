@@ -1,0 +1,1 @@
+"""A cache opened to read: views, exports, sheets."""

@@ -1,0 +1,106 @@
+"""Contact sheets: a picture of the crops, for people to see what a model will see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from maskprep.base.files import keep_whole
+from maskprep.dataset.view import View, open_view
+from maskprep.photos.pictures import write_png
+from maskprep.store.cache import Cache
+
+THUMB = 112
+"""Height of one crop on the sheet, pixels."""
+
+GAP = 4
+CAPTION = 190
+INK, PAPER, FAINT = (30, 30, 30), (250, 250, 250), (120, 120, 120)
+
+
+def draw_sheet(
+    cache: Path,
+    view: str | None = None,
+    out: Path | None = None,
+    *,
+    count: int = 12,
+    seed: int = 0,
+    force: bool = False,
+) -> Path:
+    """Draw a PNG with a row of crops per unusual status and per joint class.
+
+    Args:
+        cache: the cache.
+        view: which crops; the only view, or ``face``.
+        out: file to write; ``sheet-<view>.png`` in the cache by default.
+        count: crops per row, drawn at random.
+        seed: which are drawn; the same seed draws the same sheet.
+        force: write over a file that is no sheet of ours.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: no such cache or view, or the file would lie among the photos or take the place of another.
+    """
+    opened = open_view(cache, view)
+    if out is not None:
+        Cache(cache).clear_of_photos(out)
+        keep_whole(out, force)
+    path = out or cache / f"sheet-{opened.name}.png"
+    rows = [(caption, len(members), _draw(members, count, seed)) for caption, members in groups(opened)]
+    picture = _compose(opened, rows)
+    write_png(path, picture)
+    return path
+
+
+def groups(view: View) -> list[tuple[str, list[int]]]:
+    """Captions and table rows of the rows of a sheet: unusual statuses, the classes, and images without a label."""
+    table = view.table
+    found: list[tuple[str, list[int]]] = []
+    for status in sorted(set(table["status"]) - {"ok", "given"}):
+        found.append((f"status: {status}", _where(table["status"] == status)))
+    names = view.schema.class_names
+    for label, name in enumerate(names):
+        found.append((name, _where(table["label"] == label)))
+    rest = "no label" if names else "photos"
+    found.append((rest, _where(table["label"].isna())))
+    return [(caption, members) for caption, members in found if members]
+
+
+def _where(mask: pd.Series[bool]) -> list[int]:
+    return [int(i) for i in np.flatnonzero(mask.fillna(False).to_numpy(dtype=bool))]
+
+
+def _draw(members: list[int], count: int, seed: int) -> list[int]:
+    chosen = np.random.default_rng(seed).permutation(len(members))[:count]
+    return [members[i] for i in sorted(chosen)]
+
+
+def _compose(view: View, rows: list[tuple[str, int, list[int]]]) -> Image.Image:
+    height = THUMB
+    width = max(1, round(THUMB * view.size[1] / view.size[0]))
+    columns = max((len(chosen) for *_, chosen in rows), default=1)
+    title_height = 34
+    sheet = Image.new(
+        "RGB",
+        (CAPTION + columns * (width + GAP) + GAP, title_height + len(rows) * (height + GAP) + GAP),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    title, text, small = (ImageFont.load_default(size) for size in (18, 15, 12))
+    crops, missing = len(view.table), len(view.missing)
+    without = f", {missing} photos without" if missing else ""
+    caption = f"{view.name}  {view.size[0]}x{view.size[1]}   {crops} crops{without}"
+    draw.text((GAP * 2, 8), caption, INK, font=title)
+    for i, (name, total, chosen) in enumerate(rows):
+        top = title_height + i * (height + GAP)
+        draw.text((GAP * 2, top + height / 2 - 18), name, INK, font=text)
+        draw.text((GAP * 2, top + height / 2 + 2), f"{total} images", FAINT, font=small)
+        for j, pixels in enumerate(view.gather(np.array(chosen, dtype=np.intp))):
+            crop = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+            sheet.paste(crop, (CAPTION + j * (width + GAP), top))
+    return sheet

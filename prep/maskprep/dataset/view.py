@@ -1,0 +1,366 @@
+"""Read a cache for training: one table of images with their labels, and their pixels straight from the shards.
+
+Plain numpy and pandas, no torch. Pixels are memory-mapped, so opening a cache costs the same whatever its size and a
+batch touches only its own rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.crops.compositing import Background
+from maskprep.crops.crop import CHANNELS, FOREGROUND
+from maskprep.crops.statistics import moments
+from maskprep.errors import UsageError, UserError
+from maskprep.labels.schema import Schema
+from maskprep.store.cache import Cache
+from maskprep.store.tables import inputs_of
+
+DEFAULT_VIEW = "face"
+"""The view that is meant where none is named and there are several."""
+
+Indices = NDArray[np.integer[Any]] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class View:
+    """The crops of one geometry, with what is known about each image.
+
+    Attributes:
+        name: name of the view.
+        path: the cache it belongs to.
+        schema: what is classified.
+        table: one row per image that has a crop, sorted by image, numbered from 0: image, person (the image itself
+            where nobody is named), split (train or eval), status, content, label (nullable joint class), excluded
+            (null or the reason), the attributes, key, shard, row, the per-crop sums, matte (its status, null for a crop
+            without one) and the sums of the foreground.
+        missing: the images without a crop, with the same columns up to the attributes.
+        size: height and width of the crops in pixels.
+        info: view.json, the geometry of the crops.
+        dataset: dataset.json, the source and the settings of every stage.
+        shards: memory-mapped uint8 [n, H, W, 3] RGB by shard number.
+        alphas: memory-mapped mattes uint8 [n, H, W] by shard number, 255 = the subject; only where there are some.
+        background: what lies behind the subjects when crops are gathered.
+    """
+
+    name: str
+    path: Path
+    schema: Schema
+    table: pd.DataFrame
+    missing: pd.DataFrame
+    size: tuple[int, int]
+    info: dict[str, Any]
+    dataset: dict[str, Any]
+    shards: dict[int, NDArray[np.uint8]] = field(repr=False)
+    alphas: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+    background: Background = field(default_factory=Background)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def before(self, background: Background) -> View:
+        """The same view with something else behind its subjects; nothing is read before it is gathered."""
+        return dataclasses.replace(self, background=background)
+
+    def gather(
+        self, indices: Indices, out: NDArray[np.uint8] | None = None, epoch: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Pixels of the given table rows, in the order asked for, before :attr:`background`.
+
+        Args:
+            indices: row numbers of :attr:`table`; repeats are allowed.
+            out: where to put them, uint8 [n, H, W, 3]; a new array if not given.
+            epoch: for random backgrounds; without it these are left as they are.
+
+        Returns:
+            uint8 [n, H, W, 3] RGB. Reads run along the shards, whatever the order asked for.
+
+        Raises:
+            UserError: a crop without a matte, where the background is to change.
+        """
+        pixels = self.gather_original(indices, out)
+        self.background.lay(self, pixels, np.asarray(indices, dtype=np.int64), epoch)
+        return pixels
+
+    def gather_original(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """As :meth:`gather`, with the backgrounds that the photos have."""
+        where = np.asarray(indices, dtype=np.intp)
+        if out is None:
+            out = np.empty((len(where), *self.size, 3), dtype=np.uint8)
+        shard, row = self._shard[where], self._row[where]
+        for i in np.lexsort((row, shard)).tolist():
+            out[i] = self.shards[shard[i]][row[i]]
+        return out
+
+    def gather_alpha(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Mattes of the given table rows, in the order asked for.
+
+        Args:
+            indices: as for :meth:`gather`.
+            out: where to put them, uint8 [n, H, W]; a new array if not given.
+
+        Returns:
+            uint8 [n, H, W], 255 = the subject.
+
+        Raises:
+            UserError: one of the crops has no matte.
+        """
+        where = np.asarray(indices, dtype=np.intp)
+        self.need_mattes(where)
+        if out is None:
+            out = np.empty((len(where), *self.size), dtype=np.uint8)
+        shard, row = self._shard[where], self._row[where]
+        for i in np.lexsort((row, shard)).tolist():
+            out[i] = self.alphas[shard[i]][row[i]]
+        return out
+
+    def matte_statuses(self, indices: Indices) -> list[str | None]:
+        """Status of the matte of each of some table rows, None without one."""
+        found: list[str | None] = self.table["matte"].iloc[np.asarray(indices, dtype=np.intp)].tolist()
+        return found
+
+    def mattes_fingerprint(self) -> str:
+        """What the mattes of this view were made from: equal means equal mattes; empty without any."""
+        return inputs_of(self.path / "views" / self.name / "mattes.parquet")
+
+    def need_mattes(self, indices: Indices) -> None:
+        """Make sure that the crops of some table rows have mattes.
+
+        Raises:
+            UserError: they do not, naming some.
+        """
+        rows = self.table.iloc[np.asarray(indices, dtype=np.intp)]
+        if not rows["matte"].isna().any():
+            return
+        without = rows["image"][rows["matte"].isna()]
+        listed = ", ".join(without.iloc[:3]) + (", ..." if len(without) > 3 else "")
+        which = "no" if len(without) == len(rows) else f"{len(without)} of {len(rows)} crops without"
+        raise UserError(
+            f"View '{self.name}' of {self.path} has {which} mattes" + (f" ({listed})." if which != "no" else "."),
+            f"Make them with: maskprep rembg {self.path} --view {self.name}",
+        )
+
+    def mean_std(
+        self, indices: Indices, *, foreground: bool = False
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation per channel (0..1, float64 [3]) over whole crops, without touching pixels.
+
+        Exact: the integer sums kept per crop are added as integers; one division and one root are rounded.
+
+        Args:
+            indices: row numbers of :attr:`table`.
+            foreground: only over pixels that are the subject's (matte at least 128); the background and what lies
+                beyond the photo's border do not count.
+
+        Raises:
+            UserError: no crops, or crops without mattes where the foreground is wanted.
+        """
+        where = np.asarray(indices, dtype=np.intp)
+        if foreground:
+            self.need_mattes(where)
+        found = moments(self.table.iloc[where], "fg_" if foreground else "")
+        if found is None:
+            raise UserError("No crops to take the mean and standard deviation of.")
+        return np.array(found.mean), np.array(found.std)
+
+    def fingerprint(self) -> str:
+        """Hash over every image with its crop's key, label, person, split and exclusion: equal means equal data."""
+        columns = ["image", "key", "label", "person", "split", "excluded"]
+        digest = hashlib.sha256(f"{self.name} {self.size} {self.schema.to_dict()}\n".encode())
+        for values in self.table[columns].astype(object).itertuples(index=False):
+            digest.update("\t".join("" if pd.isna(v) else str(v) for v in values).encode() + b"\n")
+        return digest.hexdigest()
+
+    @property
+    def _shard(self) -> NDArray[np.int64]:
+        return self.table["shard"].to_numpy()
+
+    @property
+    def _row(self) -> NDArray[np.int64]:
+        return self.table["row"].to_numpy()
+
+
+def open_view(cache: Path | str, view: str | None = None) -> View:
+    """Open one view of a cache.
+
+    Args:
+        cache: the folder that holds dataset.json.
+        view: its name; if not given, the only one, or ``face``.
+
+    Raises:
+        UsageError: not a cache, no such view, or several to choose from.
+        UserError: tables and shards that do not fit each other.
+    """
+    path = Path(cache)
+    dataset = Cache(path).read()
+    folder = _view_folder(path, view)
+    info = _read_json(folder / "view.json")
+    size = (int(info["size"][0]), int(info["size"][1]))
+    schema = Schema.from_dict(dataset["schema"])
+    images = image_table(path, schema)
+    crops, shards = _open_shards(folder, size)
+    crops, alphas = _open_mattes(folder, crops, size)
+    table = images.merge(crops, on="image", how="inner", validate="one_to_one").sort_values("image", ignore_index=True)
+    if len(table) != len(crops):
+        stray = sorted(set(crops["image"]) - set(table["image"]))
+        raise _corrupt(path, f"view '{folder.name}' has crops of images that images.parquet does not list", stray)
+    missing = images[~images["image"].isin(table["image"])].sort_values("image", ignore_index=True)
+    return View(folder.name, path, schema, table, missing, size, info, dataset, shards, alphas)
+
+
+def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
+    """Every image of the cache, readable or not, with its person, split, status and labels (see :class:`View`)."""
+    images = _read_table(cache / "images.parquet", ["image"])
+    table = images[["image"]].astype({"image": object})
+    table["person"] = _column(images, "person")
+    table["split"] = _column(images, "split").where(lambda s: s.notna(), "train")
+    table["content"] = _column(images, "content")
+    subjects = _optional(cache / "subjects.parquet", table)
+    table["status"] = _column(subjects, "status").where(lambda s: s.notna(), "ok")
+    labels = _optional(cache / "labels.parquet", table)
+    if "person" in labels:
+        table["person"] = _column(labels, "person").where(lambda s: s.notna(), table["person"])
+    table["person"] = table["person"].where(table["person"].notna(), table["image"]).astype(str).astype(object)
+    table["label"] = pd.to_numeric(_column(labels, "label")).astype("Int64")
+    table["excluded"] = _column(labels, "excluded")
+    for name in schema.names:
+        table[name] = _column(labels, name)
+    return table
+
+
+def _view_folder(cache: Path, view: str | None) -> Path:
+    """Folder of the view asked for, or of the one that goes without saying."""
+    views = cache / "views"
+    names = sorted(p.parent.name for p in views.glob("*/view.json"))
+    if not names:
+        raise UsageError(f"{cache} has no crops yet.", f"Make them with: maskprep crop {cache}")
+    if view is None:
+        if len(names) > 1 and DEFAULT_VIEW not in names:
+            raise UsageError(f"{cache} has several views: {', '.join(names)}.", "Choose one with --view.")
+        view = names[0] if len(names) == 1 else DEFAULT_VIEW
+    if view not in names:
+        raise UsageError(
+            f"{cache} has no view '{view}'; it has: {', '.join(names)}.",
+            f"Make it with: maskprep crop {cache} --view {view}",
+        )
+    folder = views / view
+    if not (folder / "index.parquet").is_file():
+        raise UsageError(f"View '{view}' of {cache} is not finished.", f"Finish it with: maskprep crop {cache}")
+    return folder
+
+
+def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dict[int, NDArray[np.uint8]]]:
+    """The live crops (image, key, shard, row, sums) and the mapped pixels of the shards they lie in."""
+    index = _read_table(folder / "index.parquet", ["image", "shard", "row"])[["image", "shard", "row"]]
+    index = index.astype({"image": object, "shard": "int64", "row": "int64"})
+    if (twice := index["image"][index["image"].duplicated()]).size:
+        raise _corrupt(folder, "index.parquet lists images twice", sorted(twice))
+    sums = [f"{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS]
+    shards: dict[int, NDArray[np.uint8]] = {}
+    tables = [pd.DataFrame(columns=["image", "key", "shard", "row", *sums, "count"])]
+    for number in sorted(set(index["shard"].tolist())):
+        file = folder / f"{number:05d}.npy"
+        rows = _read_table(file.with_suffix(".parquet"), ["image", "key", "row", *sums, "count"])
+        kept = [c for c in ("image", "key", "row", *sums, "count", *FOREGROUND) if c in rows]
+        rows = rows[kept].assign(shard=number).astype({"image": object})
+        shards[number] = _map_shard(file, len(rows), size)
+        tables.append(rows)
+    if not shards:
+        return tables[0], shards
+    crops = index.merge(pd.concat(tables[1:], ignore_index=True), on=["image", "shard", "row"], how="left")
+    if (lost := crops["image"][crops["key"].isna()]).size:
+        raise _corrupt(folder, "index.parquet points at rows that the shards do not have", sorted(lost))
+    return crops.astype(dict.fromkeys([*sums, "count"], "int64")), shards
+
+
+def _open_mattes(
+    folder: Path, crops: pd.DataFrame, size: tuple[int, int]
+) -> tuple[pd.DataFrame, dict[int, NDArray[np.uint8]]]:
+    """The crops with the status of their mattes and the sums of their foreground, and the mapped alpha planes.
+
+    A matte counts only for the very crop it was made from, by key.
+    """
+    for name in FOREGROUND:
+        if name not in crops:
+            crops[name] = None
+    file = folder / "mattes.parquet"
+    if not file.is_file():
+        return crops.assign(matte=None), {}
+    mattes = _read_table(file, ["image", "key", "status"]).rename(columns={"status": "matte"})
+    crops = crops.merge(mattes[["image", "key", "matte"]].astype(object), on=["image", "key"], how="left")
+    crops["matte"] = crops["matte"].where(crops["matte"].notna(), None)
+    alphas = {}
+    for shard, rows in crops[crops["matte"].notna()].groupby("shard"):
+        number = int(str(shard))
+        alphas[number] = _map_shard(folder / f"alpha-{number:05d}.npy", int(rows["row"].max()) + 1, size, least=True)
+    return crops, alphas
+
+
+def _map_shard(file: Path, rows: int, size: tuple[int, int], *, least: bool = False) -> NDArray[np.uint8]:
+    """Memory-map one shard and check its shape against its table and its view.
+
+    Args:
+        least: for mattes: one plane per row instead of three, and possibly more rows than are known here.
+    """
+    try:
+        pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        raise _corrupt(file.parent, f"{file.name} is missing") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
+    wanted = (max(rows, len(pixels)), *size) if least else (rows, *size, 3)
+    if pixels.shape != wanted or pixels.dtype != np.uint8:
+        raise _corrupt(file.parent, f"{file.name} holds {pixels.dtype} {pixels.shape}, its tables say uint8 {wanted}")
+    return pixels
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
+    return data
+
+
+def _read_table(file: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """A Parquet table that must have some columns."""
+    if not file.is_file():
+        raise _corrupt(file.parent, f"{file.name} is missing")
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
+    if absent := [c for c in needed if c not in table.columns]:
+        raise _corrupt(file.parent, f"{file.name} lacks the columns", absent)
+    return table
+
+
+def _optional(file: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A per-image table in the row order of ``table``; all null where an image or the whole file is absent."""
+    if not file.is_file():
+        return table[["image"]].copy()
+    other = _read_table(file, ["image"]).astype({"image": object}).drop_duplicates("image")
+    return table[["image"]].merge(other, on="image", how="left")
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """A column as objects with None for null; all null when the table does not have it."""
+    if name not in table:
+        return pd.Series([None] * len(table), index=table.index, dtype=object)
+    values = table[name].astype(object)
+    return values.where(values.notna(), None)
+
+
+def _corrupt(where: Path, what: str, examples: Sequence[str] = ()) -> UserError:
+    listed = ": " + ", ".join(list(examples)[:3]) + (", ..." if len(examples) > 3 else "") if examples else ""
+    return UserError(f"{where}: {what}{listed}.", "Rebuild the broken part with: maskprep run on the photos.")

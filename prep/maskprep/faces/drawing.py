@@ -1,0 +1,162 @@
+"""Photos with everything the detectors found drawn on them, and which face was chosen."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from maskprep.base.files import keep_out, keep_whole
+from maskprep.errors import UsageError
+from maskprep.faces.subjects import Subjects
+from maskprep.photos.decode import PhotoError, load
+from maskprep.photos.pictures import write_png
+from maskprep.pipeline import bring as pipeline
+from maskprep.pipeline.job import Job
+from maskprep.pipeline.status import find_image
+from maskprep.store.tables import read_table
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+COLOURS = {
+    "yunet": (255, 140, 0),
+    "centerface": (240, 90, 160),
+    "blazeface_full": (0, 160, 255),
+    "blazeface_short": (190, 70, 255),
+}
+CHOSEN, OTHER = (20, 200, 60), (230, 40, 40)
+LONGEST = 1000
+"""A drawn photo is at most this long, pixels."""
+
+INK, PAPER = (30, 30, 30), (250, 250, 250)
+
+
+def draw_faces(
+    job: Job, image: str | None = None, out: Path | None = None, count: int = 24, force: bool = False
+) -> Path:
+    """Draw boxes, rungs, scores and the choice on one photo, or on a sheet of several.
+
+    Args:
+        job: an open cache, up to date.
+        image: one image; None for a sheet of those most worth a look: unclear choices first, then photos with the
+            most faces.
+        out: PNG to write; by default ``faces.png`` or ``faces-<image>.png`` in the cache.
+        count: photos on the sheet.
+        force: write over a file that is no drawing of ours.
+
+    Raises:
+        UserError: no such image, it cannot be read, or the file would lie among the photos or take the place of
+            another.
+    """
+    if out is not None:
+        keep_out(out, job.root)
+        keep_whole(out, force)
+    subjects = read_table(job.cache.subjects)
+    if image is not None:
+        name = find_image(subjects, image, job.root)
+        picture = draw_photo(job, name, pipeline.open_subjects(job))
+        path = out or job.cache.root / f"faces-{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
+    else:
+        picture = _sheet(job, count)
+        path = out or job.cache.root / "faces.png"
+    write_png(path, picture)
+    return path
+
+
+def draw_photo(job: Job, image: str, chooser: Subjects, longest: int = LONGEST) -> Image.Image:
+    """One photo with every face: thin boxes as the detectors gave them, a thick one per face, green for the subject.
+
+    Args:
+        job: an open cache.
+        image: which photo.
+        chooser: from :func:`maskprep.pipeline.open_subjects`.
+        longest: size of the picture, pixels.
+
+    Raises:
+        UsageError: the photo cannot be decoded.
+    """
+    try:
+        pixels = load(job.path(image), job.config.index.max_megapixels)
+    except PhotoError as error:
+        raise UsageError(f"'{image}' cannot be drawn: {error}.") from error
+    choice = chooser.choose(image)
+    scale = min(longest / max(pixels.shape[:2]), 4.0)
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    photo = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(photo)
+    mine_only = chooser.faces[chooser.faces["image"] == image]
+    detections = mine_only.to_dict("records")
+    for detection in detections:
+        colour = COLOURS.get(detection["detector"], OTHER)
+        draw.rectangle([detection[c] * scale for c in ("x0", "y0", "x1", "y1")], outline=colour, width=1)
+        for x, y in np.reshape(detection["keypoints"], (-1, 2)) * scale:
+            draw.ellipse([x - 2, y - 2, x + 2, y + 2], fill=colour)
+    lines = [f"{image}: {choice.status}" + (f" ({choice.reason})" if choice.reason else "")]
+    for candidate in chooser.candidates(image):
+        face = candidate.face
+        mine = face.faces[0] == choice.face
+        colour = CHOSEN if mine else OTHER
+        box = [v * scale for v in face.box]
+        draw.rectangle(box, outline=colour, width=4 if mine else 2)
+        tag = f"{face.faces[0]}  {candidate.mark:.2f}"
+        left, top, right, bottom = draw.textbbox((box[0], max(0, box[1] - 20)), tag, font=font)
+        draw.rectangle([left - 3, top - 2, right + 3, bottom + 2], fill=colour)
+        draw.text((box[0], max(0, box[1] - 20)), tag, (255, 255, 255), font=font)
+        seen = [f"{d['detector']} {d['score']:.2f} {d['rung']}" for d in detections if d["face"] in face.faces]
+        signals = ", ".join(f"{name} {value:.2f}" for name, value in candidate.signals.items())
+        lines.append(f"{face.faces[0]}: mark {candidate.mark:.2f} ({signals}); " + ", ".join(seen[:4]))
+    if choice.face is None and choice.box is not None:
+        draw.rectangle([v * scale for v in choice.box], outline=CHOSEN, width=4)
+    return _with_caption(photo, lines, small)
+
+
+def _with_caption(
+    photo: Image.Image, lines: list[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont
+) -> Image.Image:
+    """The photo above its lines of text, broken to its width."""
+    wrapped: list[str] = []
+    room = max(30, photo.width // 6)
+    for line in lines[:9]:
+        while line:
+            at = line.rfind(" ", 0, room) if len(line) > room else len(line)
+            at = at if at > 0 else room
+            wrapped.append(line[:at])
+            line = line[at:].strip()
+    canvas = Image.new("RGB", (photo.width, photo.height + 15 * len(wrapped) + 8), PAPER)
+    canvas.paste(photo)
+    draw = ImageDraw.Draw(canvas)
+    for i, text in enumerate(wrapped):
+        draw.text((6, photo.height + 4 + 15 * i), text, INK, font=font)
+    return canvas
+
+
+def _sheet(job: Job, count: int) -> Image.Image:
+    """Photos most worth a look, side by side."""
+    subjects = read_table(job.cache.subjects)
+    faces = read_table(job.cache.faces)
+    groups = faces.groupby("image")["group"].nunique()
+    rungs = faces[faces["rung"] != "as_is"].groupby("image").size()
+    rank = subjects.assign(
+        unclear=~subjects["status"].isin(["ok", "given", "decided"]),
+        climbed=subjects["image"].map(rungs).fillna(0) > 0,
+        groups=subjects["image"].map(groups).fillna(0),
+    )
+    rank = rank[~rank["status"].isin(["unreadable"])]
+    rank = rank.sort_values(["unclear", "climbed", "groups", "image"], ascending=[False, False, False, True])
+    chosen = list(rank["image"][:count])
+    if not chosen:
+        raise UsageError(f"'{job.cache.root}' has no photo that could be drawn.")
+    chooser = pipeline.open_subjects(job)
+    pictures = [draw_photo(job, image, chooser, 420) for image in chosen]
+    columns = min(6, len(pictures))
+    width = max(p.width for p in pictures) + 8
+    rows = math.ceil(len(pictures) / columns)
+    heights = [max(p.height for p in pictures[r * columns : (r + 1) * columns]) + 8 for r in range(rows)]
+    canvas = Image.new("RGB", (columns * width, sum(heights)), PAPER)
+    tops = np.cumsum([0, *heights])
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture, (i % columns * width, int(tops[i // columns])))
+    return canvas

@@ -1,0 +1,1 @@
+"""Mattes: who is the person, who is background."""

@@ -1,0 +1,205 @@
+"""Alpha planes beside the pixels of a view: ``alpha-NNNNN.npy``, row-aligned with ``NNNNN.npy``.
+
+A plane is put in place with its table last and taken away with its table first, so a table never speaks of a plane that
+is not there. ``mattes.parquet`` is what readers start from: it is gone while planes are replaced, and it names the crop
+(by key) that each matte belongs to.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskprep.base.files import fsync_replace, temporary_name
+from maskprep.crops.crop import FOREGROUND
+from maskprep.errors import UserError
+from maskprep.mattes.matte import COLUMNS, table
+from maskprep.photos.decode import Pixels
+from maskprep.store.shards import read_index, shard_path, sweep
+from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
+
+MATTES = "mattes.parquet"
+DESCRIPTION = "mattes.json"
+_JUDGED = ["image", "key", "status"]
+ROW = pa.schema([pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()), *COLUMNS])
+
+
+def plane_path(folder: Path, shard: int) -> Path:
+    """The alpha plane of a shard; its table lies beside it with the suffix .parquet."""
+    return folder / f"alpha-{shard:05d}.npy"
+
+
+def committed(folder: Path) -> pd.DataFrame:
+    """Every matte that lies beside its pixels: image, key (of the matte), shard, row."""
+    frames = [pd.DataFrame({"image": [], "key": [], "row": [], "shard": []}).astype({"row": int, "shard": int})]
+    for path in sorted(folder.glob("alpha-*.parquet")):
+        frame = read_table(path, ["image", "key", "row"])
+        frames.append(frame.assign(shard=int(path.stem.removeprefix("alpha-"))))
+    return pd.concat(frames[1:] or frames, ignore_index=True)
+
+
+def current(folder: Path) -> pd.DataFrame:
+    """Like :func:`committed`, without those whose status is ``face_forced``: the whole box of a missed face was once
+    put into the matte. They are made again; all others are as they would be now, and so are their keys.
+    """
+    paths = folder.glob("alpha-*.parquet")
+    boxed = {(i, k) for p in paths for i, k, s in read_table(p, _JUDGED).to_numpy().tolist() if s == "face_forced"}
+    home = committed(folder)
+    kept = [place not in boxed for place in zip(home["image"], home["key"], strict=True)]
+    return home[np.array(kept, bool)].reset_index(drop=True)
+
+
+def drop_damaged(folder: Path, shape: tuple[int, int]) -> int:
+    """Delete the tables of planes that are missing, cut short or not aligned with their pixels. Returns how many."""
+    damaged = 0
+    for path in sorted(folder.glob("alpha-*.parquet")):
+        shard = int(path.stem.removeprefix("alpha-"))
+        try:
+            rows = pq.read_metadata(shard_path(folder, shard)).num_rows
+            plane = np.load(plane_path(folder, shard), mmap_mode="r")
+            pq.read_metadata(path)
+            whole = plane.shape == (rows, *shape) and plane.dtype == np.uint8
+        except (OSError, ValueError, EOFError, pa.ArrowInvalid):
+            whole = False
+        if not whole:
+            path.unlink()
+            damaged += 1
+    return damaged
+
+
+def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int, int], model: str) -> int:
+    """Put finished mattes beside their pixels and write mattes.parquet.
+
+    Args:
+        folder: of the view.
+        pieces: where the stage has left what it made.
+        wanted: one row per live crop: image, key (of the matte), crop (key of the crop), shard, row.
+        shape: height and width of a crop.
+        model: name for the table.
+
+    Returns:
+        How many of the wanted mattes there are.
+    """
+    old, new = current(folder), read_index(pieces)
+    at_home = {(i, k, s, r) for i, k, s, r in zip(*(old[c] for c in ("image", "key", "shard", "row")), strict=True)}
+    made = {(i, k): (s, r) for i, k, s, r in zip(*(new[c] for c in ("image", "key", "shard", "row")), strict=True)}
+    found: list[pd.DataFrame] = []
+    for shard, rows in wanted.groupby("shard", sort=True):
+        number = int(str(shard))
+        places = list(zip(rows["image"], rows["key"], rows["shard"], rows["row"], strict=True))
+        if any(place not in at_home and place[:2] in made for place in places):
+            _commit(folder, pieces, number, places, at_home, made, shape)
+        path = plane_path(folder, number).with_suffix(".parquet")
+        if path.is_file():
+            mattes = read_table(path).merge(rows[["image", "key", "row", "crop"]], on=["image", "key", "row"])
+            found.append(mattes)
+            _fill_sums(shard_path(folder, number), mattes)
+    everything = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*ROW.names, "crop"])
+    everything = everything.sort_values("image", ignore_index=True)
+    missed = everything["image"][everything["status"] == "face_missed"].tolist()  # once another matte of the same key
+    inputs = fingerprint(
+        "mattes", everything[["image", "key", "crop"]].to_numpy().tolist(), *([missed] if missed else [])
+    )
+    if inputs_of(folder / MATTES) != inputs:
+        write_table(folder / MATTES, table(everything.assign(key=everything["crop"]), model), inputs=inputs)
+    return len(everything)
+
+
+def forget_lost(folder: Path, live: pd.DataFrame) -> None:
+    """Take mattes that went with their crops out of mattes.parquet.
+
+    Args:
+        folder: of the view.
+        live: its crops: image, key, shard, row.
+    """
+    if not (folder / MATTES).is_file():
+        return
+    known = read_table(folder / MATTES)
+    here = live.merge(committed(folder)[["image", "shard", "row"]], on=["image", "shard", "row"])
+    left = known.merge(here[["image", "key"]], on=["image", "key"])
+    if left.empty:
+        (folder / MATTES).unlink()
+    elif len(left) < len(known):
+        inputs = fingerprint("mattes left", left[["image", "key"]].to_numpy().tolist())
+        write_table(folder / MATTES, table(left, str(left["model"].iloc[0])), inputs=inputs)
+
+
+Place = tuple[str, str, int, int]
+"""image, key of its matte, shard and row of its pixels."""
+
+
+def _commit(
+    folder: Path,
+    pieces: Path,
+    shard: int,
+    places: list[Place],
+    at_home: set[Place],
+    made: dict[tuple[str, str], tuple[int, int]],
+    shape: tuple[int, int],
+) -> None:
+    """Write one shard's plane and table from what lies there already and what was made."""
+    final = plane_path(folder, shard)
+    record = final.with_suffix(".parquet")
+    planes = np.zeros((pq.read_metadata(shard_path(folder, shard)).num_rows, *shape), np.uint8)
+    kept = read_table(record).set_index(["image", "key"]) if record.is_file() else None
+    before = np.load(final, mmap_mode="r") if kept is not None else None
+    loaded: dict[int, tuple[pd.DataFrame, Pixels]] = {}
+    out: list[dict[str, Any]] = []
+    for image, key, number, row in places:
+        if (image, key, number, row) in at_home and kept is not None and before is not None:
+            planes[row] = before[row]
+            out.append({"image": image, "key": key, **_plain(kept.loc[(image, key)])})
+        elif (image, key) in made:
+            piece, at = made[image, key]
+            if piece not in loaded:
+                path = shard_path(pieces, piece)
+                loaded[piece] = read_table(path), np.load(path.with_suffix(".npy"), mmap_mode="r")
+            frame, arrays = loaded[piece]
+            planes[row] = arrays[at]
+            out.append({"image": image, "key": key, **_plain(frame.iloc[at]), "row": row})
+    del before
+    if final.exists():
+        (folder / MATTES).unlink(missing_ok=True)  # nobody is to read half of the old and half of the new
+        record.unlink(missing_ok=True)
+    temporary = temporary_name(final)
+    with temporary.open("wb") as file:
+        np.save(file, planes)
+    fsync_replace(temporary, final)
+    write_table(record, pa.Table.from_pylist(sorted(out, key=lambda r: r["row"]), schema=ROW))
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {name: None if pd.isna(row[name]) else row[name] for name in ("row", *COLUMNS.names)}
+
+
+def _fill_sums(path: Path, mattes: pd.DataFrame) -> None:
+    """Write the foreground sums into the table of a pixel shard, if it does not hold them yet."""
+    shard = pq.read_table(path)
+    sums = mattes.set_index("row")[list(FOREGROUND)]
+    result = shard
+    for name in FOREGROUND:
+        values: list[int | None] = [None] * shard.num_rows
+        for row, value in sums[name].items():
+            values[int(str(row))] = int(value)
+        at = shard.schema.get_field_index(name)
+        if at < 0:
+            raise UserError(f"'{path}' lacks the column {name}.", "Delete it and run the command again.")
+        result = result.set_column(at, name, pa.array(values, pa.int64()))
+    if not result.equals(shard):
+        write_table(path, result)
+
+
+def forget_pieces(pieces: Path) -> None:
+    """Delete the pieces, when all of them are in place."""
+    for path in sorted(pieces.glob("[0-9]*.parquet")):
+        path.unlink()
+    sweep(pieces)
+    for path in pieces.glob("*"):
+        path.unlink()
+    if pieces.is_dir():
+        pieces.rmdir()

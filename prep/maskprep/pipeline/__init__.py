@@ -1,0 +1,1 @@
+"""The stages in order, their settings, and what is out of date."""

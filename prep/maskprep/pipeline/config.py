@@ -1,0 +1,298 @@
+"""Settings of every stage: read from maskprep.yaml, from what a cache recorded, and from options. Strict.
+
+Each default stands in one place, the data class of its section. A section that maskprep.yaml has is taken from there
+as a whole; one that it lacks is as the cache remembers it; options change single values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskprep.base.documents import read_yaml
+from maskprep.crops.geometry import ViewSettings, parse_size
+from maskprep.dataset.view import DEFAULT_VIEW
+from maskprep.errors import UsageError
+from maskprep.faces.choice import ChooseSettings
+from maskprep.faces.detectors import DETECTORS, check_names
+from maskprep.labels.layouts import SourceSettings
+from maskprep.labels.schema import Schema
+from maskprep.mattes.matte import MatteSettings
+from maskprep.photos.decode import MAX_MEGAPIXELS, PILLOW_LIMIT
+
+CONFIG_NAME = "maskprep.yaml"
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The ``index`` section.
+
+    Args:
+        max_megapixels: a larger photo is an error (too_large); protects against decompression bombs.
+
+    Raises:
+        UsageError: out of range.
+    """
+
+    max_megapixels: float = MAX_MEGAPIXELS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= PILLOW_LIMIT:
+            raise UsageError(f"index.max_megapixels lies above 0 and up to {PILLOW_LIMIT:g}.")
+
+
+@dataclass(frozen=True)
+class DetectSettings:
+    """The ``detect`` section.
+
+    Args:
+        detectors: which detectors look at every photo.
+        thresholds: lowest score that is kept, per detector; those not named keep their own.
+        low: lowest score that is kept on a photo on which no clear face is found.
+
+    Raises:
+        UsageError: an unknown detector or a threshold outside 0..1.
+    """
+
+    detectors: tuple[str, ...] = tuple(DETECTORS)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    low: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_names(self.detectors)
+        if not 0 < self.low < 1:
+            raise UsageError(f"detect.low lies between 0 and 1, not {self.low:g}.")
+        for name, value in self.thresholds.items():
+            if name not in DETECTORS:
+                raise UsageError(f"detect.thresholds names an unknown detector '{name}'.{_nearest(name, DETECTORS)}")
+            if not 0 < value < 1:
+                raise UsageError(f"detect.thresholds.{name} lies between 0 and 1, not {value:g}.")
+
+    def threshold(self, name: str) -> float:
+        """Lowest score that detector ``name`` keeps."""
+        return self.thresholds.get(name, DETECTORS[name].threshold)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """The ``labels`` section: fixes that are applied to the labels as found (see :mod:`maskprep.labels.fixes`).
+
+    Args:
+        fixes: CSV or YAML files; in maskprep.yaml relative to it.
+        preset: a list of published label errors, or None.
+        min_agree: use those of the preset that at least so many published lists agree on.
+
+    Raises:
+        UsageError: out of range.
+    """
+
+    fixes: tuple[str, ...] = ()
+    preset: str | None = None
+    min_agree: int = 2
+
+    def __post_init__(self) -> None:
+        if self.min_agree < 1:
+            raise UsageError(f"labels.min_agree is at least 1, not {self.min_agree}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a cache holds.
+
+    Args:
+        source: layout of the photo folder.
+        schema: what is classified; None lets the layout tell.
+        index: reading photos.
+        detect: finding faces.
+        choose: which face is the subject.
+        labels: fixes of the labels.
+        views: sets of crops by name.
+        matte: separating the subjects from the background; None for no mattes.
+    """
+
+    source: SourceSettings = field(default_factory=SourceSettings)
+    schema: Schema | None = None
+    index: IndexSettings = field(default_factory=IndexSettings)
+    detect: DetectSettings = field(default_factory=DetectSettings)
+    choose: ChooseSettings = field(default_factory=ChooseSettings)
+    labels: LabelSettings = field(default_factory=LabelSettings)
+    views: dict[str, ViewSettings] = field(default_factory=lambda: {DEFAULT_VIEW: ViewSettings()})
+    matte: MatteSettings | None = None
+
+    @property
+    def shows_faces(self) -> bool:
+        """Whether a view shows faces; else none need to be looked for."""
+        return any(view.crop == "face" for view in self.views.values()) or not self.views
+
+    def needs_faces(self, view: str, matted: bool) -> bool:
+        """Whether the crops of one view need faces: to be cut, or for mattes that were made with faces known."""
+        return self.views[view].crop == "face" or (matted and self.shows_faces)
+
+    def settings(self) -> dict[str, Any]:
+        """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
+        sections = {
+            "index": dataclasses.asdict(self.index),
+            "detect": dataclasses.asdict(self.detect),
+            "choose": dataclasses.asdict(self.choose),
+            "labels": dataclasses.asdict(self.labels),
+            "views": {name: view.to_dict() for name, view in self.views.items()},
+        }
+        return sections if self.matte is None else {**sections, "matte": dataclasses.asdict(self.matte)}
+
+
+def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
+    """A configuration from the form of maskprep.yaml; sections that are absent are those of ``base``.
+
+    Raises:
+        UsageError: an unknown key (naming the nearest known one), a wrong type or an invalid value.
+    """
+    base = base or Config()
+    _check_keys(data, [f.name for f in dataclasses.fields(Config)], "")
+    changes: dict[str, Any] = {}
+    for name, section in data.items():
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise UsageError(f"'{name}' must be a group of settings, not {section!r}.")
+        if name == "schema":
+            changes[name] = _schema(section)
+        elif name == "views":
+            views = {str(v): _build(ViewSettings, s or {}, f"views.{v}") for v, s in section.items()}
+            for view in views:
+                check_view_name(view)
+            changes[name] = {**base.views, **views} if base.views != Config().views else views
+        elif name == "matte":
+            changes[name] = _build(MatteSettings, section, name)
+        else:
+            changes[name] = _build(type(getattr(base, name)), section, name)
+    return dataclasses.replace(base, **changes)
+
+
+def load(path: Path, base: Config | None = None) -> Config:
+    """Read maskprep.yaml.
+
+    Raises:
+        UsageError: it cannot be read or is not valid, naming the file.
+    """
+    data = read_yaml(path)
+    if data is None:
+        data = {}
+    if not isinstance(data, Mapping):
+        raise UsageError(f"'{path}' must hold named sections, not {type(data).__name__}.")
+    try:
+        parsed = parse(data, base)
+        if "labels" in data:  # absolute, since the cache remembers them
+            fixes = tuple(os.fspath((path.parent / file).resolve()) for file in parsed.labels.fixes)
+            parsed = dataclasses.replace(parsed, labels=dataclasses.replace(parsed.labels, fixes=fixes))
+        for view in parsed.matte.views if parsed.matte is not None and "matte" in data else ():
+            if view not in parsed.views:
+                raise UsageError(
+                    f"matte.views names an unknown view '{view}'.{_nearest(view, parsed.views)}",
+                    f"Known views: {', '.join(parsed.views)}.",
+                )
+        return parsed
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """In words, which settings differ, such as ``views.face.margin 0.5 → 0.35``."""
+    old, new = _flat(before.settings()), _flat(now.settings())
+    return [f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}" for key in new if old.get(key) != new[key]]
+
+
+def _flat(nested: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = f"{within}.{key}" if within else key
+        found |= _flat(value, name) if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def check_view_name(name: str) -> None:
+    """A view's name is a folder name: letters, digits, dots, dashes and underscores.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise UsageError(f"'{name}' is no name for a view.", "Use letters, digits, '-', '_' and '.'.")
+
+
+def _schema(data: Mapping[str, Any]) -> Schema:
+    _check_keys(data, ("attributes", "joint"), "schema")
+    attributes = data.get("attributes")
+    if not isinstance(attributes, Mapping):
+        raise UsageError("schema.attributes must name the attributes.", "For example: mask: {classes: [wear, none]}")
+    for name, spec in attributes.items():
+        if not isinstance(spec, Mapping):
+            raise UsageError(f"schema.attributes.{name} must have classes or bins.")
+        _check_keys(spec, ("classes", "bins"), f"schema.attributes.{name}")
+        for key, kind in (("classes", (str, int, float)), ("bins", (int, float))):
+            values = spec.get(key, [])
+            if isinstance(values, list) and any(isinstance(v, bool) for v in values):
+                raise UsageError(
+                    f"schema.attributes.{name}.{key} holds true or false.", "YAML reads yes and no so; quote them."
+                )
+            if not isinstance(values, list) or not all(isinstance(v, kind) for v in values):
+                raise UsageError(
+                    f"schema.attributes.{name}.{key} must be a list of {'names' if key == 'classes' else 'numbers'}."
+                )
+    if not isinstance(data.get("joint", []), list):
+        raise UsageError("schema.joint must be a list of attributes.")
+    return Schema.from_dict(data)
+
+
+def _build(cls: type[Any], data: Mapping[str, Any], where: str) -> Any:
+    """A settings data class from a mapping, with types checked against its annotations."""
+    if not isinstance(data, Mapping):
+        raise UsageError(f"'{where}' must be a group of settings, not {data!r}.")
+    hints = typing.get_type_hints(cls)
+    _check_keys(data, hints, where)
+    return cls(**{key: _coerce(value, hints[key], f"{where}.{key}") for key, value in data.items()})
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _coerce(value, next(a for a in args if a is not type(None)), where)
+    if hint == tuple[int, int] and isinstance(value, str | int) and not isinstance(value, bool):
+        return parse_size(str(value))
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(item, args[0], where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(k): _coerce(v, args[1], f"{where}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if (
+        isinstance(hint, type)
+        and origin is None
+        and isinstance(value, hint)
+        and (hint is bool or not isinstance(value, bool))
+    ):
+        return value
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    expected = names.get(hint, "a list" if origin is tuple else "a group of settings")
+    raise UsageError(f"'{where}' must be {expected}, not {value!r}.")
+
+
+def _check_keys(data: Mapping[str, Any], known: typing.Iterable[str], where: str) -> None:
+    known = list(known)
+    for key in data:
+        if key not in known:
+            inside = f" in '{where}'" if where else ""
+            raise UsageError(
+                f"Unknown key '{key}'{inside}.{_nearest(str(key), known)}", f"Known keys: {', '.join(known)}."
+            )
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

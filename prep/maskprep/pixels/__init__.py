@@ -1,1 +1,0 @@
-"""Pixels: crop geometry, contact sheets and statistics."""
