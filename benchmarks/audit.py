@@ -23,7 +23,7 @@ from maskprep.audit.context import Context
 from maskprep.audit.examine import CHECKS, Audit, examine
 from maskprep.audit.findings import Outcome, run_checks
 from maskprep.audit.page import page_data, render, write_thumbs
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 PREFIX = "train/images/"
 LARGE = 20_000
@@ -109,7 +109,7 @@ def repeated(c: Context, times: int) -> Context:
 
 def large(cache: Path) -> None:
     """Audit and report of 20,000 images, without reading pixels."""
-    job = open_job(cache)
+    job = Session(cache)
     audit = examine(job)
     thumbs = write_thumbs(job, job.cache.root / "audit" / "thumbs")
     times = -(-LARGE // len(audit.context.images))
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     args = parser.parse_args()
     if args.truth:
-        against_truth(examine(open_job(args.cache), args.predictions), args.truth)
+        against_truth(examine(Session(args.cache), args.predictions), args.truth)
     if args.large:
         large(args.cache)
 

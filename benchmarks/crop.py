@@ -25,16 +25,16 @@ from pathlib import Path
 
 import pandas as pd
 
+import maskprep as api
 from maskprep.faces.detectors import DETECTORS
 from maskprep.photos.decode import PhotoError, load
 from maskprep.photos.walk import walk
-from maskprep.pipeline import api
 from maskprep.weights.fetch import locate
 
 TIMED = """
 import sys, time
 from pathlib import Path
-from maskprep.pipeline import api
+import maskprep as api
 photos, cache = map(Path, sys.argv[1:])
 api.index(photos, cache, workers=1)
 start = time.process_time()

@@ -20,12 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+import maskprep as api
 from maskprep.dataset.view import View, open_view
 from maskprep.labels.duplicates import NEAR
 from maskprep.photos.decode import load
 from maskprep.photos.phash import BITS, close_pairs, perceptual_hash, words
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 
 def jpeg(photo: Image.Image, quality: int = 88) -> Image.Image:
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=120)
     parser.add_argument("--view")
     given = parser.parse_args()
-    job, view = open_job(given.cache), open_view(given.cache, given.view)
+    job, view = Session(given.cache), open_view(given.cache, given.view)
     images = pd.read_parquet(given.cache / "images.parquet")
     images = images[images["error"].isna()]
     person = dict(zip(images["image"], images["person"], strict=True))

@@ -32,10 +32,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+import maskprep as api
 from maskprep.faces.detectors import DETECTORS, Detection, reduce_for_detection, rescale
 from maskprep.faces.face import Box, iou
 from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.pipeline import api
 from maskprep.weights.fetch import locate
 
 

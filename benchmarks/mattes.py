@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+import maskprep as api
 from maskprep.crops.compositing import empty_ground, over
 from maskprep.crops.geometry import map_points
 from maskprep.dataset.view import View, open_view
@@ -42,7 +43,6 @@ from maskprep.mattes.refinement import foreground
 from maskprep.mattes.rules import SOLID, face_mask, finish
 from maskprep.mattes.runtime import matte_of, open_model
 from maskprep.photos.walk import walk
-from maskprep.pipeline import api
 
 MEAN, STD = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from maskprep.photos.walk import walk
-from maskprep.pipeline import bring as pipeline
 from maskprep.pipeline import config as configuration
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline import session as pipeline
+from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
 from masktrain.answering import predict, predictors, trained
 
@@ -96,7 +96,7 @@ def main() -> None:
             def detection() -> int:
                 fresh = folder / "detection"
                 shutil.rmtree(fresh, ignore_errors=True)
-                job = open_job(linked, fresh)
+                job = Session(linked, fresh)
                 job.config = configuration.parse(settings)
                 pipeline.bring(job, views=())
                 return len(read_table(job.cache.images))

@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import maskprep as api
 from maskprep.faces.face import iou
-from maskprep.pipeline import api
-from maskprep.pipeline.status import survey
+from maskprep.pipeline.explain import survey
 from maskprep.weights.fetch import locate
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from maskprep.pipeline import api
+import maskprep as api
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, make_photos: MakePhotos, yunet: None, quick: Path
 ) -> tuple[Path, Path]:
     """Photos and their finished cache, not to be touched; tests work on a copy of both (:func:`work`)."""
-    from maskprep.pipeline import api
+    import maskprep as api
 
     root = tmp_path_factory.mktemp("finished")
     make_photos(root / "photos", 4)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from audit_rows import context, photo
 
+import maskprep as api
 from maskprep.audit.examine import Audit, examine, findings_path
 from maskprep.audit.findings import Finding, Outcome, run_checks
 from maskprep.audit.listing import findings_csv, findings_json, printable
@@ -26,8 +27,7 @@ from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
 from maskprep.faces.decisions import Decision
 from maskprep.labels.schema import Schema
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 Work = tuple[Path, Path]
 TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})
@@ -36,40 +36,40 @@ TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})
 def test_a_broken_photo_is_found_ruled_and_not_found_again(work: Work) -> None:
     photos, cache = work
     (photos / "broken.jpg").write_bytes((photos / "000.jpg").read_bytes()[:2000])
-    first = examine(open_job(cache, workers=1))
-    table = pd.read_parquet(findings_path(open_job(cache).cache))
+    first = examine(Session(cache, workers=1))
+    table = pd.read_parquet(findings_path(Session(cache).cache))
     assert list(table.columns) == ["image", "check", "severity", "detail"]
     assert table["image"][0] == "broken.jpg" and table["severity"].is_monotonic_decreasing
     assert set(table["check"]) <= {f.check for f in first.outcome.findings}
     images = pd.read_parquet(cache / "images.parquet").set_index("image")
     change(cache / "decisions.csv", [Decision(images.at["broken.jpg", "content"], "broken.jpg", "drop")])
-    again = examine(open_job(cache, workers=1))
+    again = examine(Session(cache, workers=1))
     assert again.ruled == {"broken.jpg"}
-    assert "broken.jpg" not in set(pd.read_parquet(findings_path(open_job(cache).cache))["image"])
+    assert "broken.jpg" not in set(pd.read_parquet(findings_path(Session(cache).cache))["image"])
 
 
 def test_a_second_audit_reads_no_pixels(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, cache = work
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     first = examine(job)
     assert job.computed["measure"] == 8
     monkeypatch.setattr("maskprep.audit.measure.load", lambda *_: pytest.fail("a photo was read"))
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     assert examine(job).outcome == first.outcome
     assert job.computed["measure"] == 0
     monkeypatch.undo()
     shutil.copy(photos / "000.jpg", photos / "new.jpg")
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     examine(job)
     assert job.computed["measure"] == 1
 
 
 def test_a_ruling_recuts_and_measures_only_what_it_concerns(work: Work) -> None:
     _, cache = work
-    examine(open_job(cache, workers=1))
+    examine(Session(cache, workers=1))
     images = pd.read_parquet(cache / "images.parquet")
     change(cache / "decisions.csv", [Decision(images["content"][3], images["image"][3], "box", "5 5 100 120")])
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     examine(job)
     assert {k: v for k, v in job.computed.items() if v and k in ("detect", "index", "crop:face", "measure")} == {
         "crop:face": 1,
@@ -92,12 +92,12 @@ def test_mattes_and_duplicates_are_taken_from_their_tables(work: Work) -> None:
     table = pd.DataFrame([{"image": image, **matte} for image in images["image"]])
     table.loc[2, ["status", "coverage"]] = ["empty", 0.0]
     table.to_parquet(cache / "views" / "face" / "mattes.parquet")
-    found = {(f.image, f.check) for f in examine(open_job(cache, workers=1)).outcome.findings}
+    found = {(f.image, f.check) for f in examine(Session(cache, workers=1)).outcome.findings}
     assert {(images["image"][2], "matte_empty"), ("000.jpg", "duplicate"), ("b/000.jpg", "duplicate")} <= found
     content = images.set_index("image")["content"]
     waiver = Decision(content["000.jpg"], "000.jpg", "keep", f"duplicate:{content['b/000.jpg']}")
     change(cache / "decisions.csv", [waiver])
-    left = {f.image for f in examine(open_job(cache, workers=1)).outcome.findings if f.check == "duplicate"}
+    left = {f.image for f in examine(Session(cache, workers=1)).outcome.findings if f.check == "duplicate"}
     assert "001.jpg" in left and not left & {"000.jpg", "b/000.jpg"}
 
 
@@ -197,7 +197,7 @@ def test_photos_with_hostile_names_are_audited_and_shown(work: Work) -> None:
     names = ["<script>alert(1)<&>.jpg", "=1+1.jpg", "a\nb.jpg", "100% #1?.jpg"]
     for name in names:
         shutil.copy(photos / "000.jpg", photos / name)
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     page = write_report(job, examine(job)).read_text()
     data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
     assert set(names) <= set(data["path"])
@@ -207,11 +207,11 @@ def test_photos_with_hostile_names_are_audited_and_shown(work: Work) -> None:
 
 def test_thumbs_are_made_once(work: Work) -> None:
     photos, cache = work
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     write_report(job, examine(job))
     before = {p: p.stat().st_mtime_ns for p in (cache / "audit" / "thumbs").rglob("*.jpg")}
     (photos / "001.jpg").unlink()
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     write_report(job, examine(job))
     after = {p: p.stat().st_mtime_ns for p in (cache / "audit" / "thumbs").rglob("*.jpg")}
     assert 0 < len(after) <= len(before) and after.items() <= before.items()
@@ -274,5 +274,5 @@ def open_nothing() -> Any:
 
 def test_api_is_untouched_by_an_audit(work: Work) -> None:
     photos, cache = work
-    examine(open_job(cache, workers=1))
+    examine(Session(cache, workers=1))
     assert not +api.run(photos, cache).computed

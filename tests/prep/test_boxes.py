@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.labels import boxes
 from maskprep.labels.layouts import SourceSettings, describe
-from maskprep.pipeline import api
 
 SMALL, LARGE = (10.0, 10.0, 20.0, 22.0), (30.0, 10.0, 70.0, 60.0)
 IMAGES = ["a.jpg", "sub/b.jpg", "c.jpg"]

@@ -221,7 +221,7 @@ def many(make_photos: Callable[..., Any], yunet: None, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def calm(many: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What one worker makes of them undisturbed."""
-    from maskprep.pipeline import api
+    import maskprep as api
 
     cache = tmp_path_factory.mktemp("calm") / "cache"
     api.run(many, cache, workers=1)
@@ -317,7 +317,7 @@ def test_ctrl_c(start: Callable[[], Any], many: Path, tmp_path: Path, calm: dict
 
 def finish(many: Path, cache: Path, calm: dict[str, str]) -> None:
     """The next run completes, and nothing tells of the interruption."""
-    from maskprep.pipeline import api
+    import maskprep as api
 
     api.run(many, cache, workers=1)
     assert contents(cache) == calm

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from maskprep.photos.index import pictures
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
+import maskprep as api
 from maskprep.photos import colour
 from maskprep.photos.decode import examine, load
-from maskprep.photos.index import pictures
-from maskprep.pipeline import api
 
 pytestmark = pytest.mark.skipif(not features.check("littlecms2"), reason="Pillow is without LittleCMS")
 

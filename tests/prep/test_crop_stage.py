@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from maskprep.pipeline.crop_stage import geometry, remarks, view_rows
 from PIL import Image
 
+import maskprep as api
 from maskprep.audit.examine import examine
 from maskprep.audit.rulings import change
 from maskprep.crops.geometry import ViewSettings
@@ -21,11 +23,9 @@ from maskprep.errors import UsageError
 from maskprep.faces import detect
 from maskprep.faces.decisions import Decision
 from maskprep.faces.subjects import NOT_SOUGHT
-from maskprep.pipeline import api
 from maskprep.pipeline.config import Config
-from maskprep.pipeline.crop_stage import geometry, remarks, view_rows
-from maskprep.pipeline.job import open_job
-from maskprep.pipeline.status import explain, survey
+from maskprep.pipeline.explain import explain, survey
+from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]
@@ -88,11 +88,11 @@ def test_mattes_of_old_crops_are_said_to_be_gone(work: Work) -> None:
     except Exception as error:
         pytest.skip(f"the model selfie cannot be had: {error}")
     api.rembg(*work, model="selfie", engine="serial")
-    assert any(line.startswith("matte  ") for line in explain(open_job(work[1]), "000.jpg"))
+    assert any(line.startswith("matte  ") for line in explain(Session(work[1]), "000.jpg"))
     notes = api.crop(*work, margin=0.2, engine="serial").notes
     said = next(note for note in notes if "other settings" in note)
     assert "margin 0.35 → 0.2" in said and "8 mattes of the old crops are gone" in said and "maskprep rembg" in said
-    assert not any(line.startswith("matte  ") for line in explain(open_job(work[1]), "000.jpg"))
+    assert not any(line.startswith("matte  ") for line in explain(Session(work[1]), "000.jpg"))
     api.run(*work, engine="serial")
     (work[0] / "maskprep.yaml").write_text("views: {face: {size: 32, margin: 0.1}}\n")
     job = api.run(*work, engine="serial")
@@ -164,10 +164,10 @@ def test_whole_photos_need_no_faces(whole: Work) -> None:
     assert not api.run(*whole, engine="serial").computed
     assert [caption for caption, _ in groups(open_view(cache))] == ["photos"], "given is not unusual"
     api.crop(*whole, view="middle", crop="centre", size=(16, 16), engine="serial")
-    assert {s.name for s in survey(open_job(cache)).stages} == {
+    assert {s.name for s in survey(Session(cache)).stages} == {
         "index", "choose", "labels", "duplicates", "crop:face", "crop:middle",
     }  # fmt: skip
-    assert not any(line.startswith("detect") for line in explain(open_job(cache), "0.png"))
+    assert not any(line.startswith("detect") for line in explain(Session(cache), "0.png"))
     with pytest.raises(UsageError, match="shows faces") as refused:
         api.detect(*whole)
     assert "--crop face" in (refused.value.hint or "")
@@ -183,7 +183,7 @@ def test_nothing_is_said_about_faces_that_were_not_looked_for(whole: Work) -> No
     job = api.run(*whole, engine="serial")
     statuses = pd.read_parquet(whole[1] / "subjects.parquet").set_index("image")["status"]
     assert (statuses["1.png"], statuses["2.png"]) == ("dropped", "given") and not job.notes
-    audit = examine(open_job(whole[1], workers=1))
+    audit = examine(Session(whole[1], workers=1))
     assert audit.context.scenes and not [f for f in audit.outcome.findings if "face" in f.check + f.detail]
     assert "none were looked for" in audit.outcome.not_run["identity_same"]
 

@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import cutouts
 from maskprep.photos.naming import result_names
-from maskprep.pipeline import api
 from maskprep.weights.fetch import locate
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
 from maskprep.faces.decisions import (
@@ -24,7 +25,6 @@ from maskprep.faces.decisions import (
 from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
-from maskprep.pipeline import api
 
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)

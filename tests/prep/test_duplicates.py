@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.labels import duplicates
 from maskprep.labels.leaks import waiver
 from maskprep.photos.phash import close_pairs, perceptual_hash, words
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
-from maskprep.pipeline.status import explain, survey
+from maskprep.pipeline.explain import explain, survey
+from maskprep.pipeline.session import Session
 
 Cli = Callable[..., Any]
 
@@ -191,7 +191,7 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     assert pairs["kind"].tolist() == ["near", "exact"] and pairs["same_person"].tolist() == [False, False]
     assert pairs[["split_a", "split_b"]].to_numpy().tolist() == [["eval", "train"], ["train", "train"]]
     assert not +api.run(twins / "cache", engine="serial").computed
-    open_again = open_job(twins / "cache")
+    open_again = Session(twins / "cache")
     assert next(s for s in survey(open_again).stages if s.name == "duplicates").missing == 0
     lines = explain(open_again, "eval/images/x.png")
     assert any(x.startswith("copy      train/images/000001_male_Asian_20/normal.jpg (nearly the same") for x in lines)

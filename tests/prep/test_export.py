@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.cli import console as show
 from maskprep.dataset import export as exports
 from maskprep.dataset.export import Settings, export
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.pipeline import api
 
 
 @pytest.fixture(scope="module")

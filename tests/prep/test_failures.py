@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import maskprep as api
 from maskprep.cli import app
 from maskprep.mattes.cutouts import CutoutStage
 from maskprep.mattes.matte import MatteSettings
 from maskprep.photos.decode import PhotoError, load
-from maskprep.pipeline import api
 
 Work = tuple[Path, Path]
 Break = Callable[..., None]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import runtime as matting
@@ -19,7 +20,6 @@ from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.models import MODELS, LocalModel
 from maskprep.mattes.rules import Matte
 from maskprep.mattes.runtime import execution_providers, open_looks, open_model
-from maskprep.pipeline import api
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import maskprep as api
 from maskprep.base.progress import Silent
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
@@ -22,9 +23,8 @@ from maskprep.mattes import matte as mattes
 from maskprep.mattes import planes
 from maskprep.mattes.models import locate
 from maskprep.mattes.runtime import matte_of, open_model
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
-from maskprep.pipeline.status import explain, survey
+from maskprep.pipeline.explain import explain, survey
+from maskprep.pipeline.session import Session
 from maskprep.weights.fetch import locate as weight
 
 Work = tuple[Path, Path]
@@ -168,9 +168,9 @@ def test_a_view_gets_mattes_when_it_is_asked_for_and_not_by_another_command(matt
     photos, cache = matted
     api.crop(*matted, view="small", size=(16, 16), engine="serial")
     assert "matte:small" not in api.stats(*matted, engine="serial").computed
-    assert [s.name for s in survey(open_job(cache)).stages if s.name.startswith("matte")] == ["matte:face"]
+    assert [s.name for s in survey(Session(cache)).stages if s.name.startswith("matte")] == ["matte:face"]
     assert rembg(matted)["matte:small"] == 8  # all that there are now
-    settings = open_job(cache).config.matte
+    settings = Session(cache).config.matte
     assert settings is not None and settings.views == ("face", "small")
     api.crop(*matted, view="third", size=(16, 16), engine="serial")
     (cache / "maskprep.yaml").write_text("matte: {model: selfie}\n")  # the file asks for all views, whenever they come
@@ -200,7 +200,7 @@ def test_mattes_with_a_pasted_box_are_made_again_and_no_others(matted: Work) -> 
     plane = np.load(path.with_suffix(".npy"))
     plane[table.column("row")[2].as_py(), 4:28, 4:28] = 255
     np.save(path.with_suffix(".npy"), plane)
-    assert {s.name: s.missing for s in survey(open_job(matted[1])).stages}["matte:face"] == 1
+    assert {s.name: s.missing for s in survey(Session(matted[1])).stages}["matte:face"] == 1
     assert api.run(*matted, engine="serial").computed["matte:face"] == 1
     after = contents(matted[1])
     assert after["views/face/alpha-00000.npy"] == before["views/face/alpha-00000.npy"]
@@ -222,7 +222,7 @@ def test_it_goes_on_where_it_was_stopped(matted: Work, work: Work, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         rembg(work, model="selfie", progress=Break())
     assert not list((work[1] / "views/face").glob("alpha-*"))
-    assert {s.name: s.missing for s in survey(open_job(work[1])).stages}["matte:face"] == 5
+    assert {s.name: s.missing for s in survey(Session(work[1])).stages}["matte:face"] == 5
     assert rembg(work)["matte:face"] == 5  # one piece of three was whole; the model is remembered
     assert contents(work[1]) == contents(matted[1])
 
@@ -285,13 +285,13 @@ def test_one_ruling_makes_one_matte_anew(matted: Work) -> None:
 
 
 def test_settings_are_remembered_and_a_change_is_explained(matted: Work) -> None:
-    job = open_job(matted[1])
+    job = Session(matted[1])
     assert job.config.matte is not None and job.config.matte.model == "selfie"
     lines = explain(job, "000.jpg")
     assert any(line.startswith("matte     face: ok, covers 0.") for line in lines)
     assert any(line.startswith("matte:face current") for line in lines)
     (matted[0] / "maskprep.yaml").write_text("matte: {model: selfie, refine: guided}\n")
-    stage = {s.name: s for s in survey(open_job(matted[1])).stages}["matte:face"]
+    stage = {s.name: s for s in survey(Session(matted[1])).stages}["matte:face"]
     assert (stage.rows, stage.missing, stage.why) == (0, 8, "refine none → guided")
     assert dict(api.run(*matted, engine="serial").computed)["matte:face"] == 8
 

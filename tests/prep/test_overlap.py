@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.errors import UserError
 from maskprep.mattes.models import locate
 from maskprep.mattes.overlap import overlap
 from maskprep.mattes.runtime import matte_of, open_model
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
-from maskprep.pipeline.status import survey
+from maskprep.pipeline.explain import survey
+from maskprep.pipeline.session import Session
 
 Work = tuple[Path, Path]
 
@@ -66,7 +66,7 @@ def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Pa
         x0, y0, x1, y1 = (round(row[c]) for c in ("x0", "y0", "x1", "y1"))
         assert row["matte"] == pytest.approx(alpha[y0:y1, x0:x1].mean() / 255, abs=0.05)
     assert dict(api.crop(crowd, cache, engine="serial").computed) == {}
-    assert [s.why for s in survey(open_job(cache)).stages if s.name == "overlap"] == [""]
+    assert [s.why for s in survey(Session(cache)).stages if s.name == "overlap"] == [""]
     two = api.crop(crowd, tmp_path / "two", tmp_path / "settings.yaml", workers=2)
     assert two.computed["overlap"] == 1
     assert (tmp_path / "two/faces.parquet").read_bytes() == (cache / "faces.parquet").read_bytes()
@@ -86,7 +86,7 @@ def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypa
         for _ in range(2):
             job = api.crop(crowd, cache, settings, engine="serial")
             assert any("photos failed in 'overlap'" in note for note in job.notes)
-            assert [(s.missing, s.why) for s in survey(open_job(cache)).stages if s.name == "overlap"] == [
+            assert [(s.missing, s.why) for s in survey(Session(cache)).stages if s.name == "overlap"] == [
                 (1, "some photos failed")
             ]
         assert job.computed["choose"] == 0  # nothing new is known
@@ -113,7 +113,7 @@ def test_nothing_is_measured_unless_the_choice_asks_for_it(crowd: Path, tmp_path
 
 def test_prediction_chooses_as_training_did(crowd: Path, tmp_path: Path) -> None:
     """Photos for a run trained on such a cache are measured too, though its crops need no mattes."""
-    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline import session as pipeline
 
     cache = tmp_path / "cache"
     job = api.crop(crowd, cache, config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n"), engine="serial")

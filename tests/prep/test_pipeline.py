@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
-from maskprep.pipeline import api
-from maskprep.pipeline import bring as pipeline
-from maskprep.pipeline.job import open_job, want_crops
+from maskprep.pipeline import session as pipeline
+from maskprep.pipeline.session import want_crops
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]
@@ -184,7 +184,7 @@ def test_another_subject_is_another_crop(work: Work) -> None:
     turned.at[3, "keypoints"] = turned.at[3, "keypoints"] + 1.0
 
     def changed(other: pd.DataFrame, align: str) -> list[int]:
-        job = open_job(*work)
+        job = Session(*work)
         job.config.views["face"] = dataclasses.replace(job.config.views["face"], align=align)
         both = [want_crops(job, "face", images, t).pairs for t in (subjects, other)]
         return [i for i, (a, b) in enumerate(zip(*both, strict=True)) if a != b]
@@ -333,7 +333,7 @@ def test_an_interrupted_run_goes_on(work: Work, quick: Path, tmp_path: Path) -> 
 def test_a_photo_that_vanishes_on_the_way_is_said_and_tried_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     photos, cache = work
     shutil.copyfile(photos / "003.jpg", photos / "new.jpg")
-    job = open_job(photos, cache, engine="serial")
+    job = Session(photos, cache, engine="serial")
     original = pipeline.make_faces
 
     def vanish(job: Any) -> None:

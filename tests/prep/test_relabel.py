@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
-from maskprep.pipeline import api
-from maskprep.pipeline.job import Job, open_job
-from maskprep.pipeline.status import explain, survey
+from maskprep.pipeline.explain import explain, survey
+from maskprep.pipeline.session import Job
 
 Cli = Callable[..., Any]
 
@@ -94,13 +94,13 @@ def test_fixes_are_applied_and_remembered_by_every_later_command(work: Path) -> 
 def test_a_changed_file_makes_labels_out_of_date(work: Path) -> None:
     file = write(work / "fixes.csv", "1,,,gender,male,female,,")
     relabel(work, fixes=[file])
-    assert not stage(open_job(work / "cache"), "labels").why
+    assert not stage(Session(work / "cache"), "labels").why
     write(file, "2,,,gender,female,male,,")
-    assert stage(open_job(work / "cache"), "labels").why == "its schema or fixes changed"
+    assert stage(Session(work / "cache"), "labels").why == "its schema or fixes changed"
     assert dict(api.run(work / "cache", engine="serial").computed) == {"labels": 9}
     assert labels(work)["gender"].tolist() == ["male"] * 6 + ["female"] * 3
     file.unlink()
-    assert "are not there" in stage(open_job(work / "cache"), "labels").why
+    assert "are not there" in stage(Session(work / "cache"), "labels").why
     with pytest.raises(UserError, match="fixes none"):
         api.run(work / "cache", engine="serial")
     assert dict(relabel(work, fixes=[]).computed) == {"labels": 9}
@@ -136,10 +136,10 @@ def test_settings_name_files_relative_to_themselves(work: Path) -> None:
     assert labels(work).loc["000001/normal", "gender"] == "female"
     (work / "photos/maskprep.yaml").write_text("labels: {fixse: []}\n")
     with pytest.raises(UsageError, match=r"Did you mean 'fixes'"):
-        open_job(work / "cache")
+        Session(work / "cache")
     (work / "photos/maskprep.yaml").write_text("labels: {min_agree: 0}\n")
     with pytest.raises(UsageError, match=r"at least 1, not 0"):
-        open_job(work / "cache")
+        Session(work / "cache")
 
 
 def test_a_mistake_is_told_before_any_work(tmp_path: Path, make_photos: Callable[..., list[Path]]) -> None:
@@ -163,7 +163,7 @@ def test_a_ruling_changes_one_photo_and_not_its_face(work: Path) -> None:
     job = api.run(work / "cache", engine="serial")
     assert dict(job.computed) == {"labels": 9} and not job.notes
     assert labels(work)["gender"].tolist()[:3] == ["male", "male", "female"]
-    (line,) = [x for x in explain(open_job(work / "cache"), "000001_male_Asian_20/normal.jpg") if "changed by" in x]
+    (line,) = [x for x in explain(Session(work / "cache"), "000001_male_Asian_20/normal.jpg") if "changed by" in x]
     assert line == "  gender was male; changed by decisions.csv, line 3 (she told me, mk)"
 
 

@@ -13,12 +13,12 @@ import pytest
 from browser import Page, browser
 from PIL import Image
 
+import maskprep as api
 from maskprep.audit.examine import examine
 from maskprep.audit.page import write_report
 from maskprep.audit.server import address, open_desk, open_server
 from maskprep.faces.decisions import read_decisions
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 TEXT = "<b>&\"' =x"
 
@@ -79,7 +79,7 @@ def drag_box(tab: Page) -> None:
 
 
 def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     page = write_report(job, examine(job))
     tab.open(page.as_uri())
     tab.until("document.querySelectorAll('.card').length > 0")
@@ -161,12 +161,12 @@ def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     }
     assert abs(after.at["dog/0.jpg", "x0"] - before.at["dog/0.jpg", "x0"]) > 100
     assert after.loc["cat/5.jpg", ["x0", "y0", "x1", "y1"]].tolist() == box
-    again = examine(open_job(cache, workers=1))
+    again = examine(Session(cache, workers=1))
     assert not {f.image for f in again.open.findings} & set(rows)
 
 
 def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     desk = open_desk(job, examine(job), "ann")
     with open_server(desk) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -180,7 +180,7 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
         assert [(d.image, d.verdict, d.by) for d in read_decisions(cache / "decisions.csv")] == [
             ("dog/0.jpg", "face", "ann")
         ]
-        job_two = open_desk(job, examine(open_job(cache, workers=1)), "bob")  # another person, another tab
+        job_two = open_desk(job, examine(Session(cache, workers=1)), "bob")  # another person, another tab
         number = job_two.photos.index("cat/1.jpg")
         content = pd.read_parquet(cache / "images.parquet")["content"][number]
         job_two.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
@@ -202,7 +202,7 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
 def test_twenty_thousand_images_scroll(tab: Page, cache: Path, tmp_path: Path) -> None:
     from maskprep.audit.page import page_data, render, write_thumbs
 
-    job = open_job(cache, workers=1)
+    job = Session(cache, workers=1)
     audit = examine(job)
     data = page_data(job, audit, write_thumbs(job, cache / "audit" / "thumbs"))
     times = 20_000 // len(data["path"]) + 1

@@ -23,7 +23,7 @@ from maskprep.audit.rulings import change
 from maskprep.audit.server import Desk, open_desk, open_server
 from maskprep.errors import UserError
 from maskprep.faces.decisions import Decision, read_decisions
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 Work = tuple[Path, Path]
 
@@ -64,7 +64,7 @@ class Client:
 
 @pytest.fixture
 def client(work: Work) -> Iterator[Client]:
-    job = open_job(work[1], workers=1)
+    job = Session(work[1], workers=1)
     desk = open_desk(job, examine(job), "ann")
     with open_server(desk) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

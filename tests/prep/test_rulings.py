@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import maskprep as api
 from maskprep.audit.rulings import change, merge, parse, replace_topics, settled, states, text_of
 from maskprep.base.cells import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import Decision, read_decisions
-from maskprep.pipeline import api
-from maskprep.pipeline import bring as pipeline
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline import session as pipeline
+from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
 
 Work = tuple[Path, Path]
@@ -139,7 +139,7 @@ def test_what_became_of_each_ruling(work: Work) -> None:
     typo = Decision(others["content"].iloc[1], others["image"].iloc[1], "relabel", "colour=red")
     change(cache / "decisions.csv", [typo])  # which the next run would refuse
     found = states(
-        read_decisions(cache / "decisions.csv"), pipeline.open_subjects(open_job(cache)), read_table(job.cache.labels)
+        read_decisions(cache / "decisions.csv"), pipeline.open_subjects(Session(cache)), read_table(job.cache.labels)
     )
     assert [each.state for each in found] == ["replaced", "applied", "stale", "stale", "applied", "stale"]
     assert "another one now" in found[2].why and "not there" in found[3].why and "no label" in found[5].why

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import maskprep as api
 from maskprep.dataset.sheet import CAPTION, GAP, THUMB, draw_sheet, groups
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.drawing import draw_faces
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
+from maskprep.pipeline.session import Session
 
 Work = tuple[Path, Path]
 
@@ -78,7 +78,7 @@ def drawn(work: Work, out: Path, force: bool) -> None:
 
 
 def faces(work: Work, out: Path, force: bool) -> None:
-    draw_faces(open_job(work[1], engine="serial"), out=out, force=force)
+    draw_faces(Session(work[1], engine="serial"), out=out, force=force)
 
 
 @pytest.mark.parametrize("draw", [drawn, faces])

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+import maskprep as api
 from maskprep.errors import UsageError, UserError
-from maskprep.pipeline import api
-from maskprep.pipeline.job import open_job
-from maskprep.pipeline.status import Status, explain, find_image, survey
+from maskprep.pipeline.explain import Status, explain, find_image, survey
+from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
 
 Work = tuple[Path, Path]
 
 
 def look(work: Work, config: Path | None = None) -> Status:
-    return survey(open_job(work[0], work[1], config))
+    return survey(Session(work[0], work[1], config))
 
 
 def todo(found: Status) -> dict[str, int]:
@@ -49,7 +49,7 @@ def test_it_only_reads(work: Work) -> None:
     os.utime(work[0] / "000.jpg", ns=(1, 1))
     before = state()
     look(work)
-    explain(open_job(*work), "000.jpg")
+    explain(Session(*work), "000.jpg")
     assert state() == before
 
 
@@ -106,7 +106,7 @@ def test_no_cache(work: Work, tmp_path: Path) -> None:
 
 
 def test_explain(work: Work) -> None:
-    lines = "\n".join(explain(open_job(*work), "b/001.jpg"))
+    lines = "\n".join(explain(Session(*work), "b/001.jpg"))
     assert "JPEG, 240x200" in lines
     assert "subject   ok box" in lines
     assert "the subject" in lines
@@ -116,7 +116,7 @@ def test_explain(work: Work) -> None:
 def test_explain_a_photo_that_is_indexed_but_no_more(work: Work) -> None:
     shutil.copyfile(work[0] / "003.jpg", work[0] / "new.jpg")
     api.index(*work, engine="serial")
-    lines = explain(open_job(*work), "new.jpg")
+    lines = explain(Session(*work), "new.jpg")
     assert "labels    none" in lines
     assert "detect    not made yet" in lines
 
@@ -125,14 +125,14 @@ def test_explain_a_photo_that_took_another_s_place(work: Work) -> None:
     """As many subjects as images, but not of the same ones."""
     (work[0] / "003.jpg").rename(work[0] / "zzz.jpg")
     api.index(*work, engine="serial")
-    explain(open_job(*work), "zzz.jpg")
+    explain(Session(*work), "zzz.jpg")
     assert {s.name: s.why for s in look(work).stages}["crop:face"] == "waits for 'choose'"
 
 
 def test_explain_a_broken_photo(work: Work) -> None:
     (work[0] / "z.jpg").touch()
     api.run(*work, engine="serial")
-    lines = explain(open_job(*work), "z.jpg")
+    lines = explain(Session(*work), "z.jpg")
     assert "file      empty" in lines
     assert "subject   unreadable — empty" in lines
     assert "detect    not wanted" in lines
@@ -140,7 +140,7 @@ def test_explain_a_broken_photo(work: Work) -> None:
 
 def test_explain_says_what_is_out_of_date(work: Work) -> None:
     shutil.copyfile(work[0] / "003.jpg", work[0] / "001.jpg")
-    assert any(line.startswith("index     out of date: the photo") for line in explain(open_job(*work), "001.jpg"))
+    assert any(line.startswith("index     out of date: the photo") for line in explain(Session(*work), "001.jpg"))
 
 
 def test_images_by_any_name(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,7 +381,7 @@ def portrait() -> Pixels:
 def test_a_picture_in_memory_is_cut_like_a_photo(
     portrait: Pixels, tmp_path: Path, align: str, weak: float, status: str
 ) -> None:
-    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline import session as pipeline
     from maskprep.weights.fetch import locate
 
     try:
@@ -415,8 +415,9 @@ def test_a_picture_in_memory_is_cut_like_a_photo(
 def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
     portrait: Pixels, tmp_path: Path, align: str
 ) -> None:
-    from maskprep.pipeline import bring as pipeline
     from maskprep.pipeline.crop_stage import view_rows
+
+    from maskprep.pipeline import session as pipeline
     from maskprep.store.cache import Cache
     from maskprep.weights.fetch import locate
 
@@ -440,7 +441,7 @@ def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
 def test_no_faces_are_looked_for_where_the_model_sees_whole_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str
 ) -> None:
-    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline import session as pipeline
 
     def refuse(*_: object) -> None:
         raise AssertionError("faces were looked for")
@@ -465,8 +466,8 @@ def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
     portrait: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The marks of both faces, with and without the matte of the whole picture, are those of the cache."""
-    from maskprep.pipeline import bring as pipeline
-    from maskprep.pipeline.job import open_job
+    from maskprep.pipeline import session as pipeline
+    from maskprep.pipeline.session import Session
     from maskprep.weights.fetch import locate
 
     try:
@@ -485,7 +486,7 @@ def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
         settings = {"detect": {"detectors": ["yunet"]}, "views": views, "matte": {"model": "u2netp"}}
         settings["choose"] = {"matte": on == "matted"}
         pipeline.prepare(tmp_path / "photos", tmp_path / on, settings, "v", 1)
-        known = pipeline.open_subjects(open_job(tmp_path / on)).candidates("a.png")
+        known = pipeline.open_subjects(Session(tmp_path / on)).candidates("a.png")
         with live.open_eye(Manual({}, (Input("v", (64, 48), {}),), (), settings, 0)) as eye:
             seen = eye.look(photo, everyone=True)
         marks[on] = [s.mark for s in seen]
@@ -501,7 +502,7 @@ def test_a_mark_stays_inside_the_picture() -> None:
 
 
 def test_a_background_in_memory_is_that_of_a_cache(portrait: Pixels, tmp_path: Path) -> None:
-    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline import session as pipeline
     from maskprep.weights.fetch import locate
 
     try:

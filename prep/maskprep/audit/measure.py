@@ -6,29 +6,24 @@ A second audit reads no pixels: a row is made anew only when the photo or its su
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from maskprep.base.boxes import Box
 from maskprep.crops.geometry import ViewSettings, transform_for, warp
-from maskprep.faces.face import Box
-from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.photos.index import pictures
-from maskprep.pipeline.job import Job, Wanted, make_rows
-from maskprep.store.pool import Compute, Output, Row
-from maskprep.store.shards import read_rows
-from maskprep.store.tables import fingerprint, schema_of
+from maskprep.photos.colour import picture
+from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
+from maskprep.store.tables import schema_of
 
-NAME = "measure"
 VERSION = 1
-ROWS_PER_SHARD = 256
 
 PATCH = ViewSettings(size=(48, 48), margin=0.1, align="similarity", border="replicate")
 """The face as checks compare it: upright, eyes, nose and mouth at fixed places."""
@@ -50,67 +45,55 @@ quality: JPEG quality 1..100 told from the quantisation table, null for other fo
 
 
 @dataclass(frozen=True)
-class MeasureStage:
-    """Measures photos. Input rows: path, box (x0, y0, x1, y1 or None), keypoints (8 numbers or None)."""
+class SubjectRow:
+    """Where the subject of a photo is: its box, and its keypoints (8 numbers); None where they are not known."""
 
-    max_megapixels: float
-    columns: pa.Schema = COLUMNS
-    array_shape: tuple[int, ...] = field(default=(*PATCH.size, 3))
+    box: Box | None
+    keypoints: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Measure(MapStage[SubjectRow]):
+    """COLUMNS and the face's patch, uint8 [48, 48, 3] RGB, for every photo that can be decoded."""
+
+    name: ClassVar[str] = "measure"
+    needs: ClassVar[tuple[str, ...]] = ("images", "choose")
+    columns: ClassVar[pa.Schema] = COLUMNS
+    array_shape: ClassVar[tuple[int, ...]] = (*PATCH.size, 3)
+    rows_per_shard: ClassVar[int] = 256
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION)
+
+    def inputs(self, tables: Tables) -> list[Input[SubjectRow]]:
+        images, subjects = tables.table("images"), tables.table("choose")
+        columns = [images[c] for c in ("image", "content", "colour_profile", "error")]
+        columns += [subjects[c] for c in ("x0", "y0", "x1", "y1", "keypoints")]
+        made = []
+        for image, content, profile, error, x0, y0, x1, y1, points in zip(*columns, strict=True):
+            if not isinstance(error, str):
+                box = None if pd.isna(x0) else (float(x0), float(y0), float(x1), float(y1))
+                row = SubjectRow(box, None if box is None or points is None else tuple(map(float, points)))
+                made.append(Input(image, self.key(picture(content, profile), row.box, row.keypoints), row))
+        return made
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Nothing to load."""
         import cv2
 
         cv2.setNumThreads(1)
 
-        def compute(row: Row) -> Output | None:
-            path = Path(str(row["path"]))
+        def compute(photo: PhotoFile, row: SubjectRow) -> Output | None:
             try:
-                photo = load(path, self.max_megapixels)
+                pixels = photo.pixels()
             except PhotoError:
                 return None
-            points = None if row["keypoints"] is None else np.reshape(row["keypoints"], (4, 2))
-            return {**measure(photo, row["box"]), "quality": jpeg_quality(path)}, patch_of(photo, row["box"], points)
+            points = None if row.keypoints is None else np.reshape(row.keypoints, (4, 2))
+            facts = {**measure(pixels, row.box), "quality": jpeg_quality(photo.path)}
+            return facts, patch_of(pixels, row.box, points)
 
         yield compute
-
-
-def want_measures(job: Job, images: pd.DataFrame, subjects: pd.DataFrame) -> Wanted:
-    """Every photo that can be decoded, keyed by its content and its subject's box and keypoints."""
-    identity: dict[str, Any] = {"version": VERSION, "settings": {}, "weights": {}}
-    stage = fingerprint(NAME, identity)
-    columns = (subjects[c] for c in ("x0", "y0", "x1", "y1", "keypoints"))
-    pairs, rows = [], []
-    for image, picture, error, *corners, points in zip(
-        images["image"], pictures(images), images["error"], *columns, strict=True
-    ):
-        if isinstance(error, str):
-            continue
-        box = None if pd.isna(corners[0]) else tuple(float(v) for v in corners)
-        turned = None if box is None or points is None else [float(v) for v in points]
-        pairs.append((image, fingerprint(picture, box, turned, stage)))
-        rows.append({"path": os.fspath(job.path(image)), "box": box, "keypoints": turned})
-    return Wanted(NAME, job.cache.rows(NAME), identity, pairs, rows)
-
-
-def make_measures(job: Job, images: pd.DataFrame, subjects: pd.DataFrame) -> tuple[pd.DataFrame, Pixels]:
-    """Bring the stage up to date.
-
-    Returns:
-        One row per photo that could be read: image, and COLUMNS; and the faces' patches, uint8 [n, 48, 48, 3] RGB.
-    """
-    wanted = want_measures(job, images, subjects)
-    live = make_rows(job, wanted, MeasureStage(job.config.index.max_megapixels), ROWS_PER_SHARD)
-    patches = np.empty((len(live), *PATCH.size, 3), np.uint8)
-    for shard, part in live.groupby("shard"):
-        pixels = np.load(wanted.folder / f"{int(str(shard)):05d}.npy", mmap_mode="r")
-        patches[part.index.to_numpy()] = pixels[part["row"].to_numpy()]
-    rows = read_rows(wanted.folder, live)
-    names = ["image", *COLUMNS.names]
-    if rows is None:
-        return pd.DataFrame({name: [] for name in names}), patches
-    return pd.DataFrame(rows.select(names).to_pandas()), patches
 
 
 # ---------------------------------------------------------------- one photo

@@ -6,39 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Engine, Layout, Quiet, Source, Strict, Workers, app, bring
+from maskprep.cli.common import WORKS, Command, Layout, command
 
 if TYPE_CHECKING:
-    from maskprep.pipeline.job import Job
+    from maskprep.pipeline.session import Session
 
 
-@app.command()
-def index(
-    source: Source,
-    cache: CacheDir = None,
-    config: ConfigFile = None,
-    layout: Layout = None,
-    workers: Workers = None,
-    engine: Engine = "processes",
-    strict: Strict = False,
-    quiet: Quiet = False,
-) -> None:
+@command(*WORKS)
+def index(command: Command, layout: Layout = None) -> None:
     """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
     from maskprep.cli import console as show
-    from maskprep.pipeline import api
 
-    bring(
-        "index",
-        lambda bars: api.index(source, cache, config, layout=layout, workers=workers, engine=engine, progress=bars),
-        strict,
-        quiet,
-        lambda job: show.understood(job, f"maskprep run {source}"),
-    )
+    following = f"maskprep run {command.session.source}"
+    command.bring(lambda: command.session.index(layout), lambda session: show.understood(session, following))
 
 
-@app.command()
+@command(*WORKS)
 def crop(
-    source: Source,
+    command: Command,
     view: Annotated[str, typer.Option(help="Name of this set of crops; several share one detection.")] = "face",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size of the crop in pixels.", show_default="224x224")
@@ -73,97 +58,39 @@ def crop(
     detectors: Annotated[
         str | None, typer.Option(help="Detectors, separated by commas.", show_default="all three")
     ] = None,
-    cache: CacheDir = None,
-    config: ConfigFile = None,
-    workers: Workers = None,
-    engine: Engine = "processes",
-    strict: Strict = False,
-    quiet: Quiet = False,
 ) -> None:
     """Find the faces, choose the subject of every photo, and cut the crops."""
     from maskprep.crops.geometry import parse_size
-    from maskprep.pipeline import api
 
     names = None if detectors is None else tuple(name.strip() for name in detectors.split(",") if name.strip())
+    edits = {"margin": margin, "align": align, "crop": crop, "border": border, "zoom": zoom, "no_face": no_face}
     shape = None if size is None else parse_size(size)
-    bring(
-        "crop",
-        lambda bars: api.crop(
-            source,
-            cache,
-            config,
-            view=view,
-            size=shape,
-            margin=margin,
-            align=align,
-            crop=crop,
-            border=border,
-            zoom=zoom,
-            no_face=no_face,
-            detectors=names,
-            workers=workers,
-            engine=engine,
-            progress=bars,
-        ),
-        strict,
-        quiet,
-    )
+    command.bring(lambda: command.session.crop(view, size=shape, detectors=names, **edits))  # type: ignore[arg-type]
 
 
-@app.command()
-def stats(
-    source: Source,
-    cache: CacheDir = None,
-    config: ConfigFile = None,
-    workers: Workers = None,
-    engine: Engine = "processes",
-    strict: Strict = False,
-    quiet: Quiet = False,
-) -> None:
+@command(*WORKS)
+def stats(command: Command) -> None:
     """Mean and standard deviation per view and split, whole and foreground (stats.json), histograms and mean faces."""
     import json
 
     from maskprep.cli import console as show
     from maskprep.dataset.overview import draw_overview
-    from maskprep.pipeline import api
 
-    def tell(job: Job) -> None:
-        show.statistics(json.loads(job.cache.stats.read_text(encoding="utf-8")))
-        with show.bars(quiet) as bars:
-            for view in job.cache.views():
-                drawn = draw_overview(
-                    job.cache.root, view, start=lambda n: bars.start("picture", n), advance=bars.advance
-                )
+    def report(session: Session) -> None:
+        show.statistics(json.loads(session.cache.stats.read_text(encoding="utf-8")))
+        with command.bars() as bars:
+            for view in session.cache.views():
+                root = session.cache.root
+                drawn = draw_overview(root, view, start=lambda n: bars.start("picture", n), advance=bars.advance)
                 typer.echo(f"picture  {drawn}")
 
-    bring(
-        "stats",
-        lambda bars: api.stats(source, cache, config, workers=workers, engine=engine, progress=bars),
-        strict,
-        quiet,
-        tell,
-    )
+    command.bring(command.session.stats, report)
 
 
-@app.command()
-def run(
-    source: Source,
-    cache: CacheDir = None,
-    config: ConfigFile = None,
-    layout: Layout = None,
-    workers: Workers = None,
-    engine: Engine = "processes",
-    strict: Strict = False,
-    quiet: Quiet = False,
-) -> None:
+@command(*WORKS)
+def run(command: Command, layout: Layout = None) -> None:
     """Bring every stage and every view up to date."""
     from maskprep.cli import console as show
-    from maskprep.pipeline import api
 
-    bring(
-        "run",
-        lambda bars: api.run(source, cache, config, layout=layout, workers=workers, engine=engine, progress=bars),
-        strict,
-        quiet,
-        lambda job: show.understood(job, f"maskprep audit {source}"),
-    )
+    following = f"maskprep audit {command.session.source}"
+    command.bring(lambda: command.session.run(layout), lambda session: show.understood(session, following))

@@ -1,12 +1,16 @@
-"""The application, the options that commands share, and the run of a command that brings a cache up to date."""
+"""The application, the options that commands share, and the run of a command over a session."""
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,7 +19,9 @@ from maskprep.base.panels import panelled
 
 if TYPE_CHECKING:
     from maskprep.base.progress import Progress
-    from maskprep.pipeline.job import Job
+    from maskprep.pipeline.session import Session
+
+T = TypeVar("T")
 
 PANELS = {
     "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
@@ -37,59 +43,148 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[Path, typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache made from one.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option("--cache", help="Where the cache is kept.", show_default="cache/<name of the photo folder>"),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Settings file.", show_default="maskprep.yaml in the photo folder")
-]
+Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
 Layout = Annotated[
     str | None,
     typer.Option(
         help="How labels are told: boostcamp, folders, csv, boxes or flat.", show_default="as before, or by looking"
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")]
-Engine = Annotated[str, typer.Option("--engine", help="How work is spread: processes or serial.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")]
+
+SOURCE = typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache made from one.")
+OPENS = {
+    "cache": (
+        Path | None,
+        typer.Option("--cache", help="Where the cache is kept.", show_default="cache/<name of the photo folder>"),
+    ),
+    "config": (
+        Path | None,
+        typer.Option("--config", help="Settings file.", show_default="maskprep.yaml in the photo folder"),
+    ),
+}
+WORKS = {
+    "workers": (int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")),
+    "engine": (str, typer.Option("--engine", help="How work is spread: processes or serial.")),
+    "strict": (bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")),
+    "quiet": (bool, typer.Option("--quiet", "-q", help="No progress, no notes.")),
+}
+DEFAULTS = {"engine": "processes", "strict": False, "quiet": False}
 
 
-def bring(
-    name: str, work: Callable[[Progress], Job], strict: bool, quiet: bool, then: Callable[[Job], None] | None = None
-) -> None:
-    """Run one command that brings a cache up to date, and print what came of it."""
-    from maskprep.cli import console as show
-    from maskprep.pipeline import bring as pipeline
-    from maskprep.store.tables import read_table
+@dataclass
+class Command:
+    """One command over a session.
 
-    started = time.perf_counter()
-    progress: AbstractContextManager[Any] = show.bars(quiet)
-    with progress as bars:
-        job = work(bars)
-    seconds = time.perf_counter() - started
-    pipeline.write_log(job, name, seconds)
-    if not quiet:
-        show.notes(job)
-    show.summary(job, seconds)
-    if then is not None:
-        then(job)
-    errors = set(read_table(job.cache.images, ["image", "error"]).dropna()["image"]) | job.failed.keys()
-    if strict and (errors or job.unlisted):
-        raise typer.Exit(3)
-    if job.failed:
-        raise typer.Exit(1)
+    Args:
+        name: of the command.
+        source: a photo folder or a cache.
+        options: those that open the session.
+        strict: whether photos with errors give the exit status 3.
+        quiet: no progress and no notes.
+    """
+
+    name: str
+    source: Path
+    options: dict[str, Any]
+    strict: bool
+    quiet: bool
+
+    @cached_property
+    def session(self) -> Session:
+        """The cache and its photos."""
+        from maskprep.pipeline.session import Session
+
+        return Session(self.source, **self.options)
+
+    @contextmanager
+    def bars(self) -> Iterator[Progress]:
+        """Progress for the work of the session."""
+        from maskprep.cli import console as show
+
+        with show.bars(self.quiet) as bars:
+            self.session.report.progress = bars
+            yield bars
+
+    def bring(self, work: Callable[[], object], then: Callable[[Session], None] | None = None) -> None:
+        """Bring the cache up to date, and print what came of it."""
+        from maskprep.cli import console as show
+        from maskprep.store.tables import read_table
+
+        _, seconds = self.run(work)
+        session = self.session
+        show.summary(session, seconds)
+        if then is not None:
+            then(session)
+        errors = set(read_table(session.cache.images, ["image", "error"]).dropna()["image"]) | session.failed.keys()
+        if self.strict and (errors or session.unlisted):
+            raise typer.Exit(3)
+        if session.failed:
+            raise typer.Exit(1)
+
+    def run(self, work: Callable[[], T], log: bool = True) -> tuple[T, float]:
+        """Do some work with progress, add its line to log.jsonl, and print the notes. Returns the seconds, too."""
+        from maskprep.cli import console as show
+
+        started = time.perf_counter()
+        with self.bars():
+            made = work()
+        seconds = time.perf_counter() - started
+        if log:
+            self.session.log(self.name, seconds)
+        if not self.quiet:
+            show.notes(self.session)
+        return made, seconds
+
+    def end(self) -> None:
+        """End a command that printed no summary: what failed this time is printed, with exit status 1."""
+        from maskprep.cli import console as show
+
+        if self.session.failed:
+            show.err.print(f"failed: {show.failed(self.session)}", markup=False)
+            raise typer.Exit(1)
 
 
-def end(job: Job) -> None:
-    """End a command that printed no summary: what failed this time is said, with exit status 1."""
-    from maskprep.cli import console as show
+def command(
+    *shared: str, source: Any = SOURCE, config: bool = True, strict: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command over a session. To its own options, those that open the session are added.
 
-    if job.failed:
-        show.err.print(f"failed: {show.failed(job)}", markup=False)
-        raise typer.Exit(1)
+    Args:
+        shared: which of WORKS it has, besides the source, ``--cache`` and ``--config``.
+        source: its argument, where it is not the common one.
+        config: whether it has ``--config``.
+        strict: help of ``--strict``, where it is not the common one.
+    """
+    options = {name: spec for name, spec in OPENS.items() if config or name != "config"}
+    options |= {name: WORKS[name] for name in shared}
+    if strict:
+        options["strict"] = (bool, typer.Option("--strict", help=strict))
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own = [
+            p.replace(kind=kind, annotation=hints[p.name])
+            for p in list(inspect.signature(function).parameters.values())[1:]
+        ]
+        first = inspect.Parameter("source", kind, annotation=Annotated[Path, source])
+        added = [
+            inspect.Parameter(name, kind, default=DEFAULTS.get(name), annotation=Annotated[hint, option])
+            for name, (hint, option) in options.items()
+        ]
+
+        def call(**values: Any) -> None:
+            common = {name: values.pop(name) for name in options}
+            strict, quiet = (common.pop(name, False) for name in ("strict", "quiet"))
+            function(Command(function.__name__, values.pop("source"), common, strict, quiet), **values)
+
+        call.__name__, call.__doc__ = function.__name__, function.__doc__
+        call.__signature__ = inspect.Signature([first, *own, *added])  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in (first, *own, *added)}
+        app.command(function.__name__)(call)
+        return function
+
+    return register
 
 
 def _version(wanted: bool) -> None:

@@ -23,8 +23,8 @@ from maskprep.labels.leaks import Duplicates
 from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes.planes import DESCRIPTION, MATTES
-from maskprep.pipeline.job import Job
-from maskprep.pipeline.status import Status
+from maskprep.pipeline.explain import Status
+from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
 from maskprep.weights.fetch import WeightStatus
 
@@ -88,33 +88,37 @@ def bars(quiet: bool) -> Iterator[Bars | Silent]:
         shown.close()
 
 
-def notes(job: Job) -> None:
+def notes(session: Session) -> None:
     """Print what the user should know about the photos."""
-    if job.ignored:
-        listed = ", ".join(f"{n} {what}" for what, n in sorted(job.ignored.items()))
+    if session.ignored:
+        listed = ", ".join(f"{n} {what}" for what, n in sorted(session.ignored.items()))
         err.print(f"ignored: {escape(listed)}")
-    for note in job.notes:
+    for note in session.notes:
         err.print(f"[yellow]note:[/yellow] {escape(note)}")
 
 
-def summary(job: Job, seconds: float) -> None:
+def summary(session: Session, seconds: float) -> None:
     """The outcome of a command that brought a cache up to date."""
-    images = read_table(job.cache.images, ["split", "error"])
+    images = read_table(session.cache.images, ["split", "error"])
     splits = ", ".join(f"{n} {name}" for name, n in images["split"].value_counts().items())
-    computed = ", ".join(f"{name} {n}" for name, n in job.computed.items()) or "nothing, all was up to date"
+    computed = ", ".join(f"{name} {n}" for name, n in session.computed.items()) or "nothing, all was up to date"
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("cache", escape(str(job.cache.root)))
-    grid.add_row("photos", f"{len(images)} ({splits}), layout {job.layout}{' (detected)' if job.detected else ''}")
+    grid.add_row("cache", escape(str(session.cache.root)))
+    grid.add_row(
+        "photos", f"{len(images)} ({splits}), layout {session.layout}{' (detected)' if session.detected else ''}"
+    )
     if images["error"].notna().any():
         grid.add_row("errors", _counts(images["error"].dropna()))
-    if job.cache.subjects.is_file():
-        grid.add_row("subjects", _counts(read_table(job.cache.subjects, ["status"])["status"]))
-    if views := job.cache.views():
+    if session.cache.subjects.is_file():
+        grid.add_row("subjects", _counts(read_table(session.cache.subjects, ["status"])["status"]))
+    if views := session.cache.views():
         grid.add_row("views", ", ".join(views))
-    if job.unlisted:
-        grid.add_row("passed over", escape(f"{len(job.unlisted)} folders that cannot be listed: {some(job.unlisted)}"))
-    if job.failed:
-        grid.add_row("failed", escape(failed(job)))
+    if session.unlisted:
+        grid.add_row(
+            "passed over", escape(f"{len(session.unlisted)} folders that cannot be listed: {some(session.unlisted)}")
+        )
+    if session.failed:
+        grid.add_row("failed", escape(failed(session)))
     grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
     out.print(grid)
 
@@ -123,11 +127,11 @@ LONGEST, MOST = 24, 8
 """Characters of a class name, and classes of an attribute, that are printed."""
 
 
-def understood(job: Job, following: str) -> None:
+def understood(session: Session, following: str) -> None:
     """The labels that came with the photos, and the next command."""
-    schema = Schema.from_dict(job.cache.read()["schema"])
-    images = read_table(job.cache.images)
-    labels(inventory.take(images, schema, dict(job.cache.read()["source"].get("labels", {}))))
+    schema = Schema.from_dict(session.cache.read()["schema"])
+    images = read_table(session.cache.images)
+    labels(inventory.take(images, schema, dict(session.cache.read()["source"].get("labels", {}))))
     out.print(f"next      {escape(following)}")
 
 
@@ -163,10 +167,10 @@ def shorten(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
-def failed(job: Job) -> str:
+def failed(session: Session) -> str:
     """How many photos failed this time, the first of them, and why."""
-    first, why = min(job.failed.items())
-    return f"{len(job.failed)} photos, first {first}: {why}; run again to try again"
+    first, why = min(session.failed.items())
+    return f"{len(session.failed)} photos, first {first}: {why}; run again to try again"
 
 
 def _counts(column: Any) -> str:
@@ -254,10 +258,10 @@ def statistics(data: dict[str, Any]) -> None:
     out.print(table)
 
 
-def mattes(job: Job) -> None:
+def mattes(session: Session) -> None:
     """What the mattes are: the model with its licence, and how many have which status, per view."""
-    for view in job.cache.views():
-        folder = job.cache.view(view)
+    for view in session.cache.views():
+        folder = session.cache.view(view)
         if (folder / MATTES).is_file() and (folder / DESCRIPTION).is_file():
             about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             statuses = _counts(read_table(folder / MATTES, ["status"])["status"])

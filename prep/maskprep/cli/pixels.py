@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import CacheDir, ConfigFile, Engine, Quiet, Source, Strict, Workers, app, bring
+from maskprep.cli.common import WORKS, Command, command
 
 
-@app.command()
+@command("quiet", config=False)
 def export(
-    source: Source,
+    command: Command,
     out: Annotated[Path, typer.Option(help="New folder to write to.")],
     format: Annotated[str, typer.Option("--format", help="folder, csv, hf (Parquet) or webdataset (tar).")] = "folder",
     by: Annotated[str, typer.Option(help="For folder: mirror the source tree, or a folder per class.")] = "source",
@@ -25,29 +25,26 @@ def export(
     view: Annotated[str | None, typer.Option(help="Which crops.", show_default="the only view, or face")] = None,
     split: Annotated[str | None, typer.Option(help="Only train or eval.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
-    cache: CacheDir = None,
-    quiet: Quiet = False,
 ) -> None:
     """Write crops and labels in formats that other tools read."""
     from maskprep.cli import console as show
     from maskprep.dataset.export import RECORD, Settings
     from maskprep.dataset.export import export as write
-    from maskprep.pipeline.job import open_job
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
-    job = open_job(source, cache)
-    with show.bars(quiet) as bars:
-        made = write(job.cache.root, out, settings, view=view, force=force, progress=bars)
+    with command.bars() as bars:
+        made = write(command.session.cache.root, out, settings, view=view, force=force, progress=bars)
     without = f", {made.missing} photos have no crop" if made.missing else ""
     typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
     show.kept(made.kept, RECORD)
 
 
-@app.command()
+PHOTO = typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache; with --out also one photo.")
+
+
+@command(*WORKS, source=PHOTO)
 def rembg(
-    source: Annotated[
-        Path, typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache; with --out also one photo.")
-    ],
+    command: Command,
     out: Annotated[
         Path | None,
         typer.Option(help="Only write cut-outs of all photos to this folder (of one photo: to this PNG), no cache."),
@@ -71,62 +68,39 @@ def rembg(
         str | None, typer.Option(help="With --out: transparent, #rrggbb, r,g,b or a name.", show_default="transparent")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
-    cache: CacheDir = None,
-    config: ConfigFile = None,
-    workers: Workers = None,
-    engine: Engine = "processes",
-    strict: Strict = False,
-    quiet: Quiet = False,
 ) -> None:
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
     from maskprep.cli import console as show
     from maskprep.errors import UsageError
-    from maskprep.pipeline import api
+    from maskprep.mattes.cutouts import CutoutSettings, cut_folder, cut_photo
 
+    source, given = command.source, command.options
     named = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
-    if out is not None:
-        if view is not None or on is not None or cache is not None or config is not None:
-            raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
-        with show.bars(quiet) as bars:
-            made = api.cutouts(
-                source,
-                out,
-                model=model or "person",
-                refinement=refine or "none",
-                runtime=runtime or "onnxruntime",
-                providers=named or (),
-                kind="mask" if mask else "cutout",
-                background=background or "transparent",
-                force=force,
-                workers=workers,
-                engine=engine,
-                progress=bars,
-            )
-        show.cutouts(made)
-        if made.failed or (strict and made.unlisted):
-            raise typer.Exit(3 if strict else 1)
+    if out is None:
+        if mask or force or background is not None:
+            raise UsageError("--mask, --background and --force need --out.")
+        if source.is_file():
+            raise UsageError(f"'{source}' is one photo.", "Say where its cut-out is to be written, with --out x.png.")
+        asked = {"model": model, "on": on, "refine": refine, "runtime": runtime, "providers": named}
+        command.bring(lambda: command.session.rembg(view, **asked), show.mattes)  # type: ignore[arg-type]
         return
-    if mask or force or background is not None:
-        raise UsageError("--mask, --background and --force need --out.")
-    if source.is_file():
-        raise UsageError(f"'{source}' is one photo.", "Say where its cut-out is to be written, with --out x.png.")
-    bring(
-        "rembg",
-        lambda bars: api.rembg(
-            source,
-            cache,
-            config,
-            view=view,
-            model=model,
-            on=on,
-            refine=refine,
-            runtime=runtime,
-            providers=named,
-            workers=workers,
-            engine=engine,
-            progress=bars,
-        ),
-        strict,
-        quiet,
-        show.mattes,
+    if view is not None or on is not None or given["cache"] is not None or given["config"] is not None:
+        raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
+    settings = CutoutSettings(
+        model or "person",
+        refine or "none",
+        runtime or "onnxruntime",
+        tuple(named or ()),
+        "mask" if mask else "cutout",
+        background or "transparent",
     )
+    if source.is_file():
+        made = cut_photo(source, out, settings, force)
+    else:
+        with show.bars(command.quiet) as bars:
+            made = cut_folder(
+                source, out, settings, force, workers=given["workers"], engine=given["engine"], progress=bars
+            )
+    show.cutouts(made)
+    if made.failed or (command.strict and made.unlisted):
+        raise typer.Exit(3 if command.strict else 1)

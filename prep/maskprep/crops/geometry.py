@@ -150,6 +150,28 @@ def _region(
     return Region(cx, cy, width / scale, height / scale, angle), side
 
 
+FEWEST_SAMPLES = 2.0
+"""A photo may be decoded at a fraction of its size where a crop still shrinks what is left by this factor."""
+
+
+def reduction_for(
+    view: ViewSettings,
+    photo: tuple[int, int],
+    box: tuple[float, float, float, float] | None,
+    keypoints: NDArray[np.float64] | None = None,
+) -> int:
+    """The fraction of its size at which a photo shows all that a crop can: 1, 2, 4 or 8.
+
+    Args:
+        view, photo, box, keypoints: as for :func:`transform_for`.
+    """
+    transform = transform_for(view, photo, box, keypoints)
+    if transform is None:
+        return 1
+    shrinks = 1 / float(np.linalg.svd(transform[:, :2], compute_uv=False)[0])
+    return max(r for r in (1, 2, 4, 8) if r == 1 or shrinks >= FEWEST_SAMPLES * r)
+
+
 def shows_photo_only(
     view: ViewSettings,
     photo: tuple[int, int],
@@ -187,14 +209,16 @@ def cut(
     view: ViewSettings,
     box: tuple[float, float, float, float] | None,
     keypoints: NDArray[np.float64] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> Cut | None:
     """Cut one crop out of a photo; None when the view needs a face and there is none.
 
     Args:
-        photo: uint8 [h, w, 3], upright.
+        photo: uint8 [h, w, 3], upright; the photo, or the photo reduced.
         view, box, keypoints: as for :func:`transform_for`.
+        shape: height and width of the photo where ``photo`` is reduced; box, keypoints and transform are in its pixels.
     """
-    shape = (photo.shape[0], photo.shape[1])
+    shape = shape or (photo.shape[0], photo.shape[1])
     transform = transform_for(view, shape, box, keypoints)
     if transform is None:
         return None
@@ -204,7 +228,8 @@ def cut(
     if view.crop == "face" and box is not None:
         scale = math.hypot(transform[0, 0], transform[1, 0])
         margin = (min(view.size) / scale / _region(view, box, keypoints)[1] - 1) / 2
-    pixels = warp(photo, transform, view.size, border)
+    enlarge = (shape[1] / photo.shape[1], shape[0] / photo.shape[0], 1.0)
+    pixels = warp(photo, transform if enlarge == (1, 1, 1) else transform * enlarge, view.size, border)
     return Cut(pixels, transform, invented_share(transform, shape, view.size), margin)
 
 

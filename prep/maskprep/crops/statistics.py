@@ -6,13 +6,20 @@ divided by 255, which more than doubles the standard deviation; exact sums leave
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
+import pyarrow as pa
 
+from maskprep.base.files import write_json
 from maskprep.crops.crop import CHANNELS
+from maskprep.store.cache import Cache
+from maskprep.store.stage import DESCRIPTION, INDEX, Recipe, Report, Tables, TableStage
+from maskprep.store.tables import read_table
 
 SPLITS = ("train", "eval")
 """Those of which there is always an entry; others have one where there are such photos."""
@@ -75,3 +82,73 @@ def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
             "foreground": foreground.to_dict() if foreground else None,
         }
     return entry
+
+
+@dataclass(frozen=True)
+class Stats(TableStage):
+    """stats.json: mean and standard deviation of every view, whole crops and foreground, per split.
+
+    Args:
+        views: those of the cache.
+    """
+
+    views: tuple[str, ...]
+    name: ClassVar[str] = "stats"
+    file: ClassVar[str] = "stats.json"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("images", *(f"{kind}:{view}" for view in self.views for kind in ("crop", "matte")))
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(1)
+
+    def _record(self, cache: Cache) -> Path:
+        """A JSON file has no room for what it was made from: it lies beside the stages."""
+        return cache.rows(self.name) / DESCRIPTION
+
+    def recorded(self, tables: Tables) -> str:
+        try:
+            record = json.loads(self._record(tables.cache).read_text(encoding="utf-8"))
+            whole = record["bytes"] == self.path(tables.cache).stat().st_size
+            return str(record["made_from"]) if whole else ""
+        except (OSError, ValueError, TypeError, KeyError):
+            return ""
+
+    def mark(self, tables: Tables) -> str:
+        return self.recorded(tables)
+
+    def refresh(self, tables: Tables, report: Report) -> None:
+        made_from = self.made_from(tables)
+        if self.recorded(tables) == made_from:
+            return
+        split = tables.table("images").set_index("image")["split"]
+        result = {}
+        for view in self.views:
+            if self._is_cut(tables, view):
+                rows = view_rows(tables, view)
+                result[view] = by_split(rows, rows["image"].map(split))
+        write_json(self.path(tables.cache), result)
+        self._record(tables.cache).parent.mkdir(parents=True, exist_ok=True)
+        size = self.path(tables.cache).stat().st_size
+        write_json(self._record(tables.cache), {"made_from": made_from, "bytes": size})
+        report.computed[self.name] += len(result)
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        raise NotImplementedError  # it is no Parquet table
+
+    def _is_cut(self, tables: Tables, view: str) -> bool:
+        return (tables.cache.view(view) / INDEX).is_file()
+
+
+def view_rows(tables: Tables, view: str) -> pd.DataFrame:
+    """The live rows of a view with the sums of its crops and, where there are mattes, of their foreground."""
+    made = tables.rows(f"crop:{view}")
+    sums = ["image", *(f"{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "count"]
+    rows = pd.DataFrame({name: [] for name in sums}) if made is None else pd.DataFrame(made.select(sums).to_pandas())
+    path = tables.cache.view(view) / "mattes.parquet"
+    names = ["image", *(f"fg_{name}" for name in sums[1:])]
+    if path.is_file():
+        return rows.merge(read_table(path, names), on="image", how="left")
+    return rows.assign(**dict.fromkeys(names[1:], None))

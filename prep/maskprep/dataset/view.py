@@ -19,10 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.crops.compositing import Background
-from maskprep.crops.crop import CHANNELS, FOREGROUND
+from maskprep.crops.crop import CHANNELS
 from maskprep.crops.statistics import moments
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
+from maskprep.mattes.planes import FOREGROUND
 from maskprep.store.cache import Cache
 from maskprep.store.tables import inputs_of
 
@@ -297,7 +298,10 @@ def _open_mattes(
     if not file.is_file():
         return crops.assign(matte=None), {}
     mattes = _read_table(file, ["image", "key", "status"]).rename(columns={"status": "matte"})
-    crops = crops.merge(mattes[["image", "key", "matte"]].astype(object), on=["image", "key"], how="left")
+    sums = [name for name in FOREGROUND if name in mattes]  # caches of earlier versions keep them beside the crops
+    crops = crops.drop(columns=sums).merge(
+        mattes[["image", "key", "matte", *sums]].astype(object), on=["image", "key"], how="left"
+    )
     crops["matte"] = crops["matte"].where(crops["matte"].notna(), None)
     alphas = {}
     for shard, rows in crops[crops["matte"].notna()].groupby("shard"):

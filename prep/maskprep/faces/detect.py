@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.faces.detectors import Detection, open_detectors
+from maskprep.errors import UsageError
+from maskprep.faces.detectors import DETECTORS, Detection, check_names, open_detectors
 from maskprep.faces.face import Face, merge
 from maskprep.faces.search import search
-from maskprep.photos.decode import PhotoError, load
-from maskprep.store.pool import Compute, Output, Row
+from maskprep.photos.colour import picture
+from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, reduction_of
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, TableStage
 from maskprep.store.tables import schema_of
 
-NAME = "detect"
+PICTURE = ("content", "colour_profile", "error", "format", "width", "height")
+"""Columns of images.parquet that tell what there is to search."""
+
 VERSION = 4
 TABLE_VERSION = 4
-ROWS_PER_SHARD = 64
 
 FACE = pa.struct(
     [
@@ -67,61 +69,157 @@ TABLE = schema_of(
 
 
 @dataclass(frozen=True)
-class DetectStage:
-    """Finds faces. Input rows: path. Output rows: a list of FACE.
+class DetectSettings:
+    """The ``detect`` section of maskprep.yaml.
 
     Args:
-        thresholds: lowest score that counts, per detector that may look.
-        low: lowest score that counts on the rung ``low``, where nothing better is found.
-        max_megapixels: photos larger than this are not opened.
+        detectors: which detectors look at every photo.
+        thresholds: lowest score that is kept, per detector; those not named keep their own.
+        low: lowest score that is kept on a photo on which no clear face is found.
+
+    Raises:
+        UsageError: an unknown detector or a threshold outside 0..1.
     """
 
-    thresholds: dict[str, float]
-    low: float
-    max_megapixels: float
-    columns: pa.Schema = field(default_factory=lambda: COLUMNS)
-    array_shape: tuple[int, ...] | None = None
+    detectors: tuple[str, ...] = tuple(DETECTORS)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    low: float = 0.15
+
+    def __post_init__(self) -> None:
+        check_names(self.detectors)
+        if not 0 < self.low < 1:
+            raise UsageError(f"detect.low lies between 0 and 1, not {self.low:g}.")
+        for name, value in self.thresholds.items():
+            check_names((name,))
+            if not 0 < value < 1:
+                raise UsageError(f"detect.thresholds.{name} lies between 0 and 1, not {value:g}.")
+
+    def threshold(self, name: str) -> float:
+        """Lowest score that detector ``name`` keeps."""
+        return self.thresholds.get(name, DETECTORS[name].threshold)
+
+
+@dataclass(frozen=True)
+class Detect(MapStage[tuple[int, int, int]]):
+    """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own.
+
+    A row's input is width and height of the upright photo, and the fraction of its size at which it is decoded.
+
+    A photo that is much larger than what is searched is decoded at a reduced size; boxes are in its full pixels.
+
+    Args:
+        settings: the ``detect`` section.
+        given: photos that came with a box.
+    """
+
+    settings: DetectSettings
+    given: frozenset[str] = frozenset()
+    name: ClassVar[str] = "detect"
+    needs: ClassVar[tuple[str, ...]] = ("images",)
+    follows: ClassVar[str] = "index"
+    columns: ClassVar[pa.Schema] = COLUMNS
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Detector -> lowest score that counts."""
+        return {name: self.settings.threshold(name) for name in self.settings.detectors}
+
+    @property
+    def recipe(self) -> Recipe:
+        weights = {name: DETECTORS[name].sha256 for name in self.settings.detectors}
+        return Recipe(VERSION, self.thresholds | {"low": self.settings.low}, weights)
+
+    def worker(self) -> Detect:
+        return Detect(self.settings)
+
+    def may_follow(self, image: str) -> bool:
+        return image not in self.given
+
+    def inputs(self, tables: Tables) -> list[Input[tuple[int, int, int]]]:
+        images = tables.table("images")
+        columns = (images[name] for name in ("image", *PICTURE))
+        made = (
+            self.follow(image, dict(zip(PICTURE, facts, strict=True))) for image, *facts in zip(*columns, strict=True)
+        )
+        return [source for source in made if source is not None and source.image not in self.given]
+
+    def follow(self, image: str, row: dict[str, Any]) -> Input[tuple[int, int, int]] | None:
+        if isinstance(row["error"], str):
+            return None
+        width, height = int(row["width"]), int(row["height"])
+        reduction = reduction_of(width, height) if row["format"] in SCALED else 1
+        size = () if reduction == 1 else (f"reduced by {reduction}",)
+        key = self.key(picture(row["content"], row["colour_profile"]), *size)
+        return Input(image, key, (width, height, reduction))
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Load the detectors."""
-        lowest = {name: min(self.low, threshold) for name, threshold in self.thresholds.items()}
-
+        lowest = {name: min(self.settings.low, threshold) for name, threshold in self.thresholds.items()}
         with open_detectors(list(self.thresholds), lowest) as detectors:
 
-            def compute(row: Row) -> Output | None:
+            def compute(photo: PhotoFile, row: tuple[int, int, int]) -> Output | None:
+                width, height, reduction = row
                 try:
-                    pixels = load(Path(str(row["path"])), self.max_megapixels)
+                    pixels = photo.pixels(reduction)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
                 detections, faces = search(pixels, detectors, self.thresholds)
-                return {"faces": [_record(detections[i], face) for face in faces for i in face.faces]}, None
+                scale = (width / pixels.shape[1], height / pixels.shape[0])
+                return {"faces": [_record(detections[i], face, scale) for face in faces for i in face.faces]}, None
 
             yield compute
 
 
-def _record(detection: Detection, face: Face) -> dict[str, Any]:
+def _record(detection: Detection, face: Face, scale: tuple[float, float]) -> dict[str, Any]:
+    """A FACE; ``scale``: pixels of the photo for one of those that were searched, along x and y."""
     return {
         "detector": detection.detector,
         "rung": detection.rung,
         "score": detection.score,
         "sharpness": detection.sharpness,
-        "box": list(detection.box),
-        "keypoints": detection.keypoints.ravel().tolist(),
+        "box": [v * s for v, s in zip(detection.box, (*scale, *scale), strict=True)],
+        "keypoints": (detection.keypoints * scale).ravel().tolist(),
         "group": face.faces[0],
         "evidence": face.evidence,
         "confirmed": face.confirmed,
     }
 
 
-def assemble(rows: pa.Table) -> pa.Table:
-    """faces.parquet from the stage's rows."""
-    out: list[dict[str, Any]] = []
-    for image, faces in zip(rows.column("image").to_pylist(), rows.column("faces").to_pylist(), strict=True):
-        for number, face in enumerate(faces):
-            x0, y0, x1, y1 = face.pop("box")
-            out.append({"image": image, "face": number, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "matte": None, **face})
-    return pa.Table.from_pylist(out, schema=TABLE)
+@dataclass(frozen=True)
+class Faces(TableStage):
+    """faces.parquet: the detections of all photos; empty where no view shows faces, which are then not looked for."""
+
+    name: ClassVar[str] = "faces"
+    needs: ClassVar[tuple[str, ...]] = ("detect", "overlap")
+    file: ClassVar[str] = "faces.parquet"
+    counted: ClassVar[bool] = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(TABLE_VERSION)
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        rows = tables.rows("detect") if "detect" in tables.stages else None
+        overlaps = tables.rows("overlap") if "overlap" in tables.stages else None
+        mattes: dict[str, list[float | None]] = {}
+        if overlaps is not None:
+            columns = (overlaps.column(name).to_pylist() for name in ("image", "overlaps"))
+            mattes = dict(zip(*columns, strict=True))
+        out: list[dict[str, Any]] = []
+        for image, faces in detections(rows):
+            for number, face in enumerate(faces):
+                x0, y0, x1, y1 = face.pop("box")
+                matte = mattes[image][number] if image in mattes else None
+                out.append(
+                    {"image": image, "face": number, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "matte": matte, **face}
+                )
+        return pa.Table.from_pylist(out, schema=TABLE)
+
+
+def detections(rows: pa.Table | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Image and its FACEs, from the rows of the stage ``detect``."""
+    if rows is not None:
+        yield from zip(rows.column("image").to_pylist(), rows.column("faces").to_pylist(), strict=True)
 
 
 def faces_by_image(table: pd.DataFrame) -> dict[str, list[Face]]:

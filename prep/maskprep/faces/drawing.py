@@ -11,11 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 from maskprep.base.files import keep_out, keep_whole
 from maskprep.errors import UsageError
 from maskprep.faces.subjects import Subjects
-from maskprep.photos.decode import PhotoError, load
+from maskprep.photos.decode import PhotoError
+from maskprep.photos.folder import PhotoFolder
+from maskprep.photos.naming import find_image
 from maskprep.photos.pictures import write_png
-from maskprep.pipeline import bring as pipeline
-from maskprep.pipeline.job import Job
-from maskprep.pipeline.status import find_image
+from maskprep.store.cache import Cache
 from maskprep.store.tables import read_table
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -34,12 +34,20 @@ INK, PAPER = (30, 30, 30), (250, 250, 250)
 
 
 def draw_faces(
-    job: Job, image: str | None = None, out: Path | None = None, count: int = 24, force: bool = False
+    cache: Cache,
+    photos: PhotoFolder,
+    chooser: Subjects,
+    image: str | None = None,
+    out: Path | None = None,
+    count: int = 24,
+    force: bool = False,
 ) -> Path:
     """Draw boxes, rungs, scores and the choice on one photo, or on a sheet of several.
 
     Args:
-        job: an open cache, up to date.
+        cache: up to date.
+        photos: opens its photos.
+        chooser: its subjects.
         image: one image; None for a sheet of those most worth a look: unclear choices first, then photos with the
             most faces.
         out: PNG to write; by default ``faces.png`` or ``faces-<image>.png`` in the cache.
@@ -51,34 +59,33 @@ def draw_faces(
             another.
     """
     if out is not None:
-        keep_out(out, job.root)
+        keep_out(out, photos.root)
         keep_whole(out, force)
-    subjects = read_table(job.cache.subjects)
     if image is not None:
-        name = find_image(subjects, image, job.root)
-        picture = draw_photo(job, name, pipeline.open_subjects(job))
-        path = out or job.cache.root / f"faces-{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
+        name = find_image(chooser.images["image"].tolist(), image, photos.root)
+        picture = draw_photo(photos, name, chooser)
+        path = out or cache.root / f"faces-{Path(name).with_suffix('').as_posix().replace('/', '-')}.png"
     else:
-        picture = _sheet(job, count)
-        path = out or job.cache.root / "faces.png"
+        picture = _sheet(cache, photos, chooser, count)
+        path = out or cache.root / "faces.png"
     write_png(path, picture)
     return path
 
 
-def draw_photo(job: Job, image: str, chooser: Subjects, longest: int = LONGEST) -> Image.Image:
+def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int = LONGEST) -> Image.Image:
     """One photo with every face: thin boxes as the detectors gave them, a thick one per face, green for the subject.
 
     Args:
-        job: an open cache.
+        photos: opens the photos.
         image: which photo.
-        chooser: from :func:`maskprep.pipeline.open_subjects`.
+        chooser: the subjects.
         longest: size of the picture, pixels.
 
     Raises:
         UsageError: the photo cannot be decoded.
     """
     try:
-        pixels = load(job.path(image), job.config.index.max_megapixels)
+        pixels = photos(image).pixels()
     except PhotoError as error:
         raise UsageError(f"'{image}' cannot be drawn: {error}.") from error
     choice = chooser.choose(image)
@@ -133,10 +140,10 @@ def _with_caption(
     return canvas
 
 
-def _sheet(job: Job, count: int) -> Image.Image:
+def _sheet(cache: Cache, photos: PhotoFolder, chooser: Subjects, count: int) -> Image.Image:
     """Photos most worth a look, side by side."""
-    subjects = read_table(job.cache.subjects)
-    faces = read_table(job.cache.faces)
+    subjects = read_table(cache.subjects)
+    faces = read_table(cache.faces)
     groups = faces.groupby("image")["group"].nunique()
     rungs = faces[faces["rung"] != "as_is"].groupby("image").size()
     rank = subjects.assign(
@@ -148,9 +155,8 @@ def _sheet(job: Job, count: int) -> Image.Image:
     rank = rank.sort_values(["unclear", "climbed", "groups", "image"], ascending=[False, False, False, True])
     chosen = list(rank["image"][:count])
     if not chosen:
-        raise UsageError(f"'{job.cache.root}' has no photo that could be drawn.")
-    chooser = pipeline.open_subjects(job)
-    pictures = [draw_photo(job, image, chooser, 420) for image in chosen]
+        raise UsageError(f"'{cache.root}' has no photo that could be drawn.")
+    pictures = [draw_photo(photos, image, chooser, 420) for image in chosen]
     columns = min(6, len(pictures))
     width = max(p.width for p in pictures) + 8
     rows = math.ceil(len(pictures) / columns)

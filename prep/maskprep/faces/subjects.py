@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
 
+from maskprep.base.boxes import BOX_COLUMNS, Box
 from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
 from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
 from maskprep.faces.detect import faces_by_image
-from maskprep.faces.face import Box, Face
+from maskprep.faces.face import Face
 from maskprep.faces.reasons import not_faces
-from maskprep.labels.boxes import COLUMNS
+from maskprep.store.stage import Recipe, Report, Tables, TableStage
 from maskprep.store.tables import schema_of
 
 VERSION = 5
@@ -41,6 +43,45 @@ TABLE = schema_of(
 """subjects.parquet. keypoints: right eye, left eye, nose tip, mouth centre of the chosen face, as x, y, ..."""
 
 
+@dataclass(frozen=True)
+class Choose(TableStage):
+    """subjects.parquet: the face that counts, for every photo.
+
+    Args:
+        settings: the ``choose`` section.
+        decisions: a person's decisions on faces, in order.
+        sought: whether faces were looked for.
+    """
+
+    settings: ChooseSettings
+    decisions: tuple[Decision, ...] = ()
+    sought: bool = True
+    name: ClassVar[str] = "choose"
+    needs: ClassVar[tuple[str, ...]] = ("images", "faces")
+    file: ClassVar[str] = "subjects.parquet"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION, dataclasses.asdict(self.settings) if self.sought else {})
+
+    def other_inputs(self, tables: Tables) -> Any:
+        return [dataclasses.astuple(decision) for decision in self.decisions]
+
+    def subjects(self, tables: Tables) -> Subjects:
+        """The choices, with what is needed to explain one."""
+        return Subjects(
+            tables.table("images"), tables.table("faces"), self.settings, self.decisions, sought=self.sought
+        )
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        chosen = self.subjects(tables)
+        report.progress.start(self.name, len(chosen.images))
+        return chosen.table(report.progress.advance)
+
+    def notes(self, tables: Tables) -> list[str]:
+        return self.subjects(tables).stale_rulings() if self.decisions else []
+
+
 def _inside(box: Box, row: Any) -> bool:
     """Whether a box shows some of the photo and is not absurdly large."""
     shows = box[0] < row.width and box[1] < row.height and box[2] > 0 and box[3] > 0
@@ -49,11 +90,11 @@ def _inside(box: Box, row: Any) -> bool:
 
 def given_boxes(images: pd.DataFrame) -> dict[str, tuple[Box, int]]:
     """The boxes that came with the photos: image -> its largest box, and how many it has."""
-    if COLUMNS[0] not in images:
+    if BOX_COLUMNS[0] not in images:
         return {}
-    own = images[images[COLUMNS[0]].notna() & images["error"].isna()]
+    own = images[images[BOX_COLUMNS[0]].notna() & images["error"].isna()]
     found: dict[str, tuple[Box, int]] = {}
-    for image, count, x0, y0, x1, y1 in zip(*(own[c] for c in ("image", "boxes", *COLUMNS)), strict=True):
+    for image, count, x0, y0, x1, y1 in zip(*(own[c] for c in ("image", "boxes", *BOX_COLUMNS)), strict=True):
         found[image] = ((float(x0), float(y0), float(x1), float(y1)), int(count))
     return found
 

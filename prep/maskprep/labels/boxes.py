@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base.boxes import BOX_COLUMNS
 from maskprep.labels.columns import plain
 from maskprep.labels.lists import nfc
 
-COLUMNS = ("box_x0", "box_y0", "box_x1", "box_y1")
+COLUMNS = BOX_COLUMNS
 """Of images.parquet: the subject's box, null for photos without one; ``boxes`` beside them counts all of a photo."""
 
 CORNERS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))

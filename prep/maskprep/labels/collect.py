@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from maskprep.faces.decisions import Decision, read_decisions, relabels
-from maskprep.labels.changes import Changes, Outcome, apply
+from maskprep.labels.changes import Changes, Outcome
 from maskprep.labels.fixes import ANY, PRESET, RULING, Fix, read_fixes, read_preset
 from maskprep.labels.lists import some
-from maskprep.labels.schema import Schema
-from maskprep.pipeline.config import LabelSettings
 
 
-def gather(settings: LabelSettings, decisions: Path) -> list[Fix]:
+def gather(files: Sequence[str], preset: str | None, min_agree: int, decisions: Path) -> list[Fix]:
     """Every fix in force.
 
     Args:
-        settings: the ``labels`` section.
+        files: CSV or YAML files of fixes.
+        preset: a list of published label errors, or None.
+        min_agree: use those of the preset that at least so many published lists agree on.
         decisions: decisions.csv, whose ``relabel`` rulings are fixes of single photos.
 
     Raises:
         UserError: a file cannot be read or is no file of fixes.
     """
-    fixes = read_preset(settings.preset, settings.min_agree) if settings.preset else []
-    for file in settings.fixes:
+    fixes = read_preset(preset, min_agree) if preset else []
+    for file in files:
         fixes.extend(read_fixes(Path(file)))
     return [*fixes, *(_ruling(decision) for decision in relabels(read_decisions(decisions)))]
-
-
-def identity(fixes: Sequence[Fix]) -> list[Any]:
-    """What labels depend on, for a fingerprint: the content of every fix, wherever its file lies."""
-    return [dataclasses.asdict(fix) for fix in fixes]
 
 
 def notes(changes: Changes) -> list[str]:
@@ -47,11 +38,6 @@ def notes(changes: Changes) -> list[str]:
         examples = some([f"{o.fix.selection}: {o.detail}" for o in published])
         said.append(f"{published[0].fix.origin}: {len(published)} fixes not applied ({examples}).")
     return said
-
-
-def preview(images: pd.DataFrame, schema: Schema, settings: LabelSettings, decisions: Path) -> Changes:
-    """What the fixes in force, or those that are to be, make of images.parquet; nothing is written."""
-    return apply(images, schema, gather(settings, decisions))
 
 
 def _say(outcome: Outcome) -> str:

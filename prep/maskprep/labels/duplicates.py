@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.photos.phash import close_pairs, words
+from maskprep.store.stage import Recipe, Report, Tables, TableStage
+from maskprep.store.tables import fingerprint
 
 VERSION = 1
 
@@ -153,3 +156,31 @@ def notes(pairs: pd.DataFrame, images: Sequence[str], people: Sequence[str | Non
     for person, folders in list(shared_ids(images, people).items())[:3]:
         said.append(f"Person {person} has {len(folders)} folders: {', '.join(folders)}; a fix can rename one.")
     return said
+
+
+@dataclass(frozen=True)
+class Duplicates(TableStage):
+    """duplicates.parquet: pairs of photos that are the same or nearly so."""
+
+    name: ClassVar[str] = "duplicates"
+    needs: ClassVar[tuple[str, ...]] = ("images", "labels")
+    file: ClassVar[str] = "duplicates.parquet"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION, {"near": NEAR})
+
+    def _people(self, tables: Tables) -> list[str | None]:
+        return [p if isinstance(p, str) else None for p in tables.table("labels")["person"]]
+
+    def made_from(self, tables: Tables) -> str:
+        """Of the labels, only who is on each photo counts."""
+        return fingerprint(self.recipe.to_dict(), tables.mark("images"), self._people(tables))
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        images, people = tables.table("images"), self._people(tables)
+        report.progress.start(self.name, len(images))
+        table = assemble(images, people)
+        report.progress.advance(len(images))
+        report.notes += notes(table.to_pandas(), list(images["image"]), people)
+        return table

@@ -2,18 +2,81 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.labels.changes import Change, Changes
+from maskprep.errors import UsageError
+from maskprep.labels.changes import Change, Changes, apply
+from maskprep.labels.collect import notes
 from maskprep.labels.fixes import PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema
+from maskprep.store.stage import Recipe, Report, Tables, TableStage
 
 VERSION = 2
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """The ``labels`` section of maskprep.yaml: fixes that are applied to the labels as found (see
+    :mod:`maskprep.labels.fixes`).
+
+    Args:
+        fixes: CSV or YAML files; in maskprep.yaml relative to it.
+        preset: a list of published label errors, or None.
+        min_agree: use those of the preset that at least so many published lists agree on.
+
+    Raises:
+        UsageError: out of range.
+    """
+
+    fixes: tuple[str, ...] = ()
+    preset: str | None = None
+    min_agree: int = 2
+
+    def __post_init__(self) -> None:
+        if self.min_agree < 1:
+            raise UsageError(f"labels.min_agree is at least 1, not {self.min_agree}.")
+
+
+@dataclass(frozen=True)
+class Labels(TableStage):
+    """labels.parquet: the labels as found with the fixes applied.
+
+    Args:
+        schema: what is classified.
+        fixes: reads those in force; called when labels are looked at, so that a broken file of fixes stops no other
+            command.
+    """
+
+    schema: Schema
+    fixes: Callable[[], Sequence[Fix]]
+    name: ClassVar[str] = "labels"
+    needs: ClassVar[tuple[str, ...]] = ("images", "choose")
+    file: ClassVar[str] = "labels.parquet"
+    stale: ClassVar[str] = "its schema or fixes changed"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION, {"schema": self.schema.to_dict()})
+
+    def other_inputs(self, tables: Tables) -> Any:
+        return [dataclasses.asdict(fix) for fix in self.fixes()]
+
+    def changes(self, tables: Tables) -> Changes:
+        """What the fixes make of the labels as found."""
+        return apply(tables.table("images"), self.schema, self.fixes())
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        return assemble(tables.table("images"), tables.table("choose"), self.schema, self.changes(tables))
+
+    def notes(self, tables: Tables) -> list[str]:
+        return notes(self.changes(tables)) if self.fixes() else []
 
 
 def assemble(images: pd.DataFrame, subjects: pd.DataFrame, schema: Schema, changes: Changes | None = None) -> pa.Table:

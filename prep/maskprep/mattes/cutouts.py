@@ -8,47 +8,45 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from maskprep.base.colours import TRANSPARENT, Colour, parse_colour
-from maskprep.base.files import keep_whole, write_atomic, write_json
+from maskprep.base.files import keep_whole, write_atomic
+from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
 from maskprep.crops.compositing import cut_out, place
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
-from maskprep.mattes.matte import JUDGEMENT, MatteSettings, best
-from maskprep.mattes.models import LocalModel
-from maskprep.mattes.refinement import refine
+from maskprep.mattes.matte import MatteSettings, best
+from maskprep.mattes.planes import JUDGEMENT
+from maskprep.mattes.refinement import pymatting, refine
 from maskprep.mattes.rules import GROUND_KEPT, Matte, finish
 from maskprep.mattes.runtime import Look, check_runtime, open_looks
-from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, Pixels, load
+from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, PhotoFile, Pixels, load
+from maskprep.photos.folder import PhotoFolder
 from maskprep.photos.naming import result_names
 from maskprep.photos.pictures import encode, write_png
-from maskprep.photos.walk import walk
-from maskprep.pipeline.job import available_workers
-from maskprep.store import pool as engines
-from maskprep.store import shards
-from maskprep.store.pool import Compute, Output, Row, Task
-from maskprep.store.shards import live_rows, plan, read_rows, shard_numbers, shard_path, sweep
+from maskprep.photos.walk import File, walk
+from maskprep.store.cache import Cache
+from maskprep.store.pool import Pool, check
+from maskprep.store.shards import shard_numbers, shard_path, sweep
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, refresh
 from maskprep.store.tables import fingerprint, read_table, schema_of
 
 VERSION = 2
 WORK = ".maskprep"
 REPORT = "rembg.csv"
 HEADER = ("image", "file", "status", "error", "coverage")
-SETTINGS = "settings.json"
-ROWS_PER_CHUNK = 8
 EXISTS = "exists"
 """Status of a photo whose result's place is taken by another file."""
 
@@ -58,45 +56,130 @@ COLUMNS = schema_of([("file", pa.string()), ("error", pa.string()), *JUDGEMENT])
 
 
 @dataclass(frozen=True)
-class CutoutStage:
-    """Writes cut-outs. Input rows: path, target, and file (its name relative to the folder of results)."""
+class CutoutSettings:
+    """How photos are cut out.
 
-    model: LocalModel
-    settings: MatteSettings
-    kind: str
-    ground: Colour | None
+    Args:
+        model: name of a model or path of an ONNX file.
+        refine: none, guided or closed-form.
+        runtime: onnxruntime or openvino.
+        providers: what onnxruntime runs on, such as ``cuda``; none: the processor.
+        kind: ``cutout`` (the person) or ``mask`` (the matte alone).
+        background: of cut-outs, ``transparent`` or a colour (#rrggbb, r,g,b or a name).
+        max_megapixels: larger photos are errors.
+
+    Raises:
+        UsageError: a value out of range, or a mask with a background.
+    """
+
+    model: str = matte_models.DEFAULT
+    refine: str = "none"
+    runtime: str = "onnxruntime"
+    providers: tuple[str, ...] = ()
+    kind: str = "cutout"
+    background: str = TRANSPARENT
+    max_megapixels: float = MAX_MEGAPIXELS
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"Unknown kind of result '{self.kind}'.", f"Known: {', '.join(KINDS)}.")
+        if self.kind == "mask" and self.ground is not None:
+            raise UsageError("A mask has no background.", "Give --mask or --background.")
+
+    @property
+    def ground(self) -> Colour | None:
+        """The colour behind the person, None for a transparent background."""
+        return None if self.background == TRANSPARENT else parse_colour(self.background)
+
+    @property
+    def matte(self) -> MatteSettings:
+        """The settings of the mattes."""
+        name = matte_models.find(self.model).name
+        return MatteSettings(name, refine=self.refine, runtime=self.runtime, providers=self.providers)
+
+
+@dataclass(frozen=True)
+class CutoutRow:
+    """Where the result of a photo goes: its name relative to the folder of results, and its path."""
+
+    file: str
+    target: Path
+
+
+@dataclass(frozen=True)
+class Cutout(MapStage[CutoutRow]):
+    """Writes the results of a folder of photos; the rows say what became of them.
+
+    Args:
+        settings: how they are cut out.
+        force: whether files that are there are replaced.
+        files: the photos.
+        out: folder of the results.
+    """
+
+    settings: CutoutSettings
     force: bool
-    max_megapixels: float
-    columns: pa.Schema = COLUMNS
-    array_shape: tuple[int, ...] | None = None
+    files: tuple[File, ...] = ()
+    out: Path = Path()
+    name: ClassVar[str] = "rembg"
+    columns: ClassVar[pa.Schema] = COLUMNS
+    rows_per_shard: ClassVar[int] = 8
+
+    @property
+    def recipe(self) -> Recipe:
+        made = self.settings.matte.recipe(matte_models.locate(self.settings.model, fetch=False))
+        ground = self.settings.ground
+        own = {"kind": self.settings.kind, **({} if ground is None else {"background": list(ground)})}
+        return dataclasses.replace(made, settings={**own, **made.settings})
+
+    def worker(self) -> Cutout:
+        return dataclasses.replace(self, files=())
+
+    def folder(self, cache: Cache) -> Path:
+        return cache.root
+
+    def other_inputs(self, tables: Tables) -> Any:
+        return [dataclasses.astuple(file) for file in self.files]
+
+    def inputs(self, tables: Tables) -> list[Input[CutoutRow]]:
+        names = result_names([file.image for file in self.files])
+        key = fingerprint("cutout", VERSION, self.settings.max_megapixels, self.recipe.to_dict())
+        return [
+            Input(
+                f.image,
+                fingerprint(f.image, f.size, f.mtime_ns, names[f.image], key),
+                CutoutRow(names[f.image], self.out / names[f.image]),
+            )
+            for f in self.files
+        ]
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Load the model."""
         import cv2
 
         cv2.setNumThreads(1)
         nothing = dict.fromkeys(name for name, _ in JUDGEMENT)
-        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
+        model = matte_models.locate(self.settings.model, fetch=False)
+        with open_looks(model, 1, self.settings.runtime, self.settings.providers) as looks:
 
-            def compute(row: Row) -> Output | None:
-                target = Path(str(row["target"]))
-                said: Row = {"file": row["file"], "error": None, **nothing}
+            def compute(photo: PhotoFile, row: CutoutRow) -> Output | None:
+                record: dict[str, Any] = {"file": row.file, "error": None, **nothing}
                 try:
-                    pixels = load(Path(str(row["path"])), self.max_megapixels)
+                    pixels = photo.pixels()
                 except PhotoError as problem:
                     if problem.kind == NOT_READ:
                         raise  # says nothing of the photo, so it is not kept
-                    return {**said, "error": str(problem)}, None
+                    return {**record, "error": str(problem)}, None
                 matte = _matte(looks, pixels, self.settings.refine)
-                data = encode(_result(pixels, matte, self.kind, self.ground))
-                if target.is_dir():
-                    return {**said, "status": EXISTS, "error": f"'{row['file']}' is a folder there"}, None
-                if target.exists() and not self.force and target.read_bytes() != data:
-                    return {**said, "status": EXISTS, "error": f"'{row['file']}' is there and differs"}, None
-                if not target.exists() or target.read_bytes() != data:
-                    write_atomic(target, data)
-                return {**said, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
+                data, there = encode(_result(pixels, matte, self.settings)), row.target.exists()
+                if row.target.is_dir():
+                    return {**record, "status": EXISTS, "error": f"'{row.file}' is a folder there"}, None
+                differs = there and row.target.read_bytes() != data
+                if differs and not self.force:
+                    return {**record, "status": EXISTS, "error": f"'{row.file}' is there and differs"}, None
+                if differs or not there:
+                    write_atomic(row.target, data)
+                return {**record, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
 
             yield compute
 
@@ -111,11 +194,11 @@ def _matte(looks: Sequence[Look], pixels: Pixels, refinement: str) -> Matte:
     return best(made(look) for look in looks)
 
 
-def _result(pixels: Pixels, matte: Matte, kind: str, ground: Colour | None) -> Pixels:
+def _result(pixels: Pixels, matte: Matte, settings: CutoutSettings) -> Pixels:
     """The picture that is written; a photo on which nobody was found keeps its background."""
-    if kind == "mask":
+    if settings.kind == "mask":
         return matte.alpha
-    alpha = matte.alpha if matte.found else np.full_like(matte.alpha, 255)
+    alpha, ground = matte.alpha if matte.found else np.full_like(matte.alpha, 255), settings.ground
     return cut_out(pixels, alpha) if ground is None else place(pixels, alpha, np.array(ground, np.uint8))
 
 
@@ -144,67 +227,42 @@ class Cutouts:
     kept: dict[str, str] = field(default_factory=dict)
 
 
-def cut_photo(
-    source: Path,
-    out: Path,
-    *,
-    model: str = matte_models.DEFAULT,
-    refinement: str = "none",
-    runtime: str = "onnxruntime",
-    providers: Sequence[str] = (),
-    kind: str = "cutout",
-    background: str = TRANSPARENT,
-    force: bool = False,
-    max_megapixels: float = MAX_MEGAPIXELS,
-) -> Cutouts:
+def cut_photo(source: Path, out: Path, settings: CutoutSettings, force: bool = False) -> Cutouts:
     """Cut the person out of one photo.
 
     Args:
         source: the photo, never written to.
         out: the PNG to write, which may lie beside the photo. A file of another origin is not written over.
-        model: see :func:`cut_folder`, as for the following.
-        refinement: see there.
-        runtime: see there.
-        providers: see there.
-        kind: see there.
-        background: see there.
+        settings: how.
         force: write over any file but the photo itself.
-        max_megapixels: see there.
 
     Raises:
-        UserError: the photo cannot be read, the file cannot be written, or the model cannot be had.
+        UsageError: the photo cannot be read, the file cannot be written, or the model cannot be had.
     """
-    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
     if out.exists() and out.samefile(source):
         raise UsageError(f"'{out}' is the photo itself.", "Name another file with --out.")
     if out.suffix.lower() != ".png" and not out.is_dir():
         raise UsageError(f"The result of '{source}' is a PNG, not '{out.name}'.", "Name a file that ends in .png.")
     keep_whole(out, force)
     local = matte_models.locate(settings.model)
-    check_runtime(runtime, providers)
+    check_runtime(settings.runtime, settings.providers)
     try:
-        pixels = load(source, max_megapixels)
+        pixels = load(source, settings.max_megapixels)
     except PhotoError as problem:
         raise UserError(f"'{source}': {problem}.") from problem
-    with open_looks(local, available_workers(), settings.runtime, settings.providers) as looks:
+    with open_looks(local, cores(), settings.runtime, settings.providers) as looks:
         matte = _matte(looks, pixels, settings.refine)
-    write_png(out, Image.fromarray(_result(pixels, matte, kind, ground)))
-    kept = {source.name: matte.status} if kind == "cutout" and matte.status in GROUND_KEPT else {}
+    write_png(out, Image.fromarray(_result(pixels, matte, settings)))
+    kept = {source.name: matte.status} if settings.kind == "cutout" and matte.status in GROUND_KEPT else {}
     return Cutouts(out, 1, 1, Counter([matte.status]), [], kept=kept)
 
 
 def cut_folder(
     source: Path,
     out: Path,
-    *,
-    model: str = matte_models.DEFAULT,
-    refinement: str = "none",
-    runtime: str = "onnxruntime",
-    providers: Sequence[str] = (),
-    kind: str = "cutout",
-    background: str = TRANSPARENT,
+    settings: CutoutSettings,
     force: bool = False,
-    max_megapixels: float = MAX_MEGAPIXELS,
+    *,
     workers: int | None = None,
     engine: str = "processes",
     progress: Progress | None = None,
@@ -215,14 +273,8 @@ def cut_folder(
         source: folder of photos, never written to.
         out: folder of the results; the tree of the source is mirrored, ``a/b.jpg`` becomes ``a/b.png``. Photos that
             differ only in the suffix keep it: ``b.jpg.png``.
-        model: name of a model or path of an ONNX file.
-        refinement: none, guided or closed-form.
-        runtime: onnxruntime or openvino.
-        providers: what onnxruntime runs on, such as ``cuda``; none: the processor.
-        kind: ``cutout`` (the person) or ``mask`` (the matte alone).
-        background: of cut-outs, ``transparent`` or a colour (#rrggbb, r,g,b or a name).
+        settings: how.
         force: replace files that are there already.
-        max_megapixels: larger photos are errors.
         workers: processes; by default as many as there are cores.
         engine: processes or serial.
         progress: where progress is reported.
@@ -231,8 +283,7 @@ def cut_folder(
         UserError: the folder cannot be used, holds a file of another origin in the place of rembg.csv, or the model
             cannot be had. A photo that cannot be used is no exception but a line in :attr:`Cutouts.failed`.
     """
-    engines.check(engine, workers)
-    settings, ground = _settings(model, refinement, runtime, providers, kind, background)
+    check(engine, workers)
     here, there = source.resolve(), out.resolve()
     if there.is_relative_to(here):
         raise UsageError(f"The results '{out}' would lie inside the photos.", "Name another place with --out.")
@@ -244,80 +295,45 @@ def cut_folder(
     if not found.files:
         raise UserError(f"There are no photos in '{source}'.", "Give the folder that holds them.")
     _check_report(out / REPORT, [file.image for file in found.files])
-    local = matte_models.locate(settings.model)
-    check_runtime(runtime, providers)
-    if refinement == "closed-form":
-        from maskprep.mattes.refinement import pymatting
-
+    matte_models.locate(settings.model)
+    check_runtime(settings.runtime, settings.providers)
+    if settings.refine == "closed-form":
         pymatting()
-    stage = CutoutStage(local, settings, kind, ground, force, max_megapixels)
-    about = {"kind": kind, **({} if ground is None else {"background": list(ground)}), **settings.identity(local)}
-    key = fingerprint("cutout", VERSION, max_megapixels, about)
-    names = result_names([file.image for file in found.files])
-    pairs, rows = [], []
-    for file in found.files:
-        pairs.append((file.image, fingerprint(file.image, file.size, file.mtime_ns, names[file.image], key)))
-        path, target = os.fspath(source / file.image), os.fspath(out / names[file.image])
-        rows.append({"path": path, "target": target, "file": names[file.image]})
-    work = out / WORK
-    _same_settings(work / SETTINGS, about, force)
-    sweep(work)
-    for leftover in out.rglob(".tmp-[0-9]*-*.png"):
-        leftover.unlink(missing_ok=True)
-    _forget_lost(work, out, force)
-    chunks = plan(work, pairs, ROWS_PER_CHUNK)
-    inputs = dict(zip(pairs, rows, strict=True))
-    tasks = [Task(work, chunk, tuple(inputs[pair] for pair in chunk.pairs)) for chunk in chunks]
-    made = sum(len(task.rows) for task in tasks)
-    bars = progress or Silent()
-    if tasks:
-        bars.start("rembg", made)
-    broken = engines.run(stage, tasks, workers=workers or available_workers(), engine=engine, advance=bars.advance)
-    shards.finish(work, pairs)
-    table = read_rows(work, live_rows(work, pairs))
-    results = [] if table is None else table.to_pylist()
+    stage = Cutout(settings, force, tuple(found.files), out)
+    work = Cache(out / WORK)
+    _same_settings(stage, work, force)
+    report = Report(progress or Silent())
+    with work.lock(), Pool(workers or cores(), engine) as pool:
+        sweep(work.root)
+        for leftover in out.rglob(".tmp-[0-9]*-*.png"):
+            leftover.unlink(missing_ok=True)
+        _forget_lost(work.root, out, force)
+        tables = Tables(work, [stage])
+        refresh([stage], tables, pool, PhotoFolder(source, settings.max_megapixels), report)
+        table = tables.rows(stage.name)
+        results = [] if table is None else table.to_pylist()
+        broken = sorted(report.failed.items())
+        _report(out / REPORT, results, broken)
     failed = [*broken, *((r["image"], r["error"]) for r in results if r["error"])]
     statuses = Counter(str(r["status"]) for r in results if not r["error"])
-    _report(out / REPORT, results, broken)
-    cut = kind == "cutout"
+    cut = settings.kind == "cutout"
     kept = {r["image"]: r["status"] for r in results if cut and not r["error"] and r["status"] in GROUND_KEPT}
-    return Cutouts(out, len(pairs), made, statuses, sorted(failed), found.ignored, found.unlisted, kept)
+    made = report.computed[stage.name]
+    return Cutouts(out, len(found.files), made, statuses, sorted(failed), found.ignored, found.unlisted, kept)
 
 
-def _settings(
-    model: str, refinement: str, runtime: str, providers: Sequence[str], kind: str, background: str
-) -> tuple[MatteSettings, Colour | None]:
-    """What is asked for, checked; the colour is None for a transparent background."""
-    if kind not in KINDS:
-        raise UsageError(f"Unknown kind of result '{kind}'.", f"Known: {', '.join(KINDS)}.")
-    ground = None if background == TRANSPARENT else parse_colour(background)
-    if kind == "mask" and ground is not None:
-        raise UsageError("A mask has no background.", "Give --mask or --background.")
-    name = matte_models.find(model).name
-    return MatteSettings(name, refine=refinement, runtime=runtime, providers=tuple(providers)), ground
-
-
-def _same_settings(path: Path, settings: dict[str, Any], force: bool) -> None:
+def _same_settings(stage: Cutout, work: Cache, force: bool) -> None:
     """Refuse to mix results of different settings in one folder."""
-    folder = path.parent.parent
-    if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+    path = stage.described(work)
+    if path.is_dir() or (work.root.exists() and not work.root.is_dir()):
         raise UsageError(f"'{path}' is not what rembg keeps there.", "Name another folder with --out.")
-    before: Any = settings
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes())
-        except ValueError:
-            before = None
-    if before != settings and not force:
-        hint = "Name another folder with --out, or replace them with --force."
-        try:
-            named = {k: before[k] for k in ("kind", "background") if k in before or k == "kind"}
-            was = ", ".join(f"{k} {v}" for k, v in {**named, **before["settings"]}.items() if k != "on")
-        except (TypeError, KeyError):
-            raise UsageError(f"'{path}' is damaged: it does not say how the results were made.", hint) from None
-        raise UsageError(f"The results in '{folder}' were made with other settings ({was}).", hint)
-    if not path.is_file() or before != settings:
-        write_json(path, settings)
+    if force or not path.is_file():
+        return
+    hint = "Name another folder with --out, or replace them with --force."
+    if not (before := stage.recorded_recipe(work)):
+        raise UsageError(f"'{path}' is damaged: it does not say how the results were made.", hint)
+    if changes := stage.recipe.changes(before):
+        raise UsageError(f"The results in '{stage.out}' were made with other settings ({'; '.join(changes)}).", hint)
 
 
 def _check_report(path: Path, images: Sequence[str]) -> None:
@@ -351,7 +367,7 @@ def _forget_lost(work: Path, out: Path, force: bool) -> None:
             path.unlink()
 
 
-def _report(path: Path, results: Sequence[Row], broken: Sequence[tuple[str, str]]) -> None:
+def _report(path: Path, results: Sequence[dict[str, Any]], broken: Sequence[tuple[str, str]]) -> None:
     """rembg.csv: one line per photo, sorted."""
     lines = [[r["image"], r["file"], r["status"] or "error", r["error"] or "", r["coverage"]] for r in results]
     lines += [[image, "", "error", why, None] for image, why in broken]

@@ -1,54 +1,39 @@
-"""Stage ``matte``: one soft matte per crop, and its home beside the pixels.
-
-The stage's rows are made in small pieces (stages/matte-<view>/), so that workers share them evenly and little is lost
-when it is stopped. When all are there they are put together as planes that are row-aligned with the pixel shards,
-``alpha-NNNNN.npy``, each with its table ``alpha-NNNNN.parquet``, and the pieces are deleted.
-"""
+"""Stage ``matte``: one soft matte per crop."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.crops.crop import FOREGROUND, sums
-from maskprep.crops.geometry import Transform, warp
+from maskprep.base.boxes import Box
+from maskprep.crops.crop import Crop, CropRow, sums
+from maskprep.crops.geometry import Transform, cut, transform_for, warp
 from maskprep.errors import UsageError
-from maskprep.faces.face import Box
 from maskprep.mattes import models as matte_models
+from maskprep.mattes import planes
 from maskprep.mattes.models import LocalModel, MatteModel
-from maskprep.mattes.refinement import REFINEMENTS, refine
+from maskprep.mattes.planes import COLUMNS, JUDGEMENT
+from maskprep.mattes.refinement import REFINEMENTS, pymatting, refine
 from maskprep.mattes.rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
 from maskprep.mattes.runtime import RUNTIMES, Look, open_looks, short_provider
-from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.store.pool import Compute, Output, Row
-from maskprep.store.tables import schema_of
+from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
+from maskprep.store.cache import Cache
+from maskprep.store.shards import drop_damaged, read_index, shard_path
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables
+from maskprep.store.tables import fingerprint, read_table
 
-NAME = "matte"
 VERSION = 1
-ROWS_PER_PIECE = 16
 WHERE = ("crop", "photo")
-
-JUDGEMENT = (
-    ("status", pa.string()),
-    ("coverage", pa.float64()),
-    ("face_coverage", pa.float64()),
-    ("components", pa.int64()),
-    ("border_share", pa.float64()),
-)
-
-COLUMNS = schema_of([*JUDGEMENT, *((name, pa.int64()) for name in FOREGROUND)])
-"""Rows of the stage, besides image, key and row: what there is to say about a matte, and the sums of the foreground."""
-
-TABLE = schema_of([("image", pa.string()), ("key", pa.string()), ("model", pa.string()), *JUDGEMENT])
-"""mattes.parquet of a view. ``key`` is that of the crop, so a matte is never taken for that of another crop."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +72,10 @@ class MatteSettings:
         """Whether a view is to have mattes."""
         return not self.views or view in self.views
 
-    def identity(self, model: LocalModel) -> dict[str, Any]:
-        """Version, settings and weights that a matte's key is made from."""
+    def recipe(self, model: LocalModel) -> Recipe:
+        """What a matte depends on."""
         settings = {"model": model.label, "on": self.on, "refine": self.refine, "runtime": self.runtime}
-        settings |= self.hardware((model.then or model).model)
-        return {"version": VERSION, "settings": settings, "weights": model.weights}
+        return Recipe(VERSION, settings | self.hardware((model.then or model).model), model.weights)
 
     def hardware(self, model: MatteModel) -> dict[str, Any]:
         """The providers where they change the result: not the processor, and not where onnxruntime is not used."""
@@ -100,48 +84,175 @@ class MatteSettings:
 
 
 @dataclass(frozen=True)
-class MatteStage:
-    """Makes mattes.
+class MatteRow:
+    """What a matte is made from.
 
-    Input rows: pixels (the shard's path) and row; photo (path), width and height; transform (6 numbers); box (4 numbers
-    in the photo, or None) and force (whether a face was really seen there).
+    Args:
+        crop: what the crop was cut by.
+        box: of the subject, in the photo's pixels; None where it is not known.
+        force: whether a face was really seen there.
+        shard: path of the crop's pixels, and their row in it; None where the crop is cut anew from the photo.
     """
 
-    model: LocalModel
+    crop: CropRow
+    box: Box | None
+    force: bool
+    shard: tuple[str, int] | None
+
+
+@dataclass(frozen=True)
+class MatteStage(MapStage[MatteRow]):
+    """The mattes of one view's crops.
+
+    Rows are made in small pieces (stages/matte-<view>/), so that workers share them evenly and little is lost when they
+    are stopped. When all are there they are put beside the pixels of the crops (:mod:`maskprep.mattes.planes`) and the
+    pieces are deleted.
+
+    Args:
+        crop: the stage of the crops.
+        settings: the ``matte`` section.
+        faces_sought: whether faces were looked for.
+    """
+
+    crop: Crop
     settings: MatteSettings
-    size: tuple[int, int]
-    max_megapixels: float
-    columns: pa.Schema = COLUMNS
+    faces_sought: bool = True
+    columns: ClassVar[pa.Schema] = COLUMNS
+    rows_per_shard: ClassVar[int] = 16
+
+    @property
+    def name(self) -> str:
+        return f"matte:{self.crop.view}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("images", "choose") if self.reads_photos else ("images", "choose", self.crop.name)
+
+    @property
+    def reads_photos(self) -> bool:  # type: ignore[override]
+        """Mattes of whole photos share the decode with the crops; the others are made from the crops' pixels."""
+        return self.settings.on == "photo"
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.settings.recipe(matte_models.locate(self.settings.model, fetch=False))
 
     @property
     def array_shape(self) -> tuple[int, ...]:
-        """Height and width of a crop."""
-        return self.size
+        return self.crop.settings.size
+
+    def prepare(self) -> None:
+        matte_models.locate(self.settings.model)
+        if self.settings.refine == "closed-form":
+            pymatting()  # what it compiles the first time, for about a minute, is kept on disk for all workers
+
+    def folder(self, cache: Cache) -> Path:
+        return cache.rows(f"matte-{self.crop.view}")
+
+    def described(self, cache: Cache) -> Path:
+        return cache.view(self.crop.view) / planes.DESCRIPTION
+
+    def indexed(self, cache: Cache) -> Path:
+        return cache.view(self.crop.view) / planes.MATTES
+
+    def shard_files(self, cache: Cache) -> list[Path]:
+        return sorted(cache.view(self.crop.view).glob("alpha-*"))
+
+    def description(self, tables: Tables) -> dict[str, Any]:
+        local = matte_models.locate(self.settings.model, fetch=False)
+        named = {"model": local.label, "file": local.path.name, "sha256": local.sha256, "licence": local.model.licence}
+        return {**dataclasses.asdict(self.settings), **named}
+
+    def inputs(self, tables: Tables) -> list[Input[MatteRow]]:
+        """Every crop of the view, keyed by the crop, the face in it, the settings and the model."""
+        stage = fingerprint("matte", self.recipe.to_dict())
+        subjects = tables.table("choose")
+        columns = (subjects[c] for c in ("image", "status", "x0", "y0", "x1", "y1"))
+        faces = {image: (status, corners) for image, status, *corners in zip(*columns, strict=True)}
+        places = {} if self.reads_photos else self._places(tables)
+        made = []
+        for source in tables.inputs(self.crop.name):
+            if not self.reads_photos and source.image not in places:
+                continue
+            status, corners = faces[source.image]
+            known = self.faces_sought and not any(pd.isna(v) for v in corners)
+            x0, y0, x1, y1 = (float(v) for v in corners)
+            seen = known and status in ("ok", "given", "ambiguous", "decided")  # a rescued box is a guess, not a face
+            box = (x0, y0, x1, y1) if known else None
+            key = fingerprint(source.key, box, seen, stage)
+            made.append(Input(source.image, key, MatteRow(source.row, box, seen, places.get(source.image))))
+        return made
+
+    def _places(self, tables: Tables) -> dict[str, tuple[str, int]]:
+        """Image -> path of the shard with its crop, and the row."""
+        live, folder = tables.live(self.crop.name), self.crop.folder(tables.cache)
+        columns = (live[c] for c in ("image", "shard", "row"))
+        path = {shard: os.fspath(shard_path(folder, shard).with_suffix(".npy")) for shard in set(live["shard"])}
+        return {image: (path[shard], int(row)) for image, shard, row in zip(*columns, strict=True)}
+
+    def purge(self, tables: Tables) -> list[str]:
+        view = self.crop.view
+        drop_damaged(self.folder(tables.cache), self.array_shape)
+        damaged = planes.drop_damaged(tables.cache.view(view), self.crop.settings.size)
+        return [f"{damaged} alpha planes of view '{view}' were damaged and were made again."] if damaged else []
+
+    def committed(self, tables: Tables) -> pd.DataFrame:
+        """What lies beside its crop, and what is still in pieces."""
+        beside = planes.current(tables.cache.view(self.crop.view))
+        if not self.reads_photos or self.crop.indexed(tables.cache).is_file():
+            beside = beside.merge(tables.live(self.crop.name)[["image", "shard", "row"]])
+        return pd.concat([beside, read_index(self.folder(tables.cache))], ignore_index=True)
+
+    def settle(self, tables: Tables, report: Report) -> None:
+        """Put the pieces beside the crops, write mattes.parquet, and forget the pieces."""
+        folder, pieces = tables.cache.view(self.crop.view), self.folder(tables.cache)
+        before = len(read_table(folder / planes.MATTES, ["image"])) if (folder / planes.MATTES).is_file() else 0
+        live = tables.live(self.crop.name).rename(columns={"key": "crop"})
+        keys = pd.DataFrame([(i.image, i.key) for i in tables.inputs(self.name)], columns=["image", "key"], dtype="str")
+        home = live.merge(keys, on="image")
+        label = matte_models.locate(self.settings.model, fetch=False).label
+        made = planes.assemble(folder, pieces, home, self.crop.settings.size, label)
+        if made < min(before, len(home)):
+            report.notes.append(
+                f"The {before - made} mattes of the old crops are gone; make new ones with: "
+                f"maskprep rembg {tables.cache.root}"
+            )
+        planes.forget_pieces(pieces)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Load the model; crops are read from the mapped shards."""
         import cv2
 
         cv2.setNumThreads(1)
-        last: dict[str, Any] = {"path": None}
-        with open_looks(self.model, 1, self.settings.runtime, self.settings.providers) as looks:
+        model = matte_models.locate(self.settings.model, fetch=False)
+        view = self.crop.settings
+        shard: tuple[str, Pixels | None] = ("", None)
+        with open_looks(model, 1, self.settings.runtime, self.settings.providers) as looks:
 
-            def compute(row: Row) -> Output | None:
-                if last["path"] != row["pixels"]:
-                    last.update(path=row["pixels"], shard=np.load(row["pixels"], mmap_mode="r"))
-                pixels = np.array(last["shard"][row["row"]])
-                transform = np.reshape(np.asarray(row["transform"], np.float64), (2, 3))
-                photo = None
-                if self.settings.on == "photo":
+            def compute(photo: PhotoFile, row: MatteRow) -> Output | None:
+                nonlocal shard
+                whole = None
+                transform = transform_for(view, row.crop.photo, row.crop.box, row.crop.points)
+                assert transform is not None  # there is a crop
+                if row.shard is not None:
+                    if shard[0] != row.shard[0]:
+                        shard = (row.shard[0], np.load(row.shard[0], mmap_mode="r"))
+                    assert shard[1] is not None
+                    pixels = np.array(shard[1][row.shard[1]])
+                else:
                     try:
-                        photo = load(Path(str(row["photo"])), self.max_megapixels)
+                        whole = photo.pixels()
+                        made = cut(
+                            photo.pixels(row.crop.reduction), view, row.crop.box, row.crop.points, row.crop.photo
+                        )
                     except PhotoError:
                         return None
-                shape, face = (row["height"], row["width"]), (row["box"], row["force"])
-                matte = matte_crop(looks, self.settings, pixels, photo, transform, shape, *face)
-                said = {name: getattr(matte, name) for name, _ in JUDGEMENT}
-                return {**said, **sums(pixels, matte.alpha >= SOLID, "fg_")}, matte.alpha
+                    assert made is not None
+                    pixels = made.pixels
+                matte = matte_crop(looks, self.settings, pixels, whole, transform, row.crop.photo, row.box, row.force)
+                record = {name: getattr(matte, name) for name, _ in JUDGEMENT}
+                crc = zlib.crc32(matte.alpha.tobytes())
+                return {**record, **sums(pixels, matte.alpha >= SOLID, "fg_"), "alpha_crc": crc}, matte.alpha
 
             yield compute
 
@@ -203,20 +314,3 @@ def best(made: Iterable[Matte]) -> Matte:
             break
     assert found is not None  # there is always one look
     return found
-
-
-def table(rows: pd.DataFrame, model: str) -> pa.Table:
-    """mattes.parquet.
-
-    Args:
-        rows: image, key (of the crop) and the judgement of every matte, sorted by image.
-        model: name of the model.
-    """
-    return pa.Table.from_pandas(rows.assign(model=model)[TABLE.names], schema=TABLE, preserve_index=False)
-
-
-def describe(settings: MatteSettings, model: LocalModel) -> dict[str, Any]:
-    """mattes.json of a view: the model, its licence and the identity of the stage."""
-    known = model.model
-    named = {"model": model.label, "file": model.path.name, "sha256": model.sha256, "licence": known.licence}
-    return {**dataclasses.asdict(settings), **named, "stage": settings.identity(model)}

@@ -8,49 +8,69 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.mattes.models import LocalModel
+from maskprep.faces.detect import detections
+from maskprep.mattes import models as matte_models
+from maskprep.mattes.matte import MatteSettings
 from maskprep.mattes.runtime import open_looks
-from maskprep.photos.decode import PhotoError, load
-from maskprep.store.pool import Compute, Output, Row
+from maskprep.photos.decode import PhotoError, PhotoFile
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
 
-NAME = "overlap"
 VERSION = 1
-ROWS_PER_SHARD = 32
+
+Boxes = tuple[tuple[float, float, float, float], ...]
+"""The boxes of all detections of a photo."""
 
 
 @dataclass(frozen=True)
-class OverlapStage:
-    """Input rows: path, and boxes (x0, y0, x1, y1, ... of every detection). Output rows: one number for each."""
+class Overlap(MapStage[Boxes]):
+    """For every photo with several faces one number, 0..1 or None, for each of its detections.
 
-    model: LocalModel
-    runtime: str
-    providers: tuple[str, ...]
-    max_megapixels: float
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([("overlaps", pa.list_(pa.float64()))]))
-    array_shape: tuple[int, ...] | None = None
+    Args:
+        settings: the ``matte`` section, whose model is asked.
+    """
+
+    settings: MatteSettings
+    name: ClassVar[str] = "overlap"
+    needs: ClassVar[tuple[str, ...]] = ("detect",)
+    columns: ClassVar[pa.Schema] = pa.schema([("overlaps", pa.list_(pa.float64()))])
+    rows_per_shard: ClassVar[int] = 32
+
+    @property
+    def recipe(self) -> Recipe:
+        model = matte_models.find(self.settings.model)
+        settings = {"model": model.name, "runtime": self.settings.runtime, **self.settings.hardware(model)}
+        return Recipe(VERSION, settings, matte_models.known_weights(model))
+
+    def prepare(self) -> None:
+        matte_models.locate(self.settings.model)
+
+    def inputs(self, tables: Tables) -> list[Input[Boxes]]:
+        keys = {i.image: i.key for i in tables.inputs("detect")}
+        several = (
+            (image, faces) for image, faces in detections(tables.rows("detect")) if len({f["group"] for f in faces}) > 1
+        )
+        return [Input(image, self.key(keys[image]), tuple(tuple(f["box"]) for f in faces)) for image, faces in several]
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        """Load the model."""
         import cv2
 
         cv2.setNumThreads(1)
-        with open_looks(self.model, 1, self.runtime, self.providers) as looks:
+        model = matte_models.locate(self.settings.model, fetch=False)
+        with open_looks(model, 1, self.settings.runtime, self.settings.providers) as looks:
 
-            def compute(row: Row) -> Output | None:
+            def compute(photo: PhotoFile, boxes: Boxes) -> Output | None:
                 try:
-                    photo = load(Path(str(row["path"])), self.max_megapixels)
+                    alpha, clear = looks[0](photo.pixels())
                 except PhotoError:
                     return None
-                alpha, clear = looks[0](photo)
-                boxes = np.reshape(np.asarray(row["boxes"], np.float64), (-1, 4)).tolist()
                 return {"overlaps": [overlap(alpha, box) if clear else None for box in boxes]}, None
 
             yield compute

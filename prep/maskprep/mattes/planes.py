@@ -16,15 +16,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskprep.base.files import fsync_replace, temporary_name
-from maskprep.crops.crop import FOREGROUND
-from maskprep.errors import UserError
-from maskprep.mattes.matte import COLUMNS, table
+from maskprep.crops.crop import CHANNELS
 from maskprep.photos.decode import Pixels
 from maskprep.store.shards import read_index, shard_path, sweep
-from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
+from maskprep.store.tables import fingerprint, inputs_of, read_table, schema_of, write_table
 
 MATTES = "mattes.parquet"
 DESCRIPTION = "mattes.json"
+
+FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "fg_count")
+"""Columns for the sums over a crop's foreground."""
+
+JUDGEMENT = (
+    ("status", pa.string()),
+    ("coverage", pa.float64()),
+    ("face_coverage", pa.float64()),
+    ("components", pa.int64()),
+    ("border_share", pa.float64()),
+)
+
+COLUMNS = schema_of([*JUDGEMENT, *((name, pa.int64()) for name in FOREGROUND), ("alpha_crc", pa.int64())])
+"""Rows of the stage, besides image, key and row: what there is to say about a matte, the sums of the foreground, and
+the CRC-32 of its pixels (mattes of earlier versions lack it)."""
+
+TABLE = schema_of(
+    [
+        ("image", pa.string()),
+        ("key", pa.string()),
+        ("model", pa.string()),
+        *JUDGEMENT,
+        *((name, pa.int64()) for name in FOREGROUND),
+    ]
+)
+"""mattes.parquet of a view. ``key`` is that of the crop, so a matte is never taken for that of another crop."""
+
 _JUDGED = ["image", "key", "status"]
 ROW = pa.schema([pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()), *COLUMNS])
 
@@ -98,35 +123,18 @@ def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int,
         if path.is_file():
             mattes = read_table(path).merge(rows[["image", "key", "row", "crop"]], on=["image", "key", "row"])
             found.append(mattes)
-            _fill_sums(shard_path(folder, number), mattes)
     everything = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=[*ROW.names, "crop"])
     everything = everything.sort_values("image", ignore_index=True)
     missed = everything["image"][everything["status"] == "face_missed"].tolist()  # once another matte of the same key
     inputs = fingerprint(
-        "mattes", everything[["image", "key", "crop"]].to_numpy().tolist(), *([missed] if missed else [])
+        "mattes with sums", everything[["image", "key", "crop"]].to_numpy().tolist(), *([missed] if missed else [])
     )
-    if inputs_of(folder / MATTES) != inputs:
-        write_table(folder / MATTES, table(everything.assign(key=everything["crop"]), model), inputs=inputs)
+    if everything.empty:
+        (folder / MATTES).unlink(missing_ok=True)
+    elif inputs_of(folder / MATTES) != inputs:
+        rows = everything.assign(key=everything["crop"], model=model)[TABLE.names]
+        write_table(folder / MATTES, pa.Table.from_pandas(rows, schema=TABLE, preserve_index=False), inputs=inputs)
     return len(everything)
-
-
-def forget_lost(folder: Path, live: pd.DataFrame) -> None:
-    """Take mattes that went with their crops out of mattes.parquet.
-
-    Args:
-        folder: of the view.
-        live: its crops: image, key, shard, row.
-    """
-    if not (folder / MATTES).is_file():
-        return
-    known = read_table(folder / MATTES)
-    here = live.merge(committed(folder)[["image", "shard", "row"]], on=["image", "shard", "row"])
-    left = known.merge(here[["image", "key"]], on=["image", "key"])
-    if left.empty:
-        (folder / MATTES).unlink()
-    elif len(left) < len(known):
-        inputs = fingerprint("mattes left", left[["image", "key"]].to_numpy().tolist())
-        write_table(folder / MATTES, table(left, str(left["model"].iloc[0])), inputs=inputs)
 
 
 Place = tuple[str, str, int, int]
@@ -174,24 +182,7 @@ def _commit(
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    return {name: None if pd.isna(row[name]) else row[name] for name in ("row", *COLUMNS.names)}
-
-
-def _fill_sums(path: Path, mattes: pd.DataFrame) -> None:
-    """Write the foreground sums into the table of a pixel shard, if it does not hold them yet."""
-    shard = pq.read_table(path)
-    sums = mattes.set_index("row")[list(FOREGROUND)]
-    result = shard
-    for name in FOREGROUND:
-        values: list[int | None] = [None] * shard.num_rows
-        for row, value in sums[name].items():
-            values[int(str(row))] = int(value)
-        at = shard.schema.get_field_index(name)
-        if at < 0:
-            raise UserError(f"'{path}' lacks the column {name}.", "Delete it and run the command again.")
-        result = result.set_column(at, name, pa.array(values, pa.int64()))
-    if not result.equals(shard):
-        write_table(path, result)
+    return {name: None if pd.isna(row.get(name)) else row[name] for name in ("row", *COLUMNS.names)}
 
 
 def forget_pieces(pieces: Path) -> None:

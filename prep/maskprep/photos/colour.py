@@ -70,3 +70,14 @@ def _conversion(profile: bytes, mode: str) -> tuple[Any, str] | None:
         return change, " ".join((source.profile.profile_description or "").split()) or "unnamed"
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):  # a broken profile must not cost the photo
         return None
+
+
+def picture(content: str, profile: str | None) -> str:
+    """What tells the pixels of photos apart, for keys: the file's content, and how its colours came to be sRGB if they
+    were not.
+
+    Args:
+        content: hash of the file.
+        profile: name of the profile that its colours were brought to sRGB from; None where they are as stored.
+    """
+    return f"{content} to sRGB {VERSION}" if isinstance(profile, str) else content

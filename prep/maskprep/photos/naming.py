@@ -1,11 +1,13 @@
-"""Names of the files that are made of photos, one for each."""
+"""Names: which photo a user means, and how the files are called that are made of photos."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+from maskprep.errors import UsageError
 
 
 def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
@@ -32,3 +34,29 @@ def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
         names[image] = next(name for name in tried if name.casefold() not in taken)
         taken.add(names[image].casefold())
     return names
+
+
+def find_image(images: Sequence[str], name: str, root: Path) -> str:
+    """The image that a user means: the key itself, a path to the file, or an unambiguous end of it.
+
+    Args:
+        images: all images of a cache.
+        name: what the user typed.
+        root: the photo folder.
+
+    Raises:
+        UsageError: none or several fit.
+    """
+    known = set(images)
+    if name in known:
+        return name
+    path = Path(name).resolve()
+    if path.is_relative_to(root) and (key := path.relative_to(root).as_posix()) in known:
+        return key
+    tail = PurePosixPath(name).parts
+    ends = [image for image in images if PurePosixPath(image).parts[-len(tail) :] == tail]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise UsageError(f"'{name}' may mean {len(ends)} images: {', '.join(ends[:4])}, ...", "Give more of the path.")
+    raise UsageError(f"The cache has no image '{name}'.", "See images.parquet for the names.")

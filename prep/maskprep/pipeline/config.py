@@ -21,85 +21,14 @@ from maskprep.crops.geometry import ViewSettings, parse_size
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.faces.choice import ChooseSettings
-from maskprep.faces.detectors import DETECTORS, check_names
+from maskprep.faces.detect import DetectSettings
+from maskprep.labels.images import IndexSettings
 from maskprep.labels.layouts import SourceSettings
 from maskprep.labels.schema import Schema
+from maskprep.labels.table import LabelSettings
 from maskprep.mattes.matte import MatteSettings
-from maskprep.photos.decode import MAX_MEGAPIXELS, PILLOW_LIMIT
 
 CONFIG_NAME = "maskprep.yaml"
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """The ``index`` section.
-
-    Args:
-        max_megapixels: a larger photo is an error (too_large); protects against decompression bombs.
-
-    Raises:
-        UsageError: out of range.
-    """
-
-    max_megapixels: float = MAX_MEGAPIXELS
-
-    def __post_init__(self) -> None:
-        if not 0 < self.max_megapixels <= PILLOW_LIMIT:
-            raise UsageError(f"index.max_megapixels lies above 0 and up to {PILLOW_LIMIT:g}.")
-
-
-@dataclass(frozen=True)
-class DetectSettings:
-    """The ``detect`` section.
-
-    Args:
-        detectors: which detectors look at every photo.
-        thresholds: lowest score that is kept, per detector; those not named keep their own.
-        low: lowest score that is kept on a photo on which no clear face is found.
-
-    Raises:
-        UsageError: an unknown detector or a threshold outside 0..1.
-    """
-
-    detectors: tuple[str, ...] = tuple(DETECTORS)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    low: float = 0.15
-
-    def __post_init__(self) -> None:
-        check_names(self.detectors)
-        if not 0 < self.low < 1:
-            raise UsageError(f"detect.low lies between 0 and 1, not {self.low:g}.")
-        for name, value in self.thresholds.items():
-            if name not in DETECTORS:
-                raise UsageError(f"detect.thresholds names an unknown detector '{name}'.{_nearest(name, DETECTORS)}")
-            if not 0 < value < 1:
-                raise UsageError(f"detect.thresholds.{name} lies between 0 and 1, not {value:g}.")
-
-    def threshold(self, name: str) -> float:
-        """Lowest score that detector ``name`` keeps."""
-        return self.thresholds.get(name, DETECTORS[name].threshold)
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """The ``labels`` section: fixes that are applied to the labels as found (see :mod:`maskprep.labels.fixes`).
-
-    Args:
-        fixes: CSV or YAML files; in maskprep.yaml relative to it.
-        preset: a list of published label errors, or None.
-        min_agree: use those of the preset that at least so many published lists agree on.
-
-    Raises:
-        UsageError: out of range.
-    """
-
-    fixes: tuple[str, ...] = ()
-    preset: str | None = None
-    min_agree: int = 2
-
-    def __post_init__(self) -> None:
-        if self.min_agree < 1:
-            raise UsageError(f"labels.min_agree is at least 1, not {self.min_agree}.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ rows are all out of date is deleted once its successors exist.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -26,10 +27,12 @@ from maskprep.errors import UserError
 from maskprep.store.tables import read_table
 
 SHARD_FILE = re.compile(r"(\d{5,})\.parquet")
+PIXELS_FILE = re.compile(r"(\d{5,})\.npy")
 BESIDE = re.compile(r"(\d{5,})\.npy|alpha-(\d{5,})\.(?:npy|parquet)")
 """What lies beside a shard's table: its pixels, and what is made from them later (mattes)."""
 
 PLAN = "plan.json"
+COMPANIONS = "companions.json"
 SHARES, FEWEST_ROWS = 16, 8
 """Missing rows are cut into about this many shards, each of at least so many rows, so that the workers end together."""
 
@@ -68,11 +71,15 @@ def read_index(folder: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def live_rows(folder: Path, wanted: Sequence[Pair]) -> pd.DataFrame:
-    """The committed rows that are wanted, each once, sorted by image: image, key, shard, row."""
-    index = read_index(folder)
+def shard_files(folder: Path) -> list[Path]:
+    """The tables and pixels of the committed shards, sorted by name."""
+    return sorted(p for p in folder.glob("[0-9]*.*") if SHARD_FILE.fullmatch(p.name) or PIXELS_FILE.fullmatch(p.name))
+
+
+def select(committed: pd.DataFrame, wanted: Sequence[Pair]) -> pd.DataFrame:
+    """Of committed rows (image, key, shard, row) those that are wanted, each once, sorted by image."""
     pairs = pd.DataFrame(list(wanted), columns=["image", "key"], dtype="str")
-    live = index.merge(pairs, on=["image", "key"]).drop_duplicates(["image", "key"])
+    live = committed.merge(pairs, on=["image", "key"]).drop_duplicates(["image", "key"])
     return live.sort_values("image", ignore_index=True)
 
 
@@ -87,35 +94,45 @@ def read_rows(folder: Path, live: pd.DataFrame) -> pa.Table | None:
     parts: list[pa.Table] = []
     order: list[int] = []
     for shard, rows in live.groupby("shard", sort=True):
-        path = shard_path(folder, int(str(shard)))
-        try:
-            parts.append(pq.read_table(path).take(pa.array(rows["row"])))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
+        parts.append(read_shard(folder, int(str(shard))).take(pa.array(rows["row"])))
         order.extend(int(i) for i in rows.index)
     table = pa.concat_tables(parts, promote_options="default")  # a newer version's shards may have more columns
     return table.take(pa.array(np.argsort(np.asarray(order))))
 
 
-def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int) -> list[Chunk]:
+def read_shard(folder: Path, shard: int) -> pa.Table:
+    """The table of one shard.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = shard_path(folder, shard)
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
+
+
+def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int, committed: pd.DataFrame) -> list[Chunk]:
     """The shards that must still be made so that every wanted pair has a row. Writes the plan down.
 
     Args:
         folder: the stage's folder.
         wanted: every pair that is to have a row.
         rows_per_shard: the most rows of a shard.
+        committed: the rows that there are: image, key.
     """
-    have = set(zip(*(read_index(folder)[c] for c in ("image", "key")), strict=True))
+    have = set(zip(committed["image"], committed["key"], strict=True))
     missing = [pair for pair in wanted if pair not in have]
     earlier = _read_plan(folder)
     asked = set(wanted)
-    committed = set(shard_numbers(folder))
+    there = set(shard_numbers(folder))
     if any(pair not in asked for chunk in earlier for pair in chunk.pairs):
         earlier = []  # the photos or settings changed since; committed shards stay, the rest is cut anew
-    chunks = [c for c in earlier if c.shard not in committed and not have.issuperset(c.pairs)]  # none is made twice
+    chunks = [c for c in earlier if c.shard not in there and not have.issuperset(c.pairs)]  # none is made twice
     planned = {pair for chunk in chunks for pair in chunk.pairs}
     rest = [pair for pair in missing if pair not in planned]
-    first = 1 + max([*committed, *(chunk.shard for chunk in earlier)], default=-1)
+    first = 1 + max([*there, *(chunk.shard for chunk in earlier)], default=-1)
     step = min(rows_per_shard, max(FEWEST_ROWS, -(-len(rest) // SHARES)))
     for i, at in enumerate(range(0, len(rest), step)):
         chunks.append(Chunk(first + i, tuple(rest[at : at + step])))
@@ -134,13 +151,43 @@ def _read_plan(folder: Path) -> list[Chunk]:
         return []
 
 
-def finish(folder: Path, wanted: Sequence[Pair]) -> int:
-    """After the last chunk: forget the plan and delete shards of which no row is wanted. Returns their number."""
-    live = set(live_rows(folder, wanted)["shard"])
-    dead = [shard for shard in shard_numbers(folder) if shard not in live]
+class Companions:
+    """Which shard of one stage goes with which of the stage that it follows, kept until the stage is settled.
+
+    Args:
+        folder: of the following stage.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / COMPANIONS
+        self._numbers: dict[str, int] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._numbers = {str(k): int(v) for k, v in json.loads(self._path.read_text(encoding="utf-8")).items()}
+        planned = (chunk.shard for chunk in _read_plan(folder))
+        self._next = 1 + max([*shard_numbers(folder), *planned, *self._numbers.values()], default=-1)
+
+    def of(self, shard: int) -> int:
+        """The number of the shard that goes with ``shard``."""
+        if str(shard) not in self._numbers:
+            self._numbers[str(shard)] = self._next
+            self._next += 1
+        return self._numbers[str(shard)]
+
+    def save(self) -> None:
+        """Write the numbers down."""
+        if self._numbers:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, self._numbers)
+
+
+def finish(folder: Path, live: pd.DataFrame) -> int:
+    """After the last chunk: forget the plan and delete shards of which no row is live. Returns their number."""
+    used = set(live["shard"])
+    dead = [shard for shard in shard_numbers(folder) if shard not in used]
     for shard in dead:
         shard_path(folder, shard).unlink()  # the table first: without it the rest is only leftovers
-    (folder / PLAN).unlink(missing_ok=True)
+    for name in (PLAN, COMPANIONS):
+        (folder / name).unlink(missing_ok=True)
     sweep(folder)
     return len(dead)
 

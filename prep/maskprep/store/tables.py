@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from maskprep.base.files import fsync_replace, temporary_name
 from maskprep.errors import UserError
 
-INPUTS_KEY = b"maskprep.inputs"
+INPUTS_KEY, VALUES_KEY = b"maskprep.inputs", b"maskprep.values"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -28,7 +28,8 @@ def write_table(path: Path, table: pd.DataFrame | pa.Table, schema: pa.Schema | 
     """Write a Parquet table (zstd) atomically; ``inputs`` says what it was made from (see :func:`inputs_of`)."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    table = table.replace_schema_metadata({INPUTS_KEY: inputs.encode()} if inputs else None)
+    marks = {INPUTS_KEY: inputs.encode(), VALUES_KEY: _values(table).encode()} if inputs else None
+    table = table.replace_schema_metadata(marks)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     pq.write_table(table, temporary, compression="zstd")
@@ -60,13 +61,30 @@ def read_table(path: Path, columns: list[str] | None = None, *, needs: Iterable[
     return table
 
 
+def _values(table: pa.Table) -> str:
+    """BLAKE2b-128 of names, types and values."""
+    sink = pa.BufferOutputStream()
+    plain = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(sink, plain.schema) as stream:
+        stream.write_table(plain)
+    return hashlib.blake2b(sink.getvalue(), digest_size=16).hexdigest()
+
+
+def _marks(path: Path) -> dict[bytes, bytes]:
+    try:
+        return dict(pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowInvalid):
+        return {}
+
+
 def inputs_of(path: Path) -> str:
     """What :func:`write_table` was told the table was made from; empty when there is no such table."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return ""
-    return str(metadata.get(INPUTS_KEY, b"").decode())
+    return _marks(path).get(INPUTS_KEY, b"").decode()
+
+
+def values_mark(path: Path) -> str:
+    """A hash of the values of a table as it was written; empty when there is no such table."""
+    return _marks(path).get(VALUES_KEY, b"").decode()
 
 
 def schema_of(fields: Iterable[tuple[str, pa.DataType]], *labels: pa.Field) -> pa.Schema:

@@ -197,7 +197,7 @@ def _photos(
     source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
 ) -> Asked:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
-    from maskprep.pipeline import bring as pipeline
+    from maskprep.pipeline import session as pipeline
 
     photos, rows = source, None
     paths: dict[str, Path] = {}

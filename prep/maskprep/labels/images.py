@@ -1,0 +1,190 @@
+"""The photo files: stage ``index`` (hash, size, whether it can be decoded), and images.parquet, which adds what the
+layout of their folder says: person, split, labels."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import pyarrow as pa
+
+from maskprep.errors import UsageError
+from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, Photo, PhotoFile, heic_available
+from maskprep.photos.walk import File
+from maskprep.store import shards
+from maskprep.store.stage import (
+    KEYED,
+    Compute,
+    Input,
+    MapStage,
+    Output,
+    Recipe,
+    Report,
+    StageStatus,
+    Tables,
+    TableStage,
+)
+from maskprep.store.tables import schema_of
+
+VERSION = 3
+
+PASSING = ("MemoryError", "Unable to allocate", *map(os.strerror, (errno.EIO, errno.ESTALE)))
+"""How the details of failures begin that earlier versions kept although they may pass."""
+
+COLUMNS = schema_of(
+    [
+        ("content", pa.string()),
+        ("bytes", pa.int64()),
+        ("format", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("orientation", pa.int64()),
+        ("colour_profile", pa.string()),
+        ("error", pa.string()),
+        ("detail", pa.string()),
+        ("phash", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """The ``index`` section of maskprep.yaml.
+
+    Args:
+        max_megapixels: a larger photo is an error (too_large); protects against decompression bombs.
+
+    Raises:
+        UsageError: out of range.
+    """
+
+    max_megapixels: float = MAX_MEGAPIXELS
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_megapixels <= PILLOW_LIMIT:
+            raise UsageError(f"index.max_megapixels lies above 0 and up to {PILLOW_LIMIT:g}.")
+
+
+@dataclass(frozen=True)
+class Index(MapStage[str]):
+    """One row per photo file. A row's input is why the file cannot be opened, empty when it can.
+
+    Args:
+        settings: the ``index`` section.
+        files: the photos of the folder.
+    """
+
+    settings: IndexSettings
+    files: tuple[File, ...] = ()
+    name: ClassVar[str] = "index"
+    columns: ClassVar[pa.Schema] = COLUMNS
+    rows_per_shard: ClassVar[int] = 128
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(VERSION, dataclasses.asdict(self.settings) | {"heic": heic_available()})
+
+    def worker(self) -> Index:
+        return Index(self.settings)
+
+    def other_inputs(self, tables: Tables) -> Any:
+        return [dataclasses.astuple(file) for file in self.files]
+
+    def inputs(self, tables: Tables) -> list[Input[str]]:
+        return [Input(f.image, self.key(f.image, f.size, f.mtime_ns), f.broken) for f in self.files]
+
+    def purge(self, tables: Tables) -> list[str]:
+        """Delete shards with a failure that may pass: versions before this one kept such rows as ``unreadable``."""
+        folder = self.folder(tables.cache)
+        if "made_from" in self.read_description(tables.cache):
+            return []
+        broken = {file.image for file in self.files if file.broken}
+        for shard in shards.shard_numbers(folder):
+            rows = shards.read_shard(folder, shard)
+            if _remembered(rows, broken):
+                shards.shard_path(folder, shard).unlink()
+        return []
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Compute]:
+        heic_available()
+
+        def compute(photo: PhotoFile, broken: str) -> Output:
+            facts = Photo("", 0, error="unreadable", detail=broken) if broken else photo.examine()
+            return dataclasses.asdict(facts), None
+
+        yield compute
+
+    def status(self, tables: Tables, upstream: bool) -> StageStatus:
+        status = super().status(tables, upstream)
+        path = tables.cache.images
+        gone = set(tables.table("images")["image"]) - {f.image for f in self.files} if path.is_file() else ()
+        why = ", ".join(filter(None, (status.why, f"{len(gone)} photos are gone" if gone else "")))
+        return dataclasses.replace(status, why=why)
+
+
+def _remembered(rows: pa.Table, broken: Collection[str]) -> bool:
+    columns = (rows.column(name).to_pylist() for name in ("image", "content", "detail"))
+    return any(
+        (not content and image not in broken) or str(detail).startswith(PASSING)
+        for image, content, detail in zip(*columns, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Images(TableStage):
+    """images.parquet: the index rows and, beside them, person, split and labels as found.
+
+    Photos that could not be read this time have a row, too (``not_read``): it is in no shard, so the next run tries
+    again.
+
+    Args:
+        described: one row per photo, in the order of the index: person, split, labels.
+    """
+
+    described: pd.DataFrame
+    name: ClassVar[str] = "images"
+    needs: ClassVar[tuple[str, ...]] = ("index",)
+    file: ClassVar[str] = "images.parquet"
+    counted: ClassVar[bool] = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(1)
+
+    def _columns(self) -> dict[str, pa.Array]:
+        made = {}
+        for name in self.described.columns:
+            column = self.described[name]
+            values = [None if pd.isna(v) else v for v in column]
+            whole, number = (
+                test(column.dtype) for test in (pd.api.types.is_integer_dtype, pd.api.types.is_float_dtype)
+            )
+            made[name] = pa.array(values, pa.int64() if whole else pa.float64() if number else pa.string())
+        return made
+
+    def _lost(self, tables: Tables) -> list[str]:
+        made = set(tables.live("index")["image"])
+        return [i.image for i in tables.inputs("index") if i.image not in made]
+
+    def other_inputs(self, tables: Tables) -> Any:
+        described = {name: column.to_pylist() for name, column in self._columns().items()}
+        return described, self._lost(tables)
+
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        lost = {image: report.failed.get(image, "it can no longer be read") for image in self._lost(tables)}
+        photos = {image: Photo("", 0, error=NOT_READ, detail=why) for image, why in lost.items()}
+        records = [{"image": image, "key": "", "row": 0, **dataclasses.asdict(p)} for image, p in photos.items()]
+        rows = pa.Table.from_pylist(records, schema=pa.schema([*KEYED, *COLUMNS]))
+        if (made := tables.rows("index")) is not None:
+            rows = pa.concat_tables([made, rows]).sort_by("image")
+        table = rows.drop_columns(["key", "row"])
+        for name, values in self._columns().items():
+            table = table.append_column(name, values)
+        return table

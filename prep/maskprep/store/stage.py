@@ -1,0 +1,756 @@
+"""Stages: what a cache is made of. Each declares its recipe and its inputs; what is stale follows from these.
+
+A :class:`TableStage` makes one table from other tables. A :class:`MapStage` makes a row for every photo (and pixels,
+where it has any) and keeps the rows in shards of its own folder. A row is found under its key, a hash of all it depends
+on: the photo's content, and the recipe of the stage (its version, its settings, the sha256 of its weights). Keys are
+declared, never made from pickled code.
+
+:func:`refresh` brings a list of stages up to date, in order. Stages that read the photos and depend on no other of
+them share one decode of each photo.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maskprep.base.files import fsync_replace, temporary_name, write_json
+from maskprep.base.progress import Progress, Silent
+from maskprep.base.text import some
+from maskprep.errors import RowError, UserError
+from maskprep.store import shards
+from maskprep.store.cache import Cache
+from maskprep.store.pool import Pool
+from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, write_table
+
+DESCRIPTION = "stage.json"
+INDEX = "index.parquet"
+"""In the folder of a stage: the live rows (image, key, shard, row), what readers start from."""
+
+KEYED = pa.schema([("image", pa.string()), ("key", pa.string()), ("row", pa.int64())])
+"""The columns that every row of a shard has before those of its stage."""
+
+R = TypeVar("R")
+Output = tuple[dict[str, Any], NDArray[np.uint8] | None]
+"""The columns of a row, and its pixels where the stage has some."""
+
+Compute = Callable[[Any, Any], Output | None]
+"""(photo, row) -> output; None for a row that could not be made this time."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides what a stage makes, besides its inputs.
+
+    Args:
+        version: raised when the same settings give other results.
+        settings: by name.
+        weights: label -> sha256 of a file of weights, None where it is not known yet.
+    """
+
+    version: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str | None] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form kept in stage.json and dataset.json."""
+        return {"version": self.version, "settings": dict(self.settings), "weights": dict(self.weights)}
+
+    def changes(self, before: Mapping[str, Any]) -> list[str]:
+        """In words, how another recipe (in the form kept) differs from this one, such as ``margin 0.5 → 0.35``."""
+        changes = []
+        if before.get("version") != self.version:
+            changes.append(f"version {before.get('version')} → {self.version}")
+        for part, now in (("settings", to_json(self.settings)), ("weights", to_json(self.weights))):
+            old = before.get(part, {})
+            for key in sorted(key for key in {*old, *now} if old.get(key) != now.get(key)):
+                values = f"{_in_words(old.get(key))} → {_in_words(now.get(key))}"
+                changes.append(f"{key} {values}" if part == "settings" else f"weights of {key} changed")
+        return changes
+
+
+def to_json(value: Any) -> Any:
+    """A value as JSON would give it back: tuples as lists, NumPy scalars as Python's."""
+    return json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, "item") else list(v)))
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@dataclass(frozen=True)
+class Input(Generic[R]):
+    """What a row is made from.
+
+    Args:
+        image: the photo.
+        key: hash of all that the row depends on.
+        row: what the stage must know of the photo.
+    """
+
+    image: str
+    key: str
+    row: R
+
+
+@dataclass
+class Report:
+    """What a command did.
+
+    Args:
+        progress: where progress is shown.
+        computed: rows made, by stage.
+        failed: image -> why something of it could not be made this time; the next run tries again.
+        notes: sentences for the user.
+    """
+
+    progress: Progress = field(default_factory=Silent)
+    computed: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Tables:
+    """The tables and rows that the stages of one cache have made; each file is read once.
+
+    Args:
+        cache: the cache.
+        stages: all of its stages.
+    """
+
+    def __init__(self, cache: Cache, stages: Sequence[Stage]) -> None:
+        self.cache = cache
+        self.stages = {stage.name: stage for stage in stages}
+        self._kept: dict[tuple[str, str], Any] = {}
+
+    def _once(self, kind: str, name: str, make: Callable[[], Any]) -> Any:
+        if (kind, name) not in self._kept:
+            self._kept[kind, name] = make()
+        return self._kept[kind, name]
+
+    def forget(self, name: str) -> None:
+        """Read the files of a stage anew: it has changed them."""
+        for kind in ("frame", "mark", "committed", "inputs"):
+            self._kept.pop((kind, name), None)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table of a TableStage. It is shared: it is not to be changed.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        stage = self.stages[name]
+        assert isinstance(stage, TableStage)
+        frame: pd.DataFrame = self._once("frame", name, lambda: read_table(stage.path(self.cache)))
+        return frame
+
+    def mark(self, name: str) -> str:
+        """What changes when the rows of a stage do."""
+        return str(self._once("mark", name, lambda: self.stages[name].mark(self)))
+
+    def inputs(self, name: str) -> list[Input[Any]]:
+        """The rows that a MapStage is to hold, made or not."""
+        stage = self.stages[name]
+        assert isinstance(stage, MapStage)
+        inputs: list[Input[Any]] = self._once("inputs", name, lambda: stage.inputs(self))
+        return inputs
+
+    def live(self, name: str) -> pd.DataFrame:
+        """Where the rows of a MapStage lie that are wanted and made: image, key, shard, row, sorted by image."""
+        stage = self.stages[name]
+        assert isinstance(stage, MapStage)
+        committed = self._once("committed", name, lambda: stage.committed(self))
+        return shards.select(committed, [(i.image, i.key) for i in self.inputs(name)])
+
+    def rows(self, name: str) -> pa.Table | None:
+        """The rows of :meth:`live` with all columns; None where there are none."""
+        stage = self.stages[name]
+        assert isinstance(stage, MapStage)
+        return shards.read_rows(stage.folder(self.cache), self.live(name))
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """The pixels of :meth:`live`, uint8 [n, ...]."""
+        stage, live = self.stages[name], self.live(name)
+        assert isinstance(stage, MapStage) and stage.array_shape is not None
+        made = np.empty((len(live), *stage.array_shape), np.uint8)
+        for shard, part in live.groupby("shard"):
+            path = shards.shard_path(stage.folder(self.cache), int(str(shard))).with_suffix(".npy")
+            made[part.index.to_numpy()] = np.load(path, mmap_mode="r")[part["row"].to_numpy()]
+        return made
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage of a cache.
+
+    Args:
+        name: of the stage.
+        rows: how many are current.
+        missing: how many the next run will make.
+        size: bytes on disk.
+        why: what is out of date and why; empty when all is current.
+    """
+
+    name: str
+    rows: int
+    missing: int
+    size: int
+    why: str = ""
+
+
+EARLIER = "an earlier stage is out of date"
+
+
+class Stage(ABC):
+    """What both kinds have in common."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Names of the stages whose tables or rows it reads; they come before it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name, one for each stage of a cache, such as ``detect`` or ``crop:face``."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """Version, settings and weights."""
+
+    @abstractmethod
+    def mark(self, tables: Tables) -> str:
+        """What changes when its rows do; empty where there are none."""
+
+    @abstractmethod
+    def status(self, tables: Tables, upstream: bool) -> StageStatus:
+        """What is current and what is not; reads only.
+
+        Args:
+            upstream: whether a stage that this one needs is out of date.
+        """
+
+    def other_inputs(self, tables: Tables) -> Any:
+        """What it is made from besides its recipe and the stages it needs, for :meth:`made_from`."""
+        return None
+
+    def made_from(self, tables: Tables) -> str:
+        """A hash of everything that it would be made from now."""
+        marks = [tables.mark(name) for name in self.needs if name in tables.stages]
+        return fingerprint(self.name, self.recipe.to_dict(), marks, self.other_inputs(tables))
+
+    def notes(self, tables: Tables) -> list[str]:
+        """Sentences for the user, whether anything was made or not."""
+        return []
+
+
+class TableStage(Stage):
+    """One table, made from other tables as a whole."""
+
+    file: ClassVar[str]
+    counted: ClassVar[bool] = True
+    """Whether its rows count as work in the summary of a command."""
+
+    stale: ClassVar[str] = "its settings changed"
+    """Why the table is out of date where no earlier stage is."""
+
+    def path(self, cache: Cache) -> Path:
+        """Where its table lies."""
+        return cache.root / self.file
+
+    @abstractmethod
+    def build(self, tables: Tables, report: Report) -> pa.Table:
+        """Make the table."""
+
+    def mark(self, tables: Tables) -> str:
+        return values_mark(self.path(tables.cache))
+
+    def recorded(self, tables: Tables) -> str:
+        """What its table was made from."""
+        return inputs_of(self.path(tables.cache))
+
+    def write(self, tables: Tables, table: pa.Table, made_from: str) -> None:
+        """Replace the table."""
+        write_table(self.path(tables.cache), table, inputs=made_from)
+
+    def refresh(self, tables: Tables, report: Report) -> None:
+        """Make the table, unless it is current."""
+        made_from = self.made_from(tables)
+        if self.recorded(tables) != made_from:
+            table = self.build(tables, report)
+            self.write(tables, table, made_from)
+            tables.forget(self.name)
+            if self.counted:
+                report.computed[self.name] += len(table)
+        report.notes += self.notes(tables)
+
+    def status(self, tables: Tables, upstream: bool) -> StageStatus:
+        path = self.path(tables.cache)
+        size, rows = (path.stat().st_size if path.is_file() else 0), len(tables.table("images"))
+        try:
+            current = not upstream and self.recorded(tables) == self.made_from(tables)
+        except UserError as error:  # a file that the user names is gone or broken
+            return StageStatus(self.name, 0, rows, size, error.message)
+        why = "" if current else "not made yet" if not size else EARLIER if upstream else self.stale
+        return StageStatus(self.name, rows if current else 0, 0 if current else rows, size, why)
+
+
+class MapStage(Stage, Generic[R]):
+    """A row for every photo. Objects are pickled to the workers."""
+
+    columns: ClassVar[pa.Schema]
+    rows_per_shard: ClassVar[int] = 64
+    reads_photos: ClassVar[bool] = True
+    follows: ClassVar[str] = ""
+    """Name of a stage whose row of a photo is all this one must know of it: new photos pass through both at once."""
+
+    @property
+    def array_shape(self) -> tuple[int, ...] | None:
+        """Shape of the uint8 array of one row, None for a stage without pixels."""
+        return None
+
+    @abstractmethod
+    def inputs(self, tables: Tables) -> list[Input[R]]:
+        """Every row that it is to hold."""
+
+    @abstractmethod
+    def open(self) -> AbstractContextManager[Compute]:
+        """Load what it needs, in the process that uses it."""
+
+    def follow(self, image: str, row: dict[str, Any]) -> Input[R] | None:
+        """The input of a photo from the row that the stage it follows has just made of it; None where it has none."""
+        raise NotImplementedError
+
+    def may_follow(self, image: str) -> bool:
+        """Whether a new photo is to be passed through this stage at once."""
+        return True
+
+    def worker(self) -> MapStage[R]:
+        """The stage as it is sent to the workers."""
+        return self
+
+    def prepare(self) -> None:
+        """Bring what it cannot do without, such as a file of weights; called before its rows are made.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+
+    def folder(self, cache: Cache) -> Path:
+        """Where its shards lie."""
+        return cache.rows(self.name)
+
+    def described(self, cache: Cache) -> Path:
+        """The JSON file that says what its rows were made with."""
+        return self.folder(cache) / DESCRIPTION
+
+    def indexed(self, cache: Cache) -> Path:
+        """The table of its live rows."""
+        return self.folder(cache) / INDEX
+
+    def description(self, tables: Tables) -> dict[str, Any]:
+        """What its JSON file says besides the recipe."""
+        return {}
+
+    def shard_files(self, cache: Cache) -> list[Path]:
+        """Files whose change means that rows may have changed."""
+        return shards.shard_files(self.folder(cache))
+
+    def purge(self, tables: Tables) -> list[str]:
+        """Delete shards that cannot be used, so that they are made anew; sentences about them."""
+        if self.array_shape is not None:
+            shards.drop_damaged(self.folder(tables.cache), self.array_shape)
+        return []
+
+    def committed(self, tables: Tables) -> pd.DataFrame:
+        """Where all of its rows lie, wanted or not: image, key, shard, row."""
+        folder = self.folder(tables.cache)
+        if self._files(tables.cache) == self.read_description(tables.cache).get("files"):
+            return read_table(self.indexed(tables.cache), ["image", "key", "shard", "row"])
+        return shards.read_index(folder)
+
+    def index(self, tables: Tables, live: pd.DataFrame) -> pa.Table:
+        """The table of live rows."""
+        return pa.Table.from_pandas(live, preserve_index=False)
+
+    def settle(self, tables: Tables, report: Report) -> None:
+        """After its shards are made: write the index, then delete shards of which no row is live."""
+        live = tables.live(self.name)
+        self.indexed(tables.cache).parent.mkdir(parents=True, exist_ok=True)
+        if inputs_of(self.indexed(tables.cache)) != (mark := _mark_of(live)):
+            write_table(self.indexed(tables.cache), self.index(tables, live), inputs=mark)
+        shards.finish(self.folder(tables.cache), live)
+
+    # ------------------------------------------------------------ the same for all
+
+    def key(self, *parts: Any) -> str:
+        """The key of a row, a hash of what it is made from."""
+        return fingerprint(*parts, fingerprint(self.name.partition(":")[0], self.recipe.to_dict()))
+
+    def mark(self, tables: Tables) -> str:
+        return inputs_of(self.indexed(tables.cache))
+
+    def read_description(self, cache: Cache) -> dict[str, Any]:
+        """What its JSON file says; empty where it cannot be read."""
+        try:
+            data = json.loads(self.described(cache).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def recorded_recipe(self, cache: Cache) -> dict[str, Any]:
+        """The recipe that its rows were made with, in the form kept; empty where there is none."""
+        recipe = self.read_description(cache).get("stage")
+        return recipe if isinstance(recipe, dict) else {}
+
+    def _files(self, cache: Cache) -> str:
+        facts = [(p.name, (info := p.stat()).st_size, info.st_mtime_ns) for p in self.shard_files(cache)]
+        return fingerprint(facts)
+
+    def is_current(self, tables: Tables) -> bool:
+        """Whether nothing has changed since all of its rows were made: no key is looked at."""
+        before = self.read_description(tables.cache)
+        return (
+            before.get("made_from") == self.made_from(tables)
+            and before.get("files") == self._files(tables.cache)
+            and self.indexed(tables.cache).is_file()
+        )
+
+    def close(self, tables: Tables, report: Report) -> None:
+        """Settle, and note what the rows were made from; not where rows are missing, so that they are tried again."""
+        self.settle(tables, report)
+        tables.forget(self.name)
+        whole = len(self.inputs_made(tables)) == len(tables.inputs(self.name))
+        record = {
+            **self.description(tables),
+            "stage": to_json(self.recipe.to_dict()),
+            "made_from": self.made_from(tables) if whole else "",
+            "files": self._files(tables.cache),
+        }
+        if self.read_description(tables.cache) != to_json(record):
+            self.described(tables.cache).parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.described(tables.cache), record)
+
+    def inputs_made(self, tables: Tables) -> pd.DataFrame:
+        """The inputs that have a row."""
+        return tables.live(self.name)
+
+    def status(self, tables: Tables, upstream: bool) -> StageStatus:
+        size = folder_size(self.folder(tables.cache))
+        try:
+            if not upstream and self.is_current(tables):
+                return StageStatus(self.name, len(read_table(self.indexed(tables.cache), ["image"])), 0, size)
+            wanted = tables.inputs(self.name)
+        except UserError as error:  # a table is missing, or a file of weights
+            return StageStatus(self.name, 0, 0, size, error.message)
+        have = self.committed(tables)
+        pairs, images = set(zip(have["image"], have["key"], strict=True)), set(have["image"])
+        missing = [i.image for i in wanted if (i.image, i.key) not in pairs]
+        why = EARLIER if upstream else ""
+        if missing and (before := self.recorded_recipe(tables.cache)) and (changes := self.recipe.changes(before)):
+            why = "; ".join(changes)
+        elif missing:
+            kinds = Counter("new" if image not in images else "changed" for image in missing)
+            why = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        return StageStatus(self.name, len(wanted) - len(missing), len(missing), size, why)
+
+    def explain(self, tables: Tables, image: str) -> str:
+        """Whether the row of one photo is current, and where it lies."""
+        try:
+            keys = [i.key for i in tables.inputs(self.name) if i.image == image]
+        except UserError as error:
+            return error.message
+        have = self.committed(tables)
+        own = have[have["image"] == image]
+        if not keys:
+            return "not wanted"
+        if keys[0] in set(own["key"]):
+            at = own[own["key"] == keys[0]].iloc[0]
+            return f"current (shard {at['shard']:05d}, row {at['row']}, key {keys[0][:12]})"
+        if len(own):
+            changes = self.recipe.changes(self.recorded_recipe(tables.cache))
+            return f"out of date: {'; '.join(changes) or 'the photo or its subject changed'}"
+        return "not made yet"
+
+
+def _mark_of(live: pd.DataFrame) -> str:
+    return fingerprint("rows", live[["image", "key"]].to_numpy().tolist())
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+# ---------------------------------------------------------------- bringing stages up to date
+
+
+def refresh(
+    stages: Sequence[Stage],
+    tables: Tables,
+    pool: Pool,
+    photo: Callable[[str], Any],
+    report: Report,
+    *,
+    frozen: Collection[str] = (),
+) -> None:
+    """Bring stages up to date.
+
+    Args:
+        stages: in the order in which data flows.
+        tables: of their cache.
+        pool: the workers.
+        photo: image -> the photo that is handed to :meth:`MapStage.open`'s function; it is pickled to the workers.
+        report: filled.
+        frozen: names of stages that make no rows now; what they have made is kept in order.
+
+    Raises:
+        UserError: anything that the user can mend.
+        KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
+    """
+    waiting: list[MapStage[Any]] = []
+
+    def flush(rest: Sequence[Stage]) -> None:
+        names = {stage.name for stage in waiting}
+        followers = [s for s in rest if isinstance(s, MapStage) and s.follows in names]
+        _fill([s for s in waiting if s.name not in frozen], followers, tables, pool, photo, report)
+        for stage in waiting:
+            stage.close(tables, report)
+            tables.forget(stage.name)
+            report.notes += stage.notes(tables)
+        waiting.clear()
+
+    for number, stage in enumerate(stages):
+        behind = {s.name for s in waiting}
+        if behind & {*stage.needs} or (waiting and isinstance(stage, MapStage) and not stage.reads_photos):
+            flush(stages[number:])
+        if isinstance(stage, TableStage):
+            stage.refresh(tables, report)
+        elif isinstance(stage, MapStage):
+            if stage.name not in frozen:
+                stage.prepare()
+            if stage.is_current(tables):
+                report.notes += stage.notes(tables)
+                continue
+            report.notes += stage.purge(tables)
+            tables.forget(stage.name)
+            waiting.append(stage)
+    if waiting:
+        flush(())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The shard of one stage within a task.
+
+    Args:
+        stage: its number in the work.
+        folder: of the stage.
+        shard: number of the shard.
+        inputs: image -> what its row is made from.
+        leader: number of the stage that this one follows, -1 without one.
+        following: the photos that come through it.
+        known: keys of those that have a row already.
+    """
+
+    stage: int
+    folder: Path
+    shard: int
+    inputs: Mapping[str, Input[Any]]
+    leader: int = -1
+    following: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Some photos, and the shards that are made of them; a shard that follows another comes after it."""
+
+    images: tuple[str, ...]
+    parts: tuple[_Part, ...]
+
+
+_Made = list[tuple[int, int, list[tuple[str, str]]]]
+"""By stage: its number, the rows made, and (image, why) for those that failed."""
+
+
+def _fill(
+    stages: Sequence[MapStage[Any]],
+    followers: Sequence[MapStage[Any]],
+    tables: Tables,
+    pool: Pool,
+    photo: Callable[[str], Any],
+    report: Report,
+) -> None:
+    """Make the missing rows of stages that share a decode."""
+    step = min((stage.rows_per_shard for stage in (*stages, *followers)), default=1)
+    tasks: list[_Task] = []
+    of_image: dict[str, int] = {}
+    for number, stage in enumerate(stages):
+        inputs = {i.image: i for i in tables.inputs(stage.name)}
+        have = stage.committed(tables)
+        folder = stage.folder(tables.cache)
+        for chunk in shards.plan(folder, [(i.image, i.key) for i in inputs.values()], step, have):
+            part = _Part(number, folder, chunk.shard, {image: inputs[image] for image, _ in chunk.pairs})
+            images = tuple(image for image, _ in chunk.pairs)
+            at = of_image.get(images[0])
+            if at is None:
+                of_image |= dict.fromkeys(images, len(tasks))
+                tasks.append(_Task(images, (part,)))
+            else:
+                both = dict.fromkeys((*tasks[at].images, *images))
+                tasks[at] = _Task(tuple(both), (*tasks[at].parts, part))
+    for number, stage in enumerate(followers, len(stages)):
+        tasks = _followed(tasks, number, stage, [s.name for s in stages].index(stage.follows), tables)
+    if not tasks:
+        return
+    everybody = (*stages, *followers)
+    titles = [stage.name for stage in everybody]
+    report.progress.start(" + ".join(titles), sum(len(task.images) for task in tasks))
+    work = _Work(tuple(stage.worker() for stage in everybody), photo)
+    failed: dict[str, dict[str, str]] = {}
+    for made in pool.run(work, tasks, report.progress.advance):
+        for number, rows, failures in made:
+            report.computed[titles[number]] += rows
+            failed.setdefault(titles[number], {}).update(failures)
+    for title, lost in failed.items():
+        report.failed |= dict(sorted(lost.items()))
+        if lost:
+            examples = some([f"{image}: {why}" for image, why in sorted(lost.items())])
+            report.notes.append(f"{len(lost)} photos failed in '{title}' ({examples}); the next run tries again.")
+    for stage in everybody:
+        tables.forget(stage.name)
+
+
+def _followed(tasks: Sequence[_Task], number: int, stage: MapStage[Any], leader: int, tables: Tables) -> list[_Task]:
+    """Tasks with a shard of a following stage added to every shard of the one it follows.
+
+    Which shard goes with which is written down, so that a run that was killed makes the same ones.
+    """
+    folder = stage.folder(tables.cache)
+    have = stage.committed(tables)
+    keys = {str(image): str(key) for image, key in zip(have["image"], have["key"], strict=True)}
+    numbers = shards.Companions(folder)
+    out = []
+    for task in tasks:
+        parts = task.parts
+        for part in task.parts:
+            if part.stage == leader and (images := frozenset(filter(stage.may_follow, part.inputs))):
+                known = frozenset(keys[image] for image in images if image in keys)
+                parts = (*parts, _Part(number, folder, numbers.of(part.shard), {}, leader, images, known))
+        out.append(_Task(task.images, parts))
+    numbers.save()
+    return out
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker does with a task: every photo once, through all stages that want it."""
+
+    stages: tuple[MapStage[Any], ...]
+    photo: Callable[[str], Any]
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[_Task, Callable[[int], None], Mapping[int, str]], _Made]]:
+        with ExitStack() as stack:
+            computes = [stack.enter_context(stage.open()) for stage in self.stages]
+
+            def make(task: _Task, at: Callable[[int], None], dead: Mapping[int, str]) -> _Made:
+                with ExitStack() as parts:
+                    shards_made = [parts.enter_context(_Shard(part, self.stages[part.stage])) for part in task.parts]
+                    for number, image in enumerate(task.images):
+                        if number in dead:
+                            for shard in shards_made:
+                                shard.fail(image, dead[number])
+                            continue
+                        at(number)
+                        photo, rows = self.photo(image), dict[int, dict[str, Any]]()
+                        for shard in shards_made:
+                            shard.add(image, photo, rows, computes)
+                    for shard in reversed(shards_made):  # a shard is committed before the one it follows
+                        shard.commit()
+                return [(shard.part.stage, len(shard.rows), shard.failed) for shard in shards_made]
+
+            yield make
+
+
+class _Shard:
+    """One shard while it is made."""
+
+    def __init__(self, part: _Part, stage: MapStage[Any]) -> None:
+        self.part, self.stage = part, stage
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[tuple[str, str]] = []
+        self._final = shards.shard_path(part.folder, part.shard)
+        self._pixels = self._final.with_suffix(".npy")
+        shape = stage.array_shape
+        self._arrays = None if shape is None else np.empty((len(part.inputs), *shape), np.uint8)
+
+    def __enter__(self) -> _Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        temporary_name(self._pixels).unlink(missing_ok=True)
+
+    def fail(self, image: str, why: str) -> None:
+        if image in self.part.inputs:
+            self.failed.append((image, why))
+
+    def add(self, image: str, photo: Any, rows: dict[int, dict[str, Any]], computes: Sequence[Compute]) -> None:
+        """Make the row of one photo, if it is to have one. ``rows``: those made of it before, by stage.
+
+        A stage that fails on a photo, in whatever way, costs that row and no more.
+        """
+        number = self.part.stage
+        source = self.part.inputs.get(image)
+        try:
+            if source is None and image in self.part.following:
+                leader = rows.get(self.part.leader)
+                source = None if leader is None else self.stage.follow(image, leader)
+                if source is not None and source.key in self.part.known:
+                    source = None
+            if source is None:
+                return
+            output = computes[number](photo, source.row)
+        except UserError:
+            raise
+        except Exception as error:
+            self.failed.append((image, _why(error)))
+            return
+        if output is None:
+            self.failed.append((image, "it can no longer be read"))
+            return
+        rows[number] = output[0]
+        if self._arrays is not None and output[1] is not None:
+            self._arrays[len(self.rows)] = output[1]
+        self.rows.append({"image": image, "key": source.key, "row": len(self.rows), **output[0]})
+
+    def commit(self) -> None:
+        """Write the pixels, then the table: without it there is no shard."""
+        if not self.rows and self.part.following:
+            return
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        if self._arrays is not None:
+            temporary = temporary_name(self._pixels)
+            with temporary.open("wb") as file:
+                np.save(file, self._arrays[: len(self.rows)])
+            fsync_replace(temporary, self._pixels)
+        schema = pa.schema([*KEYED, *self.stage.columns])
+        write_table(self._final, pa.Table.from_pylist(self.rows, schema=schema))
+
+
+def _why(error: Exception) -> str:
+    """In words, why a row could not be made."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
