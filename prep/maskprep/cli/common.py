@@ -52,7 +52,7 @@ Layout = Annotated[
 ]
 
 SOURCE = typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache made from one.")
-OPENS = {
+OPENS: dict[str, tuple[Any, Any]] = {
     "cache": (
         Path | None,
         typer.Option("--cache", help="Where the cache is kept.", show_default="cache/<name of the photo folder>"),
@@ -62,7 +62,7 @@ OPENS = {
         typer.Option("--config", help="Settings file.", show_default="maskprep.yaml in the photo folder"),
     ),
 }
-WORKS = {
+WORKS: dict[str, tuple[Any, Any]] = {
     "workers": (int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")),
     "engine": (str, typer.Option("--engine", help="How work is spread: processes or serial.")),
     "strict": (bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")),

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, features
 
 VERSION = 1
@@ -21,6 +22,20 @@ SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 
 PLAIN = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 STEPS = 9
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright."""
+
+BAND = 128
+"""Rows that are converted at a time."""
 
 
 def in_srgb(image: Image.Image) -> tuple[Image.Image, str | None]:
@@ -81,3 +96,42 @@ def picture(content: str, profile: str | None) -> str:
         profile: name of the profile that its colours were brought to sRGB from; None where they are as stored.
     """
     return f"{content} to sRGB {VERSION}" if isinstance(profile, str) else content
+
+
+def upright(image: Image.Image, orientation: int) -> tuple[NDArray[np.uint8], str | None]:
+    """A decoded picture in sRGB, upright, transparency laid on white; BAND rows at a time, for want of memory.
+
+    Args:
+        image: of any Pillow mode.
+        orientation: of its pixels, as in EXIF, 1..8.
+
+    Returns:
+        uint8 [height, width, 3]; and the name of the profile that it was converted from, None where it is as stored.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _eight_bits(image)
+    width, height = image.size
+    turned = orientation >= 5  # rows become columns
+    pixels = np.empty((width, height, 3) if turned else (height, width, 3), np.uint8)
+    profile = None
+    for top in range(0, height, BAND):
+        bottom = min(height, top + BAND)
+        band, profile = in_srgb(image.crop((0, top, width, bottom)))
+        if band.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in band.info:
+            layer = band.convert("RGBA")
+            band = Image.new("RGB", layer.size, "white")
+            band.paste(layer, mask=layer.getchannel("A"))
+        band = band.convert("RGB")
+        if orientation != 1:
+            band = band.transpose(UPRIGHT[orientation])
+        rows = slice(height - bottom, height - top) if orientation in (3, 4, 6, 7) else slice(top, bottom)
+        pixels[(slice(None), rows) if turned else rows] = np.asarray(band)
+    return pixels, profile
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of 16 or 32 bits as 8 bits, each value scaled if the largest is beyond 255 (floats: up to 1)."""
+    values = np.nan_to_num(np.asarray(image))
+    most = values.max(initial=0)
+    factor, divisor = (255 if most <= 1 else 1, 1) if image.mode == "F" else (1, 257 if most > 255 else 1)
+    return Image.fromarray(np.clip(values * factor // divisor, 0, 255).astype(np.uint8))
