@@ -20,7 +20,7 @@ from PIL import Image
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline import session as pipeline
-from maskprep.pipeline.session import want_crops
+from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]

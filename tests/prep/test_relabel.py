@@ -15,7 +15,7 @@ import pytest
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline.explain import explain, survey
-from maskprep.pipeline.session import Job
+from maskprep.pipeline.session import Job, Session
 
 Cli = Callable[..., Any]
 

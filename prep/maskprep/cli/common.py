@@ -68,6 +68,7 @@ WORKS: dict[str, tuple[Any, Any]] = {
     "strict": (bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")),
     "quiet": (bool, typer.Option("--quiet", "-q", help="No progress, no notes.")),
 }
+Quiet = Annotated[bool, WORKS["quiet"][1]]
 DEFAULTS = {"engine": "processes", "strict": False, "quiet": False}
 
 

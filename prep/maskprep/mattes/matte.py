@@ -158,6 +158,9 @@ class MatteStage(MapStage[MatteRow]):
     def shard_files(self, cache: Cache) -> list[Path]:
         return sorted(cache.view(self.crop.view).glob("alpha-*"))
 
+    def size(self, cache: Cache) -> int:
+        return sum(path.stat().st_size for path in self.shard_files(cache))
+
     def description(self, tables: Tables) -> dict[str, Any]:
         local = matte_models.locate(self.settings.model, fetch=False)
         named = {"model": local.label, "file": local.path.name, "sha256": local.sha256, "licence": local.model.licence}

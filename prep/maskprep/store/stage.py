@@ -291,7 +291,7 @@ class TableStage(Stage):
             self.write(tables, table, made_from)
             tables.forget(self.name)
             if self.counted:
-                report.computed[self.name] += len(table)
+                report.computed[self.name] += len(tables.table("images"))
         report.notes += self.notes(tables)
 
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
@@ -445,8 +445,12 @@ class MapStage(Stage, Generic[R]):
         """The inputs that have a row."""
         return tables.live(self.name)
 
+    def size(self, cache: Cache) -> int:
+        """Bytes on disk."""
+        return folder_size(self.folder(cache))
+
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
-        size = folder_size(self.folder(tables.cache))
+        size = self.size(tables.cache)
         try:
             if not upstream and self.is_current(tables):
                 return StageStatus(self.name, len(read_table(self.indexed(tables.cache), ["image"])), 0, size)
