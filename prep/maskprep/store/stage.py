@@ -698,7 +698,7 @@ class _Shard:
         self._final = shards.shard_path(part.folder, part.shard)
         self._pixels = self._final.with_suffix(".npy")
         shape = stage.array_shape
-        self._arrays = None if shape is None else np.empty((len(part.inputs), *shape), np.uint8)
+        self._arrays = None if shape is None else np.empty((len(part.inputs) + len(part.following), *shape), np.uint8)
 
     def __enter__(self) -> _Shard:
         return self
