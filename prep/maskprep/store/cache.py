@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,26 +139,19 @@ class Cache:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[bool]:
         """Hold the cache for one writing command.
 
         Raises:
             UserError: another command is at work on it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as file:
-            if not lock(file.fileno()):
-                file.seek(0)
-                other = file.read().strip() or "unknown"
-                raise UserError(
-                    f"Another maskprep command (process {other}) is working on '{self.root}'.",
-                    "Wait for it to end, or give another cache with --cache.",
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        return lock(
+            self.root / ".lock",
+            lambda process: UserError(
+                f"Another maskprep command (process {process}) is working on '{self.root}'.",
+                "Wait for it to end, or give another cache with --cache.",
+            ),
+        )
 
 
 def is_cache(path: Path) -> bool:
