@@ -2,7 +2,7 @@
 
 A face has coordinates of its own: ``u`` from -1 (its side at the left of the photo) over 0 (nose) to 1, as on a
 cylinder that is turned with the head, and ``y``, 0 at the eyes and 1 at the mouth. A mask lies between two curves y(u).
-It is as bright as the blurred face below it, with folds that are shaded from the side the light comes from.
+It is as bright as the blurred face below it, with folds that are lit from above.
 """
 
 from __future__ import annotations
@@ -41,26 +41,27 @@ KINDS = {
     "cloth-grey": Kind("cloth", (0.44, 0.46, 0.48), 0.06),
     "cloth-navy": Kind("cloth", (0.16, 0.20, 0.32), 0.05),
     "cloth-red": Kind("cloth", (0.47, 0.16, 0.19), 0.04),
-    "cloth-green-dotted": Kind("cloth", (0.24, 0.36, 0.29), 0.04, (0.88, 0.87, 0.84)),
-    "cloth-white-dotted": Kind("cloth", (0.86, 0.86, 0.84), 0.04, (0.27, 0.38, 0.56)),
+    "cloth-green-dotted": Kind("cloth", (0.24, 0.36, 0.29), 0.08, (0.88, 0.87, 0.84)),
 }
 
-# Upper and lower edge: |u|, and y at it. The mask ends at the last u.
+# Upper and lower edge: |u|, and y at it. The mask ends at the last u of the upper one.
+_JAW: Curve = (0, 0.32, 0.62, 0.84, 0.92), (1.88, 1.81, 1.51, 1.16, 0.92)
 _EDGES: dict[State, tuple[Curve, Curve]] = {
-    "worn": (
-        ((0, 0.15, 0.36, 0.66, 0.92), (0.17, 0.27, 0.36, 0.43, 0.47)),
-        ((0, 0.32, 0.62, 0.84, 0.92), (1.87, 1.80, 1.50, 1.15, 0.90)),
-    ),
+    "worn": (((0, 0.15, 0.36, 0.66, 0.92), (0.17, 0.27, 0.36, 0.43, 0.47)), _JAW),
     "nose": (
         ((0, 0.33, 0.66, 0.9), (0.82, 0.84, 0.78, 0.72)),
-        ((0, 0.32, 0.62, 0.84, 0.9), (1.92, 1.84, 1.53, 1.17, 1)),
+        _JAW,
     ),
     "chin": (((0, 0.4, 0.62, 0.8), (1.52, 1.50, 1.40, 1.20)), ((0, 0.28, 0.54, 0.78), (2.07, 1.98, 1.73, 1.36))),
 }
 
 
-class _Face:
-    """The coordinates of a face with these keypoints [4 or 5, 2], pixels; lengths are in units of eyes to mouth."""
+class Frame:
+    """The coordinates of a face; lengths are in units of eyes to mouth.
+
+    Args:
+        points: right eye, left eye (of the person), nose tip, then the mouth or its two corners, [4 or 5, 2] in pixels.
+    """
 
     def __init__(self, points: NDArray[Any]) -> None:
         self.eyes = np.mean(points[:2], axis=0)
@@ -73,6 +74,7 @@ class _Face:
         turn = float((points[2] - self.eyes) @ self.right) / self.unit
         self.half = 0.12 + 0.93 * between
         self.chin = 1.135 + 0.643 * between
+        self.width = 2 * self.half * self.unit  # of the face, pixels
         self.shift = float(np.clip(-1.63 * turn, -0.6 * self.half, 0.6 * self.half))
         self.yaw = float(np.arcsin(-self.shift / self.half))
 
@@ -88,53 +90,44 @@ class _Face:
         return u.astype(np.float32), (grid @ self.down).astype(np.float32)
 
 
-def face_width(face: NDArray[Any]) -> float:
-    """Width in pixels of the face with these keypoints, see :func:`draw_mask`."""
-    return 2 * _Face(face).half * _Face(face).unit
-
-
 def draw_mask(photo: Pixels, face: NDArray[Any], kind: str, state: State = "worn", seed: int = 0) -> Pixels:
     """A copy of a photo with a mask drawn on one face.
 
     Args:
         photo: RGB, uint8 [H, W, 3].
-        face: right eye, left eye (of the person), nose tip, then the mouth or its two corners, [4 or 5, 2] in pixels.
+        face: its keypoints, see :class:`Frame`.
         kind: one of KINDS.
         seed: of the folds and of how straight the mask sits.
     """
-    reach, centre = face_width(face), np.asarray(face[2])
+    reach, centre = Frame(face).width, np.asarray(face[2])
     low, high = np.maximum(centre - reach, 0).astype(int), np.maximum(centre + reach, 0).astype(int)
     part = np.s_[low[1] : high[1], low[0] : high[0]]
     drawn = photo.copy()
     if photo[part].size:
-        drawn[part] = _draw(photo[part], _Face(face - low), KINDS[kind], state, np.random.default_rng(seed))
+        drawn[part] = _draw(photo[part], Frame(face - low), KINDS[kind], state, np.random.default_rng(seed))
     return drawn
 
 
-def _draw(photo: Pixels, face: _Face, kind: Kind, state: State, rng: np.random.Generator) -> Pixels:
+def _draw(photo: Pixels, face: Frame, kind: Kind, state: State, rng: np.random.Generator) -> Pixels:
     size, unit = photo.shape[:2], face.unit
     u, y = face.coordinates(*size)
     skin = (np.abs(u) < 0.97) & (((y - 0.5) / 1.3) ** 2 + u**2 < 1)
     neck = (np.abs(u) < 0.6) & (y > 1) & (y < 3)
     light = ((photo / np.float32(255)) ** 2.2).astype(np.float32)  # linear
-    white, slope = _white(light, skin if skin.any() else ~skin, face)
-
-    side, top, bottom = _edges(face, kind, state, rng)
+    white = _white(light, skin if skin.any() else ~skin, unit)
+    edges = side, top, bottom = _edges(face, state, rng)
     outline = face.pixels(np.concatenate([side, side[::-1]]), np.concatenate([top, bottom[::-1]]))
     cover = cv2.fillPoly(np.zeros(size, np.uint8), [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     alpha = _blur(cover / 255, max(0.6, 0.012 * unit))
-    loops = _loops(face, side, top, bottom, photo, skin)
-
-    moved = np.array([[1, 0, -0.03 * slope * unit], [0, 1, 0.05 * unit]], np.float32)
-    shadow = _blur(cv2.warpAffine(np.maximum(alpha, 0.4 * loops), moved, size[::-1]), 0.07 * unit)
-    behind: NDArray[Any] = light * (1 - 0.5 * (shadow * _blur(skin | neck, 0.04 * unit))[..., None])
+    loops = _loops(face, edges, photo, skin)
+    shadow = _blur(np.roll(np.maximum(alpha, 0.4 * loops), round(0.05 * unit), axis=0), 0.07 * unit)
+    behind = light * (1 - 0.5 * (shadow * _blur(skin | neck, 0.04 * unit))[..., None])
     strap = np.array(kind.color if max(kind.color) < 0.3 else (0.93, 0.93, 0.92), np.float32) ** 2.2
     behind += loops[..., None] * (0.85 * strap * white - behind)
-
     v = np.float32((y - np.interp(u, side, top)) / (np.interp(u, side, bottom) - np.interp(u, side, top)))
     color, relief = _fabric(kind, state, u, np.asarray(v), rng)
-    relief = _blur(relief, 0.012 * unit) * unit / 8
-    facing = 1 - (0.5 * slope + 0.1) * cv2.Sobel(relief, -1, 1, 0) + 0.55 * cv2.Sobel(relief, -1, 0, 1)
+    relief = _blur(relief * (unit / 8), 0.012 * unit)
+    facing = 1 - 0.15 * cv2.Sobel(relief, -1, 1, 0) + 0.55 * cv2.Sobel(relief, -1, 0, 1)
     rim = np.clip(_blur(alpha, 0.07 * unit) * 2 - 1, 0, 1)  # the fabric turns away at its edge
     lit = color * white * (np.clip(facing, 0.35, 1.3) * (0.72 + 0.28 * rim))[..., None]
     front = np.clip(lit, 0, 1) ** (1 / 2.2) * 255 + 2.5 * _blur(rng.normal(0, 1, size), 0.6)[..., None]
@@ -142,14 +135,12 @@ def _draw(photo: Pixels, face: _Face, kind: Kind, state: State, rng: np.random.G
     return np.asarray(np.clip(back + alpha[..., None] * (front - back) + 0.5, 0, 255), np.uint8)
 
 
-def _edges(face: _Face, kind: Kind, state: State, rng: np.random.Generator) -> NDArray[Any]:
+def _edges(face: Frame, state: State, rng: np.random.Generator) -> NDArray[Any]:
     """u, and y of the upper and the lower edge at it, [3, n]: smooth, a little crooked."""
     end = _EDGES[state][0][0][-1]
     side = np.linspace(-end, end, 121)
     tilt, drop = rng.normal(0, 0.025), abs(rng.normal(0, 0.03))
     top, bottom = (np.interp(np.abs(side), *curve) for curve in _EDGES[state])
-    if kind.cut == "ffp2" and state != "chin":  # narrower at the sides
-        bottom -= 0.18 * np.clip(np.abs(side) - 0.45, 0, None)
     edges = np.stack([top, bottom])
     edges = np.where(edges > 1, 1 + (edges - 1) * (face.chin - 1) / 0.78, edges) + tilt * side + drop
     return np.vstack([side, cv2.blur(edges, (13, 1), borderType=cv2.BORDER_REPLICATE)])
@@ -180,28 +171,26 @@ def _fabric(kind: Kind, state: State, u: Floats, v: Floats, rng: np.random.Gener
     return (base + dots * (print_ - base)) * (1 - 0.1 * seams)[..., None], relief
 
 
-def _white(light: Floats, skin: NDArray[np.bool_], face: _Face) -> tuple[Floats, float]:
-    """What white would look like in the light on a face, linear [h, w, 3], and how much brighter it is at the right."""
+def _white(light: Floats, skin: NDArray[np.bool_], unit: float) -> NDArray[Any]:
+    """What white would look like in the light on a face, linear [h, w, 3]."""
     brightness = cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)
     middle = max(float(np.median(brightness[skin])), 1e-3)
     held = np.clip(brightness / middle, 0.35, 1.8)  # neither hair nor highlights
-    sigma = 0.35 * face.unit
-    shade = np.clip((_blur(held * skin, sigma) + 1e-3) / (_blur(skin, sigma) + 1e-3), 0.5, 1.3)
-    slope = float(np.polyfit(np.nonzero(skin)[1], shade[skin], 1)[0]) * 2 * face.half * face.unit
+    shade = np.clip((_blur(held * skin, 0.35 * unit) + 1e-3) / (_blur(skin, 0.35 * unit) + 1e-3), 0.5, 1.3)
     # Dark skin and dim light look alike: half of the answer comes from the brightest things in the photo.
     bright = float(np.percentile(brightness, 96))
     level = 0.95 * float(np.clip(middle / 0.33, 0.5, 1.15) * np.clip(bright / 0.75, 0.4, 1.15)) ** 0.5
     tint = np.maximum(light.mean((0, 1)), 1e-3)
-    return level * shade[..., None] * (tint / tint.mean()) ** 0.2, float(np.clip(slope, -1, 1))
+    return np.asarray(level * shade[..., None] * (tint / tint.mean()) ** 0.2)
 
 
-def _loops(face: _Face, side: Floats, top: Floats, bottom: Floats, photo: Pixels, skin: NDArray[np.bool_]) -> Floats:
+def _loops(face: Frame, edges: NDArray[Any], photo: Pixels, skin: NDArray[np.bool_]) -> Floats:
     """Coverage [h, w] of the ear loops: from the corners of the mask to the ears, where no hair hides them."""
     cover = np.zeros(skin.shape, np.uint8)
-    for end, sign in ((0, -1), (-1, 1)):
-        low = 0.1 * top[end] + 0.9 * bottom[end]
-        for corner, ear in ((top[end] + 0.04, 0.22), (low, max(0.75, low - 0.4))):
-            points = face.pixels(np.array([side[end], sign]), np.array([corner, ear]))
+    for sign, side, top, bottom in ((-1, *edges[:, 0]), (1, *edges[:, -1])):
+        low = 0.1 * top + 0.9 * bottom
+        for corner, ear in ((top + 0.04, 0.22), (low, max(0.75, low - 0.4))):
+            points = face.pixels(np.array([side, sign]), np.array([corner, ear]))
             points[1] += 0.06 * face.unit * sign * face.right
             if sign * face.yaw > -0.35:  # not turned away
                 line = np.round(points * 16).astype(np.int32)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from maskprep.base.quiet import quiet
 from maskprep.photos.decode import PhotoError, Pixels, load
-from maskprep.sample.masks import Floats, State, draw_mask, face_width
+from maskprep.sample.masks import Floats, Frame, State, draw_mask
 from maskprep.weights.fetch import locate
 
 WIDTH, HEIGHT = 384, 512
 
 # Width of the face and where its middle is (from the left, from the top) in shares of the photo; warmth, exposure in
 # stops, contrast, light from the right, noise in grey levels: lowest, highest, and spread among photos of one person.
-_LOOKS = np.array(
+LOOKS = np.array(
     [
         [0.27, 0.45, 0.42, -0.06, -0.22, 0.90, -0.17, 0.5],
         [0.42, 0.55, 0.52, 0.06, 0.22, 1.10, 0.17, 3.2],
@@ -80,11 +80,6 @@ def _reduced(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def draw_look(rng: np.random.Generator) -> NDArray[Any]:
-    """What the photos of one person share: framing, light and camera [8], see _LOOKS."""
-    return np.asarray(rng.uniform(*_LOOKS[:2]))
-
-
 def draw_room(rng: np.random.Generator) -> Pixels:
     """A room far out of focus, RGB uint8 [512, 384, 3]."""
     wall = rng.uniform(0.3, 0.8) + rng.normal(0, 0.03, 3)
@@ -104,14 +99,14 @@ def take_photo(
     """A photo, RGB uint8 [512, 384, 3].
 
     Args:
-        look: from :func:`draw_look`.
+        look: see LOOKS.
         mask: its kind and state; None for a bare face.
         behind: up to two people, smaller and out of focus.
         room: what is seen behind, [512, 384, 3]; None for the portrait's own, which is used where it fills the photo.
         rng: of everything that differs from photo to photo.
     """
-    width, x, y, *camera = rng.normal(look, _LOOKS[2]) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
-    sides, own = np.array(subject.pixels.shape[1::-1]) - 1, face_width(subject.face)
+    width, x, y, *camera = rng.normal(look, LOOKS[2]) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
+    sides, own = np.array(subject.pixels.shape[1::-1]) - 1, Frame(subject.face).width
     filling = 1.03 * own * float(np.max((WIDTH, HEIGHT) / sides))
     width = max(width, min(filling, 0.5 * WIDTH))
     # The portrait's edges stay outside the photo, the right and the lower one if not all can: nobody hovers.
@@ -135,22 +130,20 @@ def take_photo(
 
 def _placed(portrait: Portrait, width: float, x: float, y: float, tilt: float) -> tuple[Pixels, Floats, NDArray[Any]]:
     """A portrait with its face at x, y of the photo, continued at its edges: pixels, matte and keypoints."""
-    scale = width / face_width(portrait.face)
+    scale = width / Frame(portrait.face).width
     centre = portrait.face.mean(0)
     matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), tilt, scale)
     matrix[:, 2] += [x, y] - centre
-    planes = [portrait.pixels, portrait.matte]
+    planes = portrait.pixels, portrait.matte
     if scale < 0.9:
-        planes = [cv2.GaussianBlur(plane, (0, 0), 0.45 / scale) for plane in planes]
-    pixels, matte = (
-        cv2.warpAffine(plane, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        for plane in planes
-    )
+        planes = tuple(cv2.GaussianBlur(plane, (0, 0), 0.45 / scale) for plane in planes)
+    size, border = (WIDTH, HEIGHT), cv2.BORDER_REPLICATE
+    pixels, matte = (cv2.warpAffine(plane, matrix, size, None, cv2.INTER_LINEAR, border) for plane in planes)
     return pixels, matte, portrait.face @ matrix[:, :2].T + matrix[:, 2]
 
 
 def _exposed(pixels: Pixels, camera: Sequence[float], rng: np.random.Generator) -> Pixels:
-    """The photo in another light and with another camera, see _LOOKS."""
+    """The photo in another light and with another camera, see LOOKS."""
     warmth, exposure, contrast, slope, noise = camera
     gain = 2**exposure * np.exp(slope * np.linspace(-1, 1, WIDTH))[:, None] * [1 + warmth, 1, 1 - warmth]
     linear = (pixels / np.float32(255)) ** 2.2 * gain.astype(np.float32)

@@ -14,7 +14,6 @@ import itertools
 import os
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from maskprep.base.progress import Progress, Silent
 from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import PhotoError
 from maskprep.sample.masks import KINDS, State
-from maskprep.sample.scene import Read, draw_look, draw_room, open_portraits, take_photo
+from maskprep.sample.scene import LOOKS, Read, draw_room, open_portraits, take_photo
 
 STATES = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "normal"}
 """The photos of one person, as the layout names them, and the class of the mask on each."""
@@ -36,12 +35,8 @@ FAULTS = ("truncated", "empty", "exif_rotated", "grayscale", "png_named_jpg", "u
 
 _ONLY_MASK = """\
 # The sample's people have no known gender or age: only the mask is a label.
-source:
-  layout: boostcamp
-schema:
-  attributes:
-    mask: {classes: [wear, incorrect, normal]}
-  joint: [mask]
+source: {layout: boostcamp}
+schema: {attributes: {mask: {classes: [wear, incorrect, normal]}}, joint: [mask]}
 """
 
 
@@ -119,8 +114,7 @@ def write_sample(
         read, folder = functools.lru_cache(64)(read_new), Path(partial) / out.name
         cast = _usable(cast, wanted, read, skipped)
         if len(cast) < 1 + bool(held_out):
-            counts = Counter(reason.split(":")[0] for reason in skipped.values())
-            reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items())) or "none"
+            reasons = ", ".join(sorted({reason.split(":")[0] for reason in skipped.values()})) or "none"
             raise UserError(f"Only {len(cast)} people in {labels} have a usable portrait.", f"Skipped: {reasons}.")
         if held_out:
             held_out = min(len(cast) - 1, max(1, round(len(cast) * held_out / wanted)))
@@ -201,26 +195,29 @@ def _write_photos(
 ) -> None:
     """Photos and tables of train/ and eval/, and the answers for eval/."""
     progress.start("sample", len(STATES) * (len(train) + len(held_out)))
-    (folder / "eval" / "images").mkdir(parents=True)
     people, answers = [], []
-    for index, person in enumerate(train):
+    for number, person in enumerate([*train, *held_out], start=1):
         known = [person.gender, re.sub(r"[_/\\]", "-", person.race), person.age]
-        home = "_".join([f"{index + 1:06d}", *(text or "unknown" for text in known)])
-        people.append([f"{index + 1:06d}", person.gender, person.race, person.age, home])
-        (folder / "train" / "images" / home).mkdir(parents=True)
-        suffixes = np.random.default_rng([seed, 3, index])
-        for photo, picture in _photos(person, train, read, [seed, 1, index]):
-            suffix = suffixes.choice([".jpg", ".jpeg", ".JPG", ".png"], p=[0.94, 0.03, 0.015, 0.015])
-            picture.save(folder / "train" / "images" / home / f"{photo}{suffix}", quality=92)
-            progress.advance()
-    for index, person in enumerate(held_out, start=len(train) + 1):
-        for photo, picture in _photos(person, held_out, read, [seed, 2, index]):
-            name = hashlib.sha1(f"{seed}/{index:06d}/{photo}".encode()).hexdigest() + ".jpg"
-            label = str(person.label(STATES[photo]))
-            answers.append([name, label, STATES[photo], person.gender, person.age, f"{index:06d}"])
-            picture.save(folder / "eval" / "images" / name, quality=92)
+        home = "_".join([f"{number:06d}", *(text or "unknown" for text in known)])
+        learnt = number <= len(train)
+        if learnt:
+            people.append([f"{number:06d}", person.gender, person.race, person.age, home])
+        rng = np.random.default_rng([seed, 3, number])
+        for photo, picture in _photos(person, train if learnt else held_out, read, [seed, 1, number]):
+            if learnt:
+                suffix = rng.choice([".jpg", ".jpeg", ".JPG", ".png"], p=[0.94, 0.03, 0.015, 0.015])
+                path = folder / "train" / "images" / home / f"{photo}{suffix}"
+            else:
+                path = (
+                    folder / "eval" / "images" / (hashlib.sha1(f"{seed}/{home}/{photo}".encode()).hexdigest() + ".jpg")
+                )
+                label = str(person.label(STATES[photo]))
+                answers.append([path.name, label, STATES[photo], person.gender, person.age, f"{number:06d}"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path, quality=92)
             progress.advance()
     answers.sort()
+    (folder / "eval").mkdir(exist_ok=True)
     _write_csv(folder / "train" / "train.csv", ["id", "gender", "race", "age", "path"], people)
     _write_csv(folder / "eval" / "info.csv", ["ImageID", "ans"], [[row[0], "0"] for row in answers])
     _write_csv(folder / "eval_answers.csv", ["ImageID", "ans", "mask", "gender", "age", "person"], answers)
@@ -229,7 +226,7 @@ def _write_photos(
 def _photos(person: Person, others: Sequence[Person], read: Read, key: list[int]) -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of the seven photos of a person."""
     rng = np.random.default_rng(key)
-    look, mirror, home = draw_look(rng), rng.random() < 0.5, draw_room(rng)
+    look, mirror, home = rng.uniform(*LOOKS[:2]), rng.random() < 0.5, draw_room(rng)
     kinds = rng.choice(list(KINDS), 3, p=[kind.share for kind in KINDS.values()])
     strangers = [other.shots[0] for other in others if other.name != person.name]
     for k, (name, state) in enumerate(STATES.items()):
