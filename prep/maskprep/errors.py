@@ -38,6 +38,7 @@ EXTRAS = {
     "cleanlab": "audit",
     "optuna": "sweep",
     "rembg": "rembg",
+    "skimage": "sample",
 }
 """The extra that brings a module."""
 

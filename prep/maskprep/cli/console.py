@@ -294,12 +294,12 @@ def kept(pictures: dict[str, str], listed: str) -> None:
 def sample(made: SampleSummary) -> None:
     """What a sample data set holds and how to go on."""
     out.print(
-        f"{made.folder}: {made.photos} photos of {made.people} people for training,"
-        f" {made.eval_photos} of {made.eval_people} held out (answers in {made.answers.name})"
+        f"{made.folder}: {7 * made.people} photos of {made.people} people for training,"
+        f" {7 * made.eval_people} of {made.eval_people} held out (answers in eval_answers.csv)"
     )
     if made.faults:
         out.print(f"{len(made.faults)} faults planted, listed in faults.csv")
-    for portrait, reason in made.skipped:
+    for portrait, reason in made.skipped.items():
         err.print(f"[yellow]note:[/yellow] not used: {escape(portrait)} ({escape(reason)})")
     out.print(f"next: maskprep run {made.folder}")
 
