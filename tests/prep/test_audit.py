@@ -17,17 +17,16 @@ from audit_rows import context, photo
 
 from maskprep.audit.examine import Audit, examine, findings_path
 from maskprep.audit.findings import Finding, Outcome, run_checks
-from maskprep.audit.listing import findings_csv, findings_json, printable
 from maskprep.audit.page import render, write_report
 from maskprep.audit.predictions import read_predictions
-from maskprep.audit.rulings import change
 from maskprep.audit.selftest import FAULTS, run_self_test, score
+from maskprep.cli.review import printable
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
-from maskprep.faces.decisions import Decision
 from maskprep.labels.schema import Schema
 from maskprep.pipeline import api
 from maskprep.pipeline.job import open_job
+from maskprep.store.decisions import Decision, change
 
 Work = tuple[Path, Path]
 TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})
@@ -185,10 +184,10 @@ def test_hostile_text_stays_text_in_the_page() -> None:
 
 def test_hostile_text_in_csv_json_and_terminal() -> None:
     outcome = Outcome(tuple(Finding(name, "dark", 0.5, "=1+1") for name in EVIL[:-1]), {})
-    rows = list(csv.reader(io.StringIO(findings_csv(outcome))))
+    rows = list(csv.reader(io.StringIO(outcome.csv())))
     assert len(rows) == len(EVIL)
     assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "@"))]
-    assert [f["image"] for f in json.loads(findings_json(outcome))["findings"]] == EVIL[:-1]
+    assert [f["image"] for f in json.loads(outcome.json())["findings"]] == EVIL[:-1]
     assert printable("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
 
 
@@ -221,18 +220,14 @@ def test_thumbs_are_made_once(work: Work) -> None:
 
 
 def test_scores_worked_by_hand() -> None:
-    found = [
-        Finding("a", "x", 0.9, ""),
-        Finding("b", "x", 0.8, ""),
-        Finding("c", "y", 0.6, ""),
-        Finding("d", "x", 0.3, ""),
-    ]
-    result = score("f", found, ["a", "b", "c", "d"], {"a", "c", "d", "e"}, set())
+    rows = [("a", "x", 0.9), ("b", "x", 0.8), ("c", "y", 0.6), ("d", "x", 0.3)]
+    found = Outcome(tuple(Finding(*row, "") for row in rows), {})
+    result = score("f", found, {"a", "c", "d", "e"}, set())
     assert (result.recall, result.precision, result.precision_at_k) == (2 / 4, 2 / 3, 3 / 4)
     assert result.average_precision == pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 4)
     assert result.recall_at_80 == 1 / 4  # after c it would be two in three
     assert result.found_by == "x 1, y 1"
-    assert score("f", found, ["a", "b", "c", "d"], {"a"}, {"b", "c"}).precision == 1
+    assert score("f", found, {"a"}, {"b", "c"}).precision == 1
 
 
 def test_planted_faults_are_found_in_made_up_tables() -> None:

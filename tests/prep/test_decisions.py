@@ -1,4 +1,4 @@
-"""A person's rulings: read, applied, and reported when they are stale."""
+"""A person's decisions: read, applied, and reported when they are stale."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from PIL import Image
 
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
-from maskprep.faces.decisions import (
-    COLUMNS,
-    Decision,
-    by_image,
-    format_box,
-    parse_box,
-    read_decisions,
-    rule,
-)
+from maskprep.faces.decisions import by_image, rule
 from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
 from maskprep.pipeline import api
+from maskprep.store.decisions import COLUMNS, Decision, parse_box, read_decisions
 
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)
@@ -33,46 +26,50 @@ FACES = [Face((0, 1), BOX, 0.9, True, 0.9, POINTS), Face((2,), OTHER, 0.9, True,
 AUTOMATIC = Choice("ok", 0, BOX, "", POINTS)
 
 
-def ruling(verdict: str, value: str = "", expected: str = "", **more: str) -> Decision:
+def format_box(box: tuple[float, ...]) -> str:
+    return " ".join(str(v) for v in box)
+
+
+def decision(verdict: str, value: str = "", expected: str = "", **more: str) -> Decision:
     return Decision("c", "a.jpg", verdict, value, expected, **more)
 
 
 @pytest.mark.parametrize(
-    ("decision", "status", "face", "box"),
+    ("given", "status", "face", "box"),
     [
-        (ruling("keep"), "decided", 0, BOX),
-        (ruling("keep", expected=format_box(BOX)), "decided", 0, BOX),
-        (ruling("face", "2"), "decided", 2, OTHER),
-        (ruling("face", "1"), "decided", 0, BOX),  # any detection of a face means the face
-        (ruling("face", "9", format_box(OTHER)), "decided", 2, OTHER),  # renumbered: the expected box finds it
-        (ruling("box", "1 2 30 40"), "decided", None, (1.0, 2.0, 30.0, 40.0)),
-        (ruling("drop"), "dropped", None, None),
+        (decision("keep"), "decided", 0, BOX),
+        (decision("keep", expected=format_box(BOX)), "decided", 0, BOX),
+        (decision("face", "2"), "decided", 2, OTHER),
+        (decision("face", "1"), "decided", 0, BOX),  # any detection of a face means the face
+        (decision("face", "9", format_box(OTHER)), "decided", 2, OTHER),  # renumbered: the expected box finds it
+        (decision("box", "1 2 30 40"), "decided", None, (1.0, 2.0, 30.0, 40.0)),
+        (decision("drop"), "dropped", None, None),
     ],
 )
-def test_rulings_hold(decision: Decision, status: str, face: int | None, box: tuple[float, ...] | None) -> None:
-    choice, stale = rule(decision, AUTOMATIC, FACES)
+def test_decisions_hold(given: Decision, status: str, face: int | None, box: tuple[float, ...] | None) -> None:
+    choice, stale = rule(given, AUTOMATIC, FACES)
     assert (choice.status, choice.face, choice.box, stale) == (status, face, box, "")
     assert choice.status in STATUSES
 
 
 @pytest.mark.parametrize(
-    "decision",
+    "given",
     [
-        ruling("keep", expected=format_box(OTHER)),
-        ruling("drop", expected=format_box(OTHER)),
-        ruling("box", "1 2 30 40", format_box(OTHER)),
-        ruling("face", "9"),
-        ruling("face", "0", "400 400 450 450"),
+        decision("keep", expected=format_box(OTHER)),
+        decision("drop", expected=format_box(OTHER)),
+        decision("box", "1 2 30 40", format_box(OTHER)),
+        decision("face", "9"),
+        decision("face", "0", "400 400 450 450"),
     ],
 )
-def test_stale_rulings_are_reported_and_not_applied(decision: Decision) -> None:
-    choice, stale = rule(decision, AUTOMATIC, FACES)
+def test_stale_decisions_are_reported_and_not_applied(given: Decision) -> None:
+    choice, stale = rule(given, AUTOMATIC, FACES)
     assert choice is AUTOMATIC and stale
 
 
-def test_later_rulings_win_and_copies_are_told_apart() -> None:
+def test_later_decisions_win_and_copies_are_told_apart() -> None:
     contents = {"a.jpg": "c", "copy/a.jpg": "c", "b.jpg": "d"}
-    first, second = ruling("drop"), ruling("keep")
+    first, second = decision("drop"), decision("keep")
     found, lost = by_image([first, second], contents)
     assert found == {"a.jpg": second} and not lost
     found, _ = by_image([Decision("c", "renamed.jpg", "drop")], contents)

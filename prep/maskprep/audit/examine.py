@@ -10,18 +10,18 @@ import pandas as pd
 
 from maskprep.audit import faces, identity, labels, mattes, model, pixels  # noqa: F401  (importing registers checks)
 from maskprep.audit.context import Context
+from maskprep.audit.decision_states import DecisionState, decided_images, decision_states
 from maskprep.audit.embedding import make_embeddings
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.measure import make_measures
 from maskprep.audit.predictions import read_predictions
-from maskprep.audit.rulings import State, settled, states
-from maskprep.faces.decisions import read_decisions, waived
 from maskprep.labels.schema import Schema
 from maskprep.pipeline import bring as pipeline
 from maskprep.pipeline.crop_stage import geometry
 from maskprep.pipeline.job import Job
 from maskprep.store import pool as engines
 from maskprep.store.cache import Cache
+from maskprep.store.decisions import allowed_pairs, read_decisions
 from maskprep.store.tables import read_table, write_table
 
 FOLDER = "audit"
@@ -41,7 +41,7 @@ class Audit:
 
     context: Context
     outcome: Outcome
-    rulings: list[State]
+    rulings: list[DecisionState]
     ruled: set[str]
 
     @property
@@ -71,8 +71,8 @@ def examine(job: Job, predictions: Sequence[Path] = ()) -> Audit:
         job.progress.start("checks", len(CHECKS))
         outcome = run_checks(context, CHECKS.values(), job.progress.advance)
     decisions = read_decisions(job.cache.decisions)
-    found = states(decisions, pipeline.open_subjects(job), context.labels) if decisions else []
-    audit = Audit(context, outcome, found, settled(found))
+    found = decision_states(decisions, pipeline.open_subjects(job), context.labels) if decisions else []
+    audit = Audit(context, outcome, found, decided_images(found))
     write_table(findings_path(job.cache), audit.open.table())
     return audit
 
@@ -112,7 +112,7 @@ def _duplicates(cache: Cache, images: pd.DataFrame) -> pd.DataFrame | None:
         return None
     table = read_table(path)
     content = dict(zip(images["image"], images["content"], strict=True))
-    allowed = waived(read_decisions(cache.decisions))
+    allowed = allowed_pairs(read_decisions(cache.decisions))
     pairs = zip(table["image_a"], table["image_b"], strict=True)
     keep = [a in content and b in content and frozenset((content[a], content[b])) not in allowed for a, b in pairs]
     return table[keep].reset_index(drop=True)

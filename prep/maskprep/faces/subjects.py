@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
-from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
+from maskprep.faces.decisions import by_image, decision_reason, rule
 from maskprep.faces.detect import faces_by_image
 from maskprep.faces.face import Box, Face
 from maskprep.faces.reasons import not_faces
 from maskprep.labels.boxes import COLUMNS
+from maskprep.store.decisions import Decision
 from maskprep.store.tables import schema_of
 
 VERSION = 5
@@ -137,7 +138,7 @@ class Subjects:
             return choice
         if not self.sought:
             dropped = decision.verdict == "drop" and choice.status != "unreadable"
-            return Choice("dropped", reason=ruling_reason(decision)) if dropped else choice
+            return Choice("dropped", reason=decision_reason(decision)) if dropped else choice
         ruled, stale = rule(decision, choice, self._faces.get(image, []))
         if not stale and ruled.box is not None and not _inside(ruled.box, self._rows[image]):
             ruled, stale = choice, "the box lies outside the photo or beyond three times its size"

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.faces.decisions import Decision, read_decisions, relabels
 from maskprep.labels.changes import Changes, Outcome, apply
 from maskprep.labels.fixes import ANY, PRESET, RULING, Fix, read_fixes, read_preset
 from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.pipeline.config import LabelSettings
+from maskprep.store.decisions import Decision, read_decisions, relabels
 
 
 def gather(settings: LabelSettings, decisions: Path) -> list[Fix]:

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.audit import rulings
 from maskprep.base.colours import TRANSPARENT
 from maskprep.base.progress import Progress
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError
 from maskprep.labels import collect as relabelling
-from maskprep.labels.leaks import Duplicates, open_duplicates, waivers
+from maskprep.labels.leakage import Duplicates, allow_pairs, open_duplicates
 from maskprep.labels.schema import Schema
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.cutouts import Cutouts, cut_folder, cut_photo
@@ -27,6 +26,7 @@ from maskprep.pipeline import config as configuration
 from maskprep.pipeline.config import Config, check_view_name
 from maskprep.pipeline.job import Job, open_job
 from maskprep.pipeline.status import find_image
+from maskprep.store import decisions
 from maskprep.store.cache import is_cache
 from maskprep.store.tables import read_table
 
@@ -339,7 +339,7 @@ def duplicates(
         cache: see :func:`run`.
         config: see :func:`run`.
         distance: most bits of 256 in which near copies differ; None for the usual one. Others are not kept.
-        allow: photos whose pairs across people or splits are ruled to do no harm (in decisions.csv).
+        allow: photos whose pairs across people or splits do no harm: a decision in decisions.csv.
         reason: why they do none.
         workers: see :func:`run`.
         engine: see :func:`run`.
@@ -352,8 +352,8 @@ def duplicates(
     if not names:
         return found
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    made = [ruling for name in names for ruling in waivers(found, name, reason=reason, by=rulings.login(), when=when)]
-    rulings.change(job.cache.decisions, made)
+    made = [each for name in names for each in allow_pairs(found, name, reason, decisions.login(), when)]
+    decisions.change(job.cache.decisions, made)
     return open_duplicates(job.cache, distance)
 
 

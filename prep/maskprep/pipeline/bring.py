@@ -22,7 +22,6 @@ from maskprep.crops import statistics as stats
 from maskprep.errors import UserError
 from maskprep.faces import detect as detection
 from maskprep.faces import subjects as choosing
-from maskprep.faces.decisions import of_faces, read_decisions
 from maskprep.faces.detectors import DETECTORS
 from maskprep.labels import changes as changing
 from maskprep.labels import collect as relabel
@@ -49,6 +48,7 @@ from maskprep.pipeline.matte_stage import make_mattes, matte_entry
 from maskprep.pipeline.overlap_stage import measure_overlaps, overlap_identity
 from maskprep.store import pool as engines
 from maskprep.store.cache import Cache, is_cache
+from maskprep.store.decisions import of_faces, read_decisions
 from maskprep.store.shards import live_rows, read_rows, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, write_table
 
