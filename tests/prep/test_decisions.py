@@ -17,7 +17,7 @@ from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
 from maskprep.pipeline import api
-from maskprep.store.decisions import COLUMNS, Decision, parse_box, read_decisions
+from maskprep.store.decisions import COLUMNS, Decision, allowed_pairs, change, of_faces, parse_box, read_decisions
 
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)
@@ -92,6 +92,11 @@ def test_boxes_as_text(text: str, box: tuple[float, ...] | None) -> None:
     [
         ({"verdict": "nonsense"}, "unknown verdict"),
         ({"verdict": "face", "value": "two"}, "no number of a face"),
+        ({"verdict": "face", "value": "²"}, "no number of a face"),
+        ({"verdict": "box", "value": "5 5 5.4 20"}, "no box"),
+        ({"verdict": "box", "value": "0 0 inf inf"}, "no box"),
+        ({"verdict": "allow_duplicate"}, "of which photo"),
+        ({"verdict": "relabel", "value": "mask"}, "no new label"),
         ({"verdict": "box", "value": "1 2 3"}, "no box"),
         ({"verdict": "keep", "expected": "here"}, "no box"),
     ],
@@ -107,6 +112,34 @@ def test_a_table_of_something_else_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "decisions.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no column 'content'"):
         read_decisions(tmp_path / "decisions.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('d,b.jpg,drop,,,"never closed,,\ne,c.jpg,drop,,,,,\n', "line 3: no CSV row"),
+        ('d,b.jpg,drop,,,"a" b,,\n', "line 3: no CSV row"),
+        ("d,b.jpg,drop,,,one, two,ann,2026-01-01\n", "line 3: more cells"),
+    ],
+)
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text(f"{','.join(COLUMNS)}\nc,a.jpg,drop,,,,,\n{text}", encoding="utf-8")
+    before = path.read_bytes()
+    for work in (lambda: read_decisions(path), lambda: change(path, [Decision("n", "new.jpg", "drop")])):
+        with pytest.raises(UserError, match=says):
+            work()
+    assert path.read_bytes() == before and not (tmp_path / "decisions.history.jsonl").exists()
+
+
+def test_older_files_allow_copies_as_before(tmp_path: Path) -> None:
+    path = write(tmp_path / "decisions.csv", [{"content": "c", "verdict": "keep", "value": "duplicate: d"}])
+    [old] = read_decisions(path)
+    assert (old.verdict, old.value, old.line) == ("allow_duplicate", "d", 2)
+    assert allowed_pairs([old]) == {frozenset("cd")} and not of_faces([old])
+    change(path, [Decision("e", "e.jpg", "drop")])
+    assert path.read_text().splitlines()[1] == "c,,allow_duplicate,d,,,,"
+    assert change(path, remove=[Decision("c", "", "allow_duplicate", "d")])[0].content == "e"
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:

@@ -81,6 +81,16 @@ def test_an_unreadable_ruling_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_history_tells_only_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "decisions.csv"
+    change(path, [decision("a.jpg")])
+    monkeypatch.setattr("maskprep.store.decisions.write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        change(path, [decision("b.jpg")])
+    history = (tmp_path / "decisions.history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in history] == ["a.jpg"]
+
+
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
 

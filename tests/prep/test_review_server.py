@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -137,13 +138,36 @@ def test_decisions_are_written_and_taken_back(client: Client) -> None:
     assert json.loads(client.get("decisions")[1])["decisions"] == json.loads(answer)["decisions"]
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", {"add": 5}, {"add": [{"verdict": "drop"}]}, {"add": ["x"]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"[]", {"add": 5}, {"add": [{"verdict": "drop"}]}, {"add": ["x"]}, b"[" * 100_000, b'{"add":' * 100_000,
+        {"add": [{"content": "c", "image": "\ud800", "verdict": "drop"}]},
+        {"add": [{"content": "c", "image": "a.jpg", "verdict": "face", "value": "²"}]},
+    ],
+)  # fmt: skip
 def test_nonsense_is_refused_and_named(client: Client, body: Any) -> None:
     status, answer, _ = client.post(body)
     assert status == 400 and json.loads(answer)["error"]
     bad = client.row(0, "explode")
     assert client.post({"add": [bad]})[0] == 400
     assert not (client.cache / "decisions.csv").exists()
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-1", "", "1e3", "0x10"])
+def test_a_length_that_is_no_number_is_refused(client: Client, length: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert client.post(b"{}", **{"Content-Length": length})[0] == 400
+    assert capfd.readouterr().err == ""
+
+
+def test_many_connections_at_once_are_answered(client: Client) -> None:
+    sockets = [socket.create_connection(("127.0.0.1", client.port), timeout=20) for _ in range(100)]
+    request = f"GET /{client.token}/decisions HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nConnection: close\r\n\r\n"
+    for each in sockets:
+        each.sendall(request.encode())
+    assert all(each.recv(12) == b"HTTP/1.1 200" for each in sockets)
+    for each in sockets:
+        each.close()
 
 
 def test_two_tabs_at_once_lose_nothing(client: Client) -> None:

@@ -14,10 +14,11 @@ function el(spec, ...children) {
   if (classes.length) node.className = classes.join(" ");
   if (children[0]?.constructor === Object)
     for (const [name, value] of Object.entries(children.shift())) {
+      if (value === false || value == null) continue;
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-      else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
+      else node.setAttribute(name, value === true ? "" : value);
     }
-  node.append(...children.flat().filter((child) => child != null));
+  node.append(...children.flat(2).filter((child) => child != null));
   return node;
 }
 
@@ -67,6 +68,9 @@ const withFindings = ordered.filter((i) => findingsOf[i].length);
 const classOf = data.label.map((label) => (label >= 0 ? data.classes[label] : "no label"));
 const searchable = data.path.map((path, i) =>
   [path, personOf[i], ...findingsOf[i].map((f) => data.checks[f.check].name + " " + f.detail)].join("\n").toLowerCase(),
+);
+const facesOf = data.faces.map((faces) =>
+  faces.map(([number, x0, y0, x1, y1, mark, evidence]) => ({ number, box: [x0, y0, x1, y1], mark, evidence })),
 );
 const shownPhoto = (i) => data.width[i] && data.height[i] && !data.error[i];
 

@@ -48,6 +48,13 @@ function restoreLocal() {
   if (kept?.added?.length) say(kept.added.length + " decisions kept in this browser");
 }
 
+async function exchange(change) {
+  const headers = { "Content-Type": "application/json" };
+  const answer = await fetch("decisions", change && { method: "POST", headers, body: JSON.stringify(change) });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error || answer.statusText);
+  return body.decisions;
+}
 let waiting = Promise.resolve();
 function commit(add, remove) {
   applyChange(add, remove);
@@ -60,11 +67,7 @@ function commit(add, remove) {
   say("saving …");
   waiting = waiting.then(async () => {
     try {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await fetch("decisions", { method: "POST", headers, body: JSON.stringify({ add, remove }) });
-      const body = await answer.json();
-      if (!answer.ok) throw new Error(body.error || answer.statusText);
-      setDecisions(body.decisions);
+      setDecisions(await exchange({ add, remove }));
       refresh();
       say("saved");
     } catch (error) {
@@ -79,9 +82,7 @@ async function poll() {
   if (!data.serve || document.hidden) return;
   await waiting;
   try {
-    const answer = await fetch("decisions");
-    if (!answer.ok) return;
-    const now = (await answer.json()).decisions;
+    const now = await exchange();
     if (now.map(rowKey).join() === decisions.map(rowKey).join()) return;
     setDecisions(now);
     refresh();
@@ -108,8 +109,8 @@ const acts = {
   keep: (i) => data.auto[i] && rowFor(i, "keep", "", expectedBox(i)),
   drop: (i) => rowFor(i, "drop", "", expectedBox(i)),
   face: (k) => (i) => {
-    const [number, ...box] = data.faces[i][k] || [];
-    return number === undefined ? null : rowFor(i, "face", String(number), boxText(box.slice(0, 4)));
+    const face = facesOf[i][k];
+    return face && rowFor(i, "face", String(face.number), boxText(face.box));
   },
   box: (box) => (i) => rowFor(i, "box", boxText(box), expectedBox(i)),
   label: (name, value) => (i) => {

@@ -27,21 +27,18 @@ function stage(i) {
   const frame = el("div.frame", el("img", { src: photo(i), alt: "", draggable: "false", onerror }), overlay);
   setPixels(frame, { width: w * scale, height: h * scale });
   const mine = data.box[i];
-  const faces = data.faces[i].map(([number, x0, y0, x1, y1, mark, evidence]) => {
-    const box = [x0, y0, x1, y1];
-    return { number, box, mark, evidence, kind: same(box, mine) ? "mine" : "" };
-  });
-  for (const face of faces) overlay.append(rect(face.box, face.kind));
-  if (mine && !faces.some((face) => face.kind)) overlay.append(rect(mine, "mine"));
+  const kind = (box) => (same(box, mine) ? "mine" : "");
+  for (const { box } of facesOf[i]) overlay.append(rect(box, kind(box)));
+  if (mine && !facesOf[i].some(({ box }) => kind(box))) overlay.append(rect(mine, "mine"));
   for (const row of decisionsOf[i]) {
     const box = { box: row.value, face: row.expected }[row.verdict];
     if (box) overlay.append(rect(box.split(/[ ,]+/).map(Number), "wanted"));
   }
-  faces.forEach(({ number, box, mark, evidence, kind }, k) => {
+  facesOf[i].forEach(({ number, box, mark, evidence }, k) => {
     const seen = `probability of a face ${Math.round(evidence * 100)}%`;
     const title = `face ${number}: mark ${mark.toFixed(2)}, ${seen}. Click or press ${k + 1} to choose it.`;
     const onclick = () => decide([i], acts.face(k));
-    const tag = el("button.tag" + (kind && "." + kind), { title, onclick }, `${k + 1}  ${mark.toFixed(2)}`);
+    const tag = el("button.tag" + (kind(box) && ".mine"), { title, onclick }, `${k + 1}  ${mark.toFixed(2)}`);
     setPixels(tag, { left: Math.max(0, box[0] * scale), top: Math.max(17, box[1] * scale) });
     frame.append(tag);
   });
@@ -83,7 +80,7 @@ function detail(i) {
   detailed = i;
   if (i < 0) return $("detail").replaceChildren();
   const many = selection.size > 1;
-  const faces = data.faces[i].length;
+  const faces = facesOf[i].length;
   const numbers = data.numbers
     .filter((name) => data.values[name][i] !== null)
     .map((name) => `${name} ${data.values[name][i]}`);
@@ -160,7 +157,7 @@ function openLabels() {
   $("labels").replaceChildren(
     el("h2", list.length > 1 ? `Label of ${list.length} images` : "Label"),
     ...rows,
-    el("div.soft", "A number chooses, Esc closes. The old label is kept as what the decision expects."),
+    el("div.soft", "A number chooses, Esc closes. The old label becomes the expected one."),
   );
   $("labels").showModal();
 }

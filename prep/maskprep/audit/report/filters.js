@@ -87,7 +87,7 @@ function facets() {
     facet("class", "classes", counts("classes").sort(descending).slice(0, 60)),
   ];
   $("facets").replaceChildren(...parts.filter(Boolean));
-  const choices = { open: "to decide", decided: "decided", findings: "both", every: "all" };
+  const choices = { open: "open", decided: "decided", findings: "both", every: "all" };
   const choice = ([key, text]) => {
     const onclick = () => ((filter.show = key), refilter());
     return el("button" + (filter.show === key ? ".on" : ""), { "data-show": key, onclick }, text);

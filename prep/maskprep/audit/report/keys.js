@@ -1,34 +1,50 @@
 // ---------------------------------------------------------------- keys and buttons
 
-const KEYS = {
-  a: "accept: it is right as it is",
-  d: "drop the photo",
-  "1 … 9": "choose that face",
-  b: "draw a box (drag on the photo)",
-  l: "change a label, then a number",
-  u: "undo",
-  "← → ↑ ↓": "move; with Shift also choose",
-  n: "next that is not decided",
-  x: "choose or unchoose",
-  p: "choose all photos of this person",
-  "Ctrl A": "choose all that are shown",
-  Esc: "let go of the choice",
-  "/": "search",
-  "o / g": "overview / findings",
-  e: "export decisions.csv",
-  t: "dark or light",
-};
+// key, what it does, and the function; the shortcuts without one are read elsewhere
+const KEYS = [
+  ["a", "accept: it is right as it is", () => decide(targets(), acts.keep)],
+  ["d", "drop the photo", () => decide(targets(), acts.drop)],
+  ["1 … 9", "choose that face"],
+  ["b", "draw a box (drag on the photo)", toggleDrawing],
+  ["l", "change a label, then a number", openLabels],
+  ["u", "undo", () => (undoable.length ? undo() : say("nothing to undo"))],
+  ["← → ↑ ↓", "move; with Shift also choose"],
+  ["n", "next that is not decided", () => go(neighbour(at) ?? at)],
+  ["x", "choose or unchoose", () => at >= 0 && (toggle(selection, at), refresh())],
+  ["p", "choose all photos of this person", () => personOf[at] && select(membersOf.get(personOf[at]))],
+  ["Ctrl A", "choose all that are shown"],
+  ["Esc", "let go of the choice"],
+  ["/", "search", () => $("search").focus()],
+  ["o", "overview", () => tab("overview")],
+  ["g", "findings", () => tab("grid")],
+  ["e", "export decisions.csv", exportCsv],
+  ["t", "dark or light", () => theme(!document.documentElement.classList.contains("dark"))],
+  ["?", "keys", help],
+];
+const shortcuts = Object.fromEntries(KEYS.filter((key) => key[2]).map(([key, , act]) => [key, act]));
+Object.assign(shortcuts, {
+  Escape: () => {
+    if (drawing) drawing = false;
+    else selection.clear();
+    refresh();
+  },
+  Home: () => move(-Infinity),
+  End: () => move(Infinity),
+  PageDown: () => move(columns * 4),
+  PageUp: () => move(-columns * 4),
+  ArrowRight: () => move(1),
+  ArrowLeft: () => move(-1),
+  ArrowDown: () => move(columns),
+  ArrowUp: () => move(-columns),
+});
+for (let k = 1; k < 10; k++) shortcuts[k] = () => decide(targets(), acts.face(k - 1));
+
 function help() {
   const kept = data.serve ? "are written to decisions.csv at once." : "stay in this browser until they are exported.";
   const scope = "Every decision applies to all chosen images, or to the one with the frame.";
   $("help").replaceChildren(
     el("h2", "Keys"),
-    el(
-      "dl",
-      Object.entries(KEYS)
-        .map(([key, text]) => [el("dt", el("kbd", key)), el("dd", text)])
-        .flat(),
-    ),
+    el("dl", ...KEYS.map(([key, text]) => [el("dt", el("kbd", key)), el("dd", text)])),
     el("p.soft", `${scope} Ctrl-click and Shift-click choose too. Decisions ${kept}`),
     el("button", { onclick: () => $("help").close() }, "Close"),
   );
@@ -68,36 +84,6 @@ function select(images) {
   images.forEach((i) => selection.add(i));
   refresh();
 }
-const shortcuts = {
-  a: () => decide(targets(), acts.keep),
-  d: () => decide(targets(), acts.drop),
-  b: toggleDrawing,
-  l: openLabels,
-  u: () => (undoable.length ? undo() : say("nothing to undo")),
-  n: () => go(neighbour(at) ?? at),
-  x: () => at >= 0 && (toggle(selection, at), refresh()),
-  p: () => at >= 0 && personOf[at] && select(membersOf.get(personOf[at])),
-  o: () => tab("overview"),
-  g: () => tab("grid"),
-  e: exportCsv,
-  t: () => theme(!document.documentElement.classList.contains("dark")),
-  "?": help,
-  "/": () => $("search").focus(),
-  Escape: () => {
-    if (drawing) drawing = false;
-    else selection.clear();
-    refresh();
-  },
-  Home: () => move(-Infinity),
-  End: () => move(Infinity),
-  PageDown: () => move(columns * 4),
-  PageUp: () => move(-columns * 4),
-  ArrowRight: () => move(1),
-  ArrowLeft: () => move(-1),
-  ArrowDown: () => move(columns),
-  ArrowUp: () => move(-columns),
-};
-for (let k = 1; k < 10; k++) shortcuts[k] = () => decide(targets(), acts.face(k - 1));
 const EVERYWHERE = "ogetu?";
 
 addEventListener("keydown", (event) => {
