@@ -14,19 +14,17 @@ from maskprep.pipeline.crop_stage import geometry, remarks, view_rows
 from PIL import Image
 
 import maskprep as api
-from maskprep.audit.examine import examine
-from maskprep.audit.rulings import change
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.sheet import groups
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from maskprep.faces import detect
-from maskprep.faces.decisions import Decision
 from maskprep.faces.subjects import NOT_SOUGHT
 from maskprep.pipeline.config import Config
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
+from maskprep.store.decisions import Decision, change
 
 Work = tuple[Path, Path]
 
@@ -183,8 +181,8 @@ def test_nothing_is_said_about_faces_that_were_not_looked_for(whole: Work) -> No
     job = api.run(*whole, engine="serial")
     statuses = pd.read_parquet(whole[1] / "subjects.parquet").set_index("image")["status"]
     assert (statuses["1.png"], statuses["2.png"]) == ("dropped", "given") and not job.notes
-    audit = examine(Session(whole[1], workers=1))
-    assert audit.context.scenes and not [f for f in audit.outcome.findings if "face" in f.check + f.detail]
+    audit = Session(whole[1], workers=1).audit()
+    assert audit.context.samples and not [f for f in audit.outcome.findings if "face" in f.check + f.detail]
     assert "none were looked for" in audit.outcome.not_run["identity_same"]
 
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 import maskprep as api
 from maskprep.labels import duplicates
-from maskprep.labels.leaks import waiver
 from maskprep.photos.phash import close_pairs, perceptual_hash, words
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
@@ -210,15 +209,15 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     a, b = "train/images/000001-1_female_Asian_59/mask2.jpg", "eval/images/x.png"
     head = "content,image,verdict,value,expected,reason,by,when\n"
     normal = "train/images/000001_male_Asian_20/normal.jpg"
-    (twins / "cache/decisions.csv").write_text(head + waiver(images[b], b, images[normal]) + "\n")
+    (twins / "cache/decisions.csv").write_text(f"{head}{images[b]},{b},keep,duplicate:{images[normal]},,,,\n")
     after = api.duplicates(twins / "cache", engine="serial").pairs
-    assert after["waived"].tolist() == [True, False] and after["crossing"].all()
+    assert after["allowed"].tolist() == [True, False] and after["crossing"].all()
     assert after["person_a"].tolist() == [None, "000001-1"] and after["image_a"].tolist() == [b, a]
     statuses = pd.read_parquet(twins / "cache/subjects.parquet").set_index("image")["status"]
     a_too = cli("duplicates", twins / "cache", "--allow", "mask2.jpg", "--reason", "twins")
-    assert a_too.returncode == 0 and a_too.stdout.count("waived") == 2
+    assert a_too.returncode == 0 and a_too.stdout.count("allowed") == 2
     lines = (twins / "cache/decisions.csv").read_text().splitlines()
-    assert len(lines) == 3 and ",keep,duplicate:" in lines[2] and ",twins," in lines[2]
+    assert len(lines) == 3 and ",allow_duplicate," in lines[2] and ",twins," in lines[2]
     assert cli("duplicates", twins / "cache", "--allow", "mask2.jpg").returncode == 0
     assert (twins / "cache/decisions.csv").read_text().splitlines() == lines
     none = cli("duplicates", twins / "cache", "--allow", "000001-1_female_Asian_59/mask1.jpg")

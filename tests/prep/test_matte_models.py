@@ -22,7 +22,6 @@ from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.models import MODELS, LocalModel
 from maskprep.mattes.rules import Matte
 from maskprep.mattes.runtime import execution_providers, open_looks, open_model
-
 from maskprep.weights.registry import REGISTRY
 
 

@@ -71,7 +71,7 @@ class Cache:
 
     @property
     def decisions(self) -> Path:
-        """A person's rulings; the only file that is edited by hand and cannot be rebuilt."""
+        """People's decisions; the only file that is edited by hand and cannot be rebuilt."""
         return self.root / "decisions.csv"
 
     @property
