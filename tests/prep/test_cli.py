@@ -232,7 +232,7 @@ def contents(cache: Path) -> dict[str, str]:
     return {
         p.relative_to(cache).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in cache.rglob("*")
-        if p.is_file() and p.name not in (".lock", "log.jsonl")
+        if p.is_file() and not p.name.startswith(".") and p.name != "log.jsonl"
     }
 
 

@@ -11,7 +11,6 @@ from audit_rows import context, photo
 from PIL import Image
 
 from maskprep.audit import embedding
-from maskprep.audit.examine import examine
 from maskprep.audit.findings import CHECKS
 from maskprep.audit.identity import COLOURS, NETWORK
 from maskprep.pipeline.session import Session
@@ -61,7 +60,7 @@ def test_the_same_face_is_alike_and_the_stage_is_done_once(work: Work, portrait:
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     assert (unit @ unit.T).min() > 0.9  # one portrait at several sizes
     again = Session(cache, workers=1)
-    examine(again)
+    again.audit()
     assert again.computed["embed"] == 0
 
 

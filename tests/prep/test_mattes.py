@@ -61,7 +61,7 @@ def matted(finished_mattes: Work, tmp_path: Path) -> Work:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(mattes, "ROWS_PER_PIECE", 3)
+    monkeypatch.setattr(mattes.MatteStage, "rows_per_shard", 3)
     yield
 
 
@@ -75,7 +75,7 @@ def contents(cache: Path) -> dict[str, str]:
     return {
         p.relative_to(cache).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in cache.rglob("*")
-        if p.is_file() and p.name not in (".lock", "log.jsonl", "dataset.json")
+        if p.is_file() and not p.name.startswith(".") and p.name not in ("log.jsonl", "dataset.json")
     }
 
 
