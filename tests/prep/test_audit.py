@@ -15,17 +15,20 @@ import pandas as pd
 import pytest
 from audit_rows import context, photo
 
-import maskprep as api
 from maskprep.audit.examine import Audit, findings_path
 from maskprep.audit.findings import Finding, Outcome, run_checks
 from maskprep.audit.page import render, write_report
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.selftest import FAULTS, run_self_test, score
+from maskprep.base.progress import Silent
 from maskprep.cli.review import printable
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema
+from maskprep.photos.decode import PhotoFile
+from maskprep.photos.folder import PhotoFolder
 from maskprep.pipeline.session import Session
+from maskprep.store.cache import Cache
 from maskprep.store.decisions import Decision, change
 
 Work = tuple[Path, Path]
@@ -52,7 +55,7 @@ def test_a_second_audit_reads_no_pixels(work: Work, monkeypatch: pytest.MonkeyPa
     job = Session(cache, workers=1)
     first = job.audit()
     assert job.computed["measure"] == 8
-    monkeypatch.setattr("maskprep.audit.measure.load", lambda *_: pytest.fail("a photo was read"))
+    monkeypatch.setattr(PhotoFile, "pixels", lambda *_: pytest.fail("a photo was read"))
     job = Session(cache, workers=1)
     assert job.audit().outcome == first.outcome
     assert job.computed["measure"] == 0
@@ -197,7 +200,7 @@ def test_photos_with_hostile_names_are_audited_and_shown(work: Work) -> None:
     for name in names:
         shutil.copy(photos / "000.jpg", photos / name)
     job = Session(cache, workers=1)
-    page = write_report(job, job.audit()).read_text()
+    page = write_report(job.audit(), Silent()).read_text()
     data = json.loads(re.search(r'application/json">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
     assert set(names) <= set(data["path"])
     assert "<script>alert" not in page
@@ -207,11 +210,11 @@ def test_photos_with_hostile_names_are_audited_and_shown(work: Work) -> None:
 def test_thumbs_are_made_once(work: Work) -> None:
     photos, cache = work
     job = Session(cache, workers=1)
-    write_report(job, job.audit())
+    write_report(job.audit(), Silent())
     before = {p: p.stat().st_mtime_ns for p in (cache / "audit" / "thumbs").rglob("*.jpg")}
     (photos / "001.jpg").unlink()
     job = Session(cache, workers=1)
-    write_report(job, job.audit())
+    write_report(job.audit(), Silent())
     after = {p: p.stat().st_mtime_ns for p in (cache / "audit" / "thumbs").rglob("*.jpg")}
     assert 0 < len(after) <= len(before) and after.items() <= before.items()
 
@@ -239,35 +242,13 @@ def test_planted_faults_are_found_in_made_up_tables() -> None:
     crops = pd.DataFrame({"image": [row["image"] for row in rows], "invented": 0.0, "margin": 0.35})
     c = context(rows, views={"face": ViewSettings()}, crops={"face": crops})
     found = run_checks(c, [])
-    scores = {s.fault: s for s in run_self_test(open_nothing(), Audit(c, found, [], set()))}
+    scores = {
+        s.fault: s
+        for s in run_self_test(Audit(Cache(Path()), PhotoFolder(Path("none"), 1.0), c, found, [], set()), Silent())
+    }
     assert set(scores) == set(FAULTS)
     assert scores["one photo under two people"].recall == 1
     beyond = scores["crop beyond the photo"]
     assert (beyond.recall, beyond.precision) == (1, 1) and beyond.found_by == f"crop_invented {beyond.planted}"
     assert "mattes" in scores["matte blanked"].not_run
     assert c.duplicates is None and (c.subjects["x0"] == 30).all(), "the tables themselves are not changed"
-
-
-def open_nothing() -> Any:
-    """A job whose photos are grey."""
-
-    class Nothing:
-        class config:  # noqa: N801
-            class index:  # noqa: N801
-                max_megapixels = 1.0
-
-        class progress:  # noqa: N801
-            start = staticmethod(lambda *_: None)
-            advance = staticmethod(lambda *_: None)
-
-        @staticmethod
-        def path(image: str) -> Path:
-            return Path(__file__)  # no photo: what needs pixels is not planted, and says so
-
-    return Nothing()
-
-
-def test_api_is_untouched_by_an_audit(work: Work) -> None:
-    photos, cache = work
-    Session(cache, workers=1).audit()
-    assert not +api.run(photos, cache).computed

@@ -185,13 +185,14 @@ def test_faces_are_drawn(make_photos, yunet: None, quick: Path, tmp_path: Path) 
     make_photos(photos, 3)
     (photos / "broken.jpg").write_bytes(b"no photo")
     job = api.detect(photos, cache, quick, workers=1)
-    one = draw_faces(job, "001.jpg")
+    opened = (job.cache, job.folder, job.subjects())
+    one = draw_faces(*opened, "001.jpg")
     assert one == cache / "faces-001.png"
     drawn = np.asarray(Image.open(one))
     assert (drawn == (20, 200, 60)).all(axis=2).sum() > 200  # the green box of the subject
-    assert Image.open(draw_faces(job, out=tmp_path / "sheet.png")).width > Image.open(one).width / 2
+    assert Image.open(draw_faces(*opened, out=tmp_path / "sheet.png")).width > Image.open(one).width / 2
     with pytest.raises(UsageError, match="cannot be drawn: not_an_image"):
-        draw_faces(job, "broken.jpg")
+        draw_faces(*opened, "broken.jpg")
     with pytest.raises(UsageError, match="no image"):
-        draw_faces(job, "nobody.jpg")
+        draw_faces(*opened, "nobody.jpg")
     assert not list((cache / "views").glob("*")) if (cache / "views").exists() else True

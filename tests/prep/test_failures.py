@@ -98,7 +98,7 @@ def test_commands_without_a_summary_say_it_too(work: Work, fail: Break, command:
     photos, cache = work
     shutil.copyfile(photos / "003.jpg", photos / "x.jpg")
     fail(EIO, "x.jpg")
-    arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--workers", "1", "--quiet"]
+    arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--engine", "serial", "--quiet"]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 1 and "failed: 1 photos, first x.jpg: Input/output error" in " ".join(said.stderr.split())
     fail(EIO)

@@ -175,7 +175,11 @@ def test_providers_are_part_of_the_recipe_where_they_change_the_result(
 ) -> None:
     known = MODELS[model]
     then = LocalModel(MODELS[known.then], Path(known.then), "0") if known.then else None
-    found = MatteSettings(model, providers=tuple(providers)).identity(LocalModel(known, Path(known.file), "0", then))
+    found = (
+        MatteSettings(model, providers=tuple(providers))
+        .recipe(LocalModel(known, Path(known.file), "0", then))
+        .to_dict()
+    )
     assert found["settings"] == {
         "model": model,
         "on": "crop",

@@ -16,6 +16,7 @@ from PIL import Image
 import maskprep as api
 from maskprep.audit.page import write_report
 from maskprep.audit.server import Server, open_review
+from maskprep.base.progress import Silent
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import read_decisions
 
@@ -79,7 +80,7 @@ def drag_box(tab: Page) -> None:
 
 def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     job = Session(cache, workers=1)
-    page = write_report(job, job.audit())
+    page = write_report(job.audit(), Silent())
     tab.open(page.as_uri())
     tab.until("document.querySelectorAll('.card').length > 0")
     assert tab.run("document.querySelector('.card').dataset.image") == "cat/broken.jpg"  # the worst first
@@ -166,7 +167,7 @@ def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
 
 def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
     job = Session(cache, workers=1)
-    session = open_review(job, job.audit(), "ann")
+    session = open_review(job.audit(), Silent(), "ann")
     with Server(session) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         tab.errors.clear()
@@ -179,7 +180,7 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
         assert [(d.image, d.verdict, d.by) for d in read_decisions(cache / "decisions.csv")] == [
             ("dog/0.jpg", "face", "ann")
         ]
-        other = open_review(job, Session(cache, workers=1).audit(), "bob")  # another person, another tab
+        other = open_review(Session(cache, workers=1).audit(), Silent(), "bob")  # another person, another tab
         number = other.photos.index("cat/1.jpg")
         content = pd.read_parquet(cache / "images.parquet")["content"][number]
         other.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
@@ -203,7 +204,7 @@ def test_twenty_thousand_images_scroll(tab: Page, cache: Path, tmp_path: Path) -
 
     job = Session(cache, workers=1)
     audit = job.audit()
-    data = page_data(job, audit, write_thumbs(job))
+    data = page_data(audit, write_thumbs(job.cache, Silent()))
     times = 20_000 // len(data["path"]) + 1
     n = len(data["path"])
     for key, value in list(data.items()):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from maskprep.audit.server import ReviewSession, Server, open_review
+from maskprep.base.progress import Silent
 from maskprep.errors import UserError
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import Decision, change, read_decisions
@@ -63,7 +64,7 @@ class Client:
 @pytest.fixture
 def client(work: Work) -> Iterator[Client]:
     job = Session(work[1], workers=1)
-    with Server(open_review(job, job.audit(), "ann")) as server:
+    with Server(open_review(job.audit(), Silent(), "ann")) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield Client(server, work[1])

@@ -420,6 +420,7 @@ class MapStage(Stage, Generic[R]):
         return (
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
+            and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
             and self.indexed(tables.cache).is_file()
         )
 
@@ -538,6 +539,8 @@ def refresh(
             stage.close(tables, report)
             tables.forget(stage.name)
             report.notes += stage.notes(tables)
+        for stage in followers:
+            (stage.folder(tables.cache) / shards.COMPANIONS).unlink(missing_ok=True)
         waiting.clear()
 
     for number, stage in enumerate(stages):
@@ -631,7 +634,8 @@ def _fill(
     failed: dict[str, dict[str, str]] = {}
     for made in pool.run(work, tasks, report.progress.advance):
         for number, rows, failures in made:
-            report.computed[titles[number]] += rows
+            if rows:
+                report.computed[titles[number]] += rows
             failed.setdefault(titles[number], {}).update(failures)
     for title, lost in failed.items():
         report.failed |= dict(sorted(lost.items()))
