@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,9 +29,6 @@ from maskprep.sample.scene import LOOKS, Read, draw_room, open_portraits, take_p
 
 STATES = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "normal"}
 """The photos of one person, as the layout names them, and the class of the mask on each."""
-
-FAULTS = ("truncated", "empty", "exif_rotated", "grayscale", "png_named_jpg", "upper_case_suffix", "apple_double")
-"""What is the matter with files that are broken or odd on purpose."""
 
 _ONLY_MASK = """\
 # The sample's people have no known gender or age: only the mask is a label.
@@ -87,13 +84,11 @@ def write_sample(
         people: people in train/; fewer where there are not so many portraits.
         eval_people: other people in eval/. Default: a quarter of ``people``, at least one.
         portraits: folder of portraits instead of the built-in one.
-        labels: CSV for them: file (relative to ``portraits``), person, gender, age, and race if known. A person may
-            have several rows.
-        faults: add broken and odd files, in train/ only, and list them in faults.csv.
+        labels: CSV for them: file, person (may have several), gender, age, and race if known.
+        faults: add broken and odd files to train/, and list them in faults.csv.
 
     Raises:
-        UsageError: a folder that is not empty, numbers out of range, or a table that cannot be used.
-        UserError: no usable portrait, or a model cannot be had.
+        UserError: no usable portrait, or a model cannot be had; UsageError for what is asked wrongly.
     """
     if people < 1 or (eval_people is not None and eval_people < 0):
         raise UsageError("A sample needs at least one person in train and none or more in eval.")
@@ -245,6 +240,30 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
+def _turned(picture: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown upright after a quarter turn to the right
+    picture.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
+
+
+def _apple_double(picture: Image.Image, path: Path) -> Path:
+    path = path.with_name("._mask1.jpg")
+    path.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
+    return path
+
+
+FAULTS: dict[str, Callable[[Image.Image, Path], Path | None]] = {
+    "truncated": lambda picture, path: os.truncate(path, int(path.stat().st_size * 0.55)),
+    "empty": lambda picture, path: os.truncate(path, 0),
+    "exif_rotated": _turned,
+    "grayscale": lambda picture, path: picture.convert("L").save(path, quality=92),
+    "png_named_jpg": lambda picture, path: picture.save(path, format="PNG"),
+    "upper_case_suffix": lambda picture, path: path.rename(path.with_suffix(".JPG")),
+    "apple_double": _apple_double,
+}
+"""What makes a JPEG file broken or odd; the new path where it has one."""
+
+
 def _add_faults(folder: Path, seed: int) -> dict[str, str]:
     """Break or disguise a few files of train/, each of another photo, and list them in faults.csv."""
     jpegs = sorted((folder / "train" / "images").glob("*/*.jpg"))
@@ -252,32 +271,10 @@ def _add_faults(folder: Path, seed: int) -> dict[str, str]:
     spare = [spare[i] for i in np.random.default_rng([seed, 5]).permutation(len(spare))]
     others = [path for path in jpegs if path not in spare]
     made: dict[str, str] = {}
-    for fault in FAULTS:
+    for fault, change in FAULTS.items():
         if pool := spare or ([] if fault in ("truncated", "empty") else others):
-            made[fault] = _break(pool.pop(0), fault).relative_to(folder).as_posix()
+            with Image.open(path := pool.pop(0)) as image:
+                picture = image.convert("RGB")
+            made[fault] = (change(picture, path) or path).relative_to(folder).as_posix()
     _write_csv(folder / "faults.csv", ["file", "fault"], [[file, fault] for fault, file in made.items()])
     return made
-
-
-def _break(path: Path, fault: str) -> Path:
-    """Give a JPEG file one of FAULTS; the path of the file that has it."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if fault == "truncated":
-        os.truncate(path, int(path.stat().st_size * 0.55))
-    elif fault == "empty":
-        os.truncate(path, 0)
-    elif fault == "exif_rotated":
-        exif = Image.Exif()
-        exif[0x0112] = 6  # shown upright after a quarter turn to the right
-        picture.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
-    elif fault == "grayscale":
-        picture.convert("L").save(path, quality=92)
-    elif fault == "png_named_jpg":
-        picture.save(path, format="PNG")
-    elif fault == "upper_case_suffix":
-        return path.rename(path.with_suffix(".JPG"))
-    else:
-        path = path.with_name("._mask1.jpg")
-        path.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
-    return path
