@@ -21,7 +21,8 @@ WIDTH, HEIGHT = 384, 512
 
 LOOK = np.array([0.34, 0.5, 0.47, 0, 0, 1, 0, 1.8]), np.array([0.04, 0.03, 0.03, 0.035, 0.13, 0.06, 0.1, 0.8])
 """Mean and spread over people of: width of the face and where its middle is (from the left, from the top) in shares of
-the photo, warmth, exposure in stops, contrast, light from the right, noise in grey levels."""
+the photo, warmth, exposure in stops, contrast, light from the right, noise in grey levels. Photos of one person spread
+half as much."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def take_photo(
         behind: up to two people, smaller and out of focus.
         room: what is seen behind, [512, 384, 3]; None for the portrait's own, which is used where it fills the photo.
     """
-    width, x, y, *camera = rng.normal(look, LOOK[1] / 6) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
+    width, x, y, *camera = rng.normal(look, LOOK[1] / 2) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
     sides, own = np.array(subject.pixels.shape[1::-1]) - 1, Frame(subject.face).width
     filling = 1.03 * own * float(np.max((WIDTH, HEIGHT) / sides))
     width = max(width, min(filling, 0.5 * WIDTH))

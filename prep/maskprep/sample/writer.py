@@ -201,9 +201,8 @@ def _write_photos(
                 suffix = rng.choice([".jpg", ".jpeg", ".JPG", ".png"], p=[0.94, 0.03, 0.015, 0.015])
                 path = folder / "train" / "images" / home / f"{photo}{suffix}"
             else:
-                path = (
-                    folder / "eval" / "images" / (hashlib.sha1(f"{seed}/{home}/{photo}".encode()).hexdigest() + ".jpg")
-                )
+                digest = hashlib.sha1(f"{seed}/{home}/{photo}".encode()).hexdigest()
+                path = folder / "eval" / "images" / f"{digest}.jpg"
                 label = str(person.label(STATES[photo]))
                 answers.append([path.name, label, STATES[photo], person.gender, person.age, f"{number:06d}"])
             path.parent.mkdir(parents=True, exist_ok=True)
