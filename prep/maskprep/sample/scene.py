@@ -19,7 +19,7 @@ from maskprep.weights.fetch import locate
 
 WIDTH, HEIGHT = 384, 512
 
-LOOK = np.array([0.34, 0.5, 0.47, 0, 0, 1, 0, 1.8]), np.array([0.04, 0.03, 0.03, 0.035, 0.13, 0.06, 0.1, 0.8])
+LOOK = np.array([0.34, 0.5, 0.47, 0, 0, 1, 0, 1.8]), np.array([0.05, 0.04, 0.035, 0.035, 0.13, 0.06, 0.1, 0.8])
 """Mean and spread over people of: width of the face and where its middle is (from the left, from the top) in shares of
 the photo, warmth, exposure in stops, contrast, light from the right, noise in grey levels. Photos of one person spread
 half as much."""
