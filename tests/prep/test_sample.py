@@ -261,9 +261,9 @@ def table(folder: Path, text: str) -> Path:
 def test_portraits_give_all_labels_and_name_what_was_skipped(tmp_path: Path, portraits: Path) -> None:
     labels = table(
         tmp_path,
-        "File,Person,Gender,Age,Race\n"
-        "p0.png,a,male,29,x_y\np1.png,b,female,30,\np2.png,c,Female,60,\np3.png,c,female,60,\n"
-        "wall.png,d,male,40,\nbroken.jpg,e,male,41,\n",
+        "File,Person,Gender,Age\n"
+        "p0.png,a,male,29.5\np1.png,b,female,30\np2.png,c,Female,60\np3.png,c,female,60\n"
+        "wall.png,d,male,40\nbroken.jpg,e,male,41\n",
     )
     summary = write_sample(
         tmp_path / "set",

@@ -19,15 +19,10 @@ from maskprep.weights.fetch import locate
 
 WIDTH, HEIGHT = 384, 512
 
-# Width of the face and where its middle is (from the left, from the top) in shares of the photo; warmth, exposure in
-# stops, contrast, light from the right, noise in grey levels: lowest, highest, and spread among photos of one person.
-LOOKS = np.array(
-    [
-        [0.27, 0.45, 0.42, -0.06, -0.22, 0.90, -0.17, 0.5],
-        [0.42, 0.55, 0.52, 0.06, 0.22, 1.10, 0.17, 3.2],
-        [0.02, 0.025, 0.02, 0.01, 0.05, 0.01, 0.02, 0.0],
-    ]
-)
+LOOK = np.array([0.34, 0.5, 0.47, 0, 0, 1, 0, 1.8]), np.array([0.05, 0.04, 0.035, 0.035, 0.13, 0.06, 0.1, 0.8])
+"""Mean and spread over people of: width of the face and where its middle is (from the left, from the top) in shares of
+the photo, warmth, exposure in stops, contrast, light from the right, noise in grey levels. Photos of one person spread
+half as much."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,8 @@ def open_portraits() -> Iterator[Read]:
         import mediapipe as mp
         from mediapipe.tasks.python import BaseOptions, vision
 
-        net = cv2.FaceDetectorYN.create("onnx", np.frombuffer(detector, np.uint8), np.empty(0, np.uint8), (320, 320))
+        model, none = np.frombuffer(detector, np.uint8), np.empty(0, np.uint8)
+        net = cv2.FaceDetectorYN.create("onnx", model, none, (320, 320), 0.6)
         base = BaseOptions(model_asset_buffer=selfie)
         options = vision.ImageSegmenterOptions(base_options=base, output_confidence_masks=True)
         segmenter = vision.ImageSegmenter.create_from_options(options)
@@ -99,20 +95,18 @@ def take_photo(
     """A photo, RGB uint8 [512, 384, 3].
 
     Args:
-        look: see LOOKS.
+        look: of this person, drawn from LOOK.
         mask: its kind and state; None for a bare face.
         behind: up to two people, smaller and out of focus.
         room: what is seen behind, [512, 384, 3]; None for the portrait's own, which is used where it fills the photo.
-        rng: of everything that differs from photo to photo.
     """
-    width, x, y, *camera = rng.normal(look, LOOKS[2]) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
+    width, x, y, *camera = rng.normal(look, LOOK[1] / 2) * [WIDTH, WIDTH, HEIGHT, 1, 1, 1, 1, 1]
     sides, own = np.array(subject.pixels.shape[1::-1]) - 1, Frame(subject.face).width
     filling = 1.03 * own * float(np.max((WIDTH, HEIGHT) / sides))
     width = max(width, min(filling, 0.5 * WIDTH))
     # The portrait's edges stay outside the photo, the right and the lower one if not all can: nobody hovers.
-    start = subject.face.mean(0) * width / own
-    end = np.array([WIDTH, HEIGHT]) - (sides - subject.face.mean(0)) * width / own
-    x, y = np.maximum(np.minimum([x, y], start), end)
+    start, end = subject.face.mean(0) * width / own, (sides - subject.face.mean(0)) * width / own
+    x, y = np.maximum(np.minimum([x, y], start), [WIDTH, HEIGHT] - end)
     pixels, matte, face = _placed(subject, width, x, y, float(rng.normal(0, 1.5)))
     if room is None and width < filling:
         room = draw_room(rng)
@@ -143,11 +137,11 @@ def _placed(portrait: Portrait, width: float, x: float, y: float, tilt: float) -
 
 
 def _exposed(pixels: Pixels, camera: Sequence[float], rng: np.random.Generator) -> Pixels:
-    """The photo in another light and with another camera, see LOOKS."""
+    """The photo in another light and with another camera, see LOOK."""
     warmth, exposure, contrast, slope, noise = camera
     gain = 2**exposure * np.exp(slope * np.linspace(-1, 1, WIDTH))[:, None] * [1 + warmth, 1, 1 - warmth]
     linear = (pixels / np.float32(255)) ** 2.2 * gain.astype(np.float32)
     linear = np.where(linear > 0.7, 1 - 0.09 / (np.maximum(linear, 0.7) - 0.4), linear)  # highlights roll off
     tones = (linear ** (1 / 2.2) - 0.45) * contrast + 0.45
     grain = cv2.GaussianBlur(rng.standard_normal((HEIGHT, WIDTH, 3), np.float32), (0, 0), 0.6) * 1.8
-    return np.asarray(np.clip(tones * 255 + noise * grain + 0.5, 0, 255), np.uint8)
+    return np.asarray(np.clip(tones * 255 + max(noise, 0.4) * grain + 0.5, 0, 255), np.uint8)

@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +25,10 @@ from maskprep.base.progress import Progress, Silent
 from maskprep.errors import UsageError, UserError
 from maskprep.photos.decode import PhotoError
 from maskprep.sample.masks import KINDS, State
-from maskprep.sample.scene import LOOKS, Read, draw_room, open_portraits, take_photo
+from maskprep.sample.scene import LOOK, Read, draw_room, open_portraits, take_photo
 
 STATES = {**{f"mask{i}": "wear" for i in range(1, 6)}, "incorrect_mask": "incorrect", "normal": "normal"}
 """The photos of one person, as the layout names them, and the class of the mask on each."""
-
-FAULTS = ("truncated", "empty", "exif_rotated", "grayscale", "png_named_jpg", "upper_case_suffix", "apple_double")
-"""What is the matter with files that are broken or odd on purpose."""
 
 _ONLY_MASK = """\
 # The sample's people have no known gender or age: only the mask is a label.
@@ -53,11 +50,10 @@ class SampleSummary:
 
 @dataclass(frozen=True)
 class Person:
-    """Someone in the set; gender, race and age are empty where they are not known. ``shots`` are portraits."""
+    """Someone in the set; gender and age are empty where they are not known. ``shots`` are portraits."""
 
     name: str
     gender: str
-    race: str
     age: str
     shots: tuple[Path, ...]
 
@@ -87,13 +83,11 @@ def write_sample(
         people: people in train/; fewer where there are not so many portraits.
         eval_people: other people in eval/. Default: a quarter of ``people``, at least one.
         portraits: folder of portraits instead of the built-in one.
-        labels: CSV for them: file (relative to ``portraits``), person, gender, age, and race if known. A person may
-            have several rows.
-        faults: add broken and odd files, in train/ only, and list them in faults.csv.
+        labels: CSV for them: file, person (may have several), gender, age.
+        faults: add broken and odd files to train/, and list them in faults.csv.
 
     Raises:
-        UsageError: a folder that is not empty, numbers out of range, or a table that cannot be used.
-        UserError: no usable portrait, or a model cannot be had.
+        UserError: no usable portrait, or a model cannot be had; UsageError for what is asked wrongly.
     """
     if people < 1 or (eval_people is not None and eval_people < 0):
         raise UsageError("A sample needs at least one person in train and none or more in eval.")
@@ -107,7 +101,7 @@ def write_sample(
     else:
         from skimage import data
 
-        cast = [Person(str(i), "", "", "", (Path(data.__file__).with_name("astronaut.png"),)) for i in range(wanted)]
+        cast = [Person(str(i), "", "", (Path(data.__file__).with_name("astronaut.png"),)) for i in range(wanted)]
     skipped: dict[str, str] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_portraits() as read_new, tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as partial:
@@ -116,8 +110,7 @@ def write_sample(
         if len(cast) < 1 + bool(held_out):
             reasons = ", ".join(sorted({reason.split(":")[0] for reason in skipped.values()})) or "none"
             raise UserError(f"Only {len(cast)} people in {labels} have a usable portrait.", f"Skipped: {reasons}.")
-        if held_out:
-            held_out = min(len(cast) - 1, max(1, round(len(cast) * held_out / wanted)))
+        held_out = min(len(cast) - 1, round(len(cast) * held_out / wanted) or bool(held_out))
         train = cast[: len(cast) - held_out]
         _write_photos(folder, train, cast[len(train) :], read, seed, progress or Silent())
         if portraits is None:
@@ -148,18 +141,16 @@ def _read_people(portraits: Path, labels: Path) -> list[Person]:
     people: dict[str, Person] = {}
     for cells in reader:
         row = {name: (cells[name] or "").strip() for name in reader.fieldnames}
-        path, gender = portraits / row["file"], row["gender"].lower()
-        number = re.fullmatch(r"(\d{1,2}|1[0-4]\d)(\.\d*)?", row["age"])
-        age = str(int(number[1])) if number else ""
-        known = people.get(row["person"], Person(row["person"], gender, row.get("race", ""), age, ()))
-        for wrong, what in (
-            (not row["person"] or not row["file"], "person and file must not be empty"),
-            (not path.is_file(), f"there is no file {path}"),
-            (gender not in ("male", "female"), f"gender '{row['gender']}' is neither male nor female"),
-            (not number, f"age '{row['age']}' is not a number of years"),
-            ((known.gender, known.age) != (gender, age), f"{known.name} has another gender or age in an earlier line"),
+        path, gender, age = portraits / row["file"], row["gender"].lower(), row["age"].partition(".")[0]
+        known = people.get(row["person"], Person(row["person"], gender, age, ()))
+        for right, what in (
+            (row["person"] and row["file"], "person and file must not be empty"),
+            (path.is_file(), f"there is no file {path}"),
+            (gender in ("male", "female"), f"gender '{row['gender']}' is neither male nor female"),
+            (re.fullmatch(r"\d\d?|1[0-4]\d", age), f"age '{row['age']}' is not a number of years"),
+            ((known.gender, known.age) == (gender, age), f"{known.name} has another gender or age in an earlier line"),
         ):
-            if wrong:
+            if not right:
                 raise UsageError(f"{labels}, line {reader.line_num}: {what}.")
         people[known.name] = replace(known, shots=(*known.shots, path))
     if not people:
@@ -180,14 +171,16 @@ def _usable(people: list[Person], wanted: int, read: Read, skipped: dict[str, st
     """The first people with portraits that can be used, and only those portraits; the others go to ``skipped``."""
     usable: list[Person] = []
     for person in people:
-        for path in person.shots if len(usable) < wanted else ():
+        for path in person.shots:
             try:
                 read(path)
             except PhotoError as error:
                 skipped[str(path)] = str(error)
-        if shots := [path for path in person.shots if str(path) not in skipped]:
-            usable.append(replace(person, shots=tuple(shots)))
-    return usable[:wanted]
+        if shots := tuple(path for path in person.shots if str(path) not in skipped):
+            usable.append(replace(person, shots=shots))
+        if len(usable) == wanted:
+            break
+    return usable
 
 
 def _write_photos(
@@ -197,20 +190,19 @@ def _write_photos(
     progress.start("sample", len(STATES) * (len(train) + len(held_out)))
     people, answers = [], []
     for number, person in enumerate([*train, *held_out], start=1):
-        known = [person.gender, re.sub(r"[_/\\]", "-", person.race), person.age]
-        home = "_".join([f"{number:06d}", *(text or "unknown" for text in known)])
+        unknown = "unknown"  # nobody's race is known
+        home = f"{number:06d}_{person.gender or unknown}_{unknown}_{person.age or unknown}"
         learnt = number <= len(train)
         if learnt:
-            people.append([f"{number:06d}", person.gender, person.race, person.age, home])
+            people.append([f"{number:06d}", person.gender, "", person.age, home])
         rng = np.random.default_rng([seed, 3, number])
         for photo, picture in _photos(person, train if learnt else held_out, read, [seed, 1, number]):
             if learnt:
                 suffix = rng.choice([".jpg", ".jpeg", ".JPG", ".png"], p=[0.94, 0.03, 0.015, 0.015])
                 path = folder / "train" / "images" / home / f"{photo}{suffix}"
             else:
-                path = (
-                    folder / "eval" / "images" / (hashlib.sha1(f"{seed}/{home}/{photo}".encode()).hexdigest() + ".jpg")
-                )
+                digest = hashlib.sha1(f"{seed}/{home}/{photo}".encode()).hexdigest()
+                path = folder / "eval" / "images" / f"{digest}.jpg"
                 label = str(person.label(STATES[photo]))
                 answers.append([path.name, label, STATES[photo], person.gender, person.age, f"{number:06d}"])
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +218,7 @@ def _write_photos(
 def _photos(person: Person, others: Sequence[Person], read: Read, key: list[int]) -> Iterator[tuple[str, Image.Image]]:
     """Name and picture of the seven photos of a person."""
     rng = np.random.default_rng(key)
-    look, mirror, home = rng.uniform(*LOOKS[:2]), rng.random() < 0.5, draw_room(rng)
+    look, mirror, home = rng.normal(*LOOK), rng.random() < 0.5, draw_room(rng)
     kinds = rng.choice(list(KINDS), 3, p=[kind.share for kind in KINDS.values()])
     strangers = [other.shots[0] for other in others if other.name != person.name]
     for k, (name, state) in enumerate(STATES.items()):
@@ -245,6 +237,29 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
+def _turned(picture: Image.Image, path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown upright after a quarter turn to the right
+    picture.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
+
+
+def _apple_double(picture: Image.Image, path: Path) -> Path:
+    path.with_name("._mask1.jpg").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
+    return path.with_name("._mask1.jpg")
+
+
+FAULTS: dict[str, Callable[[Image.Image, Path], Path | None]] = {
+    "truncated": lambda picture, path: os.truncate(path, int(path.stat().st_size * 0.55)),
+    "empty": lambda picture, path: os.truncate(path, 0),
+    "exif_rotated": _turned,
+    "grayscale": lambda picture, path: picture.convert("L").save(path, quality=92),
+    "png_named_jpg": lambda picture, path: picture.save(path, format="PNG"),
+    "upper_case_suffix": lambda picture, path: path.rename(path.with_suffix(".JPG")),
+    "apple_double": _apple_double,
+}
+"""What makes a JPEG file broken or odd; the new path where it has one."""
+
+
 def _add_faults(folder: Path, seed: int) -> dict[str, str]:
     """Break or disguise a few files of train/, each of another photo, and list them in faults.csv."""
     jpegs = sorted((folder / "train" / "images").glob("*/*.jpg"))
@@ -252,32 +267,10 @@ def _add_faults(folder: Path, seed: int) -> dict[str, str]:
     spare = [spare[i] for i in np.random.default_rng([seed, 5]).permutation(len(spare))]
     others = [path for path in jpegs if path not in spare]
     made: dict[str, str] = {}
-    for fault in FAULTS:
+    for fault, change in FAULTS.items():
         if pool := spare or ([] if fault in ("truncated", "empty") else others):
-            made[fault] = _break(pool.pop(0), fault).relative_to(folder).as_posix()
+            with Image.open(path := pool.pop(0)) as image:
+                picture = image.convert("RGB")
+            made[fault] = (change(picture, path) or path).relative_to(folder).as_posix()
     _write_csv(folder / "faults.csv", ["file", "fault"], [[file, fault] for fault, file in made.items()])
     return made
-
-
-def _break(path: Path, fault: str) -> Path:
-    """Give a JPEG file one of FAULTS; the path of the file that has it."""
-    with Image.open(path) as image:
-        picture = image.convert("RGB")
-    if fault == "truncated":
-        os.truncate(path, int(path.stat().st_size * 0.55))
-    elif fault == "empty":
-        os.truncate(path, 0)
-    elif fault == "exif_rotated":
-        exif = Image.Exif()
-        exif[0x0112] = 6  # shown upright after a quarter turn to the right
-        picture.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
-    elif fault == "grayscale":
-        picture.convert("L").save(path, quality=92)
-    elif fault == "png_named_jpg":
-        picture.save(path, format="PNG")
-    elif fault == "upper_case_suffix":
-        return path.rename(path.with_suffix(".JPG"))
-    else:
-        path = path.with_name("._mask1.jpg")
-        path.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
-    return path
