@@ -160,6 +160,13 @@ def test_a_length_that_is_no_number_is_refused(client: Client, length: str, capf
     assert capfd.readouterr().err == ""
 
 
+def test_connections_wait_until_they_are_answered() -> None:
+    with Server(ReviewSession(None, b"", [])) as server:  # type: ignore[arg-type]  # it answers nobody yet
+        waiting = [socket.create_connection(("127.0.0.1", server.server_port), timeout=0.5) for _ in range(60)]
+        for each in waiting:
+            each.close()
+
+
 def test_many_connections_at_once_are_answered(client: Client) -> None:
     sockets = [socket.create_connection(("127.0.0.1", client.port), timeout=20) for _ in range(100)]
     request = f"GET /{client.token}/decisions HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nConnection: close\r\n\r\n"
