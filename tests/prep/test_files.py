@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from maskprep.base.files import keep_out, keep_whole, lock, write_atomic, write_with
-from maskprep.errors import UserError
+from maskprep.errors import UsageError, UserError
 from maskprep.photos.pictures import write_png
 from maskprep.store.cache import Cache
 from maskprep.store.tables import read_table, write_table
@@ -83,16 +83,31 @@ def test_a_file_system_that_cannot_make_folders_durable(tmp_path: Path, monkeypa
         write_atomic(tmp_path / "b", b"lost")
 
 
-def test_only_a_lock_of_others_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_taken_names_its_process(tmp_path: Path) -> None:
+    """And its file, which stays, keeps nobody out."""
+    for _ in range(2):
+        with lock(tmp_path / "new/.lock") as held:
+            assert held
+            with pytest.raises(UsageError, match=f"taken by {os.getpid()}"), lock(tmp_path / "new/.lock", taken_by):
+                pytest.fail("two have it")
+    with lock(tmp_path / "new/.lock", taken_by) as held:
+        assert held
+
+
+def taken_by(process: str) -> UserError:
+    return UsageError(f"taken by {process}")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fcntl = pytest.importorskip("fcntl", reason="needs flock")
-    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as other:
-        assert lock(one.fileno()) and not lock(other.fileno())
 
-    def none(*_: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", none)
-    with (tmp_path / "a").open("w") as one:
-        assert lock(one.fileno()) and lock(one.fileno(), wait=True)
-        with Cache(tmp_path / "cache").lock():
-            pass
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Cache(tmp_path / "cache").lock() as held, Cache(tmp_path / "cache").lock(), lock(tmp_path / "cache/.lock"):
+        assert not held
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), lock(tmp_path / "other"):
+        pytest.fail("a damaged disk is not a missing feature")

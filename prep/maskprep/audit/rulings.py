@@ -6,12 +6,11 @@ holds a lock, reads the file anew, changes its own rows and nothing else, so two
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import getpass
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,15 +117,6 @@ def settled(found: Iterable[State]) -> set[str]:
 # ---------------------------------------------------------------- writing
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold decisions.csv for one writer; others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".decisions.lock").open("a+") as file:
-        lock(file.fileno(), wait=True)
-        yield
-
-
 def parse(rows: Iterable[Mapping[str, Any]]) -> list[Decision]:
     """Rulings from JSON rows, checked as those of a file are.
 
@@ -166,7 +156,7 @@ def change(path: Path, add: Sequence[Decision] = (), remove: Sequence[Decision] 
         UserError: the file is damaged, or a ruling is none; nothing is changed.
     """
     _check(path, add)
-    with _locked(path):
+    with lock(path.parent / ".decisions.lock"):  # others wait
         before = read_decisions(path)
         gone = {fields(d) for d in remove}
         kept = [d for d in before if fields(d) not in gone]

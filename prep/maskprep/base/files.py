@@ -6,7 +6,8 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ MADE_BY = "maskprep.made-by"
 
 HEAD = 4096
 """The mark is among so many first bytes of a file."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that have no locks, such as NFS without its lock service."""
 
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """What file systems say that cannot make a folder durable, such as SMB and FUSE."""
@@ -81,23 +85,44 @@ def fsync_replace(temporary: Path, final: Path) -> None:
             os.close(handle)
 
 
-def lock(handle: int, wait: bool = False) -> bool:
-    """Take a lock on an open file or folder, which ends with the process, however that ends.
+@contextmanager
+def lock(path: Path, taken: Callable[[str], UserError] | None = None) -> Iterator[bool]:
+    """Hold a lock, which ends with the process, however that ends. Its file stays and names the last holder.
 
-    Returns:
-        False when another process has it. Where there are no locks (Windows, some network drives) everyone gets it.
+    Args:
+        path: of the lock's file; its folder is made if missing.
+        taken: the error where another process has the lock, from the number of that process; without it, wait.
+
+    Yields:
+        Whether the lock is held: False on a file system without locks, where everybody goes on.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    guard = FileLock(path, timeout=-1 if taken is None else 0, fallback_to_soft=False)
     try:
-        import fcntl
-    except ImportError:
-        return True
+        guard.acquire()
+    except Timeout:
+        if taken is None:
+            raise
+        try:
+            process = path.read_text().strip()
+        except OSError:  # Windows: what is locked cannot be read
+            process = ""
+        raise taken(process or "unknown") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
+        if guard.is_locked:
+            with suppress(OSError):  # as above, or the disk is full
+                path.write_text(str(os.getpid()))
+        yield guard.is_locked
+    finally:
+        guard.release()
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:

@@ -308,11 +308,12 @@ def weights(rows: list[WeightStatus]) -> None:
     """The list of model files."""
     table = Table()
     for name in ("name", "state", "size", "licence", "what for"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "name")
     colours = {"present": "green", "missing": "dim", "wrong": "red"}
     for row in rows:
         state = f"[{colours[row.status]}]{row.status}[/]"
-        table.add_row(row.weight.name, state, size(row.weight.size), row.weight.licence, row.weight.purpose)
+        bytes_ = size(row.weight.size) if row.weight.size else "?"
+        table.add_row(row.weight.name, state, bytes_, row.weight.licence, row.weight.purpose)
     out.print(table)
 
 

@@ -130,7 +130,7 @@ def opencv() -> Finding:
 def libraries() -> Iterator[Finding]:
     """Whether OpenCV and the detectors start: they load libraries of the system that pip does not bring."""
     yield opencv()
-    if all(weights.status(name) == "present" for name in LOOKED_THROUGH):
+    if all(weights.status(name).status == "present" for name in LOOKED_THROUGH):
         yield trial("detectors", DETECTORS)
     else:
         yield trial("MediaPipe", MEDIAPIPE)
@@ -154,7 +154,7 @@ def trial(what: str, code: str) -> Finding:
 def model_files() -> Iterator[Finding]:
     """The model files that every run needs, the others, and the folder they are kept in."""
     try:
-        known = {row.weight.name: row for row in weights.statuses()}
+        known = {name: weights.status(name) for name in weights.REGISTRY}
         folder = weights.folder()
     except UserError as problem:  # there is no home folder
         yield Finding("model files", "bad", problem.message, problem.hint)

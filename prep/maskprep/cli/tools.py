@@ -57,37 +57,34 @@ def weights(
     names: Annotated[list[str] | None, typer.Argument(help="Model files; all when none is named.")] = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the named files.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Fetch every file.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the files' sha256.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the files anew and check their hashes.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the named files from the weights folder.")] = False,
 ) -> None:
     """List the model files; fetch, verify or remove them."""
     from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
-    from maskprep.weights import fetch as registry
+    from maskprep.weights import fetch as files
 
     if fetch + every + verify + remove > 1:
         raise UsageError("Give one of --fetch, --all, --verify and --remove.")
     if (fetch or remove) and not names:
         raise UsageError("Name the files, for example: maskprep weights --fetch yunet", "Or fetch all: --all")
-    chosen = [registry.find(name).name for name in names] if names else list(registry.REGISTRY)
-    if fetch or every:
-        problems: list[UserError] = []
-        with show.err.status("fetching") as spinner:
-            for name in chosen:
-                spinner.update(f"fetching {name} ({show.size(registry.REGISTRY[name].size)})")
-                try:
-                    registry.locate(name)
-                except UserError as problem:  # the others are fetched first
-                    problems.append(problem)
-        if problems:
-            raise UserError("\n".join(str(problem) for problem in problems))
+    chosen = [files.find(name).name for name in names or files.REGISTRY]
+    problems: list[str] = []
+    for name in chosen if fetch or every else ():
+        try:
+            files.locate(name)
+        except UserError as problem:  # the others are fetched first
+            problems.append(str(problem))
+    if problems:
+        raise UserError("\n".join(problems))
     if remove:
         for name in chosen:
-            typer.echo(f"{name}: {'removed' if registry.remove(name) else 'was not there'}")
+            typer.echo(f"{name}: {'removed' if files.remove(name) else 'was not there'}")
         return
-    rows = [registry.verify(name) for name in chosen] if verify else registry.statuses()
-    show.weights([row for row in rows if row.weight.name in chosen])
-    typer.echo(f"folder: {registry.folder()}")
+    rows = [files.status(name, anew=verify) for name in chosen]
+    show.weights(rows)
+    typer.echo(f"folder: {files.folder()}")
     if verify and any(row.status == "wrong" for row in rows):
         raise typer.Exit(1)
 

