@@ -103,7 +103,7 @@ def repeated(c: Context, times: int) -> Context:
         [np.clip(c.patches.astype(np.int16) + rng.integers(-8, 9, 3), 0, 255).astype(np.uint8) for _ in range(times)]
     )
     return dataclasses.replace(
-        c, **tables, patches=patches, predictions=(), embeddings=None, duplicates=None, mattes={}, _memory={}
+        c, **tables, patches=patches, predictions=(), embeddings=None, duplicates=None, mattes={}
     )
 
 
@@ -111,7 +111,7 @@ def large(cache: Path) -> None:
     """Audit and report of 20,000 images, without reading pixels."""
     job = Session(cache)
     audit = examine(job)
-    thumbs = write_thumbs(job, job.cache.root / "audit" / "thumbs")
+    thumbs = write_thumbs(job)
     times = -(-LARGE // len(audit.context.images))
     c = repeated(audit.context, times)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 import maskprep as api
 from maskprep.dataset.view import View, open_view
 from maskprep.labels.duplicates import NEAR
 from maskprep.photos.decode import load
-from maskprep.photos.phash import BITS, close_pairs, perceptual_hash, words
+from maskprep.photos.phash import BITS, distances, near_groups, perceptual_hash, words
 from maskprep.pipeline.session import Session
 
 
@@ -76,18 +75,18 @@ def quantiles(distances: Sequence[int]) -> str:
 def closest(hashes: dict[str, str | None], person: dict[str, object], split: dict[str, object]) -> str:
     """The smallest distance of different photos: of one person, of different people in training, across splits."""
     images = [image for image, value in sorted(hashes.items()) if value is not None]
-    table: NDArray[np.int64] = close_pairs(words([str(hashes[image]) for image in images]), 80)
+    table = words([str(hashes[image]) for image in images])
     least = {"one person": BITS, "different people": BITS, "across splits": BITS}
-    for a, b, distance in table.tolist():
-        first, second = images[a], images[b]
-        if split[first] != split[second]:
-            kind = "across splits"
-        elif split[first] == "eval":
-            continue
-        else:
-            kind = "one person" if person[first] == person[second] else "different people"
-        least[kind] = min(least[kind], distance)
-    return ", ".join(f"{kind} {'over 80' if bits == BITS else bits}" for kind, bits in least.items())
+    for row, first in enumerate(images[:-1]):
+        for second, bits in zip(images[row + 1 :], distances(table[row + 1 :], table[row]).tolist(), strict=True):
+            if split[first] != split[second]:
+                kind = "across splits"
+            elif split[first] == "eval":
+                continue
+            else:
+                kind = "one person" if person[first] == person[second] else "different people"
+            least[kind] = min(least[kind], bits)
+    return ", ".join(f"{kind} {bits}" for kind, bits in least.items())
 
 
 def main() -> None:
@@ -126,9 +125,9 @@ def main() -> None:
                 bits = [apart(hashes[a], hashes[b]) for a, b in names if a in hashes and b in hashes]
                 print(f"{kind:<20} {what:<6} {quantiles(bits)}")
 
-    many = np.random.default_rng(0).integers(0, 2**63, (20_000, BITS // 64)).astype(np.uint64)
+    many = [np.random.default_rng(i).bytes(BITS // 8).hex() for i in range(20_000)]
     started = time.perf_counter()
-    close_pairs(many, NEAR)
+    near_groups(many, NEAR)
     print(f"20,000 hashes compared with each other in {time.perf_counter() - started:.2f} s")
     pixels = load(job.path(chosen[0]))
     started = time.perf_counter()

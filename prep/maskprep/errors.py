@@ -38,6 +38,7 @@ EXTRAS = {
     "cleanlab": "audit",
     "optuna": "sweep",
     "rembg": "rembg",
+    "skimage": "sample",
 }
 """The extra that brings a module."""
 
@@ -45,3 +46,13 @@ EXTRAS = {
 def missing_extra(package: str, extra: str) -> UserError:
     """The error for an optional package that is not installed."""
     return UserError(f"{package} is not installed.", f"Install it with: pip install 'maskprep[{extra}]'")
+
+
+def reason(error: BaseException) -> str:
+    """Another library's error in one line: the answer of a server, or the first cause."""
+    if (answer := getattr(error, "response", None)) is not None:
+        return f"HTTP {answer.status_code} {answer.reason}"
+    while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = cause
+    text = str(getattr(error, "strerror", None) or error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

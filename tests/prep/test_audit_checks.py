@@ -14,12 +14,12 @@ from audit_rows import BOX, context, photo, points_in, severities
 from maskprep.audit.examine import CHECKS
 from maskprep.audit.faces import misfit, roll
 from maskprep.audit.findings import (
+    Check,
+    FailOn,
     Finding,
     NotRunError,
-    in_order,
-    parse_threshold,
+    Outcome,
     ramp,
-    ranked,
     robust,
     run_checks,
 )
@@ -102,7 +102,7 @@ def test_the_more_of_a_crop_is_invented_the_worse() -> None:
     assert 0.3 < found["2.jpg"] < 0.5 < found["3.jpg"] < found["4.jpg"] == 0.9
     worst = context(rows, views=views, crops={"face": crops.assign(invented=0.0), "mirror": crops})
     assert severities(worst, "crop_invented") == found
-    [detail] = [d for i, _, d in CHECKS["crop_invented"].find(worst) if i == "3.jpg"]
+    [detail] = [d for i, _, d in CHECKS["crop_invented"].hits(worst) if i == "3.jpg"]
     assert detail == "30% of the crop of view 'mirror' lies outside the photo (a mirror image)"
 
 
@@ -111,8 +111,12 @@ def test_a_crop_that_was_shrunk_enlarges_more() -> None:
     crops = pd.DataFrame({"image": ["0.jpg"], "invented": 0.0, "margin": 0.0})
     c = context([photo("0.jpg")], views={"face": ViewSettings()})
     shrunk = context([photo("0.jpg")], views={"face": ViewSettings()}, crops={"face": crops})
-    assert [detail for *_, detail in CHECKS["upscaled"].find(c)] == ["the crop of view 'face' enlarges it 2.6 times"]
-    assert [d for *_, d in CHECKS["upscaled"].find(shrunk)] == ["the crop of view 'face' enlarges it 4.5 times"]
+    assert [detail for _, s, detail in CHECKS["upscaled"].find(c) if s] == [
+        "the crop of view 'face' enlarges it 2.6 times"
+    ]
+    assert [detail for _, s, detail in CHECKS["upscaled"].find(shrunk) if s] == [
+        "the crop of view 'face' enlarges it 4.5 times"
+    ]
 
 
 def test_without_views_of_faces_nothing_is_a_face() -> None:
@@ -120,7 +124,7 @@ def test_without_views_of_faces_nothing_is_a_face() -> None:
     rows = [photo(f"{i}.jpg", **whole, faces=[], points=None) for i in range(9)]
     dark = photo("dark.jpg", **whole, faces=[], points=None, high=0.1, low=0.01)
     c = context([*rows, dark], views={"whole": ViewSettings(crop="none")})
-    [(image, _, detail)] = CHECKS["dark"].find(c)
+    [(image, _, detail)] = CHECKS["dark"].hits(c)
     assert (image, detail) == ("dark.jpg", "the photo is nearly black")
     assert not [name for name, check in CHECKS.items() if check.kind == "faces" and severities(c, name)]
 
@@ -188,7 +192,7 @@ def test_a_crowd_is_no_mistake() -> None:
     ],
 )  # fmt: skip
 def test_findings_are_plain_sentences(name: str, odd: dict[str, Any], says: str) -> None:
-    found = list(CHECKS[name].find(context([*CROWD, photo("odd.jpg", **odd)])))
+    found = list(CHECKS[name].hits(context([*CROWD, photo("odd.jpg", **odd)])))
     assert [detail for image, _, detail in found if image == "odd.jpg"] == [says]
 
 
@@ -430,8 +434,10 @@ def test_worst_first() -> None:
         Finding("b", "y", 0.3, ""),
         Finding("c", "x", 0.6, ""),
     ]
-    assert ranked(found) == ["c", "b", "a"]
-    assert [f.image for f in in_order(found)] == ["c", "a", "b", "b"]
+    assert Outcome(tuple(found), {}).images() == ["c", "b", "a"]
+    hits = [("b", 0.5, ""), ("a", 0.5, ""), ("b", 0.3, ""), ("c", 0.6, ""), ("low", 0.19, "")]
+    check = Check("x", "faces", "", lambda c: hits)
+    assert [f.image for f in run_checks(context([]), [check]).findings] == ["c", "a", "b"]
 
 
 def test_a_posterior_is_what_bayes_says() -> None:
@@ -445,17 +451,17 @@ def test_a_posterior_is_what_bayes_says() -> None:
     [("face_none", "face_none", 0.5), ("labels:0.9", "labels", 0.9), ("any:0", "any", 0.0)],
 )
 def test_thresholds(text: str, name: str, severity: float) -> None:
-    threshold = parse_threshold(text)
+    threshold = FailOn.parse(text)
     assert (threshold.name, threshold.severity) == (name, severity)
     found = [Finding("a", "face_none", 0.95, ""), Finding("b", "label_person", 0.9, "")]
     expected = {"face_none": ["a"], "labels": ["b"], "any": ["a", "b"]}[name]
-    assert [f.image for f in threshold.met(found)] == expected
+    assert [f.image for f in threshold.reached(found)] == expected
 
 
 @pytest.mark.parametrize("text", ["face_non", "face_none:2", "face_none:x", ""])
 def test_wrong_thresholds(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_threshold(text)
+        FailOn.parse(text)
 
 
 def test_geometry_of_keypoints() -> None:

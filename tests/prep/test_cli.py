@@ -232,7 +232,7 @@ def contents(cache: Path) -> dict[str, str]:
     return {
         p.relative_to(cache).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in cache.rglob("*")
-        if p.is_file() and p.name not in (".lock", "log.jsonl")
+        if p.is_file() and not p.name.startswith(".") and p.name != "log.jsonl"
     }
 
 
@@ -353,8 +353,8 @@ def test_a_worker_that_is_killed(start: Callable[[], Any], many: Path, tmp_path:
     wait_until(lambda: len(workers()) >= 1)
     os.kill(workers()[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1, stderr
-    assert "A worker process died" in stderr
+    assert process.returncode in (0, 1), stderr  # 1 where the worker was at a photo
+    assert ("a worker process died while working on it (SIGKILL" in stderr) == (process.returncode == 1)
     assert "Traceback" not in stderr
     wait_until(lambda: group_of(process) == [], 10)
     finish(many, tmp_path / "cache", calm)

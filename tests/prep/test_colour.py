@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from maskprep.photos.index import pictures
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, features
 
 import maskprep as api
 from maskprep.photos import colour
+from maskprep.photos.colour import picture
 from maskprep.photos.decode import examine, load
 
 pytestmark = pytest.mark.skipif(not features.check("littlecms2"), reason="Pillow is without LittleCMS")
@@ -124,9 +124,7 @@ def test_cmyk_goes_through_its_profile_only_where_it_has_one(tmp_path: Path) -> 
 
 def test_only_photos_that_are_converted_are_made_anew(tmp_path: Path, yunet: None, noise: NDArray[np.uint8]) -> None:
     """A key that is made from the content alone stays what it was; one of a converted photo differs."""
-    images = pd.DataFrame({"content": ["a", "b"], "colour_profile": [None, "Display P3"]})
-    assert pictures(images)[0] == "a" and pictures(images)[1] not in ("a", "b")
-    assert pictures(images[["content"]]) == ["a", "b"]
+    assert picture("a", None) == "a" and picture("b", "Display P3") not in ("a", "b")
     (tmp_path / "photos").mkdir()
     Image.fromarray(noise).save(tmp_path / "photos/p3.png", icc_profile=profile(P3))
     Image.fromarray(noise).save(tmp_path / "photos/srgb.png", icc_profile=SRGB)

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from maskprep.crops.crop import CHANNELS, CropStage, rows_per_shard, sums
+from maskprep.crops.crop import CHANNELS, Crop, CropRow, sums
 from maskprep.crops.geometry import TEMPLATE, ViewSettings, invert, map_points, parse_size, transform_for, warp
 from maskprep.errors import UsageError
+from maskprep.photos.decode import PhotoFile
 
 BOX = (120.0, 80.0, 200.0, 190.0)
 PHOTO = (300, 400)
@@ -227,11 +228,11 @@ def test_sums_of_white_do_not_overflow() -> None:
 
 
 def test_shards_are_of_bounded_size() -> None:
-    assert rows_per_shard((224, 224)) == 256
-    assert rows_per_shard((1024, 1024)) == 21
-    assert rows_per_shard((2048, 2048)) == 16
+    assert Crop("v", ViewSettings((224, 224))).rows_per_shard == 256
+    assert Crop("v", ViewSettings((1024, 1024))).rows_per_shard == 21
+    assert Crop("v", ViewSettings((2048, 2048))).rows_per_shard == 16
 
 
 def test_a_photo_that_vanished_is_no_crop(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with CropStage(ViewSettings(), 100).open() as compute:
-        assert compute({"path": str(tmp_path / "gone.jpg"), "box": BOX, "keypoints": None}) is None
+    with Crop("face", ViewSettings()).open() as compute:
+        assert compute(PhotoFile(tmp_path / "gone.jpg"), CropRow(PHOTO, BOX, None)) is None

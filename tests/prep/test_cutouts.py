@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import cutouts
 from maskprep.photos.naming import result_names
@@ -40,7 +39,13 @@ def people(tmp_path: Path, make_photos: Callable[..., list[Path]]) -> Path:
 
 
 def cut(source: Path, out: Path, **settings: Any) -> cutouts.Cutouts:
-    return api.cutouts(source, out, **{"model": "selfie", "engine": "serial", **settings})
+    force = settings.pop("force", False)
+    work = {name: settings.pop(name) for name in ("workers", "progress") if name in settings}
+    work["engine"] = settings.pop("engine", "serial")
+    asked = cutouts.CutoutSettings(**{"model": "selfie", **settings})
+    if source.is_file():
+        return cutouts.cut_photo(source, out, asked, force)
+    return cutouts.cut_folder(source, out, asked, force, **work)
 
 
 def results(out: Path) -> dict[str, str]:
@@ -122,11 +127,11 @@ def test_a_list_of_results_of_another_origin_is_not_replaced(people: Path, tmp_p
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff\xfe", b'{"kind": 1, "settings": 2}'])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff\xfe", b'{"stage": 1}'])
 def test_settings_that_are_damaged_are_told_and_can_be_replaced(people: Path, tmp_path: Path, content: bytes) -> None:
     out = tmp_path / "out"
     (out / cutouts.WORK).mkdir(parents=True)
-    (out / cutouts.WORK / cutouts.SETTINGS).write_bytes(content)
+    (out / cutouts.WORK / "stage.json").write_bytes(content)
     with pytest.raises(UsageError, match="damaged"):
         cut(people, out)
     assert not results(out)
@@ -150,7 +155,7 @@ def test_nothing_is_overwritten_unless_asked_for(people: Path, tmp_path: Path) -
     assert (out / "p1/000.png").read_bytes() == b"precious" and len(results(out)) == 10
     assert cut(people, out).failed == made.failed  # still there
     with pytest.raises(UsageError, match="other settings"):
-        cut(people, out, refinement="guided")
+        cut(people, out, refine="guided")
     assert cut(people, out, force=True).failed == []
     assert (out / "p1/000.png").read_bytes()[:4] == b"\x89PNG"
     cut(people, out, kind="mask", force=True)

@@ -1,4 +1,4 @@
-"""A person's rulings: read, applied, and reported when they are stale."""
+"""A person's decisions: read, applied, and reported when they are stale."""
 
 from __future__ import annotations
 
@@ -13,18 +13,11 @@ from PIL import Image
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
-from maskprep.faces.decisions import (
-    COLUMNS,
-    Decision,
-    by_image,
-    format_box,
-    parse_box,
-    read_decisions,
-    rule,
-)
+from maskprep.faces.decisions import by_image, rule
 from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
 from maskprep.faces.subjects import STATUSES
+from maskprep.store.decisions import COLUMNS, Decision, allowed_pairs, change, of_faces, parse_box, read_decisions
 
 BOX = (100.0, 100.0, 200.0, 220.0)
 OTHER = (300.0, 50.0, 360.0, 120.0)
@@ -33,46 +26,50 @@ FACES = [Face((0, 1), BOX, 0.9, True, 0.9, POINTS), Face((2,), OTHER, 0.9, True,
 AUTOMATIC = Choice("ok", 0, BOX, "", POINTS)
 
 
-def ruling(verdict: str, value: str = "", expected: str = "", **more: str) -> Decision:
+def format_box(box: tuple[float, ...]) -> str:
+    return " ".join(str(v) for v in box)
+
+
+def decision(verdict: str, value: str = "", expected: str = "", **more: str) -> Decision:
     return Decision("c", "a.jpg", verdict, value, expected, **more)
 
 
 @pytest.mark.parametrize(
-    ("decision", "status", "face", "box"),
+    ("given", "status", "face", "box"),
     [
-        (ruling("keep"), "decided", 0, BOX),
-        (ruling("keep", expected=format_box(BOX)), "decided", 0, BOX),
-        (ruling("face", "2"), "decided", 2, OTHER),
-        (ruling("face", "1"), "decided", 0, BOX),  # any detection of a face means the face
-        (ruling("face", "9", format_box(OTHER)), "decided", 2, OTHER),  # renumbered: the expected box finds it
-        (ruling("box", "1 2 30 40"), "decided", None, (1.0, 2.0, 30.0, 40.0)),
-        (ruling("drop"), "dropped", None, None),
+        (decision("keep"), "decided", 0, BOX),
+        (decision("keep", expected=format_box(BOX)), "decided", 0, BOX),
+        (decision("face", "2"), "decided", 2, OTHER),
+        (decision("face", "1"), "decided", 0, BOX),  # any detection of a face means the face
+        (decision("face", "9", format_box(OTHER)), "decided", 2, OTHER),  # renumbered: the expected box finds it
+        (decision("box", "1 2 30 40"), "decided", None, (1.0, 2.0, 30.0, 40.0)),
+        (decision("drop"), "dropped", None, None),
     ],
 )
-def test_rulings_hold(decision: Decision, status: str, face: int | None, box: tuple[float, ...] | None) -> None:
-    choice, stale = rule(decision, AUTOMATIC, FACES)
+def test_decisions_hold(given: Decision, status: str, face: int | None, box: tuple[float, ...] | None) -> None:
+    choice, stale = rule(given, AUTOMATIC, FACES)
     assert (choice.status, choice.face, choice.box, stale) == (status, face, box, "")
     assert choice.status in STATUSES
 
 
 @pytest.mark.parametrize(
-    "decision",
+    "given",
     [
-        ruling("keep", expected=format_box(OTHER)),
-        ruling("drop", expected=format_box(OTHER)),
-        ruling("box", "1 2 30 40", format_box(OTHER)),
-        ruling("face", "9"),
-        ruling("face", "0", "400 400 450 450"),
+        decision("keep", expected=format_box(OTHER)),
+        decision("drop", expected=format_box(OTHER)),
+        decision("box", "1 2 30 40", format_box(OTHER)),
+        decision("face", "9"),
+        decision("face", "0", "400 400 450 450"),
     ],
 )
-def test_stale_rulings_are_reported_and_not_applied(decision: Decision) -> None:
-    choice, stale = rule(decision, AUTOMATIC, FACES)
+def test_stale_decisions_are_reported_and_not_applied(given: Decision) -> None:
+    choice, stale = rule(given, AUTOMATIC, FACES)
     assert choice is AUTOMATIC and stale
 
 
-def test_later_rulings_win_and_copies_are_told_apart() -> None:
+def test_later_decisions_win_and_copies_are_told_apart() -> None:
     contents = {"a.jpg": "c", "copy/a.jpg": "c", "b.jpg": "d"}
-    first, second = ruling("drop"), ruling("keep")
+    first, second = decision("drop"), decision("keep")
     found, lost = by_image([first, second], contents)
     assert found == {"a.jpg": second} and not lost
     found, _ = by_image([Decision("c", "renamed.jpg", "drop")], contents)
@@ -95,6 +92,11 @@ def test_boxes_as_text(text: str, box: tuple[float, ...] | None) -> None:
     [
         ({"verdict": "nonsense"}, "unknown verdict"),
         ({"verdict": "face", "value": "two"}, "no number of a face"),
+        ({"verdict": "face", "value": "²"}, "no number of a face"),
+        ({"verdict": "box", "value": "5 5 5.4 20"}, "no box"),
+        ({"verdict": "box", "value": "0 0 inf inf"}, "no box"),
+        ({"verdict": "allow_duplicate"}, "of which photo"),
+        ({"verdict": "relabel", "value": "mask"}, "no new label"),
         ({"verdict": "box", "value": "1 2 3"}, "no box"),
         ({"verdict": "keep", "expected": "here"}, "no box"),
     ],
@@ -110,6 +112,34 @@ def test_a_table_of_something_else_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "decisions.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no column 'content'"):
         read_decisions(tmp_path / "decisions.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('d,b.jpg,drop,,,"never closed,,\ne,c.jpg,drop,,,,,\n', "line 3: no CSV row"),
+        ('d,b.jpg,drop,,,"a" b,,\n', "line 3: no CSV row"),
+        ("d,b.jpg,drop,,,one, two,ann,2026-01-01\n", "line 3: more cells"),
+    ],
+)
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text(f"{','.join(COLUMNS)}\nc,a.jpg,drop,,,,,\n{text}", encoding="utf-8")
+    before = path.read_bytes()
+    for work in (lambda: read_decisions(path), lambda: change(path, [Decision("n", "new.jpg", "drop")])):
+        with pytest.raises(UserError, match=says):
+            work()
+    assert path.read_bytes() == before and not (tmp_path / "decisions.history.jsonl").exists()
+
+
+def test_older_files_allow_copies_as_before(tmp_path: Path) -> None:
+    path = write(tmp_path / "decisions.csv", [{"content": "c", "verdict": "keep", "value": "duplicate: d"}])
+    [old] = read_decisions(path)
+    assert (old.verdict, old.value, old.line) == ("allow_duplicate", "d", 2)
+    assert allowed_pairs([old]) == {frozenset("cd")} and not of_faces([old])
+    change(path, [Decision("e", "e.jpg", "drop")])
+    assert path.read_text().splitlines()[1] == "c,,allow_duplicate,d,,,,"
+    assert change(path, remove=[Decision("c", "", "allow_duplicate", "d")])[0].content == "e"
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -155,13 +185,14 @@ def test_faces_are_drawn(make_photos, yunet: None, quick: Path, tmp_path: Path) 
     make_photos(photos, 3)
     (photos / "broken.jpg").write_bytes(b"no photo")
     job = api.detect(photos, cache, quick, workers=1)
-    one = draw_faces(job, "001.jpg")
+    opened = (job.cache, job.folder, job.subjects())
+    one = draw_faces(*opened, "001.jpg")
     assert one == cache / "faces-001.png"
     drawn = np.asarray(Image.open(one))
     assert (drawn == (20, 200, 60)).all(axis=2).sum() > 200  # the green box of the subject
-    assert Image.open(draw_faces(job, out=tmp_path / "sheet.png")).width > Image.open(one).width / 2
+    assert Image.open(draw_faces(*opened, out=tmp_path / "sheet.png")).width > Image.open(one).width / 2
     with pytest.raises(UsageError, match="cannot be drawn: not_an_image"):
-        draw_faces(job, "broken.jpg")
+        draw_faces(*opened, "broken.jpg")
     with pytest.raises(UsageError, match="no image"):
-        draw_faces(job, "nobody.jpg")
+        draw_faces(*opened, "nobody.jpg")
     assert not list((cache / "views").glob("*")) if (cache / "views").exists() else True

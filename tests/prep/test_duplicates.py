@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import shutil
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from PIL import Image
 
 import maskprep as api
 from maskprep.labels import duplicates
-from maskprep.labels.leaks import waiver
-from maskprep.photos.phash import close_pairs, perceptual_hash, words
+from maskprep.photos.phash import perceptual_hash
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
 
@@ -74,25 +74,6 @@ def test_a_blank_photo_is_like_nothing(value: int) -> None:
     assert perceptual_hash(blank) is None and perceptual_hash(np.clip(blank + noise, 0, 255).astype(np.uint8)) is None
 
 
-def test_every_close_pair_is_found_and_no_other() -> None:
-    rng = np.random.default_rng(0)
-    hashes: list[int] = []
-    for _ in range(60):  # families: a hash and its relatives with up to 30 bits turned
-        base = int.from_bytes(rng.bytes(32), "big")
-        for turned in (0, 3, 10, 11, 30):
-            mask = sum(1 << int(i) for i in rng.choice(256, turned, replace=False))
-            hashes.append(base ^ mask)
-    table = words([f"{h:064x}" for h in hashes])
-    for limit in (0, 10, 40, 130):
-        expected = [
-            (i, j, (hashes[i] ^ hashes[j]).bit_count())
-            for i, j in itertools.combinations(range(len(hashes)), 2)
-            if (hashes[i] ^ hashes[j]).bit_count() <= limit
-        ]
-        assert [tuple(row) for row in close_pairs(table, limit).tolist()] == expected
-    assert close_pairs(table[:1], 256).shape == close_pairs(words([]), 256).shape == (0, 3)
-
-
 # ---------------------------------------------------------------- the table
 
 
@@ -137,11 +118,85 @@ def test_none_at_all() -> None:
     assert duplicates.assemble(table(), []).num_rows == 0
 
 
-def test_a_thousand_copies_do_not_make_half_a_million_pairs() -> None:
-    copies = [(f"{i:04d}.jpg", "same", hex_of(1), "train", None) for i in range(1000)]
-    near = [(f"x{i:04d}.jpg", f"c{i}", hex_of(1, 2), "train", None) for i in range(1000)]
-    pairs = found(table(*copies, *near), [None] * 2000)
-    assert len(pairs) == 999 + 999 + 1  # a star of the copies, a star of their likes, and one pair between them
+def family(rng: np.random.Generator, *turned: int) -> list[int]:
+    """A random hash, and others that differ from it in so many bits."""
+    base = int.from_bytes(rng.bytes(32), "big")
+    return [base ^ sum(1 << int(i) for i in rng.choice(256, bits, replace=False)) for bits in turned]
+
+
+def photos(hashes: list[int]) -> pd.DataFrame:
+    """Photos with these hashes, each another file."""
+    return table(*((f"{i:05d}.jpg", f"c{i}", f"{value:064x}", "train", None) for i, value in enumerate(hashes)))
+
+
+def by_hand(hashes: list[int], limit: int) -> dict[tuple[int, int], int]:
+    """All pairs within the limit and their distances."""
+    distances = {(i, j): (hashes[i] ^ hashes[j]).bit_count() for i, j in itertools.combinations(range(len(hashes)), 2)}
+    return {pair: bits for pair, bits in distances.items() if bits <= limit}
+
+
+def numbered(images: pd.DataFrame, limit: int) -> dict[tuple[int, int], int]:
+    rows = found(images, [None] * len(images), limit)
+    return {(int(a[:5]), int(b[:5])): bits for a, b, _, bits, *_ in rows}
+
+
+def connected(pairs: Iterable[tuple[int, int]], count: int) -> set[frozenset[int]]:
+    groups = {i: frozenset([i]) for i in range(count)}
+    for a, b in pairs:
+        joined = groups[a] | groups[b]
+        groups |= dict.fromkeys(joined, joined)
+    return set(groups.values())
+
+
+@pytest.mark.parametrize("limit", [0, 1, 8, 10, 19, 20, 40, 64])
+def test_every_near_pair_is_found_and_no_other(limit: int) -> None:
+    rng = np.random.default_rng(limit)
+    hashes = [value for _ in range(60) for value in family(rng, 0, 0, 3, 8, 10, 11, 20, 30)]
+    random = [hashes[i] for i in rng.permutation(len(hashes))]
+    assert numbered(photos(random), limit) == by_hand(random, limit)
+
+
+def test_a_large_group_is_paired_with_its_first_photo_and_stays_connected() -> None:
+    """A camera that turns slowly, three times: 200 photos, each 3 bits from the last, the ends nothing alike.
+
+    Every photo within the limit of the first is paired with it; no pair is further apart.
+    """
+    rng = np.random.default_rng(0)
+    bits = rng.permutation(256)
+    film = [sum(1 << int(bit) for bit in bits[: 3 * (i % 80)]) for i in range(200)]
+    hashes = [*film, *family(rng, 0, 5, 8)]  # and a small group
+    expected, pairs = by_hand(hashes, 8), numbered(photos(hashes), 8)
+    assert pairs.items() <= expected.items() and len(pairs) < 2 * len(hashes) < len(expected)
+    assert connected(pairs, len(hashes)) == connected(expected, len(hashes))
+    assert {p for p in expected if p[0] == 0} <= pairs.keys()
+    assert {p for p in expected if p[0] >= 200} <= pairs.keys()
+
+
+def test_groups_of_up_to_64_photos_have_all_their_pairs() -> None:
+    for size, count in ((64, 64 * 63 // 2), (65, 64)):
+        copies = [(f"{i:02d}.jpg", "same", hex_of(1), "train", None) for i in range(size)]
+        assert len(found(table(*copies), [None] * size)) == count
+        assert len(numbered(photos([1] * size), 8)) == count
+
+
+def test_the_frames_of_a_still_camera_make_as_many_pairs_as_there_are_frames() -> None:
+    """Each a few bits from the others: 72 million pairs. The memory for the pairs that remain grows with the frames."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, 32, dtype=np.uint8)
+    turned = np.array([rng.permutation([1] * 3 + [0] * 253) for _ in range(12_000)], dtype=np.uint8)
+    hashes = np.packbits(np.unpackbits(base) ^ turned, axis=1)
+    frames = [(f"{i:05d}.jpg", f"c{i}", value.tobytes().hex(), "train", None) for i, value in enumerate(hashes)]
+    peaks = []
+    for count in (3000, 12_000):
+        images = table(*frames[:count])
+        tracemalloc.start()
+        pairs = duplicates.assemble(images, [None] * count).to_pandas()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(pairs) == count - 1 and set(pairs["image_a"]) == {"00000.jpg"}
+    assert peaks[1] < 5 * peaks[0] and peaks[1] < 3000 * 12_000
+    sentences = duplicates.notes(pairs, [], [])
+    assert "11999 photos are (nearly) the same as 00000.jpg: they are paired with it only." in sentences
 
 
 def test_photos_for_evaluation_that_are_alike_cross_nothing() -> None:
@@ -210,15 +265,15 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     a, b = "train/images/000001-1_female_Asian_59/mask2.jpg", "eval/images/x.png"
     head = "content,image,verdict,value,expected,reason,by,when\n"
     normal = "train/images/000001_male_Asian_20/normal.jpg"
-    (twins / "cache/decisions.csv").write_text(head + waiver(images[b], b, images[normal]) + "\n")
+    (twins / "cache/decisions.csv").write_text(f"{head}{images[b]},{b},keep,duplicate:{images[normal]},,,,\n")
     after = api.duplicates(twins / "cache", engine="serial").pairs
-    assert after["waived"].tolist() == [True, False] and after["crossing"].all()
+    assert after["allowed"].tolist() == [True, False] and after["crossing"].all()
     assert after["person_a"].tolist() == [None, "000001-1"] and after["image_a"].tolist() == [b, a]
     statuses = pd.read_parquet(twins / "cache/subjects.parquet").set_index("image")["status"]
     a_too = cli("duplicates", twins / "cache", "--allow", "mask2.jpg", "--reason", "twins")
-    assert a_too.returncode == 0 and a_too.stdout.count("waived") == 2
+    assert a_too.returncode == 0 and a_too.stdout.count("allowed") == 2
     lines = (twins / "cache/decisions.csv").read_text().splitlines()
-    assert len(lines) == 3 and ",keep,duplicate:" in lines[2] and ",twins," in lines[2]
+    assert len(lines) == 3 and ",allow_duplicate," in lines[2] and ",twins," in lines[2]
     assert cli("duplicates", twins / "cache", "--allow", "mask2.jpg").returncode == 0
     assert (twins / "cache/decisions.csv").read_text().splitlines() == lines
     none = cli("duplicates", twins / "cache", "--allow", "000001-1_female_Asian_59/mask1.jpg")

@@ -11,7 +11,6 @@ from audit_rows import context, photo
 from PIL import Image
 
 from maskprep.audit import embedding
-from maskprep.audit.examine import examine
 from maskprep.audit.findings import CHECKS
 from maskprep.audit.identity import COLOURS, NETWORK
 from maskprep.pipeline.session import Session
@@ -56,17 +55,17 @@ def test_faces_that_the_network_did_not_see_are_left_out() -> None:
 @pytest.mark.skipif(embedding.model_file() is None, reason="no face network is installed")
 def test_the_same_face_is_alike_and_the_stage_is_done_once(work: Work, portrait: Image.Image) -> None:
     _, cache = work
-    found = examine(Session(cache, workers=1)).context.embeddings
+    found = Session(cache, workers=1).audit().context.embeddings
     assert found is not None and found.shape == (8, embedding.LENGTH) and not np.isnan(found).any()
     unit = found / np.linalg.norm(found, axis=1, keepdims=True)
     assert (unit @ unit.T).min() > 0.9  # one portrait at several sizes
     again = Session(cache, workers=1)
-    examine(again)
+    again.audit()
     assert again.computed["embed"] == 0
 
 
 def test_without_a_network_nothing_is_computed(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "model_file", lambda: None)
     job = Session(work[1], workers=1)
-    assert examine(job).context.embeddings is None and job.computed["embed"] == 0
+    assert job.audit().context.embeddings is None and job.computed["embed"] == 0
     assert not (work[1] / "stages/embed").exists()

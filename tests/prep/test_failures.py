@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 
 import maskprep as api
 from maskprep.cli import app
-from maskprep.mattes.cutouts import CutoutStage
-from maskprep.mattes.matte import MatteSettings
-from maskprep.photos.decode import PhotoError, load
+from maskprep.mattes.cutouts import Cutout, CutoutRow, CutoutSettings
+from maskprep.photos.decode import PhotoError, PhotoFile, load
 
 Work = tuple[Path, Path]
 Break = Callable[..., None]
@@ -99,7 +98,7 @@ def test_commands_without_a_summary_say_it_too(work: Work, fail: Break, command:
     photos, cache = work
     shutil.copyfile(photos / "003.jpg", photos / "x.jpg")
     fail(EIO, "x.jpg")
-    arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--workers", "1", "--quiet"]
+    arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--engine", "serial", "--quiet"]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 1 and "failed: 1 photos, first x.jpg: Input/output error" in " ".join(said.stderr.split())
     fail(EIO)
@@ -134,6 +133,7 @@ def test_what_earlier_versions_remembered_is_forgotten(work: Work, kept: dict[st
     rows = whole.to_pylist()
     rows[1] |= {"error": "unreadable", "width": None, "height": None, "phash": None} | kept
     pq.write_table(whole.from_pylist(rows, schema=whole.schema), shard)
+    (cache / "stages/index/.stage.json").unlink()  # which these versions did not write
     job = api.run(photos, cache, engine="serial")
     assert table(cache, "images")["error"].isna().all() and not job.failed
     assert not api.run(photos, cache, engine="serial").computed
@@ -162,13 +162,13 @@ def test_a_cut_out_that_was_not_read_is_made_later(tmp_path: Path, fail: Break, 
     monkeypatch.setattr(cutouts, "open_looks", model)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff")
-    local: Any = None
-    with CutoutStage(local, MatteSettings(), "cutout", None, False, 9.0).open() as compute:
-        row = {"path": tmp_path / "a.jpg", "target": tmp_path / "a.png", "file": "a.png"}
+    monkeypatch.setattr(cutouts.matte_models, "locate", lambda *_, **__: None)
+    with Cutout(CutoutSettings(), False).open() as compute:
+        row = CutoutRow("a.png", tmp_path / "a.png")
         fail(EIO, "a.jpg")
         with pytest.raises(PhotoError, match="Input/output error"):
-            compute(row)
-        output = compute({**row, "path": tmp_path / "b.jpg"})
+            compute(PhotoFile(tmp_path / "a.jpg"), row)
+        output = compute(PhotoFile(tmp_path / "b.jpg"), row)
         assert output is not None and output[0]["error"].startswith("truncated")
 
 

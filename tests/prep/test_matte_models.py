@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import runtime as matting
 from maskprep.mattes import sessions
+from maskprep.mattes.cutouts import CutoutSettings, cut_folder
 from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.models import MODELS, LocalModel
 from maskprep.mattes.rules import Matte
@@ -175,7 +175,11 @@ def test_providers_are_part_of_the_recipe_where_they_change_the_result(
 ) -> None:
     known = MODELS[model]
     then = LocalModel(MODELS[known.then], Path(known.then), "0") if known.then else None
-    found = MatteSettings(model, providers=tuple(providers)).identity(LocalModel(known, Path(known.file), "0", then))
+    found = (
+        MatteSettings(model, providers=tuple(providers))
+        .recipe(LocalModel(known, Path(known.file), "0", then))
+        .to_dict()
+    )
     assert found["settings"] == {
         "model": model,
         "on": "crop",
@@ -211,7 +215,9 @@ def test_local_sessions_of_rembg_are_models(homes: Path, brightness: Path, tmp_p
     np.testing.assert_array_equal(found, theirs)
     (tmp_path / "photos").mkdir()
     Image.fromarray(pixels).save(tmp_path / "photos/a.png")
-    made = api.cutouts(tmp_path / "photos", tmp_path / "out", model="isnet-anime", kind="mask", engine="serial")
+    made = cut_folder(
+        tmp_path / "photos", tmp_path / "out", CutoutSettings("isnet-anime", kind="mask"), engine="serial"
+    )
     assert made.statuses == {"ok": 1}
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/a.png")), theirs)
     with pytest.raises(UsageError, match="openvino"), open_model(local, runtime="openvino"):

@@ -61,7 +61,7 @@ def matted(finished_mattes: Work, tmp_path: Path) -> Work:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(mattes, "ROWS_PER_PIECE", 3)
+    monkeypatch.setattr(mattes.MatteStage, "rows_per_shard", 3)
     yield
 
 
@@ -75,7 +75,7 @@ def contents(cache: Path) -> dict[str, str]:
     return {
         p.relative_to(cache).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in cache.rglob("*")
-        if p.is_file() and p.name not in (".lock", "log.jsonl", "dataset.json")
+        if p.is_file() and not p.name.startswith(".") and p.name not in ("log.jsonl", "dataset.json")
     }
 
 
@@ -91,7 +91,7 @@ def test_the_contract(matted: Work) -> None:
     pixels, alpha = np.load(folder / "00000.npy"), np.load(folder / "alpha-00000.npy")
     assert (alpha.dtype, alpha.shape) == (np.uint8, pixels.shape[:3])
     table = pd.read_parquet(folder / "mattes.parquet")
-    assert table.columns.tolist() == MATTES
+    assert table.columns.tolist() == [*MATTES, *planes.FOREGROUND]
     assert table["image"].tolist() == sorted(shard["image"])
     assert dict(zip(table["image"], table["key"], strict=True)) == dict(zip(shard["image"], shard["key"], strict=True))
     assert set(table["model"]) == {"selfie"} and set(table["status"]) == {"ok"}
@@ -102,7 +102,7 @@ def test_the_contract(matted: Work) -> None:
     assert about["licence"] == "Apache-2.0" and about["sha256"] == locate("selfie").sha256
     dataset = json.loads((cache / "dataset.json").read_text())
     assert dataset["settings"]["matte"]["model"] == "selfie"
-    assert dataset["stages"]["matte"]["weights"] == {"selfie": about["sha256"]}
+    assert dataset["stages"]["matte:face"]["weights"] == {"selfie": about["sha256"]}
     assert not (cache / "stages/matte-face").exists()
 
 
@@ -157,7 +157,7 @@ def test_by_default_people_are_looked_for(work: Work, u2netp: Path) -> None:
     assert set(table["model"]) == {"person"} and set(table["status"]) == {"ok"}
     weights = {"person": locate("selfie").sha256, "u2netp": locate("u2netp").sha256}
     assert json.loads((folder / "mattes.json").read_text())["stage"]["weights"] == weights
-    assert json.loads((work[1] / "dataset.json").read_text())["stages"]["matte"]["weights"] == weights
+    assert json.loads((work[1] / "dataset.json").read_text())["stages"]["matte:face"]["weights"] == weights
     before = contents(work[1])
     shutil.rmtree(work[1] / "views")
     rembg(work)

@@ -75,20 +75,17 @@ def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Pa
 def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is not taken for one of which the matte holds nothing, which would be believed for ever."""
     from maskprep.mattes import overlap as stage
-    from maskprep.photos.decode import PhotoError
 
     def fails(*_: object) -> None:
-        raise PhotoError("unreadable")
+        raise ValueError("out of order")
 
     cache, settings = tmp_path / "cache", config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n")
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load", fails)
+        patch.setattr(stage, "overlap", fails)
         for _ in range(2):
             job = api.crop(crowd, cache, settings, engine="serial")
             assert any("photos failed in 'overlap'" in note for note in job.notes)
-            assert [(s.missing, s.why) for s in survey(Session(cache)).stages if s.name == "overlap"] == [
-                (1, "some photos failed")
-            ]
+            assert [(s.missing, s.why) for s in survey(Session(cache)).stages if s.name == "overlap"] == [(1, "1 new")]
         assert job.computed["choose"] == 0  # nothing new is known
     assert pd.read_parquet(cache / "faces.parquet")["matte"].isna().all()
     job = api.crop(crowd, cache, settings, engine="serial")

@@ -15,7 +15,7 @@ import pytest
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline.explain import explain, survey
-from maskprep.pipeline.session import Job, Session
+from maskprep.pipeline.session import Session
 
 Cli = Callable[..., Any]
 
@@ -60,11 +60,11 @@ def labels(work: Path) -> pd.DataFrame:
     return table
 
 
-def stage(job: Job, name: str) -> Any:
+def stage(job: Session, name: str) -> Any:
     return next(s for s in survey(job).stages if s.name == name)
 
 
-def relabel(work: Path, **options: Any) -> Job:
+def relabel(work: Path, **options: Any) -> Session:
     return api.relabel(work / "cache", engine="serial", **options)
 
 

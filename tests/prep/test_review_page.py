@@ -14,11 +14,11 @@ from browser import Page, browser
 from PIL import Image
 
 import maskprep as api
-from maskprep.audit.examine import examine
 from maskprep.audit.page import write_report
-from maskprep.audit.server import address, open_desk, open_server
-from maskprep.faces.decisions import read_decisions
+from maskprep.audit.server import Server, open_review
+from maskprep.base.progress import Silent
 from maskprep.pipeline.session import Session
+from maskprep.store.decisions import read_decisions
 
 TEXT = "<b>&\"' =x"
 
@@ -80,7 +80,7 @@ def drag_box(tab: Page) -> None:
 
 def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     job = Session(cache, workers=1)
-    page = write_report(job, examine(job))
+    page = write_report(job.audit(), Silent())
     tab.open(page.as_uri())
     tab.until("document.querySelectorAll('.card').length > 0")
     assert tab.run("document.querySelector('.card').dataset.image") == "cat/broken.jpg"  # the worst first
@@ -91,38 +91,38 @@ def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     tab.until("document.querySelector('.stage img').naturalWidth === 420")  # the photo itself, from disk
     assert tab.run("document.querySelectorAll('.stage .tag').length") == 2
     tab.key("2")  # the other face
-    tab.until("isRuled(data.path.indexOf('dog/0.jpg'))")
+    tab.until("isDecided(data.path.indexOf('dog/0.jpg'))")
 
     tab.click("#clear")
     show_every(tab)
     go(tab, "cat/broken.jpg")
     tab.key("a")  # a broken photo cannot be accepted
-    assert tab.run("rulings.length") == 1
+    assert tab.run("decisions.length") == 1
     go(tab, "cat/broken.jpg")
     tab.key("d")
     go(tab, "cat/1.jpg")
     tab.key("a")
     tab.key("u")  # and take that back
-    tab.until("rulings.length === 2")
+    tab.until("decisions.length === 2")
     go(tab, "cat/5.jpg")
     drag_box(tab)
-    tab.until("rulings.length === 3")
+    tab.until("decisions.length === 3")
     go(tab, "dog/2.jpg")
     tab.key("l")  # change its label
     tab.until("document.getElementById('labels').open")
     tab.key("1")
-    tab.until("rulings.length === 4 && !document.getElementById('labels').open")
+    tab.until("decisions.length === 4 && !document.getElementById('labels').open")
     tab.run(f"document.getElementById('by').value = {TEXT!r}")
     for chosen, name in enumerate(("dog/4.jpg", "cat/<img src=x onerror=alert(1)>.jpg"), 1):
         go(tab, name)
         tab.key("x")
         tab.until(f"selection.size === {chosen}")
     tab.key("d")  # both at once
-    tab.until("rulings.length === 6")
-    assert tab.run("document.getElementById('progress-text').textContent").endswith("ruled")
+    tab.until("decisions.length === 6")
+    assert tab.run("document.getElementById('progress-text').textContent").endswith("decided")
 
     tab.open(page.as_uri())  # kept in the browser
-    tab.until("rulings.length === 6")
+    tab.until("decisions.length === 6")
     tab.downloads_to(tmp_path)
     tab.key("e")
     exported = tmp_path / "decisions.csv"
@@ -161,17 +161,17 @@ def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     }
     assert abs(after.at["dog/0.jpg", "x0"] - before.at["dog/0.jpg", "x0"]) > 100
     assert after.loc["cat/5.jpg", ["x0", "y0", "x1", "y1"]].tolist() == box
-    again = examine(Session(cache, workers=1))
+    again = Session(cache, workers=1).audit()
     assert not {f.image for f in again.open.findings} & set(rows)
 
 
 def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
     job = Session(cache, workers=1)
-    desk = open_desk(job, examine(job), "ann")
-    with open_server(desk) as server:
+    session = open_review(job.audit(), Silent(), "ann")
+    with Server(session) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         tab.errors.clear()
-        tab.open(address(server, desk))
+        tab.open(server.address)
         show_every(tab)
         go(tab, "dog/0.jpg")
         tab.until("document.querySelector('.stage img').naturalWidth === 420")
@@ -180,22 +180,22 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
         assert [(d.image, d.verdict, d.by) for d in read_decisions(cache / "decisions.csv")] == [
             ("dog/0.jpg", "face", "ann")
         ]
-        job_two = open_desk(job, examine(Session(cache, workers=1)), "bob")  # another person, another tab
-        number = job_two.photos.index("cat/1.jpg")
+        other = open_review(Session(cache, workers=1).audit(), Silent(), "bob")  # another person, another tab
+        number = other.photos.index("cat/1.jpg")
         content = pd.read_parquet(cache / "images.parquet")["content"][number]
-        job_two.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
+        other.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
         go(tab, "cat/5.jpg")
         tab.key("a")
-        tab.until("rulings.length === 3")
+        tab.until("decisions.length === 3")
         tab.key("u")
-        tab.until("document.getElementById('saved').textContent === 'saved' && rulings.length === 2")
+        tab.until("document.getElementById('saved').textContent === 'saved' && decisions.length === 2")
         assert {d.image for d in read_decisions(cache / "decisions.csv")} == {"dog/0.jpg", "cat/1.jpg"}
         assert not tab.errors
-        desk.token = "another"  # as if the command had been started again
+        session.token = "another"  # as if the command had been started again
         go(tab, "cat/3.jpg")
         tab.key("d")  # what is not saved is not shown as ruled
         tab.until("document.getElementById('saved').className === 'bad'")
-        tab.until("rulings.length === 2")
+        tab.until("decisions.length === 2")
         server.shutdown()
 
 
@@ -203,8 +203,8 @@ def test_twenty_thousand_images_scroll(tab: Page, cache: Path, tmp_path: Path) -
     from maskprep.audit.page import page_data, render, write_thumbs
 
     job = Session(cache, workers=1)
-    audit = examine(job)
-    data = page_data(job, audit, write_thumbs(job, cache / "audit" / "thumbs"))
+    audit = job.audit()
+    data = page_data(audit, write_thumbs(job.cache, Silent()))
     times = 20_000 // len(data["path"]) + 1
     n = len(data["path"])
     for key, value in list(data.items()):

@@ -6,11 +6,11 @@ import http.client
 import io
 import json
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from maskprep.audit.examine import examine
-from maskprep.audit.rulings import change
-from maskprep.audit.server import Desk, open_desk, open_server
+from maskprep.audit.server import ReviewSession, Server, open_review
+from maskprep.base.progress import Silent
 from maskprep.errors import UserError
-from maskprep.faces.decisions import Decision, read_decisions
 from maskprep.pipeline.session import Session
+from maskprep.store.decisions import Decision, change, read_decisions
 
 Work = tuple[Path, Path]
 
@@ -31,9 +30,9 @@ Work = tuple[Path, Path]
 class Client:
     """Sends requests as nobody's browser would correct them."""
 
-    def __init__(self, server: ThreadingHTTPServer, desk: Desk, cache: Path) -> None:
-        self.port, self.token, self.cache = int(server.server_address[1]), desk.token, cache
-        self.desk = desk
+    def __init__(self, server: Server, cache: Path) -> None:
+        self.port, self.token, self.cache = server.server_port, server.session.token, cache
+        self.session: ReviewSession = server.session
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -55,7 +54,7 @@ class Client:
 
     def post(self, body: Any, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         origin = {"Origin": f"http://127.0.0.1:{self.port}", **headers}
-        return self.ask("POST", f"/{self.token}/rulings", body, **origin)
+        return self.ask("POST", f"/{self.token}/decisions", body, **origin)
 
     def row(self, number: int, verdict: str = "drop", **more: str) -> dict[str, str]:
         images = pd.read_parquet(self.cache / "images.parquet")
@@ -65,11 +64,10 @@ class Client:
 @pytest.fixture
 def client(work: Work) -> Iterator[Client]:
     job = Session(work[1], workers=1)
-    desk = open_desk(job, examine(job), "ann")
-    with open_server(desk) as server:
+    with Server(open_review(job.audit(), Silent(), "ann")) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield Client(server, desk, work[1])
+        yield Client(server, work[1])
         server.shutdown()
 
 
@@ -88,7 +86,7 @@ def test_page_crops_and_photos(client: Client) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "photo/8", "photo/-1", "rulings/", "photo/x", "photo/0/..", "photo/000.jpg", "thumbs/../report.html",
+        "photo/8", "photo/-1", "decisions/", "photo/x", "photo/0/..", "photo/000.jpg", "thumbs/../report.html",
         "thumbs/aa/../../x.jpg", "thumbs/00/" + "0" * 32 + ".jpg",
         "../dataset.json", "dataset.json", "decisions.csv", "..%2fdataset.json",
         "thumbs/%2e%2e/%2e%2e/dataset.json", "//etc/passwd", "audit/report.html",
@@ -119,34 +117,64 @@ def test_only_the_page_itself_may_write(client: Client) -> None:
     body = {"add": [client.row(0)]}
     for origin in ("http://evil.example", "null", "", f"https://127.0.0.1:{client.port}"):
         assert client.post(body, Origin=origin)[0] == 403
-    assert client.ask("POST", f"/{client.token}/rulings", body)[0] == 403
+    assert client.ask("POST", f"/{client.token}/decisions", body)[0] == 403
     assert client.post(body, **{"Content-Type": "text/plain"})[0] == 415
     assert client.post(b"", **{"Content-Length": "99999999999"})[0] == 413
-    assert client.ask("PUT", f"/{client.token}/rulings", body)[0] == 501
+    assert client.ask("PUT", f"/{client.token}/decisions", body)[0] == 501
     assert not (client.cache / "decisions.csv").exists()
     assert client.post(body)[0] == 200
 
 
-def test_rulings_are_written_and_taken_back(client: Client) -> None:
+def test_decisions_are_written_and_taken_back(client: Client) -> None:
     first, second = client.row(0), client.row(1, "box", value="1 2 50 60", by="ann")
     status, answer, _ = client.post({"add": [first, second]})
-    rows = json.loads(answer)["rulings"]
+    rows = json.loads(answer)["decisions"]
     assert status == 200 and [r["verdict"] for r in rows] == ["drop", "box"]
     path = client.cache / "decisions.csv"
     change(path, [Decision("0" * 32, "by-hand.jpg", "drop")])  # somebody else, meanwhile
     status, answer, _ = client.post({"add": [], "remove": [rows[0]]})
-    assert [r["image"] for r in json.loads(answer)["rulings"]] == [second["image"], "by-hand.jpg"]
+    assert [r["image"] for r in json.loads(answer)["decisions"]] == [second["image"], "by-hand.jpg"]
     assert [d.image for d in read_decisions(path)] == [second["image"], "by-hand.jpg"]
-    assert json.loads(client.get("rulings")[1])["rulings"] == json.loads(answer)["rulings"]
+    assert json.loads(client.get("decisions")[1])["decisions"] == json.loads(answer)["decisions"]
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", {"add": 5}, {"add": [{"verdict": "drop"}]}, {"add": ["x"]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{", b"[]", {"add": 5}, {"add": [{"verdict": "drop"}]}, {"add": ["x"]}, b"[" * 100_000, b'{"add":' * 100_000,
+        {"add": [{"content": "c", "image": "\ud800", "verdict": "drop"}]},
+        {"add": [{"content": "c", "image": "a.jpg", "verdict": "face", "value": "²"}]},
+    ],
+)  # fmt: skip
 def test_nonsense_is_refused_and_named(client: Client, body: Any) -> None:
     status, answer, _ = client.post(body)
     assert status == 400 and json.loads(answer)["error"]
     bad = client.row(0, "explode")
     assert client.post({"add": [bad]})[0] == 400
     assert not (client.cache / "decisions.csv").exists()
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-1", "", "1e3", "0x10"])
+def test_a_length_that_is_no_number_is_refused(client: Client, length: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert client.post(b"{}", **{"Content-Length": length})[0] == 400
+    assert capfd.readouterr().err == ""
+
+
+def test_connections_wait_until_they_are_answered() -> None:
+    with Server(ReviewSession(None, b"", [])) as server:  # type: ignore[arg-type]  # it answers nobody yet
+        waiting = [socket.create_connection(("127.0.0.1", server.server_port), timeout=0.5) for _ in range(60)]
+        for each in waiting:
+            each.close()
+
+
+def test_many_connections_at_once_are_answered(client: Client) -> None:
+    sockets = [socket.create_connection(("127.0.0.1", client.port), timeout=20) for _ in range(100)]
+    request = f"GET /{client.token}/decisions HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nConnection: close\r\n\r\n"
+    for each in sockets:
+        each.sendall(request.encode())
+    assert all(each.recv(12) == b"HTTP/1.1 200" for each in sockets)
+    for each in sockets:
+        each.close()
 
 
 def test_two_tabs_at_once_lose_nothing(client: Client) -> None:
@@ -164,7 +192,7 @@ def test_two_tabs_at_once_lose_nothing(client: Client) -> None:
 
 def test_a_taken_port_is_an_error_for_people(client: Client) -> None:
     with pytest.raises(UserError, match="cannot be used"):
-        open_server(client.desk, client.port)
+        Server(client.session, client.port)
 
 
 def test_the_command_serves_until_it_is_interrupted(work: Work, command_line: Callable[..., list[str]]) -> None:

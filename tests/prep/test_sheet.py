@@ -78,7 +78,8 @@ def drawn(work: Work, out: Path, force: bool) -> None:
 
 
 def faces(work: Work, out: Path, force: bool) -> None:
-    draw_faces(Session(work[1], engine="serial"), out=out, force=force)
+    session = Session(work[1], engine="serial")
+    draw_faces(session.cache, session.folder, session.subjects(), out=out, force=force)
 
 
 @pytest.mark.parametrize("draw", [drawn, faces])

@@ -146,7 +146,7 @@ def test_all_are_fetched_but_those_that_cannot_be_had(monkeypatch: pytest.Monkey
 
 def test_registry_is_consistent() -> None:
     assert list(REGISTRY) == [
-        *("blazeface_short", "blazeface_full", "yunet", "centerface", "face_landmarker", "selfie_segmenter"),
+        *("blazeface_short", "blazeface_full", "yunet", "centerface", "selfie_segmenter"),
         *("u2netp", "u2net", "modnet", "u2net_human_seg", "silueta", "isnet-general-use"),
         *("birefnet-portrait", "birefnet-general", "birefnet-general-lite"),
         *("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"),

@@ -1,52 +1,119 @@
-"""A stage for tests, in a module of its own so that worker processes can import it."""
+"""Work and stages for tests, in a module of its own so that worker processes can import them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from maskprep.store.pool import Compute, Output, Row
+from maskprep.store.cache import Cache
+from maskprep.store.shards import Pair
+from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
+
+
+def trouble(kind: str | None) -> None:
+    """What may happen to a row."""
+    match kind:
+        case "die":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "raise":
+            raise RuntimeError("trouble")
+        case "sleep":
+            time.sleep(0.02)
+        case "hang":
+            time.sleep(3600)
 
 
 @dataclass(frozen=True)
-class ToyStage:
-    """Doubles ``n`` and paints it; a row may ask for trouble instead."""
+class ToyWork:
+    """Doubles the numbers of a task; where ``do`` names a number, what it says happens to it."""
 
-    pixels: bool = True
+    do: Mapping[int, str] = field(default_factory=dict)
     opened: str = ""
-    columns: pa.Schema = field(default_factory=lambda: pa.schema([("value", pa.int64())]))
+    fails: str = ""
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Callable[[list[int], Callable[[int], None], Mapping[int, str]], list[Any]]]:
+        trouble(self.fails)
+        if self.opened:
+            with Path(self.opened).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+        def make(numbers: list[int], at: Callable[[int], None], dead: Mapping[int, str]) -> list[Any]:
+            made: list[Any] = []
+            for row, number in enumerate(numbers):
+                if row in dead:
+                    made.append(dead[row])
+                    continue
+                at(row)
+                trouble(self.do.get(number))
+                made.append(2 * number)
+            return made
+
+        yield make
+
+
+@dataclass(frozen=True)
+class Toy(MapStage[str | None]):
+    """A row and a picture for every number of an image's name; the row's input says what trouble it makes."""
+
+    wanted: tuple[Pair, ...] = ()
+    trouble: Mapping[str, str] = field(default_factory=dict)
+    pixels: bool = True
+    rows_per_shard: int = 4  # type: ignore[misc]
+    version: int = 1
+    name: str = "toy"  # type: ignore[misc]
+    follows: str = ""  # type: ignore[misc]
+    needs: tuple[str, ...] = ()  # type: ignore[misc]
+    columns = pa.schema([("value", pa.int64())])
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.version)
 
     @property
     def array_shape(self) -> tuple[int, ...] | None:
         return (2, 3) if self.pixels else None
 
+    def folder(self, cache: Cache) -> Path:
+        return cache.root / self.name
+
+    def worker(self) -> Toy:
+        return Toy(pixels=self.pixels, name=self.name, follows=self.follows, version=self.version)
+
+    def other_inputs(self, tables: Tables) -> Any:
+        return self.wanted
+
+    def inputs(self, tables: Tables) -> list[Input[str | None]]:
+        return [Input(image, key, self.trouble.get(image)) for image, key in self.wanted]
+
+    def follow(self, image: str, row: dict[str, Any]) -> Input[str | None] | None:
+        return None if row["value"] % 8 == 0 else Input(image, f"f{row['value'] // 2}", None)
+
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        if self.opened:
-            with (Path(self.opened) / "opened").open("a") as file:
-                file.write(f"{os.getpid()}\n")
-        try:
-            yield self._compute
-        finally:
-            if self.opened:
-                (Path(self.opened) / f"closed-{os.getpid()}").touch()
-
-    def _compute(self, row: Row) -> Output | None:
-        match row.get("do"):
-            case "skip":
+        def compute(photo: str, do: str | None) -> Output | None:
+            trouble(do)
+            if do == "skip":
                 return None
-            case "die":
-                os._exit(3)
-            case "raise":
-                raise RuntimeError("trouble")
-            case "sleep":
-                time.sleep(0.02)
-        n = int(row["n"])
-        return {"value": 2 * n}, np.full((2, 3), n, np.uint8) if self.pixels else None
+            n = int(photo[:4]) % 251
+            return {"value": 2 * n}, np.full((2, 3), n, np.uint8) if self.pixels else None
+
+        yield compute
+
+
+def photo(image: str) -> str:
+    """A toy's photo is its name."""
+    return image

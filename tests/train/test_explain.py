@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskprep.audit import rulings
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.decisions import read_decisions
+from maskprep.store import decisions
+from maskprep.store.decisions import read_decisions
 from masktrain.answering import predictors, trained
 from masktrain.fitting.fit import fit
 from masktrain.learn.graph import Part
@@ -242,9 +242,9 @@ def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> N
         if d.image in wrong and d.value.startswith("gender"):
             assert (d.verdict, d.value, d.expected) == ("relabel", "gender=female", "gender=male")
             assert d.content == view.table.set_index("image")["content"][d.image] and "wrong in 1 of 1" in d.reason
-    merged = rulings.merge([], drafted)
+    merged = decisions.merge([], drafted)
     assert len(merged.added) == len(drafted) and not merged.conflicts
-    rulings.replace_topics(own_cache / "decisions.csv", merged.added)
+    decisions.replace(own_cache / "decisions.csv", merged.added)
     assert {d.image for d in read_decisions(own_cache / "decisions.csv")} == {d.image for d in drafted}
     assert explain(run, own_cache, tmp_path / "b", split="val", sure=1.0).drafted == 0
 

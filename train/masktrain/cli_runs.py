@@ -154,11 +154,11 @@ def explain(
         list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
-    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft ruling.")] = 0.9,
+    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft decision.")] = 0.9,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     force: Force = False,
 ) -> None:
-    """Show errors with maps of where the model looked, photos and audit findings, and draft rulings on labels."""
+    """Show errors with maps of where the model looked, photos and audit findings, and draft decisions on labels."""
     from masktrain.pages import explain as explaining
 
     done = explaining.explain(
@@ -180,7 +180,7 @@ def explain(
         beside, area = done.background
         print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
     print(f"look    {done.folder / explaining.FILE}")
-    print(f"rule    {done.drafted} drafted rulings in {done.draft}; take out what is wrong, then:")
+    print(f"decide  {done.drafted} drafted decisions in {done.draft}; take out what is wrong, then:")
     print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
 
 

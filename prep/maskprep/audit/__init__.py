@@ -1,1 +1,1 @@
-"""Audit: checks that find what went wrong, a page on which a person rules, and the rulings that feed it back."""
+"""Audit: checks that find what went wrong, a page on which a person decides, and the self-test."""

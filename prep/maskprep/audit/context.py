@@ -1,4 +1,4 @@
-"""What checks look at: the tables of a cache as plain frames, and each readable photo as a scene."""
+"""What checks look at: the tables of a cache as data frames, and each readable photo as a sample."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from maskprep.crops.geometry import ViewSettings
 from maskprep.faces.choice import Candidate, ChooseSettings, Habit, Place, place
 from maskprep.faces.face import Box
 from maskprep.faces.subjects import Subjects
-from maskprep.labels.schema import Schema
+from maskprep.labels.schema import Attribute, Schema
 from maskprep.photos.decode import Pixels
 
 T = TypeVar("T")
 
+CONSTANT = 0.95
+"""An attribute that this share of people has one value of is theirs (gender, age), not the photo's (mask)."""
+
 
 @dataclass(frozen=True)
-class Scene:
+class AuditSample:
     """One readable photo and its subject.
 
     Args:
@@ -77,7 +80,6 @@ class Context:
         schema: what is classified.
         choose: how subjects were chosen.
         views: geometry of the views that were cut.
-        crops: image, invented and margin of the crops of each of them (:func:`maskprep.pipeline.crop_stage.geometry`).
         measures: image and the columns of :mod:`maskprep.audit.measure`.
         patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
         embeddings: float64 [n, d], vectors of these faces by a network, NaN where it saw none; None without one.
@@ -85,6 +87,7 @@ class Context:
         duplicates: duplicates.parquet, None when there is none.
         predictions: out-of-fold predictions of one or more runs.
         twins: photos beside which a hidden file ``._<name>`` lies.
+        crops: image, invented and margin of the crops of each view (:func:`maskprep.pipeline.crop_stage.geometry`).
     """
 
     images: pd.DataFrame
@@ -102,25 +105,25 @@ class Context:
     predictions: tuple[Predictions, ...] = ()
     twins: frozenset[str] = frozenset()
     crops: dict[str, pd.DataFrame] = field(default_factory=dict)
-    _memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: str, compute: Callable[[Context], T]) -> T:
         """What several checks need, computed by the first of them."""
         if name not in self._memory:
             self._memory[name] = compute(self)
-        found: T = self._memory[name]
-        return found
+        value: T = self._memory[name]
+        return value
 
     @property
     def shows_faces(self) -> bool:
-        """Whether faces were looked for; without them no scene has a box."""
+        """Whether faces were looked for; without them no sample has a box."""
         return not self.views or any(view.crop == "face" for view in self.views.values())
 
     @cached_property
-    def scenes(self) -> dict[str, Scene]:
+    def samples(self) -> dict[str, AuditSample]:
         """Every readable photo, in the order of the tables."""
         chooser = Subjects(self.images, self.faces, self.choose)
-        found = {}
+        samples = {}
         names = ("status", "reason", "x0", "y0", "x1", "y1", "keypoints")
         columns = [self.images[c] for c in ("image", "person", "width", "height", "error")]
         columns += [self.subjects[c] for c in names]
@@ -128,7 +131,7 @@ class Context:
             if isinstance(error, str):
                 continue
             boxed = self.shows_faces and not pd.isna(box[0])
-            found[image] = Scene(
+            samples[image] = AuditSample(
                 image,
                 person if isinstance(person, str) else None,
                 float(width),
@@ -140,16 +143,21 @@ class Context:
                 tuple(chooser.candidates(image)),
                 chooser.context(image)[0],
             )
-        return found
+        return samples
+
+    @property
+    def boxed(self) -> list[tuple[AuditSample, Box]]:
+        """The samples whose subject has a box; what a person dropped has none."""
+        return [(sample, sample.box) for sample in self.samples.values() if sample.box is not None]
 
     @cached_property
     def people(self) -> dict[str, list[str]]:
         """person -> images, readable or not, in the order of the tables."""
-        found: dict[str, list[str]] = {}
+        people: dict[str, list[str]] = {}
         for image, person in zip(self.labels["image"], self.labels["person"], strict=True):
             if isinstance(person, str):
-                found.setdefault(person, []).append(image)
-        return found
+                people.setdefault(person, []).append(image)
+        return people
 
     @cached_property
     def person_of(self) -> dict[str, str]:
@@ -160,3 +168,23 @@ class Context:
     def split_of(self) -> dict[str, str]:
         """image -> train or eval."""
         return dict(zip(self.images["image"], self.images["split"], strict=True))
+
+    def measured(self, name: str) -> dict[str, float]:
+        """image -> value of a column of ``measures``, for photos of which it is known."""
+        both = zip(self.measures["image"], self.measures[name], strict=True)
+        return {image: float(value) for image, value in both if not pd.isna(value)}
+
+    def classes_of(self, attribute: Attribute) -> dict[str, int]:
+        """image -> class index, for images with a value."""
+        if attribute.name not in self.labels:
+            return {}
+        values = self.labels[attribute.name]
+        index = {value: attribute.index(value) for value in set(values.dropna())}
+        classes = {image: index.get(value) for image, value in zip(self.labels["image"], values, strict=True)}
+        return {image: k for image, k in classes.items() if k is not None}
+
+    def of_people(self, classes: dict[str, int]) -> bool:
+        """Whether an attribute, given its :meth:`classes_of`, is a person's rather than a photo's."""
+        groups = [images for images in self.people.values() if len(images) > 1]
+        known = [n for images in groups if (n := len({classes[i] for i in images if i in classes}))]
+        return bool(known) and known.count(1) >= CONSTANT * len(known)

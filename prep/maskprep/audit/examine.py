@@ -10,17 +10,17 @@ import pandas as pd
 
 from maskprep.audit import faces, identity, labels, mattes, measure, model, pixels  # noqa: F401  (registers checks)
 from maskprep.audit.context import Context
+from maskprep.audit.decision_states import DecisionState, decided_images, decision_states
 from maskprep.audit.embedding import vectors
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.predictions import read_predictions
-from maskprep.audit.rulings import State, settled, states
 from maskprep.base.progress import Progress
 from maskprep.crops.crop import Crop, read_geometry
-from maskprep.faces.decisions import read_decisions, waived
 from maskprep.faces.subjects import Choose
 from maskprep.labels.schema import Schema
 from maskprep.photos.folder import PhotoFolder
 from maskprep.store.cache import Cache
+from maskprep.store.decisions import allowed_pairs, read_decisions
 from maskprep.store.stage import Tables
 from maskprep.store.tables import read_table, write_table
 
@@ -45,7 +45,7 @@ class Audit:
     photos: PhotoFolder
     context: Context
     outcome: Outcome
-    rulings: list[State]
+    rulings: list[DecisionState]
     ruled: set[str]
 
     @property
@@ -79,8 +79,8 @@ def examine(
     outcome = run_checks(context, CHECKS.values(), progress.advance)
     decisions, choose = read_decisions(tables.cache.decisions), tables.stages["choose"]
     assert isinstance(choose, Choose)
-    found = states(decisions, choose.subjects(tables), context.labels) if decisions else []
-    audit = Audit(tables.cache, photos, context, outcome, found, settled(found))
+    found = decision_states(decisions, choose.subjects(tables), context.labels) if decisions else []
+    audit = Audit(tables.cache, photos, context, outcome, found, decided_images(found))
     write_table(findings_path(tables.cache), audit.open.table())
     return audit
 
@@ -122,7 +122,7 @@ def _duplicates(cache: Cache, images: pd.DataFrame) -> pd.DataFrame | None:
         return None
     table = read_table(path)
     content = dict(zip(images["image"], images["content"], strict=True))
-    allowed = waived(read_decisions(cache.decisions))
+    allowed = allowed_pairs(read_decisions(cache.decisions))
     pairs = zip(table["image_a"], table["image_b"], strict=True)
     keep = [a in content and b in content and frozenset((content[a], content[b])) not in allowed for a, b in pairs]
     return table[keep].reset_index(drop=True)

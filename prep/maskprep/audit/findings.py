@@ -16,6 +16,10 @@ below 0.2  not reported
 
 from __future__ import annotations
 
+import csv
+import difflib
+import io
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from maskprep.base.cells import guard
 from maskprep.errors import UsageError
 from maskprep.store.tables import schema_of
 
@@ -42,7 +47,7 @@ TABLE = schema_of([("image", pa.string()), ("check", pa.string()), ("severity", 
 """audit/findings.parquet, the most severe first."""
 
 Hit = tuple[str, float, str]
-"""image, severity 0..1, and why, in words."""
+"""image, severity 0..1 (below LOWEST: no finding), and why, in words."""
 
 
 class NotRunError(Exception):
@@ -64,6 +69,10 @@ class Check:
     kind: str
     about: str
     find: Callable[[Context], Iterable[Hit]]
+
+    def hits(self, context: Context) -> Iterator[Hit]:
+        """What the check finds that is severe enough to be reported."""
+        return (hit for hit in self.find(context) if hit[1] >= LOWEST)
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,26 @@ class Outcome:
         """findings.parquet."""
         return pa.Table.from_pylist([vars(f) for f in self.findings], schema=TABLE)
 
+    def csv(self) -> str:
+        """The same as CSV. Cells that a spreadsheet would compute begin with an apostrophe."""
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(TABLE.names)
+        writer.writerows([guard(str(value)) for value in vars(f).values()] for f in self.findings)
+        return out.getvalue()
+
+    def json(self) -> str:
+        """``{"findings": [...], "not_run": {check: why}}``."""
+        return json.dumps({"findings": [vars(f) for f in self.findings], "not_run": self.not_run}, indent=1) + "\n"
+
     def images(self) -> list[str]:
-        """The images with findings, worst first (see :func:`ranked`)."""
-        return ranked(self.findings)
+        """The images with findings, worst first: by their worst finding, then by the sum of all."""
+        worst: dict[str, float] = {}
+        total: dict[str, float] = {}
+        for f in self.findings:
+            worst[f.image] = max(worst.get(f.image, 0.0), f.severity)
+            total[f.image] = total.get(f.image, 0.0) + f.severity
+        return sorted(worst, key=lambda image: (-worst[image], -total[image], image))
 
 
 CHECKS: dict[str, Check] = {}
@@ -108,46 +134,30 @@ def check(name: str, kind: str, about: str) -> Callable[[Callable[[Context], Ite
 
 
 def run_checks(context: Context, checks: Iterable[Check], advance: Callable[[int], None] = lambda n: None) -> Outcome:
-    """Run checks and sort what they found. Of several hits of one check on one image the worst is kept."""
-    found: dict[tuple[str, str], Finding] = {}
+    """Run checks and sort what they found: the most severe first, ties by image and check. Of several hits of one check
+    on one image the worst is kept."""
+    worst: dict[tuple[str, str], Finding] = {}
     not_run: dict[str, str] = {}
     for each in checks:
         try:
-            for image, severity, detail in each.find(context):
+            for image, severity, detail in each.hits(context):
                 key = (image, each.name)
-                if severity >= LOWEST and (key not in found or severity > found[key].severity):
-                    found[key] = Finding(image, each.name, round(min(1.0, float(severity)), 4), detail)
+                if key not in worst or severity > worst[key].severity:
+                    worst[key] = Finding(image, each.name, round(min(1.0, float(severity)), 4), detail)
         except NotRunError as reason:
             not_run[each.name] = str(reason)
         advance(1)
-    return Outcome(tuple(in_order(found.values())), not_run)
-
-
-def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """The most severe first; ties by image and check."""
-    return sorted(findings, key=lambda f: (-f.severity, f.image, f.check))
-
-
-def ranked(findings: Iterable[Finding]) -> list[str]:
-    """Images, worst first: by their worst finding, then by the sum of all."""
-    worst: dict[str, float] = {}
-    total: dict[str, float] = {}
-    for f in findings:
-        worst[f.image] = max(worst.get(f.image, 0.0), f.severity)
-        total[f.image] = total.get(f.image, 0.0) + f.severity
-    return sorted(worst, key=lambda image: (-worst[image], -total[image], image))
+    return Outcome(tuple(sorted(worst.values(), key=lambda f: (-f.severity, f.image, f.check))), not_run)
 
 
 def ramp(value: float, low: float, high: float, bottom: float = 0.0, top: float = 1.0) -> float:
     """From ``bottom`` at ``low`` straight to ``top`` at ``high``, level beyond; 0 below ``low``. ``low`` may be the
     larger number. NaN gives 0."""
-    if math.isnan(value):
-        return 0.0
     share = (value - low) / (high - low)
-    return 0.0 if share < 0 else bottom + (top - bottom) * min(1.0, share)
+    return bottom + (top - bottom) * min(1.0, share) if share >= 0 else 0.0
 
 
-def robust(values: Sequence[float], floor: float) -> tuple[float, float]:
+def robust(values: Iterable[float], floor: float) -> tuple[float, float]:
     """Median and spread of some numbers: 1.4826 times the median absolute deviation, but at least ``floor``."""
     known = np.asarray([v for v in values if not math.isnan(v)], np.float64)
     if not len(known):
@@ -157,38 +167,34 @@ def robust(values: Sequence[float], floor: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """``CHECK[:SEVERITY]``, what --fail-on takes."""
+class FailOn:
+    """``CHECK``, ``KIND`` or ``any``, with ``:SEVERITY`` (default 0.5): what --fail-on takes."""
 
     name: str
     severity: float
 
-    def met(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+    @classmethod
+    def parse(cls, text: str) -> FailOn:
+        """From the command line.
+
+        Raises:
+            UsageError: no such check, or no severity from 0 to 1.
+        """
+        name, _, number = text.partition(":")
+        known = [*CHECKS, *KINDS, "any"]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise UsageError(f"There is no check '{name}'.", f"{hint}Known: {', '.join(known)}.")
+        try:
+            severity = float(number) if number else LIKELY
+        except ValueError:
+            severity = math.nan
+        if not 0 <= severity <= 1:
+            raise UsageError(f"'{number}' is no severity.", "A severity is a number from 0 to 1.")
+        return cls(name, severity)
+
+    def reached(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings that reach it."""
-        kinds = {each.name: each.kind for each in CHECKS.values()}
-        for f in findings:
-            if self.name in ("any", f.check, kinds.get(f.check)) and f.severity >= self.severity:
-                yield f
-
-
-def parse_threshold(text: str) -> Threshold:
-    """``CHECK``, ``KIND`` or ``any``, with ``:SEVERITY`` (default 0.5).
-
-    Raises:
-        UsageError: no such check, or no severity from 0 to 1.
-    """
-    import difflib
-
-    name, _, number = text.partition(":")
-    known = [*CHECKS, *KINDS, "any"]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.5)
-        hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise UsageError(f"There is no check '{name}'.", f"{hint}Known: {', '.join(known)}.")
-    try:
-        severity = float(number) if number else LIKELY
-    except ValueError:
-        severity = math.nan
-    if not 0 <= severity <= 1:
-        raise UsageError(f"'{number}' is no severity.", "A severity is a number from 0 to 1.")
-    return Threshold(name, severity)
+        severe = (f for f in findings if f.severity >= self.severity)
+        return [f for f in severe if self.name in ("any", f.check, CHECKS[f.check].kind)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, robust
-from maskprep.audit.likeness import descriptors, posterior
+from maskprep.audit.likeness import descriptors, posterior, unit
 
 COLOURS, NETWORK = "colour and form of the upper face", "a face network"
 """What is compared, for people."""
@@ -44,6 +44,11 @@ class Likeness:
     strangers: tuple[float, float]
     means: str
 
+    @property
+    def usual(self) -> str:
+        """The two usual likenesses, for people."""
+        return f"{self.own[0]:.2f}, strangers {self.strangers[0]:.2f} ({self.means})"
+
 
 def likeness(c: Context) -> Likeness:
     """Compare faces.
@@ -53,32 +58,27 @@ def likeness(c: Context) -> Likeness:
     """
     if not c.shows_faces:
         raise NotRunError("no view shows faces, so none were looked for")
-    rows = [
-        (i, image, c.person_of[image])
-        for i, image in enumerate(c.measures["image"])
-        if image in c.person_of
-        and image in c.scenes
-        and c.scenes[image].box is not None
-        and (c.embeddings is None or not np.isnan(c.embeddings[i, 0]))
-    ]
+    boxed = {sample.image for sample, _ in c.boxed}
+    known = np.ones(len(c.measures), bool) if c.embeddings is None else ~np.isnan(c.embeddings[:, 0])
+    images = c.measures["image"].tolist()
+    rows = [i for i, image in enumerate(images) if image in c.person_of and image in boxed and known[i]]
+    images = [images[i] for i in rows]
     by_person: dict[str, list[int]] = {}
-    for at, (_, _, person) in enumerate(rows):
-        by_person.setdefault(person, []).append(at)
+    for i, image in enumerate(images):
+        by_person.setdefault(c.person_of[image], []).append(i)
     if sum(len(m) > 1 for m in by_person.values()) < PEOPLE:
         raise NotRunError(f"it takes at least {PEOPLE} people with two photos or more")
-    chosen = [i for i, _, _ in rows]
     if c.embeddings is None:
-        means, vectors = COLOURS, descriptors(c.patches[chosen], [person for _, _, person in rows])
+        means, vectors = COLOURS, descriptors(c.patches[rows], [c.person_of[image] for image in images])
     else:
-        means, vectors = NETWORK, c.embeddings[chosen] - c.embeddings[chosen].mean(axis=0)
-        vectors = vectors / np.maximum(1e-9, np.linalg.norm(vectors, axis=1, keepdims=True))
+        means, vectors = NETWORK, unit(c.embeddings[rows] - c.embeddings[rows].mean(axis=0))
     members = {person: np.array(m, np.intp) for person, m in by_person.items()}
-    several = {p: m for p, m in members.items() if len(m) > 1}
-    own = [v for m in several.values() for v in alike(vectors[m], vectors[m], own=True)]
-    people = sorted(several)
-    shifted = [people[(i + len(people) // 2) % len(people)] for i in range(len(people))]
-    strange = [v for a, b in zip(people, shifted, strict=True) for v in alike(vectors[members[a]], vectors[members[b]])]
-    return Likeness([r[1] for r in rows], vectors, members, robust(own, 0.02), robust(strange, 0.02), means)
+    several = sorted(person for person, m in members.items() if len(m) > 1)
+    own = [v for p in several for v in alike(vectors[members[p]], vectors[members[p]], own=True)]
+    half = len(several) // 2
+    pairs = zip(several, several[half:] + several[:half], strict=True)
+    strangers = [v for a, b in pairs for v in alike(vectors[members[a]], vectors[members[b]])]
+    return Likeness(images, vectors, members, robust(own, 0.02), robust(strangers, 0.02), means)
 
 
 def alike(these: NDArray[np.float64], those: NDArray[np.float64], own: bool = False) -> NDArray[np.float64]:
@@ -94,34 +94,32 @@ def alike(these: NDArray[np.float64], those: NDArray[np.float64], own: bool = Fa
 @check("identity_differs", "identity", "The face looks like none of the person's other photos.")
 def identity_differs(c: Context) -> Iterable[Hit]:
     """Likeness to the person's other photos: as among strangers rather than as among one's own."""
-    found = c.once("likeness", likeness)
-    for person, rows in found.members.items():
+    faces = c.once("likeness", likeness)
+    for person, rows in faces.members.items():
         if len(rows) < 3:
             continue  # with two, nobody can tell which of them is wrong
-        for row, value in zip(rows, alike(found.vectors[rows], found.vectors[rows], own=True), strict=True):
-            if value < found.own[0]:
-                severity = posterior(float(value), found.own, found.strangers)
-                text = f"likeness {value:.2f} to the other photos of {person}; own photos {found.own[0]:.2f},"
-                yield found.images[row], severity, f"{text} strangers {found.strangers[0]:.2f} ({found.means})"
+        for row, value in zip(rows, alike(faces.vectors[rows], faces.vectors[rows], own=True), strict=True):
+            if value < faces.own[0]:
+                severity = posterior(float(value), faces.own, faces.strangers)
+                text = f"likeness {value:.2f} to the other photos of {person}; own photos {faces.usual}"
+                yield faces.images[row], severity, text
 
 
 @check("identity_same", "identity", "Two people look like one.")
 def identity_same(c: Context) -> Iterable[Hit]:
     """For each person the most alike other one: alike as one's own photos are rather than as strangers are."""
-    found = c.once("likeness", likeness)
-    people = sorted(found.members)
-    means = np.array([found.vectors[found.members[p]].mean(axis=0) for p in people])
-    means /= np.maximum(1e-9, np.linalg.norm(means, axis=1, keepdims=True))
+    faces = c.once("likeness", likeness)
+    people = sorted(faces.members)
+    means = unit(np.array([faces.vectors[faces.members[p]].mean(axis=0) for p in people]))
     prior = 0.1 / len(people)  # one person in ten sits there twice, at most
     for start in range(0, len(people), 512):  # in blocks: 20,000 people would make 3 GB at once
         block = means[start : start + 512] @ means.T
         block[np.arange(len(block)), np.arange(start, start + len(block))] = -1
-        for i, j in enumerate(block.argmax(axis=1)):
-            mine, theirs = found.members[people[start + i]], found.members[people[j]]
-            value = float(np.median(alike(found.vectors[mine], found.vectors[theirs])))
-            if value > found.strangers[0]:
-                severity = posterior(value, found.strangers, found.own, prior)
-                text = f"{people[start + i]} looks like {people[j]}: likeness {value:.2f}"
-                text += f", own photos {found.own[0]:.2f}, strangers {found.strangers[0]:.2f}"
-                for row in mine:
-                    yield found.images[row], severity, f"{text} ({found.means})"
+        for i, j in enumerate(block.argmax(axis=1), start):
+            rows, others = faces.members[people[i]], faces.members[people[j]]
+            value = float(np.median(alike(faces.vectors[rows], faces.vectors[others])))
+            if value > faces.strangers[0]:
+                severity = posterior(value, faces.strangers, faces.own, prior)
+                text = f"{people[i]} looks like {people[j]}: likeness {value:.2f}, own photos {faces.usual}"
+                for row in rows:
+                    yield faces.images[row], severity, text

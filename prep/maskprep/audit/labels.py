@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -18,38 +19,11 @@ from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
 from maskprep.audit.likeness import bayes, looks, ratio
 from maskprep.labels.schema import Attribute, fold
 
-CONSTANT = 0.95
-"""An attribute that this share of people has one value of is theirs (gender, age), not the photo's (mask)."""
-
 RELIABLE = 0.75
 """How far from chance (0) to always right (1) the look of a face must tell an attribute to be asked."""
 
 PER_CLASS, PEOPLE = 20, 10
 """Photos of each class and people that it takes to learn what a class looks like."""
-
-
-def classes_of(c: Context, attribute: Attribute) -> dict[str, int]:
-    """image -> class index, for images with a value."""
-    if attribute.name not in c.labels:
-        return {}
-    cut: dict[object, int | None] = {}
-    found = {}
-    for image, value in zip(c.labels["image"], c.labels[attribute.name], strict=True):
-        if pd.isna(value):
-            continue
-        if value not in cut:
-            cut[value] = attribute.index(value)
-        index = cut[value]
-        if index is not None:
-            found[image] = index
-    return found
-
-
-def of_people(c: Context, classes: dict[str, int]) -> bool:
-    """Whether an attribute is a person's rather than a photo's."""
-    counts = [len({classes[i] for i in images if i in classes}) for images in c.people.values() if len(images) > 1]
-    known = [n for n in counts if n]
-    return bool(known) and sum(n == 1 for n in known) >= CONSTANT * len(known)
 
 
 @check("label_missing", "labels", "A training photo without a label, or with a value that is no class.")
@@ -70,18 +44,18 @@ def label_missing(c: Context) -> Iterable[Hit]:
 def label_person(c: Context) -> Iterable[Hit]:
     """Attributes that nearly everyone has one value of."""
     for attribute in c.schema.attributes:
-        classes = classes_of(c, attribute)
-        if not of_people(c, classes):
+        classes = c.classes_of(attribute)
+        if not c.of_people(classes):
             continue
         for person, images in c.people.items():
             counts = Counter(classes[i] for i in images if i in classes)
             if len(counts) > 1:
                 usual = counts.most_common(1)[0]
-                said = ", ".join(f"{n} {attribute.classes[k]}" for k, n in sorted(counts.items()))
+                values = ", ".join(f"{n} {attribute.classes[k]}" for k, n in sorted(counts.items()))
                 for image in images:
                     if image in classes:
                         odd = classes[image] != usual[0] or usual[1] * 2 <= counts.total()
-                        yield image, 0.85 if odd else 0.4, f"{attribute.name} of {person}: {said}"
+                        yield image, 0.85 if odd else 0.4, f"{attribute.name} of {person}: {values}"
 
 
 @check("label_pattern", "labels", "A person's number of photos per class is unlike everybody else's.")
@@ -89,8 +63,8 @@ def label_pattern(c: Context) -> Iterable[Hit]:
     """Attributes that vary within a person, such as mask state: 5, 1 and 1 for nearly everyone."""
     ran = False
     for attribute in c.schema.attributes:
-        classes = classes_of(c, attribute)
-        if not classes or of_people(c, classes):
+        classes = c.classes_of(attribute)
+        if not classes or c.of_people(classes):
             continue
         counts = {p: Counter(classes[i] for i in images if i in classes) for p, images in c.people.items()}
         shapes = Counter(tuple(n[k] for k in range(len(attribute.classes))) for n in counts.values() if n)
@@ -103,9 +77,9 @@ def label_pattern(c: Context) -> Iterable[Hit]:
             if not n or shape == usual:
                 continue
             over = {k for k, (a, b) in enumerate(zip(shape, usual, strict=True)) if a > b}
-            said = ", ".join(f"{a} {name}" for a, name in zip(shape, attribute.classes, strict=True))
-            text = f"{person} has {said}; nearly everyone has {', '.join(map(str, usual))}"
-            broken = sum(i not in c.scenes for i in c.people[person])
+            numbers = ", ".join(f"{a} {name}" for a, name in zip(shape, attribute.classes, strict=True))
+            text = f"{person} has {numbers}; nearly everyone has {', '.join(map(str, usual))}"
+            broken = sum(i not in c.samples for i in c.people[person])
             severity = 0.6 if over else 0.35
             chosen = [i for i in c.people[person] if classes.get(i) in over] if over else c.people[person][:1]
             for image in chosen:
@@ -121,12 +95,12 @@ def label_path(c: Context) -> Iterable[Hit]:
         if attribute.bins:
             continue
         names = {fold(name): k for k, name in enumerate(attribute.classes)}
-        for image, k in classes_of(c, attribute).items():
+        for image, k in c.classes_of(attribute).items():
             path = PurePosixPath(image)
             words = [fold(w) for w in (*re.split(r"[^\w]+|_", image.removesuffix(path.suffix)), path.parent.name)]
-            said = {names[w] for w in words if w in names}
-            if len(said) == 1 and k not in said:
-                other = attribute.classes[said.pop()]
+            named = {names[w] for w in words if w in names}
+            if len(named) == 1 and k not in named:
+                other = attribute.classes[named.pop()]
                 yield image, 0.6, f"{attribute.name} is '{attribute.classes[k]}', the path says '{other}'"
 
 
@@ -152,98 +126,99 @@ def label_border(c: Context) -> Iterable[Hit]:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What faces look like, for one attribute.
 
     Args:
-        attribute: which.
+        name: of the attribute.
+        names: of its classes that occur.
         images: keys of the units compared: photos, or people (then all photos of each).
         classes: class by label, int64 [n].
         scores: float64 [n, k], see :func:`maskprep.audit.likeness.looks`.
-        reliability: 0 (chance) to 1 (always right), on people not learned from.
     """
 
-    attribute: Attribute
+    name: str
+    names: list[str]
     images: list[list[str]]
     classes: NDArray[np.int64]
     scores: NDArray[np.float64]
-    reliability: float
 
 
-def look(c: Context, attribute: Attribute) -> Look | str:
-    """What the faces look like, or why that cannot be told."""
-    classes = classes_of(c, attribute)
-    rows = [
-        (i, image)
-        for i, image in enumerate(c.measures["image"])
-        if image in classes and image in c.scenes and c.scenes[image].box is not None
-    ]
-    present = sorted({classes[image] for _, image in rows})
-    counts = Counter(classes[image] for _, image in rows)
-    groups = [c.person_of.get(image, image) for _, image in rows]
-    if len(present) < 2 or min(counts.values()) < PER_CLASS or len(set(groups)) < PEOPLE:
-        return f"'{attribute.name}' needs two classes of {PER_CLASS} photos and {PEOPLE} people"
-    number = {k: n for n, k in enumerate(present)}
-    told = np.array([number[classes[image]] for _, image in rows], np.int64)
-    scores = looks(c.patches[[i for i, _ in rows]], told, len(present), groups)
+def appearance(c: Context, attribute: Attribute) -> Appearance:
+    """What the faces look like.
+
+    Raises:
+        NotRunError: there are too few photos, or the class cannot be told by people not learned from.
+    """
+    classes = c.classes_of(attribute)
+    boxed = {sample.image for sample, _ in c.boxed}
+    rows = [i for i, image in enumerate(c.measures["image"]) if image in classes and image in boxed]
+    images = c.measures["image"].iloc[rows].tolist()
+    counts = Counter(classes[image] for image in images)
+    people = [c.person_of.get(image, image) for image in images]
+    if len(counts) < 2 or min(counts.values()) < PER_CLASS or len(set(people)) < PEOPLE:
+        raise NotRunError(f"'{attribute.name}' needs two classes of {PER_CLASS} photos and {PEOPLE} people")
+    present = sorted(counts)
+    labels = np.searchsorted(present, [classes[image] for image in images]).astype(np.int64)
+    scores = looks(c.patches[rows], labels, len(present), people)
     units: dict[str, list[int]] = {}
-    personal = of_people(c, classes)
-    for at, (_, image) in enumerate(rows):
-        units.setdefault(f"{groups[at]}\n{told[at]}" if personal else image, []).append(at)
+    personal = c.of_people(classes)
+    for i, image in enumerate(images):
+        units.setdefault(f"{people[i]}\n{labels[i]}" if personal else image, []).append(i)
     members = list(units.values())
     score = np.array([scores[m].mean(axis=0) for m in members])
-    label = np.array([told[m[0]] for m in members], np.int64)
+    label = np.array([labels[m[0]] for m in members], np.int64)
     right = [float((score[label == k].argmax(axis=1) == k).mean()) for k in range(len(present))]
     reliability = (float(np.mean(right)) - 1 / len(present)) / (1 - 1 / len(present))
     if reliability < RELIABLE:
-        return f"'{attribute.name}' cannot be told from the face's colours (reliability {max(0.0, reliability):.0%})"
-    named = Attribute(attribute.name, tuple(attribute.classes[k] for k in present))
-    return Look(named, [[rows[at][1] for at in m] for m in members], label, score, reliability)
+        share = f"reliability {max(0.0, reliability):.0%}"
+        raise NotRunError(f"'{attribute.name}' cannot be told from the face's colours ({share})")
+    names = [attribute.classes[k] for k in present]
+    return Appearance(attribute.name, names, [[images[i] for i in m] for m in members], label, score)
 
 
 @check("label_picture", "labels", "The picture looks like another class, going by the colours of other people's faces.")
 def label_picture(c: Context) -> Iterable[Hit]:
     """For each attribute that the face's colours tell reliably; two photos of one person that look swapped confirm
     each other."""
-    found = [look(c, attribute) for attribute in c.schema.attributes if attribute.name in c.schema.joint]
-    ready = [each for each in found if isinstance(each, Look)]
+    ready, reasons = [], []
+    for name in c.schema.joint:
+        try:
+            ready.append(appearance(c, c.schema[name]))
+        except NotRunError as reason:
+            reasons.append(str(reason))
     if not ready:
-        raise NotRunError("; ".join(str(each) for each in found) or "there is nothing to classify")
+        raise NotRunError("; ".join(reasons) or "there is nothing to classify")
     for each in ready:
         yield from _unlike(c, each)
 
 
-def _unlike(c: Context, seen: Look) -> Iterator[Hit]:
-    names = seen.attribute.classes
-    spread = {
+def _unlike(c: Context, seen: Appearance) -> Iterator[Hit]:
+    """Units that look like another class, their photos, and whether another photo of the person looks swapped."""
+    gaps = {
         (a, b): robust((seen.scores[seen.classes == a, b] - seen.scores[seen.classes == a, a]).tolist(), 0.08)
-        for a in range(len(names))
-        for b in range(len(names))
-        if a != b
+        for a, b in permutations(range(len(seen.names)), 2)
     }
     odds: dict[int, tuple[float, int]] = {}  # unit -> likelihood ratio of the likeliest other class, and that class
+    partners: dict[tuple[str | None, int, int], list[int]] = {}  # person, class, other class -> single photos
     for i, (a, score) in enumerate(zip(seen.classes.tolist(), seen.scores, strict=True)):
-        ways = []
-        for b in range(len(names)):
+        others = []
+        for b in range(len(seen.names)):
             if b != a and score[b] > score[a]:
-                middle, width = spread[(b, a)]
-                ways.append((ratio(float(score[b] - score[a]), spread[(a, b)], (-middle, width)), b))
-        if ways:
-            odds[i] = max(ways)
-    partners: dict[tuple[str, int, int], list[int]] = {}
-    for i, (_, b) in odds.items():
-        person = c.person_of.get(seen.images[i][0])
-        if person is not None and len(seen.images[i]) == 1:
-            partners.setdefault((person, int(seen.classes[i]), b), []).append(i)
+                middle, width = gaps[b, a]
+                others.append((ratio(float(score[b] - score[a]), gaps[a, b], (-middle, width)), b))
+        if others:
+            odds[i] = max(others)
+            if len(seen.images[i]) == 1:
+                partners.setdefault((c.person_of.get(seen.images[i][0]), a, odds[i][1]), []).append(i)
     for i, (likelihood, b) in odds.items():
-        a = int(seen.classes[i])
-        image = seen.images[i][0]
-        swapped = partners.get((c.person_of.get(image, ""), b, a), []) if len(seen.images[i]) == 1 else []
-        text = f"{seen.attribute.name} is '{names[a]}', it looks like '{names[b]}'"
+        a, person = int(seen.classes[i]), c.person_of.get(seen.images[i][0])
+        text = f"{seen.name} is '{seen.names[a]}', it looks like '{seen.names[b]}'"
+        swapped = partners.get((person, b, a), []) if person is not None and len(seen.images[i]) == 1 else []
         if swapped:
             best = max(swapped, key=lambda j: odds[j][0])
             likelihood *= max(1.0, odds[best][0])
             text += f"; {PurePosixPath(seen.images[best][0]).name} looks the other way round: swapped?"
-        for each in seen.images[i]:
-            severity = bayes(likelihood)
-            yield each, 0.0 if math.isnan(severity) else severity, text
+        severity = bayes(likelihood)
+        for image in seen.images[i]:
+            yield image, 0.0 if math.isnan(severity) else severity, text

@@ -1,7 +1,7 @@
 """What can be told from the faces' patches alone, learned from the data set itself: no model file, no training run.
 
-- :func:`descriptors` and :func:`cosines`: how much two faces look alike (colour and form of the upper half, which masks
-  leave free);
+- :func:`descriptors`: vectors whose cosine tells how much two faces look alike (colour and form of the upper half,
+  which masks leave free);
 - :func:`looks`: which class of an attribute a face looks like, always judged by what other people's photos taught;
 - :func:`posterior`: how likely a value belongs to another population, by Bayes' rule.
 """
@@ -72,11 +72,16 @@ def descriptors(patches: Pixels, people: Sequence[str | None]) -> Floats:
         values = values @ axes[:, ::-1][:, : min(64, room // 4)]
         within = np.concatenate([values[m] - np.median(values[m], axis=0) for m in several])
         far = np.linalg.norm(within, axis=1, keepdims=True)
-        within *= np.minimum(1, 1.5 * np.median(far) / np.maximum(1e-9, far))  # a wrong photo must not excuse itself
+        within *= np.minimum(1, 1.5 * np.median(far) / np.maximum(1e-9, far))  # an outlier counts less
         covariance = within.T @ within / room
         covariance += (0.1 * np.trace(covariance) / len(covariance) + 1e-9) * np.eye(len(covariance))
         values = np.linalg.solve(np.linalg.cholesky(covariance), values.T).T
-    return np.asarray(values / np.maximum(1e-9, np.linalg.norm(values, axis=1, keepdims=True)), np.float64)
+    return unit(values)
+
+
+def unit(vectors: Floats) -> Floats:
+    """float64 [n, d] with rows of length 1; rows of zeros stay."""
+    return np.asarray(vectors / np.maximum(1e-9, np.linalg.norm(vectors, axis=1, keepdims=True)), np.float64)
 
 
 def looks(patches: Pixels, classes: NDArray[np.int64], count: int, groups: Sequence[str], seed: int = 0) -> Floats:
@@ -147,10 +152,8 @@ def posterior(value: float, own: tuple[float, float], other: tuple[float, float]
 
 def ratio(value: float, own: tuple[float, float], other: tuple[float, float]) -> float:
     """Likelihood of a value under ``other`` relative to that under ``own``; see :func:`posterior`."""
-    densities: list[float] = [
-        (1 + ((value - middle) / spread) ** 2 / 4) ** -2.5 / spread for middle, spread in (other, own)
-    ]
-    return densities[0] / densities[1]
+    numerator, denominator = ((1 + ((value - m) / s) ** 2 / 4) ** -2.5 / s for m, s in (other, own))
+    return float(numerator / denominator)
 
 
 def bayes(likelihood_ratio: float, prior: float = FAULTS) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-import pandas as pd
 from PIL import Image
 
 from maskprep.audit.context import Context
@@ -18,14 +17,9 @@ GREY = 0.03
 """Distance from grey that 95% of a colourless photo stay below."""
 
 
-def _seen(c: Context) -> str:
+def _subject(c: Context) -> str:
     """What was measured, for people."""
     return "face" if c.shows_faces else "photo"
-
-
-def _column(c: Context, name: str) -> dict[str, float]:
-    """image -> value, for photos of which it is known."""
-    return {i: float(v) for i, v in zip(c.measures["image"], c.measures[name], strict=True) if not pd.isna(v)}
 
 
 @check("file_broken", "pixels", "The file cannot be read.")
@@ -40,15 +34,16 @@ def file_broken(c: Context) -> Iterable[Hit]:
 @check("file_odd", "pixels", "A file that careless tools stumble over; here it was read as it should be.")
 def file_odd(c: Context) -> Iterable[Hit]:
     """Turned by its EXIF tag, a rare suffix, another format than its suffix says, or a hidden twin (``._name``)."""
+    formats = Image.registered_extensions()
     suffixes = Counter(PurePosixPath(image).suffix for image in c.images["image"])
     columns = (c.images[name] for name in ("image", "format", "orientation"))
     for image, kind, orientation in zip(*columns, strict=True):
         suffix = PurePosixPath(image).suffix
-        said = Image.registered_extensions().get(suffix.lower())
+        named = formats.get(suffix.lower())
         if image in c.twins:
             yield image, 0.3, "a hidden twin '._' lies beside it; some tools take that for a photo"
-        if isinstance(kind, str) and said is not None and said != {"MPO": "JPEG", "DIB": "BMP"}.get(kind, kind):
-            yield image, 0.35, f"the file is {kind}, its name says {said}"
+        if isinstance(kind, str) and named is not None and named != {"MPO": "JPEG", "DIB": "BMP"}.get(kind, kind):
+            yield image, 0.35, f"the file is {kind}, its name says {named}"
         if orientation != 1:
             yield image, 0.25, f"stored turned (EXIF orientation {orientation}); tools that ignore that see it turned"
         if suffix != suffix.lower() and suffixes[suffix] <= len(c.images) / 10:
@@ -58,105 +53,97 @@ def file_odd(c: Context) -> Iterable[Hit]:
 @check("blurry", "pixels", "The face is blurred compared with the others.")
 def blurry(c: Context) -> Iterable[Hit]:
     """Detail of the face at 64 pixels, by its logarithm's robust z score; a set that is sharp throughout has none."""
-    values = {image: math.log(max(1e-4, v)) for image, v in _column(c, "detail").items()}
-    usual = robust(list(values.values()), 0.2)
+    values = {image: math.log(max(1e-4, v)) for image, v in c.measured("detail").items()}
+    usual, spread = robust(values.values(), 0.2)
     for image, value in values.items():
-        if severity := ramp((usual[0] - value) / usual[1], 3.0, 7.0, 0.3, 0.85):
-            yield image, severity, f"{math.exp(value - usual[0]):.0%} of the usual detail"
+        severity = ramp((usual - value) / spread, 3.0, 7.0, 0.3, 0.85)
+        yield image, severity, f"{math.exp(value - usual):.0%} of the usual detail"
 
 
 @check("dark", "pixels", "The face is very dark.")
 def dark(c: Context) -> Iterable[Hit]:
     """Even the bright parts of the face are dark."""
-    for image, value in _column(c, "high").items():
-        if severity := ramp(value, 0.35, 0.1, 0.3, 0.9):
-            how = "nearly black" if value < 0.15 else f"dark: its bright parts reach {value:.0%} of white"
-            yield image, severity, f"the {_seen(c)} is {how}"
+    for image, value in c.measured("high").items():
+        how = "nearly black" if value < 0.15 else f"dark: its bright parts reach {value:.0%} of white"
+        yield image, ramp(value, 0.35, 0.1, 0.3, 0.9), f"the {_subject(c)} is {how}"
 
 
 @check("bright", "pixels", "The face is overexposed.")
 def bright(c: Context) -> Iterable[Hit]:
     """Even the dark parts of the face are bright."""
-    for image, value in _column(c, "low").items():
-        if severity := ramp(value, 0.65, 0.95, 0.3, 0.9):
-            how = "plain white" if value > 0.95 else f"overexposed: its dark parts are at {value:.0%} of white"
-            yield image, severity, f"the {_seen(c)} is {how}"
+    for image, value in c.measured("low").items():
+        how = "plain white" if value > 0.95 else f"overexposed: its dark parts are at {value:.0%} of white"
+        yield image, ramp(value, 0.65, 0.95, 0.3, 0.9), f"the {_subject(c)} is {how}"
 
 
 @check("low_contrast", "pixels", "The face has hardly any contrast.")
 def low_contrast(c: Context) -> Iterable[Hit]:
     """Distance of the 5th and the 95th percentile of the face's luma."""
-    high = _column(c, "high")
-    for image, low in _column(c, "low").items():
-        if severity := ramp(high[image] - low, 0.2, 0.03, 0.3, 0.9):
-            span = high[image] - low
-            how = (
-                "of one brightness throughout" if span < 0.01 else f"flat: light and dark differ by {span:.0%} of white"
-            )
-            yield image, severity, f"the {_seen(c)} is {how}"
+    high = c.measured("high")
+    for image, low in c.measured("low").items():
+        span = high[image] - low
+        even = span < 0.01
+        how = "of one brightness throughout" if even else f"flat: light and dark differ by {span:.0%} of white"
+        yield image, ramp(span, 0.2, 0.03, 0.3, 0.9), f"the {_subject(c)} is {how}"
 
 
 @check("compressed", "pixels", "Heavy JPEG compression.")
 def compressed(c: Context) -> Iterable[Hit]:
     """JPEG quality told from the quantisation tables."""
-    for image, value in _column(c, "quality").items():
-        if severity := ramp(value, 50, 10, 0.25, 0.8):
-            yield image, severity, f"JPEG quality {value:.0f}"
+    for image, value in c.measured("quality").items():
+        yield image, ramp(value, 50, 10, 0.25, 0.8), f"JPEG quality {value:.0f}"
 
 
 @check("grayscale", "pixels", "A photo without colour in a set with colour.")
 def grayscale(c: Context) -> Iterable[Hit]:
     """Nothing is far from grey; the fewer such photos there are, the odder each is."""
-    values = _column(c, "chroma")
+    values = c.measured("chroma")
     grey = [image for image, value in values.items() if value < GREY]
     share = len(grey) / max(1, len(values))
     for image in grey:
-        if severity := ramp(share, 0.3, 0.0, 0.2, 0.55):
-            yield image, severity, f"no colour; {1 - share:.0%} of the photos have some"
+        yield image, ramp(share, 0.3, 0.0, 0.2, 0.55), f"no colour; {1 - share:.0%} of the photos have some"
 
 
 @check("upscaled", "pixels", "The photo was enlarged from a small original, or is out of focus throughout.")
 def upscaled(c: Context) -> Iterable[Hit]:
     """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels: at most 0.3."""
-    for image, value in _column(c, "fine").items():
-        if severity := ramp(value, 0.012, 0.002, 0.35, 0.7):
-            yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
+    for image, value in c.measured("fine").items():
+        severity = ramp(value, 0.012, 0.002, 0.35, 0.7)
+        yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
     margins = {name: dict(zip(crops["image"], crops["margin"], strict=True)) for name, crops in c.crops.items()}
-    for image, scene in c.scenes.items():
-        if scene.box is None:
-            continue
-        side = max(scene.box[2] - scene.box[0], scene.box[3] - scene.box[1])
-        for name, view in c.views.items():
-            if view.crop == "face":
-                margin = margins.get(name, {}).get(image, view.margin)
-                factor = min(view.size) / max(1e-6, side * (1 + 2 * margin))
-                if severity := ramp(factor, 2.0, 6.0, 0.1, 0.3):
-                    yield image, severity, f"the crop of view '{name}' enlarges it {factor:.1f} times"
+    views = {name: view for name, view in c.views.items() if view.crop == "face"}
+    for sample, box in c.boxed:
+        side = max(box[2] - box[0], box[3] - box[1])
+        for name, view in views.items():
+            margin = margins.get(name, {}).get(sample.image, view.margin)
+            factor = min(view.size) / max(1e-6, side * (1 + 2 * margin))
+            text = f"the crop of view '{name}' enlarges it {factor:.1f} times"
+            yield sample.image, ramp(factor, 2.0, 6.0, 0.1, 0.3), text
 
 
 @check("crop_invented", "pixels", "A part of the crop was never photographed.")
 def crop_invented(c: Context) -> Iterable[Hit]:
     """Share of the crop that lies outside the photo, in the worst view."""
+    filling = {"inside": "the photo's edge colour", "reflect": "a mirror image", "constant": "black"}
     for name, crops in c.crops.items():
+        border = c.views[name].border
+        what = filling.get(border, f"border {border}")
         for image, share in zip(crops["image"], crops["invented"], strict=True):
-            if severity := ramp(float(share), 0.1, 0.5, 0.35, 0.9):
-                filling = {"inside": "the photo's edge colour", "reflect": "a mirror image", "constant": "black"}
-                border = c.views[name].border
-                what = filling.get(border, f"border {border}")
-                yield image, severity, f"{share:.0%} of the crop of view '{name}' lies outside the photo ({what})"
+            text = f"{share:.0%} of the crop of view '{name}' lies outside the photo ({what})"
+            yield image, ramp(float(share), 0.1, 0.5, 0.35, 0.9), text
 
 
 @check("odd_size", "pixels", "The photo's shape or size is unlike the others'.")
 def odd_size(c: Context) -> Iterable[Hit]:
     """Robust z scores of the logarithms of aspect and of the number of pixels."""
-    shapes = {i: math.log(s.width / s.height) for i, s in c.scenes.items()}
-    sizes = {i: math.log(s.width * s.height) for i, s in c.scenes.items()}
+    samples = list(c.samples.values())
+    shapes = [math.log(s.width / s.height) for s in samples]
+    sizes = [math.log(s.width * s.height) for s in samples]
     for values, floor, what in ((shapes, 0.15, "shape"), (sizes, 0.3, "size")):
-        usual = robust(list(values.values()), floor)
-        for image, value in values.items():
-            if severity := ramp(abs(value - usual[0]) / usual[1], 3.0, 8.0, 0.25, 0.6):
-                scene = c.scenes[image]
-                yield image, severity, f"{scene.width:.0f}x{scene.height:.0f} pixels, an unusual {what}"
+        usual, spread = robust(values, floor)
+        for s, value in zip(samples, values, strict=True):
+            severity = ramp(abs(value - usual) / spread, 3.0, 8.0, 0.25, 0.6)
+            yield s.image, severity, f"{s.width:.0f}x{s.height:.0f} pixels, an unusual {what}"
 
 
 @check("duplicate", "pixels", "The same photo, or nearly the same, is there twice.")
@@ -178,10 +165,9 @@ def duplicate(c: Context) -> Iterable[Hit]:
         else:
             severity = 0.6 if exact else 0.2
         where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
+        who = "" if row.same_person else " (nobody is named on both)"
         if apart:
             who = f", filed under {named[0]} and {named[1]}"
-        else:
-            who = "" if row.same_person else " (nobody is named on both)"
         how = "the same picture as" if exact else "nearly the same picture as"
-        yield row.image_a, severity, f"{how} {row.image_b}{who}{where}"
-        yield row.image_b, severity, f"{how} {row.image_a}{who}{where}"
+        for image, other in ((row.image_a, row.image_b), (row.image_b, row.image_a)):
+            yield image, severity, f"{how} {other}{who}{where}"

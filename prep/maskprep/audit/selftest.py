@@ -7,24 +7,24 @@ anew on the changed copy. Nothing is written, and no photo is touched.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from maskprep.audit import embedding
 from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
-from maskprep.audit.findings import CHECKS, LIKELY, Finding, NotRunError, run_checks
-from maskprep.audit.labels import classes_of, of_people
+from maskprep.audit.findings import CHECKS, LIKELY, NotRunError, Outcome, run_checks
 from maskprep.audit.measure import measure, patch_of
-from maskprep.faces.face import Box
-from maskprep.photos.decode import PhotoError, load
-from maskprep.pipeline.job import Job
+from maskprep.base.progress import Progress
+from maskprep.faces.face import CREDIBLE, Box
+from maskprep.labels.schema import Attribute
+from maskprep.photos.decode import PhotoError
+from maskprep.photos.folder import PhotoFolder
 
 LEFT_OUT = ("face_not_best", "label_path")
 """Checks that would find what is planted only because it is planted: a choice that the program itself got wrong is the
@@ -62,7 +62,9 @@ class Score:
 
 
 Planted = tuple[Context, set[str]]
-Plant = Callable[["Bench"], Planted]
+"""A changed copy of the tables, and the images with the fault."""
+
+Plant = Callable[["Trial"], Planted]
 FAULTS: dict[str, Plant] = {}
 
 
@@ -77,17 +79,17 @@ def fault(name: str) -> Callable[[Plant], Plant]:
 
 
 @dataclass
-class Bench:
-    """What faults are planted in.
+class Trial:
+    """What one kind of fault is planted in.
 
     Args:
-        job: the cache, for reading photos.
+        photos: opens the photos.
         context: the tables as they are; never changed.
         clean: images without a likely finding, whose subject was chosen from the faces seen.
         random: draws the images.
     """
 
-    job: Job
+    photos: PhotoFolder
     context: Context
     clean: list[str]
     random: np.random.Generator
@@ -105,9 +107,8 @@ class Bench:
         chosen = self.random.permutation(len(fit))[: min(wished, max(FEWEST, len(fit) // 3))]
         return [fit[i] for i in sorted(chosen)]
 
-    def with_boxes(self, boxes: dict[str, tuple[Box, Any]]) -> Context:
-        """A copy in which the subjects of some photos are elsewhere: image -> box and keypoints (or None). The crops
-        are cut anew."""
+    def with_boxes(self, boxes: dict[str, tuple[Box, Any]]) -> Planted:
+        """The subjects of some photos are elsewhere: image -> box and keypoints (or None). The crops are cut anew."""
         c = self.context
         subjects, measures, patches = c.subjects.copy(), c.measures.copy(), c.patches.copy()
         vectors = None if c.embeddings is None else c.embeddings.copy()
@@ -120,7 +121,7 @@ class Bench:
             subjects.loc[subjects.index[row[image]], ["x0", "y0", "x1", "y1"]] = box
             points[row[image]] = None if keypoints is None else np.ravel(keypoints)
             try:
-                photo = load(self.job.path(image), self.job.config.index.max_megapixels)
+                photo = self.photos(image).pixels()
             except PhotoError as error:
                 raise NotRunError(f"'{image}' can no longer be read: {error}") from error
             for name, value in measure(photo, box).items():
@@ -129,137 +130,125 @@ class Bench:
             if vectors is not None:
                 vectors[at[image]] = np.nan if embed is None or keypoints is None else embed(photo, keypoints)
         subjects["keypoints"] = pd.Series(points, index=subjects.index, dtype=object)
-        return dataclasses.replace(
-            c, subjects=subjects, measures=measures, patches=patches, embeddings=vectors, _memory={}
-        )
+        changed = dataclasses.replace(c, subjects=subjects, measures=measures, patches=patches, embeddings=vectors)
+        return changed, set(boxes)
 
-    def with_labels(self, labels: pd.DataFrame) -> Context:
-        """A copy with other labels; the joint label follows."""
+    def moved(self, move: Callable[[float, float, float, float], Box]) -> Planted:
+        """Some boxes are moved, and the keypoints are those of no face."""
+        boxes = {sample.image: box for sample, box in self.context.boxed}
+        chosen = self.draw(self.clean, "photos without a finding")
+        return self.with_boxes({image: (move(*boxes[image]), None) for image in chosen})
+
+    def with_values(self, attribute: Attribute, new: dict[str, Any]) -> Planted:
+        """Some photos have another value of a label: image -> value. The joint label follows."""
         c = self.context
-        names = c.schema.names
-        joint: list[Any] = [
-            c.schema.label(dict(zip(names, row, strict=True))) for row in zip(*(labels[n] for n in names), strict=True)
-        ]
-        return dataclasses.replace(c, labels=labels.assign(label=joint), _memory={})
+        old = c.labels[attribute.name]
+        values = [new.get(image, value) for image, value in zip(c.labels["image"], old, strict=True)]
+        labels = c.labels.assign(**{attribute.name: values})
+        rows = labels[list(c.schema.names)].to_dict("records")
+        joint: list[Any] = [c.schema.label({str(name): value for name, value in row.items()}) for row in rows]
+        return dataclasses.replace(c, labels=labels.assign(label=joint)), set(new)
+
+    def with_columns(self, name: str, **wrong: Any) -> Planted:
+        """Some images of the first view have other values in the tables ``mattes`` or ``crops``."""
+        tables: dict[str, pd.DataFrame] = getattr(self.context, name)
+        if not tables:
+            raise NotRunError(f"no view has {name}")
+        view, table = next(iter(tables.items()))
+        chosen = set(self.draw([i for i in table["image"] if i in set(self.clean)], f"{name} without a finding"))
+        mask = table["image"].isin(chosen)
+        changed = table.assign(**{n: table[n].mask(mask, v(table) if callable(v) else v) for n, v in wrong.items()})
+        replaced: dict[str, Any] = {name: {**tables, view: changed}}
+        return dataclasses.replace(self.context, **replaced), chosen
 
 
-def run_self_test(job: Job, audit: Audit, seed: int = 0) -> list[Score]:
+def run_self_test(audit: Audit, progress: Progress, seed: int = 0) -> list[Score]:
     """Plant every kind of fault and score what the checks find.
 
     Args:
-        job: an open, audited cache.
         audit: its audit.
         seed: of the draw.
     """
     likely = {f.image for f in audit.outcome.findings if f.severity > LIKELY} | audit.ruled
     c = audit.context
-    clean = [i for i, s in c.scenes.items() if i not in likely and s.status == "ok" and s.chosen is not None]
+    clean = [i for i, s in c.samples.items() if i not in likely and s.status == "ok" and s.chosen is not None]
     scores = []
-    job.progress.start("self-test", len(FAULTS))
+    progress.start("self-test", len(FAULTS))
     for name, plant in FAULTS.items():
         try:
-            changed, planted = plant(Bench(job, c, clean, np.random.default_rng(seed)))
+            changed, planted = plant(Trial(audit.photos, c, clean, np.random.default_rng(seed)))
         except NotRunError as why:
             scores.append(Score(name, not_run=str(why)))
         else:
             outcome = run_checks(changed, [each for each in CHECKS.values() if each.name not in LEFT_OUT])
-            scores.append(score(name, outcome.findings, outcome.images(), planted, likely))
-        job.progress.advance(1)
+            scores.append(score(name, outcome, planted, likely))
+        progress.advance(1)
     return scores
 
 
-def score(name: str, findings: Iterable[Finding], ranking: list[str], planted: set[str], ignored: set[str]) -> Score:
+def score(name: str, outcome: Outcome, planted: Collection[str], ignored: Collection[str]) -> Score:
     """Count what was found.
 
     Args:
         name: of the fault.
-        findings: of the changed copy.
-        ranking: images with findings, worst first.
+        outcome: of the changed copy.
         planted: images with the fault.
         ignored: images that count neither way, because something was found on them before.
     """
-    worst: dict[str, Finding] = {}
-    for f in findings:
-        if f.image not in worst or f.severity > worst[f.image].severity:
-            worst[f.image] = f
-    ranking = [image for image in ranking if image in planted or image not in ignored]
+    worst = {f.image: f for f in reversed(outcome.findings)}  # the most severe of an image comes last
+    ranking = [image for image in outcome.images() if image in planted or image not in ignored]
     flagged = [image for image in ranking if worst[image].severity > LIKELY]
-    hits = sum(image in planted for image in flagged)
+    hits = [image for image in flagged if image in planted]
     precisions, seen, reached = 0.0, 0, 0
     for rank, image in enumerate(ranking, 1):
         if image in planted:
             seen += 1
             precisions += seen / rank
             reached = seen if seen >= 0.8 * rank else reached
-    by: dict[str, int] = {}
-    for image in flagged:
-        if image in planted:
-            by[worst[image].check] = by.get(worst[image].check, 0) + 1
-    common = sorted(by.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+    by = Counter(worst[image].check for image in hits)
     return Score(
         name,
         len(planted),
-        hits / len(planted),
-        hits / len(flagged) if flagged else 0.0,
+        len(hits) / len(planted),
+        len(hits) / len(flagged) if flagged else 0.0,
         sum(image in planted for image in ranking[: len(planted)]) / len(planted),
         precisions / len(planted),
         reached / len(planted),
-        ", ".join(f"{check} {n}" for check, n in common),
+        ", ".join(f"{check} {n}" for check, n in sorted(by.items(), key=lambda pair: (-pair[1], pair[0]))[:3]),
     )
-
-
-def print_scores(out: Console, scores: list[Score]) -> None:
-    """The scores as a table."""
-    table = Table()
-    table.add_column("fault")
-    for name in ("planted", "recall", "precision", "precision at k", "average precision", "recall at precision 0.8"):
-        table.add_column(name, justify="right")
-    table.add_column("found by")
-    for each in scores:
-        if each.not_run:
-            table.add_row(each.fault, "-", *[""] * 5, f"not planted: {each.not_run}")
-        else:
-            numbers = (each.recall, each.precision, each.precision_at_k, each.average_precision, each.recall_at_80)
-            table.add_row(each.fault, str(each.planted), *(f"{v:.2f}" for v in numbers), each.found_by)
-    out.print(table)
 
 
 # ---------------------------------------------------------------- the faults
 
 
 @fault("bystander chosen")
-def bystander(bench: Bench) -> Planted:
+def bystander(trial: Trial) -> Planted:
     """The subject is another credible face of the photo."""
-    c = bench.context
     others = {}
-    for image in bench.clean:
-        scene = c.scenes[image]
-        found = [k.face for k in scene.candidates if k is not scene.chosen and k.face.evidence >= 0.75]
-        if found:
-            others[image] = (found[0].box, found[0].keypoints)
-    chosen = bench.draw(others, "photos with a second face")
-    return bench.with_boxes({image: others[image] for image in chosen}), set(chosen)
+    for image in trial.clean:
+        sample = trial.context.samples[image]
+        faces = [k.face for k in sample.candidates if k is not sample.chosen and k.face.evidence >= CREDIBLE]
+        if faces:
+            others[image] = (faces[0].box, faces[0].keypoints)
+    return trial.with_boxes({image: others[image] for image in trial.draw(others, "photos with a second face")})
 
 
 @fault("another person's photo")
-def stranger(bench: Bench) -> Planted:
+def stranger(trial: Trial) -> Planted:
     """Faces, subject and pixels are those of a photo of somebody else."""
-    c = bench.context
-    several = [i for i in bench.clean if len(c.people.get(c.person_of.get(i, ""), ())) > 2]
-    chosen = bench.draw(several, "photos of people with three or more")
+    c = trial.context
+    several = [i for i in trial.clean if len(c.people.get(c.person_of.get(i, ""), ())) > 2]
+    chosen = trial.draw(several, "photos of people with three or more")
     moved = {}
     for image in chosen:
-        if not (others := [i for i in several if c.person_of[i] != c.person_of[image] and i not in chosen]):
+        others = [i for i in several if c.person_of[i] != c.person_of[image] and i not in chosen]
+        if not others:
             raise NotRunError("there is nobody else")
-        moved[image] = others[int(bench.random.integers(len(others)))]
+        moved[image] = others[int(trial.random.integers(len(others)))]
     source = [moved.get(image, image) for image in c.images["image"]]
-    images, subjects = c.images.set_index("image"), c.subjects.set_index("image")
     fields = ["width", "height", "format", "orientation", "error", "detail"]
-    new_images = c.images.copy()
-    new_images[fields] = images.loc[source, fields].to_numpy()
-    for name in ("width", "height"):
-        new_images[name] = pd.to_numeric(new_images[name])
-    new_subjects = subjects.loc[source].reset_index(drop=True).assign(image=c.images["image"])
+    images = c.images.assign(**c.images.set_index("image").loc[source, fields].reset_index(drop=True))
+    subjects = c.subjects.set_index("image").loc[source].reset_index(drop=True).assign(image=c.images["image"])
     kept = c.faces[~c.faces["image"].isin(chosen)]
     taken = [c.faces[c.faces["image"] == other].assign(image=image) for image, other in moved.items()]
     at = {image: i for i, image in enumerate(c.measures["image"])}
@@ -267,133 +256,107 @@ def stranger(bench: Bench) -> Planted:
     measures = c.measures.iloc[order].reset_index(drop=True).assign(image=c.measures["image"].to_numpy())
     changed = dataclasses.replace(
         c,
-        images=new_images,
-        subjects=new_subjects,
+        images=images,
+        subjects=subjects,
         faces=pd.concat([kept, *taken], ignore_index=True),
         measures=measures,
         patches=c.patches[order],
         embeddings=None if c.embeddings is None else c.embeddings[order],
-        _memory={},
     )
     return changed, set(chosen)
 
 
 @fault("crop shifted by half a face")
-def shifted(bench: Bench) -> Planted:
+def shifted(trial: Trial) -> Planted:
     """The box is moved by half its side in any direction; the keypoints are those of no face."""
-    chosen = bench.draw(bench.clean, "photos without a finding")
-    boxes: dict[str, tuple[Box, Any]] = {}
-    for image in chosen:
-        x0, y0, x1, y1 = bench.context.scenes[image].box or (0.0, 0.0, 1.0, 1.0)
-        turn = bench.random.uniform(0, 2 * np.pi)
+
+    def move(x0: float, y0: float, x1: float, y1: float) -> Box:
+        turn = trial.random.uniform(0, 2 * np.pi)
         dx, dy = (x1 - x0) / 2 * np.cos(turn), (y1 - y0) / 2 * np.sin(turn)
-        boxes[image] = ((x0 + dx, y0 + dy, x1 + dx, y1 + dy), None)
-    return bench.with_boxes(boxes), set(chosen)
+        return x0 + dx, y0 + dy, x1 + dx, y1 + dy
+
+    return trial.moved(move)
 
 
 @fault("half a face")
-def half(bench: Bench) -> Planted:
+def half(trial: Trial) -> Planted:
     """The box ends in the middle of the face."""
-    chosen = bench.draw(bench.clean, "photos without a finding")
-    boxes: dict[str, tuple[Box, Any]] = {}
-    for image in chosen:
-        x0, y0, x1, y1 = bench.context.scenes[image].box or (0.0, 0.0, 1.0, 1.0)
+
+    def move(x0: float, y0: float, x1: float, y1: float) -> Box:
         cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
         halves = [(x0, y0, cx, y1), (cx, y0, x1, y1), (x0, y0, x1, cy), (x0, cy, x1, y1)]
-        boxes[image] = (halves[int(bench.random.integers(4))], None)
-    return bench.with_boxes(boxes), set(chosen)
+        return halves[int(trial.random.integers(4))]
+
+    return trial.moved(move)
 
 
 @fault("labels of two photos swapped")
-def swapped(bench: Bench) -> Planted:
+def swapped(trial: Trial) -> Planted:
     """Two photos of one person have each other's value of an attribute that varies within people."""
-    c = bench.context
-    attribute = next((a for a in c.schema.attributes if (k := classes_of(c, a)) and not of_people(c, k)), None)
+    c = trial.context
+    attribute = next((a for a in c.schema.attributes if (k := c.classes_of(a)) and not c.of_people(k)), None)
     if attribute is None:
         raise NotRunError("no label varies within people")
-    classes = classes_of(c, attribute)
-    rarest = sorted(range(len(attribute.classes)), key=lambda k: sum(v == k for v in classes.values()))[:2]
-    clean = set(bench.clean)
+    classes = c.classes_of(attribute)
+    clean = set(trial.clean)
+    counts = Counter(classes.values())
+    rarest = sorted(range(len(attribute.classes)), key=lambda k: counts[k])[:2]
     pairs = {}
     for images in c.people.values():
-        mine = [next((i for i in images if classes.get(i) == k and i in clean), None) for k in rarest]
-        if None not in mine:
-            pairs[str(mine[0])] = str(mine[1])
-    chosen = bench.draw(pairs, f"people with two values of '{attribute.name}'")[: max(FEWEST, MOST // 2)]
-    labels = c.labels.set_index("image")
-    values = labels[attribute.name].copy()
-    for a in chosen:
-        values[a], values[pairs[a]] = labels.at[pairs[a], attribute.name], labels.at[a, attribute.name]
-    table = labels.assign(**{attribute.name: values}).reset_index()
-    return bench.with_labels(table), {*chosen, *(pairs[a] for a in chosen)}
+        a, b = (next((i for i in images if classes.get(i) == k and i in clean), None) for k in rarest)
+        if a is not None and b is not None:
+            pairs[a] = b
+    chosen = trial.draw(pairs, f"people with two values of '{attribute.name}'")[: max(FEWEST, MOST // 2)]
+    value = c.labels.set_index("image")[attribute.name]
+    new = {a: value[pairs[a]] for a in chosen} | {pairs[a]: value[a] for a in chosen}
+    return trial.with_values(attribute, new)
 
 
 @fault("wrong value of a person's label")
-def wrong_person_label(bench: Bench) -> Planted:
+def wrong_person_label(trial: Trial) -> Planted:
     """All photos of some people have another value of what is a person's, such as gender."""
-    c = bench.context
+    c = trial.context
     named = (a for a in c.schema.attributes if not a.bins)
-    attribute = next((a for a in named if (k := classes_of(c, a)) and of_people(c, k)), None)
+    attribute = next((a for a in named if (k := c.classes_of(a)) and c.of_people(k)), None)
     if attribute is None or len(attribute.classes) < 2:
         raise NotRunError("no label with classes is the same on all photos of a person")
-    classes = classes_of(c, attribute)
-    clean = set(bench.clean)
+    classes = c.classes_of(attribute)
+    clean = set(trial.clean)
     known = {p: images for p, images in c.people.items() if images[0] in classes and clean.intersection(images)}
-    chosen = bench.draw(known, "people")[: max(FEWEST, MOST // 4)]
-    values = dict(zip(c.labels["image"], c.labels[attribute.name], strict=True))
-    for person in chosen:
-        for image in known[person]:
-            if image in classes:
-                values[image] = attribute.classes[(classes[image] + 1) % len(attribute.classes)]
-    table = c.labels.assign(**{attribute.name: [values[i] for i in c.labels["image"]]})
-    return bench.with_labels(table), {image for p in chosen for image in known[p] if image in classes}
+    chosen = trial.draw(known, "people")[: max(FEWEST, MOST // 4)]
+    images = [image for person in chosen for image in known[person] if image in classes]
+    names = attribute.classes
+    return trial.with_values(attribute, {image: names[(classes[image] + 1) % len(names)] for image in images})
 
 
 @fault("one photo under two people")
-def copied(bench: Bench) -> Planted:
+def copied(trial: Trial) -> Planted:
     """The table of duplicates lists pairs of different people."""
-    c = bench.context
-    chosen = bench.draw(bench.clean, "photos without a finding")
+    c = trial.context
+    chosen = trial.draw(trial.clean, "photos without a finding")
     pairs, who, split = list(zip(chosen[::2], chosen[1::2], strict=False)), c.person_of.get, c.split_of
     rows = [(a, b, "exact", 0, who(a) == who(b), split[a], split[b]) for a, b in pairs]
     names = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]
     planted = pd.DataFrame(rows, columns=names)
     table = planted if c.duplicates is None else pd.concat([c.duplicates, planted], ignore_index=True)
-    return dataclasses.replace(c, duplicates=table, _memory={}), {image for pair in pairs for image in pair}
-
-
-def _replaced(bench: Bench, tables: dict[str, Any], what: str, **wrong: Any) -> tuple[dict[str, Any], set[str]]:
-    """The tables of all views, with other values for some images of the first one."""
-    if not tables:
-        raise NotRunError(f"no view has {what}")
-    view, table = next(iter(tables.items()))
-    chosen = set(bench.draw([i for i in table["image"] if i in set(bench.clean)], f"{what} without a finding"))
-    mask = table["image"].isin(chosen)
-    return {**tables, view: table.assign(**{n: table[n].mask(mask, v) for n, v in wrong.items()})}, chosen
+    return dataclasses.replace(c, duplicates=table), {image for pair in pairs for image in pair}
 
 
 @fault("crop beyond the photo")
-def beyond(bench: Bench) -> Planted:
+def beyond(trial: Trial) -> Planted:
     """The numbers of a crop of which more than a third was never photographed."""
-    crops, chosen = _replaced(bench, bench.context.crops, "crops", invented=0.35)
-    return dataclasses.replace(bench.context, crops=crops, _memory={}), chosen
-
-
-def _with_mattes(bench: Bench, **wrong: Any) -> Planted:
-    mattes, chosen = _replaced(bench, bench.context.mattes, "mattes", **wrong)
-    return dataclasses.replace(bench.context, mattes=mattes, _memory={}), chosen
+    return trial.with_columns("crops", invented=0.35)
 
 
 @fault("matte blanked")
-def blanked(bench: Bench) -> Planted:
+def blanked(trial: Trial) -> Planted:
     """The numbers of a matte without a person."""
-    return _with_mattes(bench, coverage=0.0, face_coverage=0.0, components=0, border_share=0.0)
+    return trial.with_columns("mattes", coverage=0.0, face_coverage=0.0, components=0, border_share=0.0)
 
 
 @fault("matte inverted")
-def inverted(bench: Bench) -> Planted:
+def inverted(trial: Trial) -> Planted:
     """The numbers of a matte that keeps the background and removes the person."""
-    made, chosen = _with_mattes(bench, face_coverage=0.0, border_share=1.0)
-    table = next(iter(made.mattes.values()))
-    table["coverage"] = table["coverage"].mask(table["image"].isin(chosen), 1 - table["coverage"])
-    return made, chosen
+    return trial.with_columns(
+        "mattes", coverage=lambda table: 1 - table["coverage"], face_coverage=0.0, border_share=1.0
+    )

@@ -19,7 +19,7 @@ from maskprep.labels import inventory
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
 from maskprep.labels.inventory import Inventory
-from maskprep.labels.leaks import Duplicates
+from maskprep.labels.leakage import Duplicates
 from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes.planes import DESCRIPTION, MATTES
@@ -236,7 +236,7 @@ def duplicates(found: Duplicates) -> None:
     out.print(table)
     for pair in pairs[pairs["crossing"]].itertuples():
         what = "the same file" if pair.kind == "exact" else f"{pair.distance} bits apart"
-        mark = "[dim]waived[/] " if pair.waived else ""
+        mark = "[dim]allowed[/] " if pair.allowed else ""
         out.print(f"{mark}{escape(str(pair.image_a))} = {escape(str(pair.image_b))} ({what})")
     for group in found.same_ids:
         out.print(f"people {escape(', '.join(group))}: numbers that differ only in a suffix")
@@ -294,12 +294,12 @@ def kept(pictures: dict[str, str], listed: str) -> None:
 def sample(made: SampleSummary) -> None:
     """What a sample data set holds and how to go on."""
     out.print(
-        f"{made.folder}: {made.photos} photos of {made.people} people for training,"
-        f" {made.eval_photos} of {made.eval_people} held out (answers in {made.answers.name})"
+        f"{made.folder}: {7 * made.people} photos of {made.people} people for training,"
+        f" {7 * made.eval_people} of {made.eval_people} held out (answers in eval_answers.csv)"
     )
     if made.faults:
         out.print(f"{len(made.faults)} faults planted, listed in faults.csv")
-    for portrait, reason in made.skipped:
+    for portrait, reason in made.skipped.items():
         err.print(f"[yellow]note:[/yellow] not used: {escape(portrait)} ({escape(reason)})")
     out.print(f"next: maskprep run {made.folder}")
 

@@ -30,7 +30,7 @@ def explain(
     typer.echo("\n".join(explain.explain(command.session, image)))
 
 
-@command("workers", "quiet")
+@command("workers", "engine", "quiet")
 def faces(
     command: Command,
     image: Annotated[str | None, typer.Argument(help="One image; none for a sheet of those worth a look.")] = None,

@@ -1,7 +1,10 @@
-"""Commands that find what went wrong and let a person rule: audit, review, decisions."""
+"""Commands that find what went wrong and let a person decide: audit, review, decisions."""
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +13,11 @@ import typer
 from maskprep.cli.common import Command, command
 
 if TYPE_CHECKING:
+    from maskprep.audit.decision_states import DecisionState
     from maskprep.audit.examine import Audit
-    from maskprep.pipeline.session import Session
+    from maskprep.audit.selftest import Score
+
+FORMATS = ("table", "csv", "json")
 
 Predictions = Annotated[
     list[Path] | None,
@@ -41,54 +47,43 @@ def audit(
     ] = False,
 ) -> None:
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
-    from maskprep.audit import listing
-    from maskprep.audit.findings import parse_threshold
+    from maskprep.audit.findings import FailOn
     from maskprep.audit.page import write_report
+    from maskprep.audit.selftest import run_self_test
     from maskprep.cli import console as show
     from maskprep.errors import UsageError
 
-    if form not in listing.FORMATS:
-        raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(listing.FORMATS)}.")
+    if form not in FORMATS:
+        raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(FORMATS)}.")
     if more and not predictions:
         raise UsageError(f"'{more[0]}' is one argument too many.", "Predictions are given with --predictions.")
-    thresholds = [parse_threshold(text) for text in fail_on or []]
+    limits = [FailOn.parse(text) for text in fail_on or []]
     session, files = command.session, [*(predictions or []), *(more or [])]
 
     def work() -> tuple[Audit, Path | None]:
-        found = session.audit(files)
-        return found, write_report(session, found) if report and not self_test else None
+        made = session.audit(files)
+        return made, write_report(made, session.progress) if report and not self_test else None
 
-    found, page = command.run(work)[0]
+    made, page = command.run(work)[0]
     if self_test:
-        _self_test(session, found, form)
+        scores = run_self_test(made, session.progress)
+        if form == "table":
+            _print_scores(scores)
+        else:
+            typer.echo(json.dumps([vars(score) for score in scores], indent=1))
         return
     if form == "table":
-        listing.print_overview(show.out, found, top)
+        _print_findings(made, top)
         if page is not None:
-            typer.echo(f"report   {page}\nrule     maskprep review {listing.shown(session.cache.root)}")
+            typer.echo(f"report   {page}\ndecide   maskprep review {shlex.quote(str(session.cache.root))}")
     else:
-        text = listing.findings_csv(found.open) if form == "csv" else listing.findings_json(found.open) + "\n"
-        typer.echo(text, nl=False)
-    failed = {t: sum(1 for _ in t.met(found.open.findings)) for t in thresholds}
-    for threshold, count in failed.items():
-        if count:
-            show.err.print(f"--fail-on {threshold.name}:{threshold.severity:g}: {count} findings")
-    if any(failed.values()):
+        typer.echo(made.open.csv() if form == "csv" else made.open.json(), nl=False)
+    reached = [(limit, n) for limit in limits if (n := len(limit.reached(made.open.findings)))]
+    for limit, n in reached:
+        show.err.print(f"--fail-on {limit.name}:{limit.severity:g}: {n} findings")
+    if reached:
         raise typer.Exit(3)
     command.end()
-
-
-def _self_test(session: Session, found: Audit, form: str) -> None:
-    import json
-
-    from maskprep.audit.selftest import print_scores, run_self_test
-    from maskprep.cli import console as show
-
-    scores = run_self_test(session, found)
-    if form == "table":
-        print_scores(show.out, scores)
-    else:
-        typer.echo(json.dumps([vars(score) for score in scores], indent=1))
 
 
 @command("workers", "engine", "quiet")
@@ -98,73 +93,173 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
     by: Annotated[
-        str | None, typer.Option(help="Name under which rulings are kept.", show_default="your login")
+        str | None, typer.Option(help="Name under which decisions are kept.", show_default="your login")
     ] = None,
 ) -> None:
-    """Serve the report to this machine's browser; rulings go straight into decisions.csv."""
+    """Serve the report to this machine's browser; decisions go straight into decisions.csv."""
     from maskprep.audit.page import write_report
-    from maskprep.audit.server import serve
+    from maskprep.audit.server import open_review, serve
     from maskprep.cli import console as show
 
     session = command.session
     with command.bars():
-        found = session.audit(predictions or [])
-        write_report(session, found)
+        made = session.audit(predictions or [])
+        write_report(made, session.progress)
+        opened = open_review(made, session.progress, by)
     if not command.quiet:
         show.notes(session)
 
     def ready(url: str) -> None:
         typer.echo(
-            f"{url}\nRulings go to {session.cache.decisions}. Stop with Ctrl-C, then: maskprep run {session.cache.root}"
+            f"{url}\nDecisions go to {session.cache.decisions}. "
+            f"Stop with Ctrl-C, then: maskprep run {session.cache.root}"
         )
         if open_browser:
             import webbrowser
 
             webbrowser.open(url)
 
-    serve(session, found, port, ready, by)
+    serve(opened, port, ready)
 
 
 @command(config=False)
 def decisions(
     command: Command,
     merge: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Take in the rulings of another decisions.csv.")
+        Path | None, typer.Option(metavar="CSV", help="Take in the decisions of another decisions.csv.")
     ] = None,
     prefer: Annotated[
-        str | None, typer.Option(help="Where both ruled differently: ours, theirs or newer.", show_default="stop")
+        str | None, typer.Option(help="Where the two files differ: ours, theirs or newer.", show_default="stop")
     ] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Only those that no longer hold; status 3 if any.")] = False,
 ) -> None:
-    """List and check the rulings of decisions.csv; merge two people's."""
-    from maskprep.audit import listing, rulings
+    """List and check the decisions of decisions.csv; merge two people's."""
+    from maskprep.audit.decision_states import decision_states
     from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
-    from maskprep.faces.decisions import read_decisions
+    from maskprep.store import decisions as file
     from maskprep.store.tables import read_table
 
     if prefer is not None and merge is None:
         raise UsageError("--prefer goes with --merge.")
     session = command.session
+    path = session.cache.decisions
     if merge is not None:
         if not merge.is_file():
             raise UsageError(f"There is no file '{merge}'.")
-        together = rulings.merge(read_decisions(session.cache.decisions), read_decisions(merge), prefer)
+        together = file.merge(file.read_decisions(path), file.read_decisions(merge), prefer)
         for our, their in together.conflicts:
-            said = [f"{d.verdict} {d.value}".strip() + (f" by {d.by}" if d.by else "") for d in (our, their)]
-            text = f"conflict on '{our.image}': ours {said[0]}, theirs {said[1]}"
-            show.err.print(listing.printable(text), markup=False)
+            ours, theirs = (f"{d.verdict} {d.value}".strip() + (f" by {d.by}" if d.by else "") for d in (our, their))
+            show.err.print(printable(f"conflict on '{our.image}': ours {ours}, theirs {theirs}"), markup=False)
         if together.conflicts and prefer is None:
             raise UserError(
                 f"{len(together.conflicts)} conflicts; nothing was merged.", "Say whose holds with --prefer."
             )
-        rulings.replace_topics(session.cache.decisions, together.added)
-        typer.echo(f"{len(together.added)} rulings taken from '{merge}'")
-    found = rulings.states(
-        read_decisions(session.cache.decisions), session.subjects(), read_table(session.cache.labels)
-    )
+        file.replace(path, together.added)
+        typer.echo(f"{_counted(len(together.added), 'decision')} taken from '{merge}'")
+    states = decision_states(file.read_decisions(path), session.subjects(), read_table(session.cache.labels))
     if stale:
-        found = [each for each in found if each.state == "stale"]
-    listing.print_rulings(show.out, found)
-    if stale and found:
+        states = [each for each in states if each.state == "stale"]
+    _print_decisions(states)
+    if stale and states:
         raise typer.Exit(3)
+
+
+def _print_findings(made: Audit, top: int) -> None:
+    """Counts per check, then the worst images with their reasons, sized to the terminal."""
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    from maskprep.audit.findings import CHECKS, LIKELY
+    from maskprep.cli.console import out
+
+    outcome = made.open
+    width = max(60, min(out.width, 200))
+    checks = Table(width=width)
+    longest = max((len(f.check) for f in outcome.findings), default=5)
+    checks.add_column("check", no_wrap=True, min_width=longest)
+    for name in ("found", "likely"):
+        checks.add_column(name, justify="right", no_wrap=True, min_width=6)
+    room = width - longest - 2 * 6 - 13  # three spaces or lines for each column, and one line
+    checks.add_column("what it looks for", no_wrap=True, overflow="ellipsis", max_width=room)
+    total = Counter(f.check for f in outcome.findings)
+    likely = Counter(f.check for f in outcome.findings if f.severity > LIKELY)
+    for name in sorted(total, key=lambda n: (-likely[n], -total[n], n)):
+        checks.add_row(name, str(total[name]), str(likely[name]), escape(CHECKS[name].about))
+    if total:
+        out.print(checks)
+    images = outcome.images()
+    if images and top:
+        worst = Table(width=width)
+        for name in ("", "severity"):
+            worst.add_column(name, justify="right", no_wrap=True)
+        worst.add_column("image", overflow="fold", max_width=max(24, width // 3))
+        worst.add_column("why", overflow="fold")
+        for i, image in enumerate(images[:top], 1):
+            mine = [f for f in outcome.findings if f.image == image]
+            why = "\n".join(f"{f.check}: {f.detail}" for f in mine[:3]) + ("\n..." if len(mine) > 3 else "")
+            worst.add_row(str(i), f"{mine[0].severity:.2f}", Text(printable(image)), Text(printable(why, "\n")))
+        out.print(worst)
+    silent = len(CHECKS) - len(total) - len(outcome.not_run)
+    out.print(
+        f"{_counted(len(outcome.findings), 'finding')} on {len(images)} of"
+        f" {_counted(len(made.context.images), 'image')}, {sum(likely.values())} likely (above {LIKELY:g});"
+        f" {_counted(silent, 'check')} found nothing"
+    )
+    if made.ruled:
+        verb = "is" if len(made.ruled) == 1 else "are"
+        out.print(f"{_counted(len(made.ruled), 'image')} {verb} decided and left out")
+    for why in sorted(set(outcome.not_run.values())):
+        names = ", ".join(name for name, reason in outcome.not_run.items() if reason == why)
+        out.print(f"not run: {names}: {escape(why)}")
+
+
+def _print_decisions(states: list[DecisionState]) -> None:
+    """Every decision with what became of it, and their counts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from maskprep.cli.console import out
+
+    table = Table(width=max(60, min(out.width, 200)))
+    for name in ("line", "state", "verdict", "image", "by", "why"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("line", "state"))
+    for each in states:
+        d = each.decision
+        texts = (f"{d.verdict} {d.value}".strip(), d.image, d.by, each.why or d.reason)
+        table.add_row(str(d.line), each.state, *(Text(printable(text)) for text in texts))
+    if states:
+        out.print(table)
+    counts = sorted(Counter(each.state for each in states).items())
+    out.print(_counted(len(states), "decision") + "".join(f", {n} {state}" for state, n in counts))
+
+
+def _print_scores(scores: list[Score]) -> None:
+    """How many of the planted faults of each kind were found."""
+    from rich.table import Table
+
+    from maskprep.cli.console import out
+
+    table = Table()
+    table.add_column("fault")
+    for name in ("planted", "recall", "precision", "precision at k", "average precision", "recall at precision 0.8"):
+        table.add_column(name, justify="right")
+    table.add_column("found by")
+    for each in scores:
+        if each.not_run:
+            table.add_row(each.fault, "-", *[""] * 5, f"not planted: {each.not_run}")
+        else:
+            numbers = (each.recall, each.precision, each.precision_at_k, each.average_precision, each.recall_at_80)
+            table.add_row(each.fault, str(each.planted), *(f"{v:.2f}" for v in numbers), each.found_by)
+    out.print(table)
+
+
+def _counted(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str, but: str = "") -> str:
+    """A text without characters that move the cursor or break the line, save those of ``but``."""
+    return "".join(ch if ch.isprintable() or ch in but else repr(ch)[1:-1] for ch in text)

@@ -30,15 +30,6 @@ def sample(
     from maskprep.sample.writer import write_sample
 
     with show.bars(quiet) as bars:
-        started = False
-
-        def advance(done: int, total: int) -> None:
-            nonlocal started
-            if not started:
-                bars.start("sample", total)
-                started = True
-            bars.advance(1)
-
         made = write_sample(
             folder,
             people=people,
@@ -47,7 +38,7 @@ def sample(
             labels=labels,
             seed=seed,
             faults=faults,
-            progress=advance,
+            progress=bars,
         )
     show.sample(made)
 

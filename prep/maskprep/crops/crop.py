@@ -172,20 +172,18 @@ class Crop(MapStage[CropRow]):
 
     def purge(self, tables: Tables) -> list[str]:
         """Delete shards without their pixels; say what other settings make anew."""
-        folder, before = self.folder(tables.cache), self.recorded_recipe(tables.cache)
-        same_size = before.get("settings", {}).get("size") in (None, list(self.settings.size))
-        notes = []
-        if (damaged := shards.drop_damaged(folder, self.array_shape)) and same_size:
-            notes.append(f"{damaged} shards of view '{self.view}' had lost their pixels and were made again.")
+        folder, before, notes = self.folder(tables.cache), self.recorded_recipe(tables.cache), []
         if before and (changes := self.recipe.changes(before)):
             have = self.committed(tables)
             wanted = {i.image: i.key for i in tables.inputs(self.name)}
             pairs = zip(have["image"], have["key"], strict=True)
             current = {image for image, key in pairs if wanted.get(image) == key}
             if anew := len({*have["image"]} & {*wanted} - current):
-                notes.append(
-                    f"View '{self.view}' has other settings ({'; '.join(changes)}): {anew} crops were made anew."
-                )
+                what = "; ".join(changes)
+                notes.append(f"View '{self.view}' has other settings ({what}): {anew} crops were made anew.")
+        same_size = before.get("settings", {}).get("size") in (None, list(self.settings.size))
+        if (damaged := shards.drop_damaged(folder, self.array_shape)) and same_size:
+            notes.append(f"{damaged} shards of view '{self.view}' had lost their pixels and were made again.")
         return notes
 
     def index(self, tables: Tables, live: pd.DataFrame) -> pa.Table:

@@ -106,7 +106,7 @@ class Stats(TableStage):
 
     def _record(self, cache: Cache) -> Path:
         """A JSON file has no room for what it was made from: it lies beside the stages."""
-        return cache.rows(self.name) / DESCRIPTION
+        return cache.rows(self.name) / f".{DESCRIPTION}"
 
     def recorded(self, tables: Tables) -> str:
         try:

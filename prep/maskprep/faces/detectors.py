@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.base.quiet import quiet
+from maskprep.base.text import nearest
 from maskprep.errors import UsageError
 from maskprep.photos.decode import Pixels
 from maskprep.weights.fetch import REGISTRY, locate
@@ -251,7 +252,11 @@ def check_names(names: Sequence[str]) -> None:
     """Raise UsageError for no, unknown or repeated detectors."""
     unknown = [name for name in names if name not in DETECTORS]
     if unknown or not names or len(set(names)) != len(names):
-        what = f"Unknown detector '{unknown[0]}'." if unknown else "Name each detector once, and at least one."
+        what = (
+            f"Unknown detector '{unknown[0]}'.{nearest(unknown[0], DETECTORS)}"
+            if unknown
+            else "Name each detector once, and at least one."
+        )
         raise UsageError(what, f"Known detectors: {', '.join(DETECTORS)}.")
 
 

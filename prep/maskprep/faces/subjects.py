@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from maskprep.base.boxes import BOX_COLUMNS, Box
 from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
-from maskprep.faces.decisions import Decision, by_image, rule, ruling_reason
+from maskprep.faces.decisions import by_image, decision_reason, rule
 from maskprep.faces.detect import faces_by_image
 from maskprep.faces.face import Face
 from maskprep.faces.reasons import not_faces
+from maskprep.store.decisions import Decision
 from maskprep.store.stage import Recipe, Report, Tables, TableStage
 from maskprep.store.tables import schema_of
 
@@ -178,7 +179,7 @@ class Subjects:
             return choice
         if not self.sought:
             dropped = decision.verdict == "drop" and choice.status != "unreadable"
-            return Choice("dropped", reason=ruling_reason(decision)) if dropped else choice
+            return Choice("dropped", reason=decision_reason(decision)) if dropped else choice
         ruled, stale = rule(decision, choice, self._faces.get(image, []))
         if not stale and ruled.box is not None and not _inside(ruled.box, self._rows[image]):
             ruled, stale = choice, "the box lies outside the photo or beyond three times its size"

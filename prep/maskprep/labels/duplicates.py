@@ -6,7 +6,7 @@ A copy that lies in train and in eval, or under two people, makes a score a lie:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.photos.phash import close_pairs, words
+from maskprep.photos.phash import distances, near_groups, words
 from maskprep.store.stage import Recipe, Report, Tables, TableStage
 from maskprep.store.tables import fingerprint
 
@@ -32,8 +32,9 @@ portrait for everybody, at 10. A copy whose edges were cut by 3 % is some 40 bit
 benchmarks/duplicates.py.
 """
 
-MOST_PAIRS = 64
-"""In larger groups of photos that look the same, each is paired with the first of them only."""
+LARGEST = 64
+"""In larger groups of photos that look the same, each is paired with the first of them, where it is near that one, or
+with another that connects it with the group."""
 
 TABLE = pa.schema(
     [
@@ -60,47 +61,52 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
     """
     usable = np.flatnonzero(images["error"].isna().to_numpy())
     order = usable[np.argsort(images["image"].to_numpy()[usable].astype(str), kind="stable")]
-    content = images["content"].to_numpy()[order]
-    pairs = dict.fromkeys(_alike(content), ("exact", 0))
+    pairs: dict[tuple[int, int], tuple[str, int]] = {}
     if limit >= 0 and "phash" in images:
         hashes = images["phash"].to_numpy()[order]
         seen = np.array([i for i, value in enumerate(hashes) if isinstance(value, str)], dtype=np.int64)
-        for a, b, distance in _near(hashes[seen], limit):
-            pairs.setdefault((int(seen[a]), int(seen[b])), ("near", distance))
+        pairs = {(int(seen[a]), int(seen[b])): ("near", bits) for a, b, bits in _near(hashes[seen].astype(str), limit)}
+    for same in _groups(images["content"].to_numpy()[order]):
+        for first in same[:1] if len(same) > LARGEST else same:
+            pairs |= {(first, other): ("exact", 0) for other in same if first < other}
     names, split = images["image"].to_numpy()[order], images["split"].to_numpy()[order]
     who = [people[i] for i in order]
     rows = [
-        (names[a], names[b], kind, distance, who[a] is not None and who[a] == who[b], split[a], split[b])
-        for (a, b), (kind, distance) in sorted(pairs.items())
+        (names[a], names[b], kind, bits, who[a] is not None and who[a] == who[b], split[a], split[b])
+        for (a, b), (kind, bits) in sorted(pairs.items())
     ]
     columns: list[Any] = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in TABLE]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, TABLE, strict=True)], schema=TABLE)
 
 
-def _alike(values: NDArray[Any]) -> list[tuple[int, int]]:
-    """Pairs of positions with equal values; of large groups, each with the first."""
+def _groups(values: NDArray[Any]) -> list[list[int]]:
+    """Positions with equal values."""
     groups: dict[Any, list[int]] = {}
-    for i, value in enumerate(values):
-        groups.setdefault(value, []).append(i)
-    pairs: list[tuple[int, int]] = []
-    for group in groups.values():
-        firsts = group[:1] if len(group) > MOST_PAIRS else group
-        pairs.extend((a, b) for a in firsts for b in group if a < b)
-    return pairs
+    for position, value in enumerate(values.tolist()):
+        groups.setdefault(value, []).append(position)
+    return list(groups.values())
 
 
-def _near(hashes: NDArray[Any], limit: int) -> list[tuple[int, int, int]]:
-    """Pairs of positions whose hashes differ in at most ``limit`` bits, and in how many."""
-    distinct, which = np.unique(hashes.astype(str), return_inverse=True)
-    members: list[list[int]] = [[] for _ in distinct]
-    for position, group in enumerate(which.tolist()):
-        members[group].append(position)
-    pairs = [(a, b, 0) for a, b in _alike(which)]
-    for g, h, distance in close_pairs(words(distinct.tolist()), limit).tolist():
-        many = len(members[g]) * len(members[h]) > MOST_PAIRS**2
-        left, right = (members[g][:1], members[h][:1]) if many else (members[g], members[h])
-        pairs.extend((min(a, b), max(a, b), distance) for a in left for b in right)
-    return pairs
+def _near(hashes: NDArray[Any], limit: int) -> Iterator[tuple[int, int, int]]:
+    """Pairs of positions whose hashes differ in at most ``limit`` bits, and in how many bits: all of a group of up to
+    LARGEST; of a larger one at most two for each photo, which connect it."""
+    distinct, sources, which = np.unique(hashes, return_index=True, return_inverse=True)
+    group, links = near_groups(distinct.tolist(), limit)
+    table = words(distinct.tolist())
+    close = np.ones(len(distinct), bool)  # to the first photo of its group; where it is small, all are compared
+    for members in _groups(group[which]):
+        for i, a in enumerate(members[:1] if len(members) > LARGEST else members):
+            others = np.array(members[i + 1 :], dtype=np.int64)
+            bits = distances(table[which[others]], table[which[a]])
+            yield from ((a, b, d) for b, d in zip(others.tolist(), bits.tolist(), strict=True) if d <= limit)
+            if len(members) > LARGEST:
+                close[which[others]] = bits <= limit
+    copies = np.flatnonzero(~close[which] & (sources[which] != np.arange(len(hashes))))
+    yield from ((int(sources[which[b]]), b, 0) for b in copies.tolist())
+    for g, h in links:
+        if not (close[g] and close[h]):
+            a, b = sorted((int(sources[g]), int(sources[h])))
+            yield a, b, int(distances(table[g], table[h]))
 
 
 def crossing(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -148,14 +154,20 @@ def shared_ids(images: Sequence[str], people: Sequence[str | None]) -> dict[str,
 
 def notes(pairs: pd.DataFrame, images: Sequence[str], people: Sequence[str | None]) -> list[str]:
     """Sentences about what may leak, for the user."""
-    said = []
+    sentences = []
     if count := len(crossing(pairs)):
-        said.append(f"{count} pairs of photos are (nearly) the same across people or splits; see maskprep duplicates.")
+        sentences.append(
+            f"{count} pairs of photos are (nearly) the same across people or splits; see maskprep duplicates."
+        )
+    for image, count in pairs["image_a"].value_counts().head(3).items():
+        if count >= LARGEST:
+            sentences.append(f"{count} photos are (nearly) the same as {image}: they are paired with it only.")
     if same := same_ids(people):
-        said.append(f"{len(same)} numbers differ only in a suffix: {'; '.join(', '.join(g) for g in same[:3])}.")
+        groups = "; ".join(", ".join(group) for group in same[:3])
+        sentences.append(f"{len(same)} numbers differ only in a suffix: {groups}.")
     for person, folders in list(shared_ids(images, people).items())[:3]:
-        said.append(f"Person {person} has {len(folders)} folders: {', '.join(folders)}; a fix can rename one.")
-    return said
+        sentences.append(f"Person {person} has {len(folders)} folders: {', '.join(folders)}; a fix can rename one.")
+    return sentences
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Index(MapStage[str]):
     def purge(self, tables: Tables) -> list[str]:
         """Delete shards with a failure that may pass: versions before this one kept such rows as ``unreadable``."""
         folder = self.folder(tables.cache)
-        if "made_from" in self.read_description(tables.cache):
+        if self.marked(tables.cache).is_file():
             return []
         broken = {file.image for file in self.files if file.broken}
         for shard in shards.shard_numbers(folder):

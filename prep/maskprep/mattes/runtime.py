@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskprep.base.quiet import quiet
-from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.errors import UsageError, UserError, missing_extra, reason
 from maskprep.mattes import sessions
 from maskprep.mattes.models import LocalModel
 from maskprep.photos.decode import Pixels
@@ -70,10 +70,9 @@ def open_model(
         yield sessions.open_session(model.model.name, threads, execution_providers(providers))
         return
     if runtime == "openvino":
-        shape, run = _openvino(model, threads)
+        yield _predict(model, *_openvino(model, threads))
     else:
-        shape, run = _onnxruntime(model, threads, execution_providers(providers))
-    yield _predict(model, shape, run)
+        yield _predict(model, *_onnxruntime(model, threads, execution_providers(providers)))
 
 
 @contextlib.contextmanager
@@ -94,14 +93,12 @@ def open_looks(
         if (then := model.then) is None:
             yield [plain]
             return
-        loaded: list[Look] = []
 
-        def other(pixels: Pixels) -> tuple[Pixels, bool]:
-            if not loaded:
-                loaded.extend(stack.enter_context(open_looks(then, threads, runtime, providers)))
-            return loaded[0](pixels)
+        @cache
+        def other() -> Look:
+            return stack.enter_context(open_looks(then, threads, runtime, providers))[0]
 
-        yield [plain, partial(_mirrored, plain), other]
+        yield [plain, partial(_mirrored, plain), lambda pixels: other()(pixels)]
 
 
 def _mirrored(look: Look, pixels: Pixels) -> tuple[Pixels, bool]:
@@ -118,9 +115,9 @@ def check_runtime(runtime: str, providers: Sequence[str] = ()) -> None:
     """Raise UserError when a runtime is not installed, or onnxruntime lacks a provider that is asked for."""
     if importlib.util.find_spec(runtime) is None:
         raise missing_extra(runtime, runtime)
-    if providers and runtime != "onnxruntime":
-        raise UsageError(f"matte.providers are those of onnxruntime, not of {runtime}.")
     if providers:
+        if runtime != "onnxruntime":
+            raise UsageError(f"matte.providers are those of onnxruntime, not of {runtime}.")
         execution_providers(providers)
 
 
@@ -150,7 +147,8 @@ def short_provider(name: str) -> str:
     return name.lower().removesuffix("executionprovider")
 
 
-def _openvino(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
+def _openvino(model: LocalModel, threads: int) -> tuple[list[list[Any]], Network]:
+    """The shapes of a network's inputs, and the network."""
     check_runtime("openvino")
     import openvino
 
@@ -159,56 +157,54 @@ def _openvino(model: LocalModel, threads: int) -> tuple[list[Any], Network]:
     try:
         with quiet():
             read = openvino.Core().read_model(str(model.path))
-            shape = [d.get_length() if d.is_static else None for d in read.inputs[0].get_partial_shape()]
+            shapes = [[d.get_length() if d.is_static else None for d in i.get_partial_shape()] for i in read.inputs]
             compiled = openvino.Core().compile_model(read, "CPU", wanted)
     except RuntimeError as error:
-        raise UserError(f"'{model.path}' is no model that OpenVINO can run: {_line(error)}") from error
-    if len(read.inputs) != 1:
-        raise UserError(f"'{model.path}' takes {len(read.inputs)} inputs; a picture [1, 3, H, W] is needed.")
-    return shape, lambda batch: np.array(compiled([batch])[compiled.output(0)])
+        raise UserError(f"'{model.path}' is no model that OpenVINO can run: {reason(error)}") from error
+    return shapes, lambda batch: np.array(compiled([batch])[compiled.output(0)])
 
 
-def _onnxruntime(model: LocalModel, threads: int, providers: list[str]) -> tuple[list[Any], Network]:
+def _onnxruntime(model: LocalModel, threads: int, providers: list[str]) -> tuple[list[list[Any]], Network]:
+    """The shapes of a network's inputs, and the network."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options = sessions.options(threads)
     options.enable_cpu_mem_arena = model.path.stat().st_size <= ARENA_BYTES
-    options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(model.path), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base
-        raise UserError(f"'{model.path}' is no model that onnxruntime can run: {_line(error)}") from error
+        raise UserError(f"'{model.path}' is no model that onnxruntime can run: {reason(error)}") from error
     if providers[0] not in session.get_providers():  # onnxruntime only warns, and goes on with the next
         raise UserError(
             f"onnxruntime could not start {providers[0]}.", "Install the libraries it needs, or change matte.providers."
         )
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1:
-        raise UserError(f"'{model.path}' takes {len(inputs)} inputs; a picture [1, 3, H, W] is needed.")
-    run: Network = lambda batch: np.asarray(session.run([outputs[0].name], {inputs[0].name: batch})[0])  # noqa: E731
-    return list(inputs[0].shape), run
+    inputs, output = session.get_inputs(), session.get_outputs()[0].name
+    return [list(i.shape) for i in inputs], lambda batch: np.asarray(session.run([output], {inputs[0].name: batch})[0])
 
 
-def _predict(model: LocalModel, shape: list[Any], run: Network) -> Predict:
+def _predict(model: LocalModel, shapes: list[list[Any]], run: Network) -> Predict:
+    """A network with what comes before and after it."""
+    if len(shapes) != 1:
+        raise UserError(f"'{model.path}' takes {len(shapes)} inputs; a picture [1, 3, H, W] is needed.")
+    (shape,) = shapes
     if len(shape) != 4 or (shape[1] not in (3, None) and not isinstance(shape[1], str)):
         raise UserError(f"'{model.path}' does not take a picture [1, 3, H, W] but {shape}.")
     side, multiple = model.model.side or 512, model.model.multiple
-    fixed = [int(v) if isinstance(v, int) else None for v in shape[2:]]
+    fixed = [v if isinstance(v, int) else None for v in shape[2:]]
     mean, std = (np.array(v, np.float32) for v in model.model.norm)
 
     def predict(pixels: Pixels) -> Plane:
         free = _input_size(pixels, side, multiple) if multiple else (side, side)
         height, width = (known or wanted for known, wanted in zip(fixed, free, strict=True))
-        resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
-        values = np.asarray(resized, np.float32)
+        values = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), np.float32)
         values = (values / (255.0 if multiple else max(float(values.max()), 1e-6)) - mean) / std
-        batch = np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
-        plane: Any = run(batch)
+        plane = run(np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32))
         if plane.ndim < 2 or plane.shape[-2] < 2 or plane.size < plane.shape[-1] * plane.shape[-2]:
             raise UserError(f"'{model.path}' gives {plane.shape} where a plane [1, 1, H, W] is needed.")
         plane = plane.reshape(-1, *plane.shape[-2:])[0].astype(np.float32)
-        logits = bool(plane.min() < -0.01 or plane.max() > 1.01) if model.model.sigmoid is None else model.model.sigmoid
+        logits = model.model.sigmoid
+        if logits is None:
+            logits = bool(plane.min() < -0.01 or plane.max() > 1.01)
         return np.asarray(1 / (1 + np.exp(-plane)) if logits else plane, np.float32)
 
     return predict
@@ -268,7 +264,3 @@ def matte_of(prediction: Plane, size: tuple[int, int], *, stretch: bool = True) 
     if plane.size != (size[1], size[0]):
         plane = plane.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     return np.array(plane), clear
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskprep.errors import UserError
+from maskprep.errors import UserError, reason
 from maskprep.photos.decode import Pixels
 from maskprep.weights import fetch as weights
-from maskprep.weights.download import reason
 
 EXTRA = "rembg"
 
@@ -61,6 +60,16 @@ def fetch(name: str, allowed: bool = True) -> list[Path]:
     )
 
 
+def options(threads: int) -> Any:
+    """How onnxruntime is to run a network."""
+    import onnxruntime
+
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads, made.inter_op_num_threads = threads, 1
+    made.log_severity_level = 3
+    return made
+
+
 def open_session(name: str, threads: int, providers: Sequence[str]) -> Any:
     """A session of rembg as a function from pixels, uint8 [h, w, 3], to a plane, float32 [h, w] in 0..1.
 
@@ -70,14 +79,10 @@ def open_session(name: str, threads: int, providers: Sequence[str]) -> Any:
     Raises:
         UserError: its session cannot be opened.
     """
-    import onnxruntime
     import rembg
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
     try:
-        session = rembg.new_session(name, sess_opts=options, providers=list(providers))
+        session = rembg.new_session(name, sess_opts=options(threads), providers=list(providers))
     except Exception as error:  # onnxruntime's errors have no common base
         raise UserError(f"rembg cannot open its model {name}: {reason(error)}.") from error
 

@@ -224,14 +224,11 @@ class PhotoFile:
         Raises:
             PhotoError: NOT_READ.
         """
-        return reduction_of(self._header["width"], self._header["height"]) if self._scales() else 1
-
-    def _scales(self) -> bool:
-        """Whether the decoder can reduce the photo; False where the header cannot be read."""
         if not self._header:
             with contextlib.suppress(PhotoError), _decoding(self._data):
                 self._open()
-        return self._header.get("format") in SCALED
+        scaled = self._header.get("format") in SCALED
+        return reduction_of(self._header["width"], self._header["height"]) if scaled else 1
 
     @_reading()
     def pixels(self, reduction: int = 1) -> Pixels:
@@ -244,12 +241,10 @@ class PhotoFile:
         Raises:
             PhotoError: the file is empty, truncated, no image, too large or otherwise unreadable, or was not read.
         """
-        if reduction > 1 and not self._scales():
-            reduction = 1
         if reduction not in self._pixels:
             with _decoding(self._data):
                 image = self._open()
-                if reduction > 1:
+                if reduction > 1:  # does nothing to other formats
                     image.draft(None, (image.width // reduction or 1, image.height // reduction or 1))
                 image.load()
                 if "orientation" not in self._header:

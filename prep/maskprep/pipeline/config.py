@@ -7,7 +7,6 @@ as a whole; one that it lacks is as the cache remembers it; options change singl
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import types
 import typing
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base.documents import read_yaml
+from maskprep.base.text import nearest
 from maskprep.crops.geometry import ViewSettings, parse_size
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError
@@ -123,7 +123,7 @@ def load(path: Path, base: Config | None = None) -> Config:
         for view in parsed.matte.views if parsed.matte is not None and "matte" in data else ():
             if view not in parsed.views:
                 raise UsageError(
-                    f"matte.views names an unknown view '{view}'.{_nearest(view, parsed.views)}",
+                    f"matte.views names an unknown view '{view}'.{nearest(view, parsed.views)}",
                     f"Known views: {', '.join(parsed.views)}.",
                 )
         return parsed
@@ -218,10 +218,5 @@ def _check_keys(data: Mapping[str, Any], known: typing.Iterable[str], where: str
         if key not in known:
             inside = f" in '{where}'" if where else ""
             raise UsageError(
-                f"Unknown key '{key}'{inside}.{_nearest(str(key), known)}", f"Known keys: {', '.join(known)}."
+                f"Unknown key '{key}'{inside}.{nearest(str(key), known)}", f"Known keys: {', '.join(known)}."
             )
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from maskprep.audit.measure import Measure
 from maskprep.base.boxes import BOX_COLUMNS
 from maskprep.crops.crop import Crop
 from maskprep.crops.statistics import Stats
-from maskprep.faces.decisions import Decision, of_faces
 from maskprep.faces.detect import Detect, Faces
 from maskprep.faces.subjects import Choose
 from maskprep.labels.collect import gather
@@ -23,6 +21,7 @@ from maskprep.mattes.matte import MatteSettings, MatteStage
 from maskprep.mattes.overlap import Overlap
 from maskprep.photos.walk import Walk
 from maskprep.pipeline.config import Config
+from maskprep.store.decisions import of_faces, read_decisions
 from maskprep.store.stage import Stage
 
 
@@ -43,7 +42,6 @@ def plan(
     photos: Photos,
     config: Config,
     decisions: Path,
-    rulings: Sequence[Decision] = (),
     *,
     faces_sought: bool = True,
     audit: bool = False,
@@ -54,7 +52,6 @@ def plan(
         photos: the photo folder.
         config: the settings.
         decisions: path of decisions.csv.
-        rulings: its rows.
         faces_sought: whether faces are looked for.
         audit: whether photos are measured for an audit, too.
     """
@@ -73,7 +70,7 @@ def plan(
         *([Detect(config.detect, given)] if faces_sought else []),
         *([Overlap(matte or MatteSettings())] if faces_sought and config.choose.matte else []),
         Faces(),
-        Choose(config.choose, tuple(of_faces(rulings)), faces_sought),
+        Choose(config.choose, tuple(of_faces(read_decisions(decisions))), faces_sought),
         Labels(photos.described.schema, lambda: gather(fixes.fixes, fixes.preset, fixes.min_agree, decisions)),
         Duplicates(),
         *crops,

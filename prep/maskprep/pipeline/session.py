@@ -12,20 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskprep import __version__
-from maskprep.audit import rulings
 from maskprep.audit.examine import Audit, examine
 from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.decisions import read_decisions
 from maskprep.faces.subjects import Choose, Subjects
 from maskprep.labels import layouts
 from maskprep.labels import table as labelling
 from maskprep.labels.changes import Changes, apply
 from maskprep.labels.collect import gather
-from maskprep.labels.leaks import Duplicates, open_duplicates, waivers
+from maskprep.labels.leakage import Duplicates, allow_pairs, open_duplicates
 from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes import models as matte_models
@@ -39,6 +37,7 @@ from maskprep.pipeline import config as configuration
 from maskprep.pipeline.config import CONFIG_NAME, Config, check_view_name
 from maskprep.pipeline.plan import Photos, plan
 from maskprep.store.cache import is_cache, resolve
+from maskprep.store.decisions import change, login
 from maskprep.store.pool import Pool, check
 from maskprep.store.shards import sweep
 from maskprep.store.stage import Report, Stage, Tables, refresh, to_json
@@ -178,9 +177,7 @@ class Session:
         """
         if self.photos is None:
             self.photos = self._look()
-        decisions = self.cache.decisions
-        sought = self.seeks_faces
-        return plan(self.photos, self.config, decisions, read_decisions(decisions), faces_sought=sought, audit=audit)
+        return plan(self.photos, self.config, self.cache.decisions, faces_sought=self.seeks_faces, audit=audit)
 
     def tables(self, audit: bool = False) -> Tables:
         """What the stages have made."""
@@ -514,8 +511,8 @@ class Session:
         if not names:
             return found
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        made = [d for name in names for d in waivers(found, name, reason=reason, by=rulings.login(), when=when)]
-        rulings.change(self.cache.decisions, made)
+        made = [d for name in names for d in allow_pairs(found, name, reason=reason, by=login(), when=when)]
+        change(self.cache.decisions, made)
         return open_duplicates(self.cache, distance)
 
     def _set_layout(self, layout: str | None) -> None:

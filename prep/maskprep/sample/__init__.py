@@ -1,1 +1,1 @@
-"""Made-up data sets: masks drawn by code on the landmarks of real faces, in the boostcamp layout."""
+"""Made-up data sets: masks drawn on the keypoints of real faces, in the boostcamp layout."""

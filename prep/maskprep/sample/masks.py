@@ -1,263 +1,205 @@
-"""Face masks drawn by code on a photo: a sheet of fabric laid over the face, lit as the face is lit.
+"""Face masks drawn on photos, from the keypoints that face detectors give.
 
-The sheet is a grid of points in the frame of the face (x to the right, y down, z towards the viewer, one unit = the
-width of the face). Its outline hangs on landmarks, its depth is the face's own depth with the hollows spanned as taut
-fabric spans them. It is textured flat (:mod:`maskprep.sample.fabrics`), then projected back into the photo, so
-pleats and prints follow the turn and tilt of the head. The light is read off the skin: brightness against surface
-direction at the landmarks, solved by least squares.
+A face has coordinates of its own: ``u`` from -1 (its side at the left of the photo) over 0 (nose) to 1, as on a
+cylinder that is turned with the head, and ``y``, 0 at the eyes and 1 at the mouth. A mask lies between two curves y(u).
+It is as bright as the blurred face below it, with folds that are lit from above.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from maskprep.sample.drape import OVAL, Bytes, FaceFrame, Floats, State, drape, face_frame, normals
-from maskprep.sample.fabrics import Style, draw_fabric
+from maskprep.photos.decode import Pixels
 
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
-
-# Landmarks that lie on bare skin in most portraits: cheeks, nose, forehead, temples.
-_SKIN = (
-    50, 280, 205, 425, 117, 346, 118, 347, 101, 330, 36, 266, 187, 411, 123, 352, 4, 5, 195, 197, 151, 9, 108, 337,
-    69, 299, 104, 333, 207, 427, 147, 376, 116, 345, 100, 329, 142, 371, 198, 420, 49, 279,
-)  # fmt: skip
-_EYES = ((33, 160, 158, 133, 153, 144), (263, 387, 385, 362, 380, 373))
-
-TO_LINEAR: Floats = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
-"""Linear light of each 8-bit tone."""
+Floats = NDArray[np.float32]
+State = Literal["worn", "nose", "chin"]  # over nose and chin, below the nose, under the chin
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def draw_mask(image: Bytes, landmarks: npt.NDArray[Any], style: Style, state: State, rng: np.random.Generator) -> Bytes:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of mask: cut, colour (sRGB 0..1), share of all masks, and the colour of its dots where it has some."""
+
+    cut: Literal["surgical", "ffp2", "cloth"]
+    color: tuple[float, float, float]
+    share: float
+    dots: tuple[float, float, float] | None = None
+
+
+KINDS = {
+    "surgical-blue": Kind("surgical", (0.62, 0.79, 0.88), 0.20),
+    "surgical-white": Kind("surgical", (0.92, 0.93, 0.93), 0.16),
+    "surgical-black": Kind("surgical", (0.13, 0.13, 0.14), 0.08),
+    "ffp2-white": Kind("ffp2", (0.92, 0.92, 0.91), 0.20),
+    "ffp2-black": Kind("ffp2", (0.16, 0.16, 0.17), 0.05),
+    "cloth-black": Kind("cloth", (0.12, 0.12, 0.13), 0.08),
+    "cloth-grey": Kind("cloth", (0.44, 0.46, 0.48), 0.06),
+    "cloth-navy": Kind("cloth", (0.16, 0.20, 0.32), 0.05),
+    "cloth-red": Kind("cloth", (0.47, 0.16, 0.19), 0.04),
+    "cloth-green-dotted": Kind("cloth", (0.24, 0.36, 0.29), 0.08, (0.88, 0.87, 0.84)),
+}
+
+# Upper and lower edge: |u|, and y at it. The mask ends at the last u of the upper one.
+_JAW: Curve = (0, 0.32, 0.62, 0.84, 0.92), (1.88, 1.81, 1.51, 1.16, 0.92)
+_EDGES: dict[State, tuple[Curve, Curve]] = {
+    "worn": (((0, 0.15, 0.36, 0.66, 0.92), (0.17, 0.27, 0.36, 0.43, 0.47)), _JAW),
+    "nose": (
+        ((0, 0.33, 0.66, 0.9), (0.82, 0.84, 0.78, 0.72)),
+        _JAW,
+    ),
+    "chin": (((0, 0.4, 0.62, 0.8), (1.52, 1.50, 1.40, 1.20)), ((0, 0.28, 0.54, 0.78), (2.07, 1.98, 1.73, 1.36))),
+}
+
+
+class Frame:
+    """The coordinates of a face; lengths are in units of eyes to mouth.
+
+    Args:
+        points: right eye, left eye (of the person), nose tip, then the mouth or its two corners, [4 or 5, 2] in pixels.
+    """
+
+    def __init__(self, points: NDArray[Any]) -> None:
+        self.eyes = np.mean(points[:2], axis=0)
+        down = np.mean(points[3:], axis=0) - self.eyes
+        self.unit = max(float(np.linalg.norm(down)), 1.0)
+        self.down = down / self.unit
+        self.right = np.array([self.down[1], -self.down[0]])
+        # Fitted to landmarks of 60 portraits: there, sides and chin are off by 3 % of the face's width (sd), at most 12 %.
+        between = float(np.clip(np.linalg.norm(points[1] - points[0]) / self.unit, 0.6, 1.5))
+        turn = float((points[2] - self.eyes) @ self.right) / self.unit
+        self.half = 0.12 + 0.93 * between
+        self.chin = 1.135 + 0.643 * between
+        self.width = 2 * self.half * self.unit  # of the face, pixels
+        self.shift = float(np.clip(-1.63 * turn, -0.6 * self.half, 0.6 * self.half))
+        self.yaw = float(np.arcsin(-self.shift / self.half))
+
+    def pixels(self, u: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        """Photo coordinates [n, 2] of points of the face [n]."""
+        x = self.half * np.sin(np.clip(np.arcsin(u) + self.yaw, -np.pi / 2, np.pi / 2)) + self.shift
+        return np.asarray(self.eyes + self.unit * (x[:, None] * self.right + y[:, None] * self.down))
+
+    def coordinates(self, height: int, width: int) -> tuple[Floats, Floats]:
+        """u and y [height, width] of every pixel of a photo."""
+        grid = (np.dstack(np.meshgrid(np.arange(width), np.arange(height))) - self.eyes) / self.unit
+        u = np.sin(np.arcsin(np.clip((grid @ self.right - self.shift) / self.half, -1, 1)) - self.yaw)
+        return u.astype(np.float32), (grid @ self.down).astype(np.float32)
+
+
+def draw_mask(photo: Pixels, face: NDArray[Any], kind: str, state: State = "worn", seed: int = 0) -> Pixels:
     """A copy of a photo with a mask drawn on one face.
 
     Args:
-        image: RGB photo, uint8 [H, W, 3].
-        landmarks: the face's 478 MediaPipe landmarks [478, 3] in pixels of this photo, z in the same unit.
-        style: what the mask is made of.
-        state: ``worn`` covers nose and chin, ``nose`` leaves the nose out, ``chin`` sits under the chin with mouth and
-            nose free.
-        rng: decides wrinkles and how straight the mask sits.
+        photo: RGB, uint8 [H, W, 3].
+        face: its keypoints, see :class:`Frame`.
+        kind: one of KINDS.
+        seed: of the folds and of how straight the mask sits.
     """
-    # Only the surroundings of the face are worked on.
-    spots = np.asarray(landmarks, np.float32)
-    reach = 0.75 * float(np.ptp(spots[:, :2], axis=0).max())
-    low, high = spots[:, :2].min(0) - reach * 0.6, spots[:, :2].max(0) + reach * 0.6
-    x0, y0 = (max(0, int(c)) for c in low)
-    x1, y1 = (min(int(size), int(c) + 1) for size, c in zip(image.shape[1::-1], high, strict=True))
-    out = image.copy()
-    if x1 - x0 > 8 and y1 - y0 > 8:
-        inner = np.ascontiguousarray(image[y0:y1, x0:x1])
-        out[y0:y1, x0:x1] = _draw(inner, spots - np.array([x0, y0, 0], np.float32), style, state, rng)
-    return out
+    reach, centre = Frame(face).width, np.asarray(face[2])
+    low, high = np.maximum(centre - reach, 0).astype(int), np.maximum(centre + reach, 0).astype(int)
+    part = np.s_[low[1] : high[1], low[0] : high[0]]
+    drawn = photo.copy()
+    if photo[part].size:
+        drawn[part] = _draw(photo[part], Frame(face - low), KINDS[kind], state, np.random.default_rng(seed))
+    return drawn
 
 
-def _draw(image: Bytes, landmarks: Floats, style: Style, state: State, rng: np.random.Generator) -> Bytes:
-    frame = face_frame(landmarks)
-    h, w = image.shape[:2]
-    photo = TO_LINEAR[image]
-    light, level, tint = _light(photo, landmarks, frame)
-
-    points, u, v = drape(frame, style, state, rng)
-    fabric = draw_fabric(style, state, u, v, rng)
-    bumped = points.copy()
-    bumped[..., 2] += fabric.height
-    facing = normals(bumped)
-    relief = light[1:] * 1.5  # fabric has harder folds than skin, and no glow of its own
-    shade = np.clip(1 + (facing @ relief - relief[2] * 0.93), 0.25, 1.5) * fabric.occlusion
-    half = relief / max(float(np.linalg.norm(relief)), 1e-6) + np.array([0, 0, 1], np.float32)
-    sheen = np.clip(facing @ (half / np.linalg.norm(half)), 0, 1) ** 8 * fabric.occlusion
-    color = np.clip((fabric.albedo * shade[..., None] + style.sheen * sheen[..., None]) * level * tint, 0, 1)
-    layer, alpha = _project(frame.to_pixels(points), color, fabric.alpha, (h, w), frame.scale)
-
-    blur = max(0.45, 0.0045 * frame.scale)
-    layer, alpha = cv2.GaussianBlur(layer, (0, 0), blur), cv2.GaussianBlur(alpha, (0, 0), blur * 0.8)
-    skin = _skin_region(frame, (h, w))
-    soft = _shadow(alpha, frame.scale, light)
-    behind = np.asarray(photo * (1 - (soft * skin)[..., None]), np.float32)
-    behind = _draw_loops(behind, image, frame, style, state, points, level * tint, skin, rng)
-    grain = _grain(image, frame, rng)
-    lit = np.clip(cv2.pow(np.clip(layer, 0, 1), 1 / 2.2) + grain[..., None], 0, 1)
-    out = cv2.pow(np.clip(behind, 0, 1), 1 / 2.2) * (1 - alpha[..., None]) + lit * alpha[..., None]
-    return np.asarray(np.clip(out * 255 + 0.5, 0, 255), np.uint8)
+def _draw(photo: Pixels, face: Frame, kind: Kind, state: State, rng: np.random.Generator) -> Pixels:
+    size, unit = photo.shape[:2], face.unit
+    u, y = face.coordinates(*size)
+    skin = (np.abs(u) < 0.97) & (((y - 0.5) / 1.3) ** 2 + u**2 < 1)
+    neck = (np.abs(u) < 0.6) & (y > 1) & (y < 3)
+    light = ((photo / np.float32(255)) ** 2.2).astype(np.float32)  # linear
+    white = _white(light, skin if skin.any() else ~skin, unit)
+    edges = side, top, bottom = _edges(face, state, rng)
+    outline = face.pixels(np.concatenate([side, side[::-1]]), np.concatenate([top, bottom[::-1]]))
+    cover = cv2.fillPoly(np.zeros(size, np.uint8), [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    alpha = _blur(cover / 255, max(0.6, 0.012 * unit))
+    loops = _loops(face, edges, photo, skin)
+    shadow = _blur(np.roll(np.maximum(alpha, 0.4 * loops), round(0.05 * unit), axis=0), 0.07 * unit)
+    behind = light * (1 - 0.5 * (shadow * _blur(skin | neck, 0.04 * unit))[..., None])
+    strap = np.array(kind.color if max(kind.color) < 0.3 else (0.93, 0.93, 0.92), np.float32) ** 2.2
+    behind += loops[..., None] * (0.85 * strap * white - behind)
+    v = np.float32((y - np.interp(u, side, top)) / (np.interp(u, side, bottom) - np.interp(u, side, top)))
+    color, relief = _fabric(kind, state, u, np.asarray(v), rng)
+    relief = _blur(relief * (unit / 8), 0.012 * unit)
+    facing = 1 - 0.15 * cv2.Sobel(relief, -1, 1, 0) + 0.55 * cv2.Sobel(relief, -1, 0, 1)
+    rim = np.clip(_blur(alpha, 0.07 * unit) * 2 - 1, 0, 1)  # the fabric turns away at its edge
+    lit = color * white * (np.clip(facing, 0.35, 1.3) * (0.72 + 0.28 * rim))[..., None]
+    front = np.clip(lit, 0, 1) ** (1 / 2.2) * 255 + 2.5 * _blur(rng.normal(0, 1, size), 0.6)[..., None]
+    back = np.clip(behind, 0, 1) ** (1 / 2.2) * 255
+    return np.asarray(np.clip(back + alpha[..., None] * (front - back) + 0.5, 0, 255), np.uint8)
 
 
-def _light(photo: Floats, landmarks: Floats, frame: FaceFrame) -> tuple[Floats, float, Floats]:
-    """Light on the face: shading [4] = constant and slope over the normal (1 on average over the face), level, tint.
-
-    The level is the linear brightness that white paper held before the face would have; the tint its colour [3].
-    """
-    h, w = photo.shape[:2]
-    smooth = cv2.GaussianBlur(photo, (0, 0), max(1.0, frame.scale * 0.025))
-    at = np.round(landmarks[:, :2]).astype(int)
-    at = np.stack([np.clip(at[:, 0], 0, w - 1), np.clip(at[:, 1], 0, h - 1)], 1)
-    skin = np.array(_SKIN)
-    rgb = smooth[at[skin, 1], at[skin, 0]]
-    lum = rgb @ _LUMINANCE
-    middle = float(max(np.median(lum), 1e-3))
-    # Direction of the skin: a smooth bulge through the landmarks is enough (an ellipsoid of the face's proportions).
-    p = frame.points[skin]
-    centre = np.array([0.0, float(frame.points[1, 1]), float(frame.points[1, 2]) - 0.75], np.float32)
-    n = (p - centre) / np.array([0.5, 0.75, 0.7], np.float32) ** 2
-    n /= np.linalg.norm(n, axis=1, keepdims=True)
-    design = np.column_stack([np.ones(len(n)), n])
-    ratio = np.clip(lum / middle, 0.2, 2.0)
-    weight = np.ones(len(n))
-    prior = np.array([0.45, 0.0, -0.25, 0.55])  # mostly from the front, a little from above
-    fit = prior
-    for _ in range(4):
-        a = design * weight[:, None]
-        fit = np.linalg.solve(a.T @ design + np.diag([2.0, 1.0, 3.0, 4.0]), a.T @ ratio + prior * [2.0, 1.0, 3.0, 4.0])
-        miss = np.abs(ratio - design @ fit)
-        weight = 1 / np.maximum(1, miss / 0.12)
-    eye = np.zeros((h, w), np.uint8)
-    for ring in _EYES:
-        cv2.fillPoly(eye, [at[list(ring)].astype(np.int32)], 1)
-    seen = photo[eye > 0]
-    white = float(np.percentile(seen.mean(1), 92)) / 0.5 if len(seen) >= 12 else 0.8
-    bright = float(np.percentile(smooth[::4, ::4] @ _LUMINANCE, 97))
-    cues = np.clip([white, middle / 0.33, bright / 0.75], [0.6, 0.75, 0.5], [1.1, 1.15, 1.15])
-    level = float(np.clip(0.98 * cues.prod() ** (1 / 3), 0.45, 1.0))
-    grey = photo.reshape(-1, 3).mean(0)
-    tint = np.clip(grey / max(float(grey.mean()), 1e-3), 0.75, 1.3) ** 0.15
-    return fit.astype(np.float32), level, (tint / tint.mean()).astype(np.float32)
+def _edges(face: Frame, state: State, rng: np.random.Generator) -> NDArray[Any]:
+    """u, and y of the upper and the lower edge at it, [3, n]: smooth, a little crooked."""
+    end = _EDGES[state][0][0][-1]
+    side = np.linspace(-end, end, 121)
+    tilt, drop = rng.normal(0, 0.025), abs(rng.normal(0, 0.03))
+    top, bottom = (np.interp(np.abs(side), *curve) for curve in _EDGES[state])
+    edges = np.stack([top, bottom])
+    edges = np.where(edges > 1, 1 + (edges - 1) * (face.chin - 1) / 0.78, edges) + tilt * side + drop
+    return np.vstack([side, cv2.blur(edges, (13, 1), borderType=cv2.BORDER_REPLICATE)])
 
 
-def _project(
-    pixels: Floats, color: Floats, alpha: Floats, size: tuple[int, int], scale: float
-) -> tuple[Floats, Floats]:
-    """The sheet in the photo: colour [H, W, 3] and coverage [H, W]. Where it folds over, the nearer part wins."""
-    zoom = 2
-    h, w = size[0] * zoom, size[1] * zoom
-    x, y = pixels[..., 0].ravel() * zoom + 0.5, pixels[..., 1].ravel() * zoom + 0.5
-    near = np.exp(np.clip(16 * (pixels[..., 2].ravel() - pixels[..., 2].max()) / scale, -12, 0))
-    x0, y0 = int(max(0, x.min() - 2)), int(max(0, y.min() - 2))
-    x1, y1 = int(min(w, x.max() + 3)), int(min(h, y.max() + 3))
-    empty = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
-    if x1 - x0 < 2 or y1 - y0 < 2:
-        return empty
-    bw, bh = x1 - x0, y1 - y0
-    ix, iy = np.floor(x).astype(np.int64) - x0, np.floor(y).astype(np.int64) - y0
-    keep = (ix >= 0) & (ix < bw) & (iy >= 0) & (iy < bh)
-    cell = (iy * bw + ix)[keep]
-    a = alpha.ravel()
-    planes = [near, near * a, *(near * a * color[..., k].ravel() for k in range(3))]
-    sums = np.dstack([np.bincount(cell, p[keep], bw * bh).reshape(bh, bw).astype(np.float32) for p in planes])
-    closed = cv2.GaussianBlur(sums, (0, 0), 0.8)  # closes the gaps between points
-    coverage = closed[..., 1] / np.maximum(closed[..., 0], 1e-12)
-    tone = closed[..., 2:] / np.maximum(closed[..., 1:2], 1e-12)
-    full = np.zeros((h, w), np.float32)
-    tones = np.zeros((h, w, 3), np.float32)
-    full[y0:y1, x0:x1] = np.clip(coverage, 0, 1)
-    tones[y0:y1, x0:x1] = np.clip(tone, 0, 1) * full[y0:y1, x0:x1, None]
-    small = cv2.resize(full, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    tint = cv2.resize(tones, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-    spread = cv2.GaussianBlur(tint, (0, 0), 1.5) / np.maximum(cv2.GaussianBlur(small, (0, 0), 1.5), 1e-4)[..., None]
-    solid = small[..., None] > 0.5
-    return np.where(solid, tint / np.maximum(small, 1e-4)[..., None], spread).astype(np.float32), small
+def _fabric(kind: Kind, state: State, u: Floats, v: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Linear colour [h, w, 3] and height towards the viewer [h, w] at u and v, which is 0 at the top and 1 below."""
+
+    def line(distance: Floats, width: float = 0.012) -> Floats:
+        return np.asarray(np.exp(-((distance / np.float32(width)) ** 2)))
+
+    noise = cv2.resize(rng.normal(0, 0.02, (7, 9)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
+    relief = cv2.remap(noise, (u + 1) * 127, v * 255, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if state == "worn":
+        relief += 0.16 * line(u, 0.22) * line(v - np.float32(0.28), 0.25)  # the nose
+    seams = line(np.minimum(v, 1 - v) - np.float32(0.06))
+    if kind.cut == "surgical":
+        for fold in (0.3, 0.48, 0.66):
+            below = v - np.float32(fold) - np.float32(0.03) * u**2
+            relief += 0.035 * np.clip(1 - np.abs(below) / 0.09, 0, 1) * (below > 0)
+            seams += 1.5 * line(below)
+    else:
+        bulge = 0.55 * (1 - np.sqrt(u**2 + 0.003)) if kind.cut == "ffp2" else 0.14 * (1 - u**2)
+        relief += bulge * np.sin(np.pi * np.clip(v, 0, 1))
+        seams += line(u)
+    dots = np.clip(6 * np.cos(np.pi * 9 * u) * np.cos(np.pi * 7 * v) - 2, 0, 1)[..., None]
+    base, print_ = (np.array(color, np.float32) ** 2.2 for color in (kind.color, kind.dots or kind.color))
+    return (base + dots * (print_ - base)) * (1 - 0.1 * seams)[..., None], relief
 
 
-def _shadow(alpha: Floats, scale: float, light: Floats) -> Floats:
-    """Darkening 0..1 of what lies behind the edge of the mask, falling away from the light."""
-    dx, dy = -float(light[1]), max(0.15, -float(light[2]))
-    reach = 0.022 * scale / max(1e-6, (dx * dx + dy * dy) ** 0.5)
-    shift = np.array([[1, 0, dx * reach], [0, 1, dy * reach]], np.float32)
-    size = (alpha.shape[1], alpha.shape[0])
-    wide = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, size), (0, 0), 0.022 * scale)
-    tight = cv2.GaussianBlur(alpha, (0, 0), max(0.8, 0.008 * scale))
-    return np.asarray(np.clip(0.42 * wide + 0.28 * tight, 0, 0.6), np.float32)
+def _white(light: Floats, skin: NDArray[np.bool_], unit: float) -> NDArray[Any]:
+    """What white would look like in the light on a face, linear [h, w, 3]."""
+    brightness = cv2.cvtColor(light, cv2.COLOR_RGB2GRAY)
+    middle = max(float(np.median(brightness[skin])), 1e-3)
+    held = np.clip(brightness / middle, 0.35, 1.8)  # neither hair nor highlights
+    shade = np.clip((_blur(held * skin, 0.35 * unit) + 1e-3) / (_blur(skin, 0.35 * unit) + 1e-3), 0.5, 1.3)
+    # Dark skin and dim light look alike: half of the answer comes from the brightest things in the photo.
+    bright = float(np.percentile(brightness, 96))
+    level = 0.95 * float(np.clip(middle / 0.33, 0.5, 1.15) * np.clip(bright / 0.75, 0.4, 1.15)) ** 0.5
+    tint = np.maximum(light.mean((0, 1)), 1e-3)
+    return np.asarray(level * shade[..., None] * (tint / tint.mean()) ** 0.2)
 
 
-def _skin_region(frame: FaceFrame, size: tuple[int, int]) -> Floats:
-    """Soft region 0..1 of face and neck, where a mask can cast its shadow."""
-    oval = frame.points[list(OVAL)].copy()
-    neck = np.stack([frame.points[i] for i in (172, 397, 397, 172)])
-    neck[:, 0] *= 0.9
-    neck[2:, 1] += 0.55
-    region = np.zeros(size, np.uint8)
-    for shape in (oval, neck):
-        cv2.fillPoly(region, [np.round(frame.to_pixels(shape)[:, :2]).astype(np.int32)], 255)
-    return np.asarray(cv2.GaussianBlur(region, (0, 0), max(1.0, 0.01 * frame.scale)) / np.float32(255), np.float32)
+def _loops(face: Frame, edges: NDArray[Any], photo: Pixels, skin: NDArray[np.bool_]) -> Floats:
+    """Coverage [h, w] of the ear loops: from the corners of the mask to the ears, where no hair hides them."""
+    cover = np.zeros(skin.shape, np.uint8)
+    for sign, side, top, bottom in ((-1, *edges[:, 0]), (1, *edges[:, -1])):
+        low = 0.1 * top + 0.9 * bottom
+        for corner, ear in ((top + 0.04, 0.22), (low, max(0.75, low - 0.4))):
+            points = face.pixels(np.array([side, sign]), np.array([corner, ear]))
+            points[1] += 0.06 * face.unit * sign * face.right
+            if sign * face.yaw > -0.35:  # not turned away
+                line = np.round(points * 16).astype(np.int32)
+                cv2.polylines(cover, [line], False, 255, max(1, round(0.035 * face.unit)), cv2.LINE_AA, 4)
+    lab = _blur(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB), 1)
+    usual = np.median(lab[skin if skin.any() else ~skin], axis=0)
+    likeness = np.exp(-(((lab - usual) / [40, 9, 10]) ** 2).sum(2))
+    return np.asarray(_blur(cover / 255, 0.5) * np.maximum(likeness, 0.85 * skin), np.float32)
 
 
-def _skin_likeness(image: Bytes, frame: FaceFrame) -> Floats:
-    """How much each pixel looks like this face's skin, 0..1, by colour."""
-    lab = cv2.cvtColor(cv2.GaussianBlur(image, (0, 0), max(0.8, 0.006 * frame.scale)), cv2.COLOR_RGB2LAB)
-    lab = lab.astype(np.float32)
-    at = np.round(frame.to_pixels(frame.points[list(_SKIN)])[:, :2]).astype(int)
-    at = np.clip(at, 0, [image.shape[1] - 1, image.shape[0] - 1])
-    seen = lab[at[:, 1], at[:, 0]]
-    middle = np.median(seen, 0)
-    spread = np.maximum(1.5 * np.median(np.abs(seen - middle), 0), [22, 5, 6])
-    off = (lab - middle) / spread
-    off[..., 0] = np.where(off[..., 0] > 0, off[..., 0] * 0.6, off[..., 0])
-    return np.asarray(
-        np.exp(-0.25 * np.clip(off[..., 0] ** 2 + off[..., 1] ** 2 + off[..., 2] ** 2 - 1.5, 0, 40)), np.float32
-    )
-
-
-def _draw_loops(
-    photo: Floats,
-    image: Bytes,
-    frame: FaceFrame,
-    style: Style,
-    state: State,
-    points: Floats,
-    light: Floats,
-    skin: Floats,
-    rng: np.random.Generator,
-) -> Floats:
-    """Ear loops or straps from the corners of the sheet to the ears; hair and ears in front hide them."""
-    m, n = points.shape[:2]
-    inner = (int(n * 0.045), int(n * 0.955))
-    rows = (int(m * 0.08), int(m * 0.92))
-    zoom = 4
-    h, w = photo.shape[:2]
-    cover = np.zeros((h * zoom, w * zoom), np.uint8)
-    yaw = float(np.arcsin(np.clip(frame.axes[0, 2], -1, 1)))
-    sag = abs(rng.normal(0.008, 0.006))
-    for side, column in ((-1, inner[0]), (1, inner[1])):
-        if side * yaw < -0.30:  # this side is turned away
-            continue
-        ears = (127, 234, 132) if side < 0 else (356, 454, 361)
-        ear_top = frame.points[ears[0]] * 0.35 + frame.points[ears[1]] * 0.65
-        ear_low = frame.points[ears[2]].copy()
-        for corner, ear, out in ((points[rows[0], column], ear_top, 0.05), (points[rows[1], column], ear_low, 0.035)):
-            end = ear + np.array([side * out, -0.01, -0.05], np.float32)
-            t = np.linspace(0, 1, 24, dtype=np.float32)[:, None]
-            path = corner * (1 - t) + end * t
-            path[:, 1] += sag * 4 * (t * (1 - t))[:, 0]
-            path[:, 0] += side * 0.02 * 4 * (t * (1 - t))[:, 0] * (0.4 if state == "chin" else 1.0)
-            line = np.round(frame.to_pixels(path)[:, :2] * zoom * 16).astype(np.int32)
-            width = max(1, round(style.loop_width * frame.scale * zoom))
-            cv2.polylines(cover, [line], False, 255, width, cv2.LINE_AA, 4)
-    full = cv2.resize(cover, (w, h), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    full = cv2.GaussianBlur(full, (0, 0), max(0.4, 0.004 * frame.scale))
-    # Loops lie on skin and on beards; hair and the backdrop beside the face hide them.
-    face = np.zeros((h, w), np.uint8)
-    rim = frame.to_pixels(frame.points[list(OVAL)] * np.array([0.97, 1, 1], np.float32))[:, :2]
-    cv2.fillPoly(face, [np.round(rim).astype(np.int32)], 1)
-    visible = full * np.maximum(_skin_likeness(image, frame), 0.85 * face)
-    cast = cv2.GaussianBlur(np.roll(visible, max(1, round(0.008 * frame.scale)), 0), (0, 0), 0.009 * frame.scale)
-    photo = photo * (1 - 0.3 * np.clip(cast, 0, 1) * skin)[..., None]
-    around = cv2.GaussianBlur(photo @ _LUMINANCE, (0, 0), 0.04 * frame.scale)[..., None]
-    local = np.clip(around / max(float(np.median(around[skin > 0.9])) if (skin > 0.9).any() else 1.0, 1e-3), 0.4, 1.15)
-    tone = np.clip(np.array(style.loop, np.float32) ** 2.2 * light * 0.9 * local, 0, 1)
-    return np.asarray(photo * (1 - visible[..., None]) + tone * visible[..., None], np.float32)
-
-
-def _grain(image: Bytes, frame: FaceFrame, rng: np.random.Generator) -> Floats:
-    """Noise [H, W] as strong as that of the photo around the face, as a share of full scale."""
-    x, y = frame.to_pixels(frame.points[:468])[:, :2].mean(0)
-    half = int(frame.scale * 0.4)
-    y0, x0 = max(0, int(y) - half), max(0, int(x) - half)
-    patch = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[y0 : y0 + 2 * half, x0 : x0 + 2 * half].astype(np.float32)
-    sigma = 1.0
-    if patch.size:
-        kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-        sigma = float(np.median(np.abs(cv2.filter2D(patch, cv2.CV_32F, kernel)))) / 0.6745 / 6
-    noise = cv2.GaussianBlur(rng.normal(0, 1, image.shape[:2]).astype(np.float32), (0, 0), 0.6)
-    return np.asarray(noise / max(float(noise.std()), 1e-6) * float(np.clip(sigma, 0.6, 4.0)) / 255, np.float32)
+def _blur(plane: NDArray[Any], sigma: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(np.float32(plane), (0, 0), max(sigma, 0.3)))

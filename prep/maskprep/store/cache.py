@@ -63,7 +63,7 @@ class Cache:
     findings = _Part("audit/findings.parquet")
     """Table of what the audit has found."""
     decisions = _Part("decisions.csv")
-    """A person's rulings; the only file that is edited by hand and cannot be rebuilt."""
+    """People's decisions; the only file that is edited by hand and cannot be rebuilt."""
     log = _Part("log.jsonl")
     """One line per command."""
 

@@ -1,6 +1,8 @@
-"""Running a stage over chunks: in this process, or in several that each load the models once.
+"""Worker processes that one bad photo cannot stop.
 
-Workers write their shards themselves, so no pixels travel between processes, and a worker's memory is one shard.
+Every worker has a pipe of its own and reports each row before it works on it. A worker that dies, or takes too long,
+costs that row: its task is done again by another worker, without the row. There is no lock and no shared memory that a
+killed worker could hold, and no thread. Workers end with the process that started them.
 """
 
 from __future__ import annotations
@@ -8,36 +10,43 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing.util import Finalize
-from pathlib import Path
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from maskprep.errors import UsageError, UserError
 
-from maskprep.base.files import fsync_replace, temporary_name
-from maskprep.errors import RowError, UsageError, UserError
-from maskprep.store.shards import Chunk, shard_path
-from maskprep.store.tables import write_table
-
-Row = dict[str, Any]
-Output = tuple[Row, NDArray[np.uint8] | None]
-Compute = Callable[[Row], Output | None]
-
-KEYED = (pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()))
-"""The columns that every row has before those of its stage."""
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 ENGINES = ("serial", "processes")
+ROW_SECONDS = 300.0
+"""A row that takes longer is given up: the worker at it is killed."""
+
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 1.0
+MOST_STARTS = 2
+"""So many workers may die at one task before they begin its first row."""
+
+At = Callable[[int], None]
+"""Called with the number of a row before the row is worked on."""
+
+
+class Work(Protocol[T_contra, R_co]):
+    """What workers do. It is pickled; a worker keeps it open for all tasks of a run."""
+
+    def open(self) -> AbstractContextManager[Callable[[T_contra, At, Mapping[int, str]], R_co]]:
+        """Load what is needed. The function takes a task, ``at``, and the rows to leave out: number -> why."""
+        ...
 
 
 def check(engine: str, workers: int | None) -> None:
@@ -52,218 +61,206 @@ def check(engine: str, workers: int | None) -> None:
         raise UsageError(f"--workers must be at least 1, not {workers}.")
 
 
-class Stage(Protocol):
-    """A named, versioned pure function from one input row to one output row (and one array).
+@dataclass
+class _Job(Generic[T]):
+    """A task on its way.
 
-    Objects are pickled to the workers, so they hold settings and paths only; ``open`` loads the models.
+    Args:
+        number: of the task.
+        task: itself.
+        dead: rows at which a worker died or ran out of time, with why.
+        ticked: how many of its rows were reported.
+        starts: how many workers died before its first row.
     """
 
-    @property
-    def columns(self) -> pa.Schema:
-        """Columns of the output rows besides image, key and row."""
-        ...
-
-    @property
-    def array_shape(self) -> tuple[int, ...] | None:
-        """Shape of the uint8 array of one row, None for a stage without pixels."""
-        ...
-
-    def open(self) -> contextlib.AbstractContextManager[Compute]:
-        """Load what the stage needs. The function returns None for a row that could not be made this time."""
-        ...
+    number: int
+    task: T
+    dead: dict[int, str] = field(default_factory=dict)
+    ticked: int = 0
+    starts: int = 0
 
 
-@dataclass(frozen=True)
-class Task:
-    """One chunk with the input rows of its pairs, in order."""
+class _Worker:
+    """One process and its pipe."""
 
-    folder: Path
-    chunk: Chunk
-    rows: tuple[Row, ...]
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _no_interrupts():
+            self.process.start()
+        theirs.close()
+        self.work: Any = None
+        self.job: _Job[Any] | None = None
+        self.row: int | None = None
+        self.since = 0.0
 
+    def give(self, work: Any, job: _Job[Any]) -> None:
+        """Hand over a task."""
+        self.job, self.row = job, None
+        with contextlib.suppress(OSError):  # it has died: the pipe says so next
+            if self.work != work:
+                self.work = work
+                self.pipe.send(work)
+            self.pipe.send((job.task, job.dead))
 
-Failure = tuple[str, str]
-"""An image whose row could not be made this time, and why."""
-
-
-class StopRunError(Exception):
-    """The run was asked to stop; the shard at hand is not written."""
-
-
-def fill_shard(stage: Stage, compute: Compute, task: Task, tick: Callable[[], None]) -> list[Failure]:
-    """Make one shard and commit it: pixels first, the table last. Returns the rows that could not be made.
-
-    A stage that fails on one image, in whatever way, costs that image's row and no more.
-    """
-    final = shard_path(task.folder, task.chunk.shard)
-    pixels_final = final.with_suffix(".npy")
-    pixels_temporary = temporary_name(pixels_final)
-    made: list[Row] = []
-    failed: list[Failure] = []
-    arrays: NDArray[np.uint8] | None = None
-    try:
-        if stage.array_shape is not None:
-            arrays = np.empty((len(task.rows), *stage.array_shape), np.uint8)
-        for (image, key), row in zip(task.chunk.pairs, task.rows, strict=True):
-            try:
-                output = compute(row)
-            except UserError:
-                raise
-            except Exception as error:
-                output = None
-                failed.append((image, _why(error)))
-            else:
-                if output is None:
-                    failed.append((image, "it can no longer be read"))
-            if output is not None:
-                if arrays is not None and output[1] is not None:
-                    arrays[len(made)] = output[1]
-                made.append({"image": image, "key": key, "row": len(made), **output[0]})
-            tick()
-        if arrays is not None:
-            with pixels_temporary.open("wb") as file:
-                np.save(file, arrays[: len(made)])
-            fsync_replace(pixels_temporary, pixels_final)
-        write_table(final, pa.Table.from_pylist(made, schema=pa.schema([*KEYED, *stage.columns])))
-    finally:
-        pixels_temporary.unlink(missing_ok=True)
-    return failed
+    def kill(self) -> None:
+        """End it at once, whatever it does: everything it writes gets its name only when it is whole."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
 
 
-def _why(error: Exception) -> str:
-    """In words, why a row could not be made."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
-
-
-class Crew:
-    """The workers of one command. They are started by the first stage that needs them and kept for the next ones.
+class Pool:
+    """The workers of one command. They are started when they are first needed, and kept.
 
     Args:
         workers: how many processes at most.
-        engine: one of ENGINES; ``serial`` starts none.
+        engine: one of ENGINES; ``serial`` works in this process, where native code that crashes ends the command.
+        seconds: time for one row, see ROW_SECONDS.
     """
 
-    def __init__(self, workers: int = 1, engine: str = "processes") -> None:
-        self._workers, self._engine = workers, engine
-        self._context = multiprocessing.get_context("spawn")
-        self._pool: ProcessPoolExecutor | None = None
+    def __init__(self, workers: int = 1, engine: str = "processes", seconds: float = ROW_SECONDS) -> None:
+        self._most, self._engine, self._seconds = workers, engine, seconds
+        self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+    def __exit__(self, *_: object) -> None:
+        while self._workers:
+            self._workers.pop().kill()
 
-    def run(self, stage: Stage, tasks: Sequence[Task], advance: Callable[[int], None]) -> list[Failure]:
-        """Fill the shards of all tasks. Returns the rows that could not be made this time.
+    def run(self, work: Work[T, R], tasks: Sequence[T], advance: Callable[[int], None]) -> list[R]:
+        """Do all tasks.
 
-        One worker, or one task, runs in this process: there is nothing to win from another.
+        Args:
+            work: what is done.
+            tasks: what it is done to.
+            advance: called with the number of rows that were begun since the last call.
+
+        Returns:
+            The results, in the order of the tasks.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, once every worker has stopped (within about two seconds).
-            UserError: a worker died, naming the photos it was at.
+            KeyboardInterrupt: after Ctrl-C, when every worker has ended. A second Ctrl-C ends this process.
+            UserError: the workers cannot be started.
+            Exception: what ``work`` has raised.
         """
+        if self._engine == "serial" or not tasks:
+            return self._run_here(work, tasks, advance)
+        results: dict[int, R] = {}
+        todo = deque(_Job(number, task) for number, task in enumerate(tasks))
+        with _interrupts() as interrupted:
+            try:
+                while len(results) < len(tasks):
+                    self._hand_out(work, todo)
+                    for worker in list(self._workers):
+                        self._listen(worker, results, todo, advance)
+                    if interrupted():
+                        raise KeyboardInterrupt
+                    wait([worker.pipe for worker in self._workers if worker.job], POLL_SECONDS)
+            except BaseException:
+                self.__exit__()
+                raise
+        return [results[number] for number in range(len(tasks))]
+
+    def _run_here(self, work: Work[T, R], tasks: Sequence[T], advance: Callable[[int], None]) -> list[R]:
         if not tasks:
             return []
-        if self._engine == "serial" or min(self._workers, len(tasks)) <= 1:
-            with stage.open() as compute:
-                return [failure for task in tasks for failure in fill_shard(stage, compute, task, lambda: advance(1))]
-        if self._pool is None:
-            self._counter, self._stop = self._context.Value("q", 0), self._context.Value("b", 0)
-            given = (self._counter, self._stop)
-            self._pool = ProcessPoolExecutor(self._workers, self._context, _start_worker, given)
-        failed: list[Failure] = []
-        processes: list[Any] = []
-        start = self._counter.value
+        with work.open() as make:
+            return [make(task, lambda row: advance(1), {}) for task in tasks]
+
+    def _hand_out(self, work: Any, todo: deque[_Job[Any]]) -> None:
+        idle = [worker for worker in self._workers if worker.job is None]
+        while todo and (idle or len(self._workers) < self._most):
+            if not idle:
+                idle.append(_Worker())
+                self._workers.append(idle[-1])
+            idle.pop().give(work, todo.popleft())
+
+    def _listen(
+        self, worker: _Worker, results: dict[int, Any], todo: deque[_Job[Any]], advance: Callable[[int], None]
+    ) -> None:
+        """Take in what a worker has to say, or that it has died."""
+        failure: BaseException | None = None
         try:
-            with _interrupts_wait():
-                futures = {self._pool.submit(_run_task, stage, task): task for task in tasks}
-                processes = list((self._pool._processes or {}).values())  # the pool forgets them when it breaks
-            for future in _finished(futures, self._counter, start, advance):
-                try:
-                    failed += future.result()
-                except BrokenProcessPool as error:
-                    at = futures[future].chunk.pairs
-                    raise UserError(
-                        f"A worker process died while working on photos such as '{at[0][0]}' .. '{at[-1][0]}'.",
-                        "It may have run out of memory: run the command again with fewer --workers; finished work is"
-                        " kept. (A script of your own must call it under: if __name__ == '__main__'.)",
-                    ) from error
-        except BaseException:
-            self._end(processes)
-            raise
-        return failed
+            while worker.job is not None and failure is None and worker.pipe.poll():
+                kind, value = worker.pipe.recv()
+                if kind == "at":
+                    worker.row, worker.since = value, time.monotonic()
+                    if value >= worker.job.ticked:
+                        advance(value + 1 - worker.job.ticked)
+                        worker.job.ticked = value + 1
+                elif kind == "result":
+                    results[worker.job.number] = value
+                    worker.job = worker.row = None
+                else:
+                    failure = value
+        except (EOFError, ConnectionError):
+            worker.process.join()
+            self._lost(worker, _how_it_ended(worker.process.exitcode), todo)
+            return
+        if failure is not None:
+            raise failure
+        if worker.row is not None and time.monotonic() - worker.since > self._seconds:
+            self._lost(worker, f"it took longer than {self._seconds:g} s", todo)
 
-    def _end(self, processes: Sequence[Any]) -> None:
-        """Stop the workers at once."""
-        assert self._pool is not None
-        self._stop.value = 1
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = None
-        deadline = time.monotonic() + GRACE_SECONDS
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.terminate()
-                process.join(GRACE_SECONDS)
-
-
-def run(
-    stage: Stage,
-    tasks: Sequence[Task],
-    *,
-    workers: int = 1,
-    engine: str = "processes",
-    advance: Callable[[int], None] = lambda n: None,
-) -> list[Failure]:
-    """:meth:`Crew.run` with workers of its own."""
-    with Crew(workers, engine) as crew:
-        return crew.run(stage, tasks, advance)
+    def _lost(self, worker: _Worker, why: str, todo: deque[_Job[Any]]) -> None:
+        """Give up the row at which a worker was, and let another do the rest of its task."""
+        job, row = worker.job, worker.row
+        assert job is not None
+        self._workers.remove(worker)
+        worker.kill()
+        if row is not None:
+            job.dead[row] = why
+        else:
+            job.starts += 1
+            if job.starts >= MOST_STARTS:
+                raise UserError(
+                    f"Worker processes end before they begin to work: {why}.",
+                    "There may be too little memory: run the command again with fewer --workers, or with --engine "
+                    'serial. (A script of your own must call it under: if __name__ == "__main__".)',
+                )
+        todo.appendleft(job)
 
 
-# ---------------------------------------------------------------- worker processes
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(counter: Any, stop: Any) -> None:
-    """Set a worker up: no Ctrl-C of its own, ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker.update(counter=counter, stop=stop, stage=None, stack=contextlib.ExitStack())
-    Finalize(None, lambda: _worker["stack"].close(), exitpriority=100)  # models are closed before the interpreter ends
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _run_task(stage: Stage, task: Task) -> list[Failure]:
-    """One shard; the models stay loaded until a task of another stage comes."""
-    if _worker["stage"] != stage:
-        _worker["stack"].close()
-        _worker.update(stage=None, stack=contextlib.ExitStack())
-        _worker.update(compute=_worker["stack"].enter_context(stage.open()), stage=stage)
-
-    def tick() -> None:
-        with _worker["counter"].get_lock():
-            _worker["counter"].value += 1
-        if _worker["stop"].value:
-            raise StopRunError
-
-    return fill_shard(stage, _worker["compute"], task, tick)
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in [*signal.Signals] else f"signal {-code}"
+        memory = "; memory may have run out" if name == "SIGKILL" else ""
+        return f"a worker process died while working on it ({name}{memory})"
+    return f"a worker process died while working on it (exit code {code})"
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Hold Ctrl-C back while workers are started: they inherit that, so none is hit before it can ignore it."""
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Note Ctrl-C instead of raising at any instruction, for the time of a run. Gives what tells whether it came.
+
+    A second one ends the process: all that is on disk is whole.
+    """
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            os._exit(128 + number)
+        noted = True
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: there is no Ctrl-C
+        yield lambda: False
+        return
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back while a worker is started: it inherits that, so it is not hit before it can ignore it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -274,34 +271,32 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _finished(
-    futures: Mapping[Future[list[Failure]], Task], counter: Any, start: int, advance: Callable[[int], None]
-) -> Iterator[Future[list[Failure]]]:
-    """Futures as they end, with progress reported in between."""
-    pending: set[Future[list[Failure]]] = set(futures)
-    seen = start
-    while pending:
-        done, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-        now = counter.value
-        if now > seen:
-            advance(now - seen)
-            seen = now
-        yield from done
-    advance(counter.value - seen)
+# ---------------------------------------------------------------- in the worker
 
 
-class Pool:
-    """Temporary."""
+def _serve(pipe: Connection) -> None:
+    """What a worker does until the other end of its pipe is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, ConnectionError), contextlib.ExitStack() as stack:
+        make: Any = None
+        while True:
+            message = pipe.recv()
+            try:
+                if isinstance(message, tuple):
+                    pipe.send(("result", make(message[0], lambda row: pipe.send(("at", row)), message[1])))
+                else:
+                    stack.close()
+                    make = stack.enter_context(message.open())
+            except (EOFError, ConnectionError):
+                raise
+            except BaseException as error:
+                pipe.send(("error", _portable(error)))
 
-    def __init__(self, workers: int = 1, engine: str = "processes") -> None:
-        pass
 
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(self, work: Any, tasks: Sequence[Any], advance: Callable[[int], None]) -> list[Any]:
-        with work.open() as make:
-            return [make(task, lambda n: advance(1), {}) for task in tasks]
+def _portable(error: BaseException) -> BaseException:
+    """An exception that can be sent through a pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -152,7 +152,7 @@ def _read_plan(folder: Path) -> list[Chunk]:
 
 
 class Companions:
-    """Which shard of one stage goes with which of the stage that it follows, kept until the stage is settled.
+    """Which shard of one stage goes with which of the stage that it follows, kept until that one is settled.
 
     Args:
         folder: of the following stage.
@@ -186,8 +186,7 @@ def finish(folder: Path, live: pd.DataFrame) -> int:
     dead = [shard for shard in shard_numbers(folder) if shard not in used]
     for shard in dead:
         shard_path(folder, shard).unlink()  # the table first: without it the rest is only leftovers
-    for name in (PLAN, COMPANIONS):
-        (folder / name).unlink(missing_ok=True)
+    (folder / PLAN).unlink(missing_ok=True)
     sweep(folder)
     return len(dead)
 

@@ -354,6 +354,11 @@ class MapStage(Stage, Generic[R]):
         """The JSON file that says what its rows were made with."""
         return self.folder(cache) / DESCRIPTION
 
+    def marked(self, cache: Cache) -> Path:
+        """The hidden JSON file that says of which inputs and files the rows are current; it holds times of files."""
+        described = self.described(cache)
+        return described.with_name(f".{described.name}")
+
     def indexed(self, cache: Cache) -> Path:
         """The table of its live rows."""
         return self.folder(cache) / INDEX
@@ -375,7 +380,7 @@ class MapStage(Stage, Generic[R]):
     def committed(self, tables: Tables) -> pd.DataFrame:
         """Where all of its rows lie, wanted or not: image, key, shard, row."""
         folder = self.folder(tables.cache)
-        if self._files(tables.cache) == self.read_description(tables.cache).get("files"):
+        if self._files(tables.cache) == _read_json(self.marked(tables.cache)).get("files"):
             return read_table(self.indexed(tables.cache), ["image", "key", "shard", "row"])
         return shards.read_index(folder)
 
@@ -400,17 +405,9 @@ class MapStage(Stage, Generic[R]):
     def mark(self, tables: Tables) -> str:
         return inputs_of(self.indexed(tables.cache))
 
-    def read_description(self, cache: Cache) -> dict[str, Any]:
-        """What its JSON file says; empty where it cannot be read."""
-        try:
-            data = json.loads(self.described(cache).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return data if isinstance(data, dict) else {}
-
     def recorded_recipe(self, cache: Cache) -> dict[str, Any]:
         """The recipe that its rows were made with, in the form kept; empty where there is none."""
-        recipe = self.read_description(cache).get("stage")
+        recipe = _read_json(self.described(cache)).get("stage")
         return recipe if isinstance(recipe, dict) else {}
 
     def _files(self, cache: Cache) -> str:
@@ -419,10 +416,11 @@ class MapStage(Stage, Generic[R]):
 
     def is_current(self, tables: Tables) -> bool:
         """Whether nothing has changed since all of its rows were made: no key is looked at."""
-        before = self.read_description(tables.cache)
+        before = _read_json(self.marked(tables.cache))
         return (
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
+            and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
             and self.indexed(tables.cache).is_file()
         )
 
@@ -431,15 +429,15 @@ class MapStage(Stage, Generic[R]):
         self.settle(tables, report)
         tables.forget(self.name)
         whole = len(self.inputs_made(tables)) == len(tables.inputs(self.name))
-        record = {
-            **self.description(tables),
-            "stage": to_json(self.recipe.to_dict()),
-            "made_from": self.made_from(tables) if whole else "",
-            "files": self._files(tables.cache),
-        }
-        if self.read_description(tables.cache) != to_json(record):
-            self.described(tables.cache).parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.described(tables.cache), record)
+        marks = {"made_from": self.made_from(tables) if whole else "", "files": self._files(tables.cache)}
+        description = {**self.description(tables), "stage": self.recipe.to_dict()}
+        for path, record in (
+            (self.described(tables.cache), to_json(description)),
+            (self.marked(tables.cache), marks),
+        ):
+            if _read_json(path) != record:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, record)
 
     def inputs_made(self, tables: Tables) -> pd.DataFrame:
         """The inputs that have a row."""
@@ -487,6 +485,15 @@ class MapStage(Stage, Generic[R]):
         return "not made yet"
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
 def _mark_of(live: pd.DataFrame) -> str:
     return fingerprint("rows", live[["image", "key"]].to_numpy().tolist())
 
@@ -532,6 +539,8 @@ def refresh(
             stage.close(tables, report)
             tables.forget(stage.name)
             report.notes += stage.notes(tables)
+        for stage in followers:
+            (stage.folder(tables.cache) / shards.COMPANIONS).unlink(missing_ok=True)
         waiting.clear()
 
     for number, stage in enumerate(stages):
@@ -625,7 +634,8 @@ def _fill(
     failed: dict[str, dict[str, str]] = {}
     for made in pool.run(work, tasks, report.progress.advance):
         for number, rows, failures in made:
-            report.computed[titles[number]] += rows
+            if rows:
+                report.computed[titles[number]] += rows
             failed.setdefault(titles[number], {}).update(failures)
     for title, lost in failed.items():
         report.failed |= dict(sorted(lost.items()))
@@ -698,7 +708,7 @@ class _Shard:
         self._final = shards.shard_path(part.folder, part.shard)
         self._pixels = self._final.with_suffix(".npy")
         shape = stage.array_shape
-        self._arrays = None if shape is None else np.empty((len(part.inputs), *shape), np.uint8)
+        self._arrays = None if shape is None else np.empty((len(part.inputs) + len(part.following), *shape), np.uint8)
 
     def __enter__(self) -> _Shard:
         return self

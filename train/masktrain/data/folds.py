@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from maskprep.base.files import write_with
 from maskprep.dataset.view import View
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.decisions import COLUMNS
 from maskprep.labels.duplicates import same_ids
-from maskprep.labels.leaks import open_duplicates, waiver
+from maskprep.labels.leakage import open_duplicates
 from maskprep.labels.schema import Schema
 from maskprep.store.cache import Cache
+from maskprep.store.decisions import COLUMNS, Decision, to_csv
 from masktrain.data import tasks
 from masktrain.data.answers import listed, read_csv
 from masktrain.options.images import DataConfig
@@ -82,14 +82,14 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
 
 
 def copies(view: View) -> pd.DataFrame:
-    """Pairs of photos that are the same or nearly so and were not ruled harmless: image_a, image_b, kind, distance.
+    """Pairs of photos that are (nearly) the same and not allowed by a decision: image_a, image_b, kind, distance.
 
     From duplicates.parquet, and by content where a cache has no such table.
     """
     cache = Cache(view.path)
     if cache.duplicates.is_file():
         pairs = open_duplicates(cache).pairs
-        return pairs[~pairs["waived"]].reset_index(drop=True)
+        return pairs[~pairs["allowed"]].reset_index(drop=True)
     images = pd.concat([view.table, view.missing], ignore_index=True)
     images = images[images["content"].notna()]
     both = images.merge(images, on="content", suffixes=("_a", "_b"))
@@ -319,11 +319,11 @@ def check_eval(view: View, table: pd.DataFrame, pairs: pd.DataFrame) -> None:
     found = both[both["image_a"].isin(used) & both["image_b"].isin(judged)].sort_values(["image_a", "image_b"])
     if len(found):
         first = found.iloc[0]
-        line = waiver(first["content_a"], first["image_a"], first["content_b"])
+        allow = Decision(first["content_a"], first["image_a"], "allow_duplicate", first["content_b"])
         raise UserError(
             f"{len(found)} training photos are (nearly) the same as photos of the eval split: {_listed(found)}.",
-            "Drop one of each pair with a fix or a ruling. If you have looked and a pair does no harm, allow it by a"
-            f" line in {Cache(view.path).decisions} ({','.join(COLUMNS)}):\n{line}",
+            "Drop one of each pair with a fix or a decision. If you have looked and a pair does no harm, allow it by a"
+            f" line in {Cache(view.path).decisions} ({','.join(COLUMNS)}):\n{to_csv([allow], header=False).strip()}",
         )
 
 

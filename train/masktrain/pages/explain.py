@@ -1,4 +1,4 @@
-"""What a run gets wrong, where it looked, and a draft of rulings: a page to go through, and a file to rule from."""
+"""What a run gets wrong, where it looked, and a draft of decisions: a page to look through, and a file to merge."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Explained:
         images: how many were asked about, and how many of them answered wrongly.
         wrong: likewise.
         background: mean share of attention beside the subject, and of the crop that is beside it; None without mattes.
-        drafted: rulings in the draft, which is ``draft``.
+        drafted: decisions in the draft, which is ``draft``.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ def explain(
     device: str = "auto",
     force: bool = False,
 ) -> Explained:
-    """Write galleries of errors with maps of where the model looked, and a draft of rulings on labels.
+    """Write galleries of errors with maps of where the model looked, and a draft of decisions on labels.
 
     Args:
         run: a run or an ensemble. Of several networks those are looked into that see the first view and did not know
@@ -249,8 +249,7 @@ def draft(case: gallery.Case, wrong: NDArray[np.int64], sure: float, run: str) -
     Only a draft: a person looks, takes out what is wrong, and merges the rest. Attributes with number bins are left
     out, as no answer tells the number.
     """
-    from maskprep.audit.rulings import text_of
-    from maskprep.faces.decisions import Decision
+    from maskprep.store.decisions import Decision, to_csv
 
     schema = case.pictures.schema
     order = sorted(wrong.tolist(), key=lambda i: -case.probabilities[i, case.told[i]])
@@ -270,4 +269,4 @@ def draft(case: gallery.Case, wrong: NDArray[np.int64], sure: float, run: str) -
             why = f"draft: {run} says {classes[told]} ({p:.0%}), wrong in {k} of {n}"
             value, expected = f"{name}={classes[told]}", f"{name}={classes[truth]}"
             rows.append(Decision(str(image["content"]), str(image["image"]), "relabel", value, expected, why, by=run))
-    return text_of(rows), len(rows)
+    return to_csv(rows), len(rows)

@@ -178,7 +178,7 @@ def _audited(cache: Path, images: pd.DataFrame) -> Flags | None:
 
 
 def _doubtful(cache: Path, images: pd.DataFrame) -> Flags:
-    """Crops whose status is not ok or ruled on, or whose face took a second look or was seen by one detector alone."""
+    """Crops whose status is not ok or decided, or whose face took a second look or was seen by one detector alone."""
     doubtful = ~images["status"].isin(SURE).to_numpy(dtype=bool)
     faces = _table(cache / "faces.parquet", ["image", "face", "group", "detector", "rung"])
     subjects = _table(cache / "subjects.parquet", ["image", "face"])

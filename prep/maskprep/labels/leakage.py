@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from maskprep.errors import UsageError
-from maskprep.faces.decisions import DUPLICATE, Decision, read_decisions, waived
 from maskprep.labels.duplicates import assemble, crossing, same_ids, shared_ids
 from maskprep.store.cache import Cache
+from maskprep.store.decisions import Decision, allowed_pairs, read_decisions
 from maskprep.store.tables import read_table
 
 
@@ -20,10 +20,11 @@ class Duplicates:
 
     Args:
         pairs: duplicates.parquet with the columns person_a, person_b (null where nobody is known), content_a,
-            content_b, crossing (across people in training, or across splits) and waived (ruled to be harmless).
+            content_b, crossing (across people in training, or across splits) and allowed (a person decided that the
+            pair does no harm).
         same_ids: people whose numbers differ only in a suffix.
         shared_ids: people whose photos lie in several folders named after them.
-        decisions: where rulings are kept.
+        decisions: the file of decisions.
     """
 
     pairs: pd.DataFrame
@@ -48,32 +49,26 @@ def open_duplicates(cache: Cache, distance: int | None = None) -> Duplicates:
         pairs[f"person_{side}"] = pd.Series(who, index=pairs.index, dtype=object)
         pairs[f"content_{side}"] = [content.get(image) for image in pairs[f"image_{side}"]]
     pairs["crossing"] = pairs.index.isin(crossing(pairs).index)
-    allowed = waived(read_decisions(cache.decisions))
+    allowed = allowed_pairs(read_decisions(cache.decisions))
     both = zip(pairs["content_a"], pairs["content_b"], strict=True)
-    pairs["waived"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
+    pairs["allowed"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
     return Duplicates(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
 
 
-def waivers(found: Duplicates, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
-    """The rulings that let the pairs of one photo across people or splits be, less those that are there.
+def allow_pairs(found: Duplicates, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
+    """The decisions that allow the pairs of one photo across people or splits, less those that are there.
 
     Raises:
         UsageError: it has none.
     """
     pairs = found.pairs[found.pairs["crossing"]]
-    made = []
+    decisions = []
     for mine, other in ("ab", "ba"):
         for pair in pairs[pairs[f"image_{mine}"] == image].to_dict("records"):
-            value = f"{DUPLICATE}{pair[f'content_{other}']}"
-            ruling = Decision(str(pair[f"content_{mine}"]), image, "keep", value, reason=reason, by=by, when=when)
-            made.append((bool(pair["waived"]), ruling))
-    if not made:
+            texts = (str(pair[f"content_{mine}"]), image, "allow_duplicate", str(pair[f"content_{other}"]))
+            decisions.append((bool(pair["allowed"]), Decision(*texts, reason=reason, by=by, when=when)))
+    if not decisions:
         raise UsageError(
             f"'{image}' has no copy across people or splits.", "See which photos have with: maskprep duplicates CACHE"
         )
-    return [ruling for known, ruling in made if not known]
-
-
-def waiver(content: str, image: str, other: str) -> str:
-    """The line of decisions.csv that lets a pair be: of the photo ``image``, with the content of the other."""
-    return f"{content},{image},keep,{DUPLICATE}{other},,,,"
+    return [decision for known, decision in decisions if not known]

@@ -10,18 +10,17 @@ from pathlib import Path
 import pytest
 
 import maskprep as api
-from maskprep.audit.rulings import change, merge, parse, replace_topics, settled, states, text_of
+from maskprep.audit.decision_states import decided_images, decision_states
 from maskprep.base.cells import guard, unguard
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.decisions import Decision, read_decisions
-from maskprep.pipeline import session as pipeline
 from maskprep.pipeline.session import Session
+from maskprep.store.decisions import Decision, change, from_json, merge, read_decisions, replace, to_csv
 from maskprep.store.tables import read_table
 
 Work = tuple[Path, Path]
 
 
-def ruling(image: str, verdict: str = "drop", value: str = "", **more: str) -> Decision:
+def decision(image: str, verdict: str = "drop", value: str = "", **more: str) -> Decision:
     return Decision(f"c-{image}", image, verdict, value, **more)
 
 
@@ -44,9 +43,9 @@ def test_no_cell_is_a_formula_and_each_is_read_back(text: str, cell: str) -> Non
     assert unguard(cell) == text
 
 
-def test_rulings_are_added_taken_back_and_remembered(tmp_path: Path) -> None:
+def test_decisions_are_added_taken_back_and_remembered(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
-    a, b = ruling("a.jpg"), ruling("b.jpg", "box", "-5.0 1 20 30", reason='a "quoted", text\nof two lines')
+    a, b = decision("a.jpg"), decision("b.jpg", "box", "-5.0 1 20 30", reason='a "quoted", text\nof two lines')
     assert [d.image for d in change(path, [a, b])] == ["a.jpg", "b.jpg"]
     assert [d.image for d in change(path, [a])] == ["a.jpg", "b.jpg"]  # there already
     back = change(path, remove=[a])
@@ -62,7 +61,7 @@ def test_rulings_are_added_taken_back_and_remembered(tmp_path: Path) -> None:
 
 def test_hostile_names_survive_the_file(tmp_path: Path) -> None:
     names = ["=evil.jpg", "<script>.jpg", 'a"b.jpg', "../../etc/passwd", "line\nbreak.jpg", "'x.jpg", "ü😀.jpg"]
-    change(tmp_path / "d.csv", [ruling(name) for name in names])
+    change(tmp_path / "d.csv", [decision(name) for name in names])
     assert [d.image for d in read_decisions(tmp_path / "d.csv")] == names
     cells = [cell for row in csv.reader((tmp_path / "d.csv").open(newline="")) for cell in row]
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells)
@@ -70,15 +69,25 @@ def test_hostile_names_survive_the_file(tmp_path: Path) -> None:
 
 def test_an_unreadable_ruling_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
-    change(path, [ruling("a.jpg")])
+    change(path, [decision("a.jpg")])
     before = path.read_bytes()
-    for bad in (ruling("b.jpg", "explode"), ruling("b.jpg", "box", "1 2"), ruling("b.jpg", "relabel", "mask")):
+    for bad in (decision("b.jpg", "explode"), decision("b.jpg", "box", "1 2"), decision("b.jpg", "relabel", "mask")):
         with pytest.raises(UserError):
             change(path, [bad])
     for rows in ([{"image": "x"}], [{"content": 5}], ["text"]):
         with pytest.raises(UserError):
-            parse(rows)  # type: ignore[arg-type]
+            from_json(rows)  # type: ignore[arg-type]
     assert path.read_bytes() == before
+
+
+def test_history_tells_only_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "decisions.csv"
+    change(path, [decision("a.jpg")])
+    monkeypatch.setattr("maskprep.store.decisions.write_atomic", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        change(path, [decision("b.jpg")])
+    history = (tmp_path / "decisions.history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["image"] for line in history] == ["a.jpg"]
 
 
 def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
@@ -86,7 +95,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 
     def write(who: int) -> None:
         for i in range(15):
-            change(path, [ruling(f"{who}-{i}.jpg")])
+            change(path, [decision(f"{who}-{i}.jpg")])
 
     threads = [threading.Thread(target=write, args=(who,)) for who in range(4)]
     for thread in threads:
@@ -97,9 +106,9 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_two_people_are_merged_and_their_conflicts_listed() -> None:
-    ours = [ruling("a"), ruling("b", when="2026-01-02"), ruling("c", "relabel", "mask=wear")]
-    theirs = [ruling("a", by="them"), ruling("b", "keep", when="2026-01-03"), ruling("c", "relabel", "mask=normal"),
-              ruling("c", "relabel", "age=30"), ruling("d")]  # fmt: skip
+    ours = [decision("a"), decision("b", when="2026-01-02"), decision("c", "relabel", "mask=wear")]
+    theirs = [decision("a", by="them"), decision("b", "keep", when="2026-01-03"), decision("d")]
+    theirs[2:2] = [decision("c", "relabel", "mask=normal"), decision("c", "relabel", "age=30")]
     found = merge(ours, theirs)
     assert [(o.image, t.verdict, t.value) for o, t in found.conflicts] == [
         ("b", "keep", ""),
@@ -117,12 +126,12 @@ def test_two_people_are_merged_and_their_conflicts_listed() -> None:
 
 def test_replacing_by_topic(tmp_path: Path) -> None:
     path = tmp_path / "decisions.csv"
-    change(path, [ruling("a"), ruling("a", "relabel", "mask=wear")])
-    replace_topics(path, [ruling("a", "keep")])
+    change(path, [decision("a"), decision("a", "relabel", "mask=wear")])
+    replace(path, [decision("a", "keep")])
     assert [(d.verdict, d.value) for d in read_decisions(path)] == [("relabel", "mask=wear"), ("keep", "")]
 
 
-def test_what_became_of_each_ruling(work: Work) -> None:
+def test_what_became_of_each_decision(work: Work) -> None:
     photos, cache = work
     images = read_table(cache / "images.parquet")
     name, content = images["image"][0], images["content"][0]
@@ -138,12 +147,12 @@ def test_what_became_of_each_ruling(work: Work) -> None:
     job = api.run(photos, cache)
     typo = Decision(others["content"].iloc[1], others["image"].iloc[1], "relabel", "colour=red")
     change(cache / "decisions.csv", [typo])  # which the next run would refuse
-    found = states(
-        read_decisions(cache / "decisions.csv"), pipeline.open_subjects(Session(cache)), read_table(job.cache.labels)
+    found = decision_states(
+        read_decisions(cache / "decisions.csv"), Session(cache).subjects(), read_table(job.cache.labels)
     )
     assert [each.state for each in found] == ["replaced", "applied", "stale", "stale", "applied", "stale"]
     assert "another one now" in found[2].why and "not there" in found[3].why and "no label" in found[5].why
-    assert settled(found) == {name}
+    assert decided_images(found) == {name}
 
 
 def test_the_command_lists_merges_and_finds_stale_ones(work: Work, tmp_path: Path, cli) -> None:  # type: ignore[no-untyped-def]
@@ -152,7 +161,7 @@ def test_the_command_lists_merges_and_finds_stale_ones(work: Work, tmp_path: Pat
     a, b = ((images["content"][i], images["image"][i]) for i in (0, 1))
     change(cache / "decisions.csv", [Decision(*a, "drop", by="ann"), Decision("0" * 32, "gone.jpg", "drop")])
     theirs = tmp_path / "theirs.csv"
-    theirs.write_text(text_of([Decision(*a, "box", "1 1 50 50", by="=bob"), Decision(*b, "drop")]))
+    theirs.write_text(to_csv([Decision(*a, "box", "1 1 50 50", by="=bob"), Decision(*b, "drop")]))
     listed = cli("decisions", cache)
     assert listed.returncode == 0 and "1 applied" in listed.stdout and "1 stale" in listed.stdout
     assert cli("decisions", cache, "--stale").returncode == 3
