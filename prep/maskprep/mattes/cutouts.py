@@ -83,7 +83,8 @@ class CutoutSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"Unknown kind of result '{self.kind}'.", f"Known: {', '.join(KINDS)}.")
-        if self.kind == "mask" and self.ground is not None:
+        ground = self.ground
+        if self.kind == "mask" and ground is not None:
             raise UsageError("A mask has no background.", "Give --mask or --background.")
 
     @property

@@ -32,7 +32,7 @@ from maskprep.errors import RowError, UserError
 from maskprep.store import shards
 from maskprep.store.cache import Cache
 from maskprep.store.pool import Pool
-from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, write_table
+from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
 INDEX = "index.parquet"
@@ -391,9 +391,9 @@ class MapStage(Stage, Generic[R]):
     def settle(self, tables: Tables, report: Report) -> None:
         """After its shards are made: write the index, then delete shards of which no row is live."""
         live = tables.live(self.name)
-        self.indexed(tables.cache).parent.mkdir(parents=True, exist_ok=True)
-        if inputs_of(self.indexed(tables.cache)) != (mark := _mark_of(live)):
-            write_table(self.indexed(tables.cache), self.index(tables, live), inputs=mark)
+        table, path = self.index(tables, live), self.indexed(tables.cache)
+        if values_mark(path) != values_of(table):
+            write_table(path, table, inputs=_mark_of(live))
         shards.finish(self.folder(tables.cache), live)
 
     # ------------------------------------------------------------ the same for all

@@ -39,7 +39,7 @@ def write_table(path: Path, table: pd.DataFrame | pa.Table, schema: pa.Schema | 
     """Write a Parquet table (zstd) atomically; ``inputs`` says what it was made from (see :func:`inputs_of`)."""
     if isinstance(table, pd.DataFrame):
         table = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    marks = {INPUTS_KEY: inputs.encode(), VALUES_KEY: _values(table).encode()} if inputs else {}
+    marks = {INPUTS_KEY: inputs.encode(), VALUES_KEY: values_of(table).encode()} if inputs else {}
     buffer = pa.BufferOutputStream()
     table = table.replace_schema_metadata({**marks, b"maskprep.checksum": CHECKSUM + BLANK})
     pq.write_table(table, buffer, compression="zstd")
@@ -109,7 +109,7 @@ def cure(path: Path) -> str:
     return f"Make it again: maskprep verify {cache}, then maskprep run {cache}"
 
 
-def _values(table: pa.Table) -> str:
+def values_of(table: pa.Table) -> str:
     """BLAKE2b-128 of names, types and values."""
     sink = pa.BufferOutputStream()
     plain = table.replace_schema_metadata(None).combine_chunks()
