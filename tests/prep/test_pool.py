@@ -104,9 +104,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from toy_stage import ToyWork
 from maskprep.store.pool import Pool
-if __name__ == "__main__":
-    with Pool(2) as pool:
-        pool.run(ToyWork({0: "hang", 1: "hang"}), [[0], [1]], lambda n: print("at", n, flush=True))
+with Pool(2) as pool:
+    pool.run(ToyWork({0: "hang", 1: "hang"}), [[0], [1]], lambda n: print("at", n, flush=True))
 """
 
 

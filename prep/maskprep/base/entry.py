@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from maskprep.errors import EXTRAS, UserError, missing_extra
 
@@ -11,17 +16,21 @@ STOPPED = 130
 """Exit status of Ctrl-C."""
 
 
-def run(app: Callable[[], object], interrupted: str) -> None:
+def run(app: Callable[[], object], interrupted: str, seconds: float | None = None) -> None:
     """Run a command; what goes wrong is said on standard error and ends the process with its exit status.
 
     Args:
         app: reads the command line and does the work.
         interrupted: what to say after Ctrl-C.
+        seconds: that the process may go on after Ctrl-C, None for as long as it needs. With a limit all files must be
+            written under temporary names, and a second Ctrl-C ends the process at once.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
             stream.reconfigure(errors="backslashreplace")
     try:
+        if seconds is not None:
+            _end_in_time(interrupted, seconds)
         app()
     except UserError as problem:
         _say(problem)
@@ -41,6 +50,66 @@ def run(app: Callable[[], object], interrupted: str) -> None:
             raise
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(STOPPED)
+
+
+def _end_in_time(interrupted: str, seconds: float) -> None:
+    """End the process so long after Ctrl-C, or at the second one, even in native code that lets no handler run.
+
+    The interpreter writes the numbers of signals into a pipe as they come, and a thread reads them.
+    """
+
+    def end() -> None:
+        for stream in (1, 2):
+            if os.isatty(stream):
+                os.write(stream, b"\x1b[?25h")  # a progress bar has hidden the cursor
+        os.write(2, f"\n{interrupted}\n".encode(errors="backslashreplace"))
+        os._exit(STOPPED)
+
+    def watch() -> None:
+        pressed = False
+        while number := os.read(signals, 1):
+            if number[0] == signal.SIGINT:
+                if pressed:
+                    end()
+                pressed = True
+                timer = threading.Timer(seconds, end)
+                timer.daemon = True
+                timer.start()
+
+    signals, noted = os.pipe()
+    os.set_blocking(noted, False)
+    signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def hold_interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C raises KeyboardInterrupt in the function given and nowhere else in the block; a second one at once.
+
+    Outside the main thread, and where Ctrl-C is ignored, nothing changes.
+    """
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def raise_if_pressed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield raise_if_pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield raise_if_pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+    raise_if_pressed()
 
 
 def of_system(problem: OSError) -> UserError:

@@ -16,4 +16,4 @@ from maskprep.cli.common import app
 
 def main() -> None:
     """Entry point of the command."""
-    entry.run(app, "Interrupted. Finished work is kept; run the same command to go on.")
+    entry.run(app, "Interrupted. Finished work is kept; run the same command to go on.", seconds=2)

@@ -2,27 +2,28 @@
 
 Every worker has a pipe of its own and reports each row before it works on it. A worker that dies, or takes too long,
 costs that row: its task is done again by another worker, without the row. There is no lock and no shared memory that a
-killed worker could hold, and no thread. Workers end with the process that started them.
+killed worker could hold, and no thread. A worker ends with the process that started it, when it comes to its next row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import pickle
 import signal
+import sys
 import time
+import traceback
+import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
+from maskprep.base.entry import hold_interrupts
 from maskprep.errors import UsageError, UserError
 
 T = TypeVar("T")
@@ -35,15 +36,15 @@ ROW_SECONDS = 300.0
 """A row that takes longer is given up: the worker at it is killed."""
 
 POLL_SECONDS = 0.1
-MOST_STARTS = 2
-"""So many workers may die at one task before they begin its first row."""
+GRACE_SECONDS = 5.0
+"""How long a killed process is waited for."""
 
 At = Callable[[int], None]
 """Called with the number of a row before the row is worked on."""
 
 
 class Work(Protocol[T_contra, R_co]):
-    """What workers do. It is pickled; a worker keeps it open for all tasks of a run."""
+    """What workers do. It is pickled; a worker keeps it open until other work (compared with ``==``) comes."""
 
     def open(self) -> AbstractContextManager[Callable[[T_contra, At, Mapping[int, str]], R_co]]:
         """Load what is needed. The function takes a task, ``at``, and the rows to leave out: number -> why."""
@@ -62,53 +63,52 @@ def check(engine: str, workers: int | None) -> None:
         raise UsageError(f"--workers must be at least 1, not {workers}.")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job(Generic[T]):
     """A task on its way.
 
     Args:
-        number: of the task.
         task: itself.
         dead: rows at which a worker died or ran out of time, with why.
-        ticked: how many of its rows were reported.
-        starts: how many workers died before its first row.
+        begun: how many of its rows were reported.
+        result: what was made of it, None before.
     """
 
-    number: int
     task: T
     dead: dict[int, str] = field(default_factory=dict)
-    ticked: int = 0
-    starts: int = 0
+    begun: int = 0
+    result: Any = None
 
 
 class _Worker:
-    """One process and its pipe."""
+    """One process and its pipe. ``job`` and ``row`` are what it is at, None for nothing; ``since`` is of the row."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _no_interrupts():
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _no_main_module(), _no_interrupts():
             self.process.start()
         theirs.close()
+        self.ready = False
         self.work: Any = None
         self.job: _Job[Any] | None = None
         self.row: int | None = None
         self.since = 0.0
 
     def give(self, work: Any, job: _Job[Any]) -> None:
-        """Hand over a task."""
-        self.job, self.row = job, None
+        """Hand over a task, to a worker that is ready to read it."""
+        self.job = job
         with contextlib.suppress(OSError):  # it has died: the pipe says so next
             if self.work != work:
                 self.work = work
-                self.pipe.send(work)
-            self.pipe.send((job.task, job.dead))
+                self.pipe.send(("open", work))
+            self.pipe.send(("make", (job.task, job.dead)))
 
-    def kill(self) -> None:
-        """End it at once, whatever it does: everything it writes gets its name only when it is whole."""
+    def end(self) -> None:
+        """Kill it, whatever it does: everything it writes gets its name only when it is whole."""
         self.process.kill()
-        self.process.join()
+        self.process.join(GRACE_SECONDS)
         self.pipe.close()
 
 
@@ -117,20 +117,25 @@ class Pool:
 
     Args:
         workers: how many processes at most.
-        engine: one of ENGINES; ``serial`` works in this process, where native code that crashes ends the command.
-        seconds: time for one row, see ROW_SECONDS.
+        engine: one of ENGINES; ``serial`` works in this process, where native code that crashes ends the command and
+            no row has a limit of time.
+        seconds: time for one row, see ROW_SECONDS; loading models does not count.
     """
 
     def __init__(self, workers: int = 1, engine: str = "processes", seconds: float = ROW_SECONDS) -> None:
         self._most, self._engine, self._seconds = workers, engine, seconds
         self._workers: list[_Worker] = []
+        self._vain = 0  # workers in a row that died and had not begun a row
+        self._clock = 0.0
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.process.kill()
         while self._workers:
-            self._workers.pop().kill()
+            self._workers.pop().end()
 
     def run(self, work: Work[T, R], tasks: Sequence[T], advance: Callable[[int], None]) -> list[R]:
         """Do all tasks.
@@ -144,119 +149,122 @@ class Pool:
             The results, in the order of the tasks.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when every worker has ended. A second Ctrl-C ends this process.
-            UserError: the workers cannot be started.
+            KeyboardInterrupt: after Ctrl-C, when every worker has ended.
+            UserError: two workers in a row have died before they began a row.
             Exception: what ``work`` has raised.
         """
-        if self._engine == "serial" or not tasks:
-            return self._run_here(work, tasks, advance)
-        results: dict[int, R] = {}
-        todo = deque(_Job(number, task) for number, task in enumerate(tasks))
-        with _interrupts() as interrupted:
+        if not tasks:
+            return []
+        with hold_interrupts() as raise_if_pressed:
+            if self._engine == "serial":
+                return _run_here(work, tasks, advance, raise_if_pressed)
             try:
-                while len(results) < len(tasks):
-                    self._hand_out(work, todo)
-                    for worker in list(self._workers):
-                        self._listen(worker, results, todo, advance)
-                    if interrupted():
-                        raise KeyboardInterrupt
-                    wait([worker.pipe for worker in self._workers if worker.job], POLL_SECONDS)
+                return self._run_in_workers(work, tasks, advance, raise_if_pressed)
             except BaseException:
                 self.__exit__()
                 raise
-        return [results[number] for number in range(len(tasks))]
 
-    def _run_here(self, work: Work[T, R], tasks: Sequence[T], advance: Callable[[int], None]) -> list[R]:
-        if not tasks:
-            return []
-        with work.open() as make:
-            return [make(task, lambda row: advance(1), {}) for task in tasks]
+    def _run_in_workers(
+        self,
+        work: Work[T, R],
+        tasks: Sequence[T],
+        advance: Callable[[int], None],
+        raise_if_pressed: Callable[[], None],
+    ) -> list[R]:
+        jobs = [_Job(task) for task in tasks]
+        todo, self._vain, last = deque(jobs), 0, time.monotonic()
+        while busy := len(todo) + sum(worker.job is not None for worker in self._workers):
+            while len(self._workers) < min(self._most, busy):
+                self._workers.append(_Worker())
+            for worker in self._workers:
+                if todo and worker.ready and worker.job is None:
+                    worker.give(work, todo.popleft())
+            wait([end for worker in self._workers for end in (worker.pipe, worker.process.sentinel)], POLL_SECONDS)
+            raise_if_pressed()
+            now = time.monotonic()
+            self._clock += min(now - last, 1.0)  # time for which all processes were stopped (Ctrl-Z) is no row's
+            last = now
+            for worker in list(self._workers):
+                self._listen(worker, todo, advance)
+        return [job.result for job in jobs]
 
-    def _hand_out(self, work: Any, todo: deque[_Job[Any]]) -> None:
-        idle = [worker for worker in self._workers if worker.job is None]
-        while todo and (idle or len(self._workers) < self._most):
-            if not idle:
-                idle.append(_Worker())
-                self._workers.append(idle[-1])
-            idle.pop().give(work, todo.popleft())
-
-    def _listen(
-        self, worker: _Worker, results: dict[int, Any], todo: deque[_Job[Any]], advance: Callable[[int], None]
-    ) -> None:
+    def _listen(self, worker: _Worker, todo: deque[Any], advance: Callable[[int], None]) -> None:
         """Take in what a worker has to say, or that it has died."""
-        failure: BaseException | None = None
+        ended, steps, failure = not worker.process.is_alive(), 0, None
         try:
-            while worker.job is not None and failure is None and worker.pipe.poll():
+            while failure is None and worker.pipe.poll():
                 kind, value = worker.pipe.recv()
-                if kind == "at":
-                    worker.row, worker.since = value, time.monotonic()
-                    if value >= worker.job.ticked:
-                        advance(value + 1 - worker.job.ticked)
-                        worker.job.ticked = value + 1
-                elif kind == "result":
-                    results[worker.job.number] = value
-                    worker.job = worker.row = None
-                else:
+                if kind == "ready":
+                    worker.ready = True
+                elif kind == "error":
                     failure = value
-        except (EOFError, ConnectionError):
-            worker.process.join()
-            self._lost(worker, _how_it_ended(worker.process.exitcode), todo)
-            return
+                elif worker.job is not None:
+                    self._vain = 0
+                    if kind == "at":
+                        worker.row, worker.since = value, self._clock
+                        steps += max(0, value + 1 - worker.job.begun)
+                        worker.job.begun = max(value + 1, worker.job.begun)
+                    else:
+                        worker.job.result = value
+                        worker.job = worker.row = None
+        except (EOFError, OSError):
+            ended = True
+        if steps:
+            advance(steps)
         if failure is not None:
             raise failure
-        if worker.row is not None and time.monotonic() - worker.since > self._seconds:
+        if ended:
+            worker.process.join(GRACE_SECONDS)
+            how = _how_it_ended(worker.process.exitcode)
+            self._lost(worker, f"a worker process died while working on it ({how})", todo)
+        elif worker.row is not None and self._clock - worker.since > self._seconds:
             self._lost(worker, f"it took longer than {self._seconds:g} s", todo)
 
-    def _lost(self, worker: _Worker, why: str, todo: deque[_Job[Any]]) -> None:
+    def _lost(self, worker: _Worker, why: str, todo: deque[Any]) -> None:
         """Give up the row at which a worker was, and let another do the rest of its task."""
-        job, row = worker.job, worker.row
-        assert job is not None
         self._workers.remove(worker)
-        worker.kill()
-        if row is not None:
-            job.dead[row] = why
-        else:
-            job.starts += 1
-            if job.starts >= MOST_STARTS:
-                raise UserError(
-                    f"Worker processes end before they begin to work: {why}.",
-                    "There may be too little memory: run the command again with fewer --workers, or with --engine "
-                    'serial. (A script of your own must call it under: if __name__ == "__main__".)',
-                )
-        todo.appendleft(job)
+        worker.end()
+        if worker.job is not None:
+            todo.appendleft(worker.job)
+            if worker.row is not None and worker.row not in worker.job.dead:
+                worker.job.dead[worker.row] = why
+                return
+        self._vain += 1
+        if self._vain == 2:
+            raise UserError(
+                f"Worker processes end before they begin to work ({_how_it_ended(worker.process.exitcode)}).",
+                "There may be too little memory: run the command again with fewer --workers, or with --engine serial.",
+            )
+
+
+def _run_here(
+    work: Work[T, R], tasks: Sequence[T], advance: Callable[[int], None], raise_if_pressed: Callable[[], None]
+) -> list[R]:
+    def at(row: int) -> None:
+        raise_if_pressed()
+        advance(1)
+
+    with work.open() as make:
+        return [make(task, at, {}) for task in tasks]
 
 
 def _how_it_ended(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in [*signal.Signals] else f"signal {-code}"
-        memory = "; memory may have run out" if name == "SIGKILL" else ""
-        return f"a worker process died while working on it ({name}{memory})"
-    return f"a worker process died while working on it (exit code {code})"
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name if -code in [*signal.Signals] else f"signal {-code}"
+    return f"{name}; memory may have run out" if name == "SIGKILL" else name
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C instead of raising at any instruction, for the time of a run. Gives what tells whether it came.
-
-    A second one ends the process: all that is on disk is whole.
-    """
-    noted = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        if noted:
-            os._exit(128 + number)
-        noted = True
-
+def _no_main_module() -> Iterator[None]:
+    """Hide the main module while a worker is started. The worker would import it again: a script without
+    ``if __name__ == "__main__"`` would run once more, and a command would load all of its interface."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: there is no Ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: noted
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager
@@ -279,26 +287,39 @@ def _no_interrupts() -> Iterator[None]:
 def _serve(pipe: Connection) -> None:
     """What a worker does until the other end of its pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, ConnectionError), contextlib.ExitStack() as stack:
+
+    def at(row: int) -> None:
+        try:
+            pipe.send(("at", row))
+        except OSError:  # not to be taken for an error of the work
+            sys.exit(1)
+
+    with contextlib.suppress(EOFError, OSError), contextlib.ExitStack() as models:
         make: Any = None
+        pipe.send(("ready", None))
         while True:
-            message = pipe.recv()
+            message = pipe.recv_bytes()
+            answer = b""
             try:
-                if isinstance(message, tuple):
-                    pipe.send(("result", make(message[0], lambda row: pipe.send(("at", row)), message[1])))
+                kind, value = pickle.loads(message)
+                if kind == "open":
+                    models.close()
+                    make = models.enter_context(value.open())
                 else:
-                    stack.close()
-                    make = stack.enter_context(message.open())
-            except (EOFError, ConnectionError):
-                raise
-            except BaseException as error:
-                pipe.send(("error", _portable(error)))
+                    task, dead = value
+                    answer = pickle.dumps(("made", make(task, at, dead)))
+            except Exception as error:
+                answer = pickle.dumps(("error", _portable(error)))
+            if answer:
+                pipe.send_bytes(answer)
 
 
-def _portable(error: BaseException) -> BaseException:
-    """An exception that can be sent through a pipe."""
+def _portable(error: Exception) -> Exception:
+    """An exception that can be sent through a pipe, with a note of where it was raised."""
+    if not isinstance(error, UserError):
+        error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError("".join(traceback.format_exception(error)))
     return error
