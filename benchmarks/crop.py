@@ -28,7 +28,7 @@ import pandas as pd
 import maskprep as api
 from maskprep.faces.detectors import DETECTORS
 from maskprep.photos.decode import PhotoError, load
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 from maskprep.weights.fetch import locate
 
 TIMED = """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import maskprep as api
-from maskprep.audit.decision_states import decided_images, decision_states
+from maskprep.audit.decisions import decided_images, decision_states
 from maskprep.base.cells import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline.session import Session

@@ -22,7 +22,7 @@ from maskprep.labels.layouts import Described
 from maskprep.labels.schema import MASK_SCHEMA, Schema
 from maskprep.mattes.matte import MatteSettings
 from maskprep.photos.decode import PhotoFile
-from maskprep.photos.walk import Walk
+from maskprep.photos.folder import Walk
 from maskprep.pipeline.config import Config
 from maskprep.pipeline.plan import Photos, plan
 from maskprep.pipeline.session import Session

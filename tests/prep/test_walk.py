@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 
 
 def names(root: Path) -> list[str]:

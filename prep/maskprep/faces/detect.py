@@ -14,7 +14,7 @@ import pyarrow as pa
 from maskprep.errors import UsageError
 from maskprep.faces.detectors import DETECTORS, Detection, check_names, open_detectors
 from maskprep.faces.face import Face, merge
-from maskprep.faces.search import search
+from maskprep.faces.search import find_faces
 from maskprep.photos.colour import picture
 from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, reduction_of
 from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, TableStage
@@ -163,7 +163,7 @@ class Detect(MapStage[tuple[int, int, int]]):
                     pixels = photo.pixels(reduction)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                detections, faces = search(pixels, detectors, self.thresholds)
+                detections, faces = find_faces(pixels, detectors, self.thresholds)
                 scale = (width / pixels.shape[1], height / pixels.shape[0])
                 return {"faces": [_record(detections[i], face, scale) for face in faces for i in face.faces]}, None
 

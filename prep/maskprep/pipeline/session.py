@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskprep import __version__
-from maskprep.audit.examine import Audit, examine
+from maskprep.audit.examine import Audit, run_audit
 from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
 from maskprep.crops.geometry import ViewSettings
@@ -31,9 +31,8 @@ from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
 from maskprep.mattes.matte import MatteSettings
 from maskprep.mattes.runtime import check_runtime, open_model
-from maskprep.photos.folder import PhotoFolder
+from maskprep.photos.folder import PhotoFolder, Walk, walk
 from maskprep.photos.naming import find_image
-from maskprep.photos.walk import Walk, walk
 from maskprep.pipeline import config as configuration
 from maskprep.pipeline.config import CONFIG_NAME, Config, check_view_name
 from maskprep.pipeline.plan import Photos, plan
@@ -383,7 +382,7 @@ class Session:
         self._refresh(audit=True)
         files = [Path(file) for file in predictions]
         with self.cache.lock():
-            return examine(self.tables(audit=True), self.folder, self.schema, self.progress, files)
+            return run_audit(self.tables(audit=True), self.folder, self.schema, self.progress, files)
 
     def detect(self) -> Session:
         """Find all faces and choose the subjects, without cutting crops.
