@@ -162,7 +162,7 @@ class Crop(MapStage[CropRow]):
                 pixels = photo.pixels(row.reduction)
             except PhotoError:
                 return None
-            made = cut(pixels, self.settings, row.box, row.points, row.photo)
+            made = cut(pixels, self.settings, row.box, row.points, row.photo, row.reduction)
             if made is None:
                 return None
             about = {"transform": made.transform.ravel().tolist(), "invented": made.invented, "margin": made.margin}
