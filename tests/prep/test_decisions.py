@@ -95,6 +95,9 @@ def test_boxes_as_text(text: str, box: tuple[float, ...] | None) -> None:
     [
         ({"verdict": "nonsense"}, "unknown verdict"),
         ({"verdict": "face", "value": "two"}, "no number of a face"),
+        ({"verdict": "face", "value": "²"}, "no number of a face"),
+        ({"verdict": "box", "value": "10 10 10.4 40"}, "smaller than a pixel"),
+        ({"verdict": "box", "value": "10 10 inf 40"}, "no box"),
         ({"verdict": "box", "value": "1 2 3"}, "no box"),
         ({"verdict": "keep", "expected": "here"}, "no box"),
     ],
@@ -104,6 +107,18 @@ def test_a_wrong_row_is_an_error_with_its_line(tmp_path: Path, row: dict[str, st
     with pytest.raises(UserError, match=says) as error:
         read_decisions(path)
     assert "line 3" in error.value.message
+
+
+def test_a_quote_that_is_not_closed_loses_no_ruling(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text('content,image,verdict,reason\nc,a.jpg,drop,"blurred\nd,b.jpg,drop,\ne,c.jpg,drop,\n')
+    with pytest.raises(UserError, match="line 2: a quote is not closed"):
+        read_decisions(path)
+    path.write_text('content,image,verdict,reason\nc,a.jpg,drop,"two\nlines"\nd,b.jpg,drop,\n')
+    assert [(d.line, d.reason) for d in read_decisions(path)] == [(2, "two\nlines"), (4, "")]
+    path.write_text("content;image;verdict\nc;a.jpg;drop\nd;b.jpg;drop;more\n")
+    with pytest.raises(UserError, match="line 3: more cells than columns"):
+        read_decisions(path)
 
 
 def test_a_table_of_something_else_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import maskprep as api
 from maskprep.audit.rulings import change, merge, parse, replace_topics, settled, states, text_of
-from maskprep.base.cells import guard, unguard
+from maskprep.base.csv_files import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import Decision, read_decisions
 from maskprep.pipeline import session as pipeline

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from maskprep.base.text import nearest
 from maskprep.errors import UsageError
 from maskprep.store.tables import schema_of
 
@@ -177,14 +178,10 @@ def parse_threshold(text: str) -> Threshold:
     Raises:
         UsageError: no such check, or no severity from 0 to 1.
     """
-    import difflib
-
     name, _, number = text.partition(":")
     known = [*CHECKS, *KINDS, "any"]
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.5)
-        hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise UsageError(f"There is no check '{name}'.", f"{hint}Known: {', '.join(known)}.")
+        raise UsageError(f"There is no check '{name}'.{nearest(name, known)}", f"Known: {', '.join(known)}.")
     try:
         severity = float(number) if number else LIKELY
     except ValueError:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
 from maskprep.audit.likeness import bayes, looks, ratio
-from maskprep.labels.schema import Attribute, fold
+from maskprep.base.text import fold
+from maskprep.labels.schema import Attribute
 
 CONSTANT = 0.95
 """An attribute that this share of people has one value of is theirs (gender, age), not the photo's (mask)."""

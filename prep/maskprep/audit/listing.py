@@ -16,7 +16,8 @@ from rich.text import Text
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, Finding, Outcome
 from maskprep.audit.rulings import State
-from maskprep.base.cells import guard
+from maskprep.base.csv_files import guard
+from maskprep.base.text import counted
 
 FORMATS = ("table", "csv", "json")
 COLUMNS = ("image", "check", "severity", "detail")
@@ -94,11 +95,6 @@ def print_rulings(out: Console, found: list[State]) -> None:
         out.print(table)
     told = Counter(each.state for each in found)
     out.print(counted(len(found), "ruling") + "".join(f", {n} {state}" for state, n in sorted(told.items())))
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def printable(text: str, but: str = "") -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.cells import guard
+from maskprep.base.csv_files import guard
 from maskprep.base.files import lock, write_atomic
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.decisions import COLUMNS, DUPLICATE, Decision, read_decisions

@@ -19,12 +19,12 @@ The last two say nothing about the face: see :func:`of_faces`, :func:`relabels` 
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.base.cells import unguard
+from maskprep.base.csv_files import read_csv, unguard
 from maskprep.errors import UserError
 from maskprep.faces.choice import Choice
 from maskprep.faces.face import Box, Face, iou
@@ -60,44 +60,46 @@ def read_decisions(path: Path) -> list[Decision]:
     """
     if not path.is_file():
         return []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in ("content", "verdict") if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"'{path}' has no column '{missing[0]}'.", f"Its columns are: {', '.join(COLUMNS)}.")
-            rows = [
-                Decision(**{name: unguard((row.get(name) or "").strip()) for name in COLUMNS}, line=reader.line_num)
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"Cannot read '{path}': {error}.") from error
-    for row in rows:
-        if row.verdict not in VERDICTS:
-            raise UserError(
-                f"'{path}', line {row.line}: unknown verdict '{row.verdict}'.", f"Known: {', '.join(VERDICTS)}."
-            )
-        if row.verdict == "face" and not row.value.isdigit():
-            raise UserError(f"'{path}', line {row.line}: '{row.value}' is no number of a face.")
-        if row.verdict == "box" and parse_box(row.value) is None:
-            raise UserError(f"'{path}', line {row.line}: '{row.value}' is no box.", 'A box is "x0 y0 x1 y1" in pixels.')
-        if row.verdict == "relabel":
-            _check_relabel(path, row)
-        elif row.expected and parse_box(row.expected) is None:
-            raise UserError(f"'{path}', line {row.line}: expected '{row.expected}' is no box.")
+    table = read_csv(path)
+    for name in ("content", "verdict"):
+        if name not in table.names:
+            raise UserError(f"'{path}' has no column '{name}'.", f"Its columns are: {', '.join(COLUMNS)}.")
+    rows = []
+    for line, cells in table.records():
+        row = Decision(**{name: unguard(cells.get(name, "")) for name in COLUMNS}, line=line)
+        if problem := _problem(row):
+            raise UserError(f"'{path}', line {line}: {problem[0]}", problem[1])
+        rows.append(row)
     return rows
 
 
-def _check_relabel(path: Path, row: Decision) -> None:
-    field, equals, new = row.value.partition("=")
-    if not (field.strip() and equals and new.strip()):
-        raise UserError(f"'{path}', line {row.line}: '{row.value}' is no new label.", 'Write it as "field=new".')
-    before, equals, old = row.expected.partition("=")
-    if row.expected and not (before.strip() == field.strip() and equals and old.strip()):
-        raise UserError(
-            f"'{path}', line {row.line}: expected '{row.expected}' is no label '{field.strip()}'.",
-            f'Write it as "{field.strip()}=old".',
-        )
+def _problem(row: Decision) -> tuple[str, str] | None:
+    """What is wrong with a ruling, and a hint; None where it can be applied."""
+    if row.verdict not in VERDICTS:
+        return f"unknown verdict '{row.verdict}'.", f"Known: {', '.join(VERDICTS)}."
+    if row.verdict == "relabel":
+        return _problem_of_label(row)
+    if row.verdict == "face" and not (row.value.isascii() and row.value.isdigit()):
+        return f"'{row.value}' is no number of a face.", ""
+    if row.verdict == "box":
+        box = parse_box(row.value)
+        if box is None:
+            return f"'{row.value}' is no box.", 'A box is "x0 y0 x1 y1" in pixels.'
+        if min(box[2] - box[0], box[3] - box[1]) < 1:
+            return f"the box '{row.value}' is smaller than a pixel.", ""
+    if row.expected and parse_box(row.expected) is None:
+        return f"expected '{row.expected}' is no box.", ""
+    return None
+
+
+def _problem_of_label(row: Decision) -> tuple[str, str] | None:
+    field, equals, new = (part.strip() for part in row.value.partition("="))
+    if not (field and equals and new):
+        return f"'{row.value}' is no new label.", 'Write it as "field=new".'
+    before, equals, old = (part.strip() for part in row.expected.partition("="))
+    if row.expected and not (before == field and equals and old):
+        return f"expected '{row.expected}' is no label '{field}'.", f'Write it as "{field}=old".'
+    return None
 
 
 def of_faces(decisions: Iterable[Decision]) -> list[Decision]:
@@ -121,12 +123,12 @@ def waived(decisions: Iterable[Decision]) -> set[frozenset[str]]:
 
 
 def parse_box(text: str) -> Box | None:
-    """``x0 y0 x1 y1`` as numbers; None when it is not a box with an area."""
+    """``x0 y0 x1 y1`` as numbers; None when it is not a finite box with an area."""
     try:
         values = [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         return None
-    if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3]):
+    if len(values) != 4 or not (values[0] < values[2] and values[1] < values[3] and all(map(math.isfinite, values))):
         return None
     return (values[0], values[1], values[2], values[3])
 

@@ -16,6 +16,7 @@ from maskprep.audit import rulings
 from maskprep.audit.examine import Audit, examine
 from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
+from maskprep.base.text import some
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError, UserError
@@ -26,7 +27,6 @@ from maskprep.labels import table as labelling
 from maskprep.labels.changes import Changes, apply
 from maskprep.labels.collect import gather
 from maskprep.labels.leaks import Duplicates, open_duplicates, waivers
-from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
