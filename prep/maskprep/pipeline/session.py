@@ -16,6 +16,7 @@ from maskprep import __version__
 from maskprep.audit.examine import Audit, run_audit
 from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
+from maskprep.base.text import some
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError, UserError
@@ -25,7 +26,6 @@ from maskprep.labels import table as labelling
 from maskprep.labels.changes import Changes, apply
 from maskprep.labels.collect import gather
 from maskprep.labels.leakage import Duplicates, allow_pairs, open_duplicates
-from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
