@@ -1,4 +1,4 @@
-"""Whether a cache is as it was written: every table and every pixel is read and compared with its checksums and sums."""
+"""Whether a cache is as it was written: all tables and pixels are read and compared with their checksums and sums."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8], file: Path) ->
     for i, row in enumerate(rows.to_dict("records")):
         alpha, crc, solid = np.ascontiguousarray(arrays[row["row"]]), row.get("alpha_crc"), row.get("fg_count")
         if not pd.isna(crc):
-            right = zlib.crc32(alpha) == int(crc)
+            right = zlib.crc32(alpha.tobytes()) == int(crc)
         else:
             right = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
         if not right:
@@ -217,7 +217,8 @@ def _compare_view(cache: Cache, name: str, found: Verified) -> None:
 def _compare_descriptions(tables: Tables, found: Verified) -> None:
     """The JSON file of a stage whose rows are all current says what they were made with."""
     for stage in tables.stages.values():
-        if isinstance(stage, MapStage) and (record := stage.read_description(tables.cache)):
+        if isinstance(stage, MapStage) and stage.described(tables.cache).is_file():
+            record = json.loads(stage.described(tables.cache).read_text(encoding="utf-8"))
             try:
                 current = len(stage.inputs_made(tables)) == len(tables.inputs(stage.name))
                 expected = to_json({**stage.description(tables), "stage": stage.recipe.to_dict()})
