@@ -373,8 +373,7 @@ class MapStage(Stage, Generic[R]):
 
     def purge(self, tables: Tables) -> list[str]:
         """Delete shards that cannot be used, so that they are made anew; sentences about them."""
-        if self.array_shape is not None:
-            shards.drop_damaged(self.folder(tables.cache), self.array_shape)
+        shards.drop_damaged(self.folder(tables.cache), self.array_shape)
         return []
 
     def committed(self, tables: Tables) -> pd.DataFrame:
@@ -421,7 +420,7 @@ class MapStage(Stage, Generic[R]):
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
             and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
-            and self.indexed(tables.cache).is_file()
+            and self.mark(tables) != ""
         )
 
     def close(self, tables: Tables, report: Report) -> None:
