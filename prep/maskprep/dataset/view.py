@@ -112,7 +112,9 @@ class View:
         return out
 
     def _check(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Compare a crop that is read for the first time with its sums."""
+        """Compare a crop that is read for the first time with its sums; pixels that come from no cache have none."""
+        if SUMS[0] not in self.table:
+            return
         shard, row = int(self._shard[index]), int(self._row[index])
         if shard not in self.checked:
             self.checked[shard] = np.zeros(len(self.shards[shard]), np.bool_)
