@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskprep.errors import UsageError
-
-if TYPE_CHECKING:
-    from ruamel.yaml.nodes import Node
 
 
 def read_yaml(path: Path) -> Any:
@@ -34,14 +31,13 @@ def parse_yaml(text: str, name: str) -> Any:
     return _parsed("load", text, name)
 
 
-def read_nodes(path: Path) -> Node | None:
-    """The nodes of a YAML file, with their lines and with scalars as they are written: ``000020`` stays ``000020``.
+def read_nodes(path: Path) -> Any:
+    """The tree of a YAML file in nodes of ruamel.yaml, with lines and with scalars as written; None of an empty one.
 
     Raises:
         UsageError: as :func:`read_yaml`.
     """
-    node: Node | None = _parsed("compose", _text(path), str(path))
-    return node
+    return _parsed("compose", _text(path), str(path))
 
 
 def _text(path: Path) -> str:
