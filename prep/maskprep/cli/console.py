@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,11 +185,17 @@ def _counts(column: Any) -> str:
     return counts(column.value_counts().sort_index().items())
 
 
+def _table(*names: str, right: Sequence[str] = ()) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left")
+    return table
+
+
 def status(root: str, found: Status) -> None:
     """The table of stages and the counts of a cache."""
-    table = Table(title=escape(root), title_justify="left")
-    for name, side in (("stage", "left"), ("current", "right"), ("to do", "right"), ("size", "right"), ("why", "left")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table = _table("stage", "current", "to do", "size", "why", right=("current", "to do", "size"))
+    table.title, table.title_justify = escape(root), "left"
     for stage in found.stages:
         todo = f"[yellow]{stage.missing}[/yellow]" if stage.missing else "0"
         table.add_row(stage.name, str(stage.rows), todo, size(stage.size), escape(stage.why))
@@ -204,9 +210,8 @@ def status(root: str, found: Status) -> None:
 
 def changes(found: Changes, dry: bool) -> None:
     """What fixes do to the labels, a line per fix; those of a preset that concern nobody here are only counted."""
-    table = Table()
-    for name in ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome"):
-        table.add_column(name, justify="right" if name == "images" else "left")
+    names = ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome")
+    table = _table(*names, right=("images",))
     colours = {"applied": "green", "refused": "red", "absent": "yellow", "overruled": "yellow", "already": "dim"}
     shown = [o for o in found.outcomes if o.fix.level != PRESET or o.status != "absent"]
     for outcome in shown:
@@ -230,9 +235,8 @@ def changes(found: Changes, dry: bool) -> None:
 def duplicates(found: Duplicates) -> None:
     """Counts of photos that are there twice, and the pairs that cross people or splits."""
     pairs = found.pairs
-    table = Table()
-    for name in ("pairs", "one person", "across people", "across splits", "in eval"):
-        table.add_column(name, justify="left" if name == "pairs" else "right")
+    numbers = ("one person", "across people", "across splits", "in eval")
+    table = _table("pairs", *numbers, right=numbers)
     splits = pairs["split_a"] != pairs["split_b"]
     inside = ~splits & (pairs["split_a"] != "train") & ~pairs["same_person"]
     across = ~splits & ~inside & ~pairs["same_person"]
@@ -253,9 +257,7 @@ def duplicates(found: Duplicates) -> None:
 
 def statistics(data: dict[str, Any]) -> None:
     """Mean and standard deviation per view and split."""
-    table = Table()
-    for name in ("view", "split", "part", "mean R G B", "std R G B", "crops"):
-        table.add_column(name)
+    table = _table("view", "split", "part", "mean R G B", "std R G B", "crops")
     for view, splits in data.items():
         for split, parts in splits.items():
             for part, values in parts.items():
@@ -312,9 +314,7 @@ def sample(made: SampleSummary) -> None:
 
 def weights(rows: list[WeightStatus]) -> None:
     """The list of model files."""
-    table = Table()
-    for name in ("name", "state", "size", "licence", "what for"):
-        table.add_column(name)
+    table = _table("name", "state", "size", "licence", "what for")
     colours = {"present": "green", "missing": "dim", "wrong": "red"}
     for row in rows:
         state = f"[{colours[row.status]}]{row.status}[/]"
