@@ -59,32 +59,28 @@ def _parsed(method: str, text: str, name: str) -> Any:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _constructor()
+    where = ""
     try:
         return getattr(yaml, method)(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
+        if mark := error.problem_mark or error.context_mark:
+            where = f", line {mark.line + 1}"
         problem = " ".join(str(error.problem or error.context).split())
     except ReaderError as error:
         where, problem = f", line {text.count(chr(10), 0, error.position) + 1}", str(error.reason)
     except RecursionError:
-        where, problem = "", "it is nested too deeply"
+        problem = "it is nested too deeply"
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        problem = f"a value cannot be read ({error})"
     raise UsageError(f"'{name}' is not valid YAML{where}: {problem}.")
 
 
 @cache
 def _constructor() -> Any:
-    from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+    from ruamel.yaml.constructor import SafeConstructor
 
     class Constructor(SafeConstructor):
-        """Dates are texts, and a value that its type cannot hold is a mistake with a line."""
-
-        def construct_object(self, node: Any, deep: bool = False) -> Any:
-            try:
-                return super().construct_object(node, deep)
-            except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-                problem = f"{node.value!r} cannot be read ({error})"
-                raise ConstructorError(None, None, problem, node.start_mark) from error
+        """Dates are texts."""
 
     Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
     return Constructor
