@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.layouts import Described, SourceSettings, describe, detect_layout, mask_state
+from maskprep.labels.layouts import Described, SourceSettings, describe, mask_state
 from maskprep.labels.lists import read_list
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 
@@ -414,17 +414,17 @@ def test_csv_missing(tmp_path: Path) -> None:
 
 
 def test_detection(tmp_path: Path) -> None:
-    assert detect_layout(tmp_path, ["a/1.jpg", "b/2.jpg"]) == "folders"
-    assert detect_layout(tmp_path, ["train/a/1.jpg", "val/a/2.jpg"]) == "flat"
-    assert detect_layout(tmp_path, [f"{P1}/x.jpg", "a/1.jpg"]) == "boostcamp"
-    assert detect_layout(tmp_path, ["000001_cat_45/x.jpg", "a/1.jpg"]) == "folders"
+    assert look(tmp_path, *["a/1.jpg", "b/2.jpg"]).layout == "folders"
+    assert look(tmp_path, *["train/a/1.jpg", "val/a/2.jpg"]).layout == "flat"
+    assert look(tmp_path, *[f"{P1}/x.jpg", "a/1.jpg"]).layout == "boostcamp"
+    assert look(tmp_path, *["000001_cat_45/x.jpg", "a/1.jpg"]).layout == "folders"
     (tmp_path / "eval").mkdir()
     write(tmp_path / "eval", "ImageID,ans\n1.jpg,0\n", "info.csv")
-    assert detect_layout(tmp_path, ["eval/images/1.jpg"]) == "boostcamp"
+    assert look(tmp_path, *["eval/images/1.jpg"]).layout == "boostcamp"
     write(tmp_path, "nothing,of,use\n", "a.csv")
-    assert detect_layout(tmp_path, ["1.jpg"]) == "flat"
+    assert look(tmp_path, *["1.jpg"]).layout == "flat"
     write(tmp_path, "ImageID,label\n1.jpg,cat\n", "B.CSV")
-    assert detect_layout(tmp_path, ["1.jpg"]) == "csv"
+    assert look(tmp_path, *["1.jpg"]).layout == "csv"
 
 
 def test_several_lists_are_not_guessed_between(tmp_path: Path) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskprep.errors import UsageError
-
-if TYPE_CHECKING:
-    from ruamel.yaml.nodes import Node
 
 
 def read_yaml(path: Path) -> Any:
@@ -34,14 +31,13 @@ def parse_yaml(text: str, name: str) -> Any:
     return _parsed("load", text, name)
 
 
-def read_nodes(path: Path) -> Node | None:
-    """The nodes of a YAML file, with their lines and with scalars as they are written: ``000020`` stays ``000020``.
+def read_nodes(path: Path) -> Any:
+    """The tree of a YAML file in nodes of ruamel.yaml, with lines and with scalars as written; None of an empty one.
 
     Raises:
         UsageError: as :func:`read_yaml`.
     """
-    node: Node | None = _parsed("compose", _text(path), str(path))
-    return node
+    return _parsed("compose", _text(path), str(path))
 
 
 def _text(path: Path) -> str:
@@ -63,32 +59,28 @@ def _parsed(method: str, text: str, name: str) -> Any:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _constructor()
+    where = ""
     try:
         return getattr(yaml, method)(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
+        if mark := error.problem_mark or error.context_mark:
+            where = f", line {mark.line + 1}"
         problem = " ".join(str(error.problem or error.context).split())
     except ReaderError as error:
         where, problem = f", line {text.count(chr(10), 0, error.position) + 1}", str(error.reason)
     except RecursionError:
-        where, problem = "", "it is nested too deeply"
+        problem = "it is nested too deeply"
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+        problem = f"a value cannot be read ({error})"
     raise UsageError(f"'{name}' is not valid YAML{where}: {problem}.")
 
 
 @cache
 def _constructor() -> Any:
-    from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+    from ruamel.yaml.constructor import SafeConstructor
 
     class Constructor(SafeConstructor):
-        """Dates are texts, and a value that its type cannot hold is a mistake with a line."""
-
-        def construct_object(self, node: Any, deep: bool = False) -> Any:
-            try:
-                return super().construct_object(node, deep)
-            except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-                problem = f"{node.value!r} cannot be read ({error})"
-                raise ConstructorError(None, None, problem, node.start_mark) from error
+        """Dates are texts."""
 
     Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
     return Constructor

@@ -82,7 +82,7 @@ def stats(command: Command) -> None:
             for view in session.cache.views():
                 root = session.cache.root
                 drawn = draw_overview(root, view, start=lambda n: bars.start("picture", n), advance=bars.advance)
-                typer.echo(f"picture  {drawn}")
+                show.wrote(drawn, "picture ")
 
     command.bring(command.session.stats, report)
 

@@ -80,12 +80,13 @@ def faces(
     force: Force = False,
 ) -> None:
     """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
+    from maskprep.cli import console as show
     from maskprep.faces.drawing import draw_faces
 
     session = command.session
     with command.bars():
         session.detect()
-    typer.echo(f"wrote {draw_faces(session.cache, session.folder, session.subjects(), image, out, count, force)}")
+    show.wrote(draw_faces(session.cache, session.folder, session.subjects(), image, out, count, force))
     command.end()
 
 
@@ -101,7 +102,8 @@ def sheet(
     force: Force = False,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
+    from maskprep.cli import console as show
     from maskprep.dataset.sheet import draw_sheet
 
     root = command.session.cache.root
-    typer.echo(f"wrote {draw_sheet(root, view, out, count=count, seed=seed, force=force)}")
+    show.wrote(draw_sheet(root, view, out, count=count, seed=seed, force=force))

@@ -198,22 +198,24 @@ def _check_values(table: Table, fix: Fix) -> list[tuple[str, str]]:
         return [(fix.expected or fix.person, fix.new)]
     attribute = table.attribute(fix)
     for text in (fix.expected, fix.new):
-        if text != ANY and not _known(attribute, text):
-            known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
-            raise UsageError(
-                f"{fix.place}: '{text}' is no {attribute.name}.{nearest(text, attribute.classes)}", f"Known: {known}."
-            )
+        _check_value(fix, attribute, text)
     if fix.new == ANY:
         raise UsageError(f"{fix.place}: the new value cannot be '{ANY}'.")
     pairs = [(fix.expected, fix.new)]
     return [*pairs, (fix.new, fix.expected)] if fix.operation == "swap" else pairs
 
 
+def _check_value(fix: Fix, attribute: Attribute, text: str) -> None:
+    if text != ANY and attribute.index(text) is None and _class(attribute, text) is None:
+        known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
+        likely = nearest(text, attribute.classes)
+        raise UsageError(f"{fix.place}: '{text}' is no {attribute.name}.{likely}", f"Known: {known}.")
+
+
 def _drop(table: Table, fix: Fix, rows: list[int], dropped: dict[str, Fix]) -> Outcome:
     if fix.field:
         attribute = table.attribute(fix)
-        if fix.expected != ANY and not _known(attribute, fix.expected):
-            raise UsageError(f"{fix.place}: '{fix.expected}' is no {attribute.name}.")
+        _check_value(fix, attribute, fix.expected)
         for row in rows:
             if not _holds(attribute, table.columns[fix.field][row], fix.expected):
                 return _refusal(table, fix, row, len(rows), fix.expected)
@@ -271,10 +273,6 @@ def _settle(
 
 
 # ---------------------------------------------------------------- values
-
-
-def _known(attribute: Attribute, text: str) -> bool:
-    return attribute.index(text) is not None or _class(attribute, text) is not None
 
 
 def _class(attribute: Attribute, text: str) -> int | None:

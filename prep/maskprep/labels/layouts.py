@@ -130,14 +130,9 @@ def _corners(found: Sequence[Listing]) -> Listing | None:
     return with_boxes[0] if len(with_boxes) == 1 else None
 
 
-def detect_layout(root: Path, images: Sequence[str], settings: SourceSettings | None = None) -> str:
-    """The layout of a folder: boostcamp by its person folders or eval/info.csv, csv by a table that names the
-    photos, folders by two or more subfolders with photos, else flat (photos without labels)."""
-    settings = settings or SourceSettings()
-    return _detect(root, images, settings, [] if settings.csv else listings(root, images)[0])
-
-
 def _detect(root: Path, images: Sequence[str], settings: SourceSettings, found: Sequence[Listing]) -> str:
+    """boostcamp by its person folders or eval/info.csv, boxes or csv by a table of photos, folders by two or
+    more subfolders with photos, else flat (photos without labels)."""
     paths = [PurePosixPath(image) for image in images]
     if any(PERSON_FOLDER.fullmatch(path.parent.name) for path in paths) or (
         any((root / folder / "info.csv").is_file() for folder in ("eval", "."))
@@ -200,7 +195,7 @@ def _boostcamp(root: Path, images: Sequence[str], schema: Schema | None) -> Desc
         if folder is None:
             rows.append({"person": None, "mask": None, "gender": None, "race": None, "age": None})
             continue
-        row: dict[str, Any] = {k: _known(v) for k, v in folder.groupdict().items()}
+        row: dict[str, Any] = {k: None if v.lower() == "unknown" else v for k, v in folder.groupdict().items()}
         if said := listed.get(nfc(path.parent.name)):
             if any(said[k] and row[k] and str(said[k]).lower() != row[k].lower() for k in ("gender", "age")):
                 disagree.append(path.parent.name)
@@ -226,10 +221,6 @@ def _boostcamp(root: Path, images: Sequence[str], schema: Schema | None) -> Desc
     lists = ("train/train.csv", "train.csv", "eval/info.csv")
     unused = {"race": "no label of the schema"}
     return Described("boostcamp", table, schema or MASK_SCHEMA, tuple(notes), origins, unused, lists=lists)
-
-
-def _known(value: str) -> str | None:
-    return None if value.lower() == "unknown" else value
 
 
 def _train_csv(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]:
@@ -273,12 +264,9 @@ def _folders(root: Path, images: Sequence[str], schema: Schema | None) -> Descri
     name = schema.names[0] if schema and len(schema.names) == 1 else CLASS
     table[name] = pd.Series(_class_folders(images), dtype="str")
     origins = {name: "folders", "split": "folders"}
-    return Described("folders", table, schema or _schema_of(table, name), _loose(table[name]), origins)
-
-
-def _loose(column: pd.Series[Any]) -> tuple[str, ...]:
-    loose = int(column.isna().sum())
-    return (f"{loose} photos lie outside a class folder and have no label.",) if loose else ()
+    loose = int(table[name].isna().sum())
+    notes = (f"{loose} photos lie outside a class folder and have no label.",) if loose else ()
+    return Described("folders", table, schema or _schema_of(table, name), notes, origins)
 
 
 def _flat(root: Path, images: Sequence[str], schema: Schema | None) -> Described:
@@ -304,14 +292,14 @@ def _listing(root: Path, images: Sequence[str], settings: SourceSettings, found:
             raise UserError(f"Several tables in '{root}' name the photos: {names}.", "Name one: source.csv")
     path = root / settings.csv if settings.csv else found[0].path
     frame = read_list(path)
-    has = f"It has: {', '.join(frame.columns)}."
-    for ours, name in settings.columns.items():
-        if name not in frame.columns:
-            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
     column = settings.columns.get("path") or columns.find(list(frame.columns), "path")
     if column is None:
-        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", has)
+        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", _has(frame))
     return Listing(path, frame, column)
+
+
+def _has(frame: pd.DataFrame) -> str:
+    return f"It has: {', '.join(frame.columns)}."
 
 
 def _csv(
@@ -319,10 +307,9 @@ def _csv(
 ) -> Described:
     path, frame = listing.path, listing.frame
     free = [name for name in frame.columns if name != listing.column]
-    has = f"It has: {', '.join(frame.columns)}."
     for ours, name in settings.columns.items():
         if name not in frame.columns:
-            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
+            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", _has(frame))
 
     def column(ours: str) -> str | None:
         return settings.columns.get(ours) or columns.find(free, ours)
@@ -331,7 +318,7 @@ def _csv(
     schema = schema or _csv_schema(frame, free, settings.columns, notes, path.name)
     wanted = {name: column(name) for name in ("person", "split", *schema.names)}
     if missing := [name for name in schema.names if wanted[name] is None]:
-        raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", has)
+        raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", _has(frame))
     used = {listing.column, *wanted.values()}
     taken = RESERVED | {*wanted}
     others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
