@@ -19,6 +19,13 @@ from maskprep.store.shards import Pair
 from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
 
 
+class UnpicklableError(Exception):
+    """Cannot be made again from its text."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+
+
 def trouble(kind: str | None) -> None:
     """What may happen to a row."""
     match kind:
@@ -30,6 +37,12 @@ def trouble(kind: str | None) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "raise":
             raise RuntimeError("trouble")
+        case "ConnectionResetError":
+            raise ConnectionResetError("trouble")
+        case "EOFError":
+            raise EOFError("trouble")
+        case "Unpicklable":
+            raise UnpicklableError("trouble", 2)
         case "sleep":
             time.sleep(0.02)
         case "hang":
@@ -38,11 +51,15 @@ def trouble(kind: str | None) -> None:
 
 @dataclass(frozen=True)
 class ToyWork:
-    """Doubles the numbers of a task; where ``do`` names a number, what it says happens to it."""
+    """Doubles the numbers of a task; where ``do`` names a number, what it says happens to it.
+
+    Stubborn work does dead rows all the same.
+    """
 
     do: Mapping[int, str] = field(default_factory=dict)
     opened: str = ""
     fails: str = ""
+    stubborn: bool = False
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[list[int], Callable[[int], None], Mapping[int, str]], list[Any]]]:
@@ -54,7 +71,7 @@ class ToyWork:
         def make(numbers: list[int], at: Callable[[int], None], dead: Mapping[int, str]) -> list[Any]:
             made: list[Any] = []
             for row, number in enumerate(numbers):
-                if row in dead:
+                if row in dead and not self.stubborn:
                     made.append(dead[row])
                     continue
                 at(row)

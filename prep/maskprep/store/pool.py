@@ -225,7 +225,9 @@ class Pool:
         worker.end()
         if worker.job is not None:
             todo.appendleft(worker.job)
-            if worker.row is not None and worker.row not in worker.job.dead:
+            if worker.row is not None:
+                if worker.row in worker.job.dead:
+                    raise RuntimeError(f"The work did row {worker.row} again: {worker.job.dead[worker.row]}.")
                 worker.job.dead[worker.row] = why
                 return
         self._vain += 1
