@@ -1,9 +1,10 @@
 """What `maskprep crop` costs beside plain loops over the same files: processor time, and photos per second.
 
-    python benchmarks/crop.py PHOTOS [--limit 600] [--rounds 2] [--beside CHECKOUT]
+    python benchmarks/crop.py PHOTOS [--limit 600] [--rounds 2] [--enlarge 4000] [--beside CHECKOUT]
 
 - loop: decode each photo once, run YuNet and both BlazeFaces once; nothing is chosen, cut or written
-- maskprep crop: detection, choice, crops and every table with one worker; the index is made before the clock starts
+- maskprep crop: index, detection, choice, crops and every table, from nothing, in one process
+- --enlarge: the photos are first enlarged to this many pixels on their longer side (4000: 12 megapixels)
 - --beside: the same command of another checkout of this repository, in turns with this one
 
 The ratio is the loop's processor time by that of `maskprep crop`: 1 is as quick as the loop. Processor time includes
@@ -24,11 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 import maskprep as api
 from maskprep.faces.detectors import DETECTORS
 from maskprep.photos.decode import PhotoError, load
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 from maskprep.weights.fetch import locate
 
 TIMED = """
@@ -36,9 +38,8 @@ import sys, time
 from pathlib import Path
 import maskprep as api
 photos, cache = map(Path, sys.argv[1:])
-api.index(photos, cache, workers=1)
 start = time.process_time()
-api.crop(cache, workers=1)
+api.crop(photos, cache, engine="serial")
 print("seconds", time.process_time() - start)
 """
 
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--limit", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--enlarge", type=int, help="pixels of the longer side")
     parser.add_argument("--beside", type=Path, help="another checkout of this repository")
     options = parser.parse_args()
     files = [options.photos / file.image for file in walk(options.photos).files][: options.limit]
@@ -89,20 +91,26 @@ def main() -> None:
         table[name] = min(taken, table.get(name, taken))
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, copies = Path(name), list[Path]()
         for path in files:
             copy = folder / "photos" / path.relative_to(options.photos)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
-        copies = [folder / "photos" / path.relative_to(options.photos) for path in files]
+            if options.enlarge:
+                photo = Image.open(path).convert("RGB")
+                factor = options.enlarge / max(photo.size)
+                size = (round(photo.width * factor), round(photo.height * factor))
+                copy = copy.with_suffix(".jpg")
+                photo.resize(size, Image.Resampling.LANCZOS).save(copy, quality=90)
+            else:
+                shutil.copy2(path, copy)
+            copies.append(copy)
         for n in range(options.rounds):
             record(cost, "loop: decode, YuNet, both BlazeFaces", loop_seconds(copies))
             for what, checkout in checkouts.items():
                 record(cost, what, processor_seconds(checkout, folder / "photos", folder / f"{n}-{checkout.name}"))
             for workers in (1, 2):
                 cache = folder / f"cache-{n}-{workers}"
-                api.index(folder / "photos", cache, workers=2)
-                work = lambda c=cache, w=workers: api.crop(c, workers=w)  # noqa: E731
+                work = lambda c=cache, w=workers: api.crop(folder / "photos", c, workers=w)  # noqa: E731
                 record(speed, f"maskprep crop, {workers} workers", seconds(work))
             record(speed, "maskprep crop, other margin", seconds(lambda c=cache: api.crop(c, margin=0.4, workers=2)))
         faces = pd.read_parquet(cache / "faces.parquet")

@@ -42,7 +42,7 @@ from maskprep.mattes.models import locate
 from maskprep.mattes.refinement import foreground
 from maskprep.mattes.rules import SOLID, face_mask, finish
 from maskprep.mattes.runtime import matte_of, open_model
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 
 MEAN, STD = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 from maskprep.pipeline import config as configuration
 from maskprep.pipeline import session as pipeline
 from maskprep.pipeline.session import Session

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from maskprep.crops.crop import CHANNELS, Crop, CropRow, sums
-from maskprep.crops.geometry import TEMPLATE, ViewSettings, invert, map_points, parse_size, transform_for, warp
+from maskprep.crops.geometry import (
+    TEMPLATE,
+    ViewSettings,
+    cut,
+    invert,
+    map_points,
+    parse_size,
+    reduction_for,
+    transform_for,
+    warp,
+)
 from maskprep.errors import UsageError
 from maskprep.photos.decode import PhotoFile
 
@@ -236,3 +246,26 @@ def test_shards_are_of_bounded_size() -> None:
 def test_a_photo_that_vanished_is_no_crop(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with Crop("face", ViewSettings()).open() as compute:
         assert compute(PhotoFile(tmp_path / "gone.jpg"), CropRow(PHOTO, BOX, None)) is None
+
+
+@pytest.mark.parametrize("border", ["inside", "reflect"])
+@pytest.mark.parametrize("align", ["none", "similarity"])
+def test_a_reduced_photo_gives_the_same_crop(border: str, align: str) -> None:
+    """The transform and what is counted are those of the full photo; the pixels differ by less than a level or two."""
+    photo = ramp(1200, 1600)
+    small = photo.reshape(300, 4, 400, 4, 3).mean((1, 3)).round().astype(np.uint8)
+    box, points = (500.0, 300.0, 900.0, 850.0), TEMPLATE * 550 + (700, 575)
+    view = ViewSettings((64, 64), border=border, align=align)
+    full, reduced = cut(photo, view, box, points), cut(small, view, box, points, (1200, 1600), 4)
+    assert full is not None and reduced is not None
+    assert np.array_equal(full.transform, reduced.transform)
+    assert (full.invented, full.margin) == (reduced.invented, reduced.margin)
+    assert np.abs(full.pixels.astype(int) - reduced.pixels.astype(int)).mean() < 1
+
+
+def test_a_photo_is_reduced_while_its_crop_still_shrinks_it_twice() -> None:
+    view = ViewSettings((100, 100), margin=0.0, border="reflect")
+    sides = {199: 1, 399: 1, 401: 2, 801: 4, 1601: 8, 9999: 8}
+    for side, expected in sides.items():
+        assert reduction_for(view, (20000, 20000), (5000.0, 5000.0, 5000.0 + side, 5000.0 + side)) == expected, side
+    assert reduction_for(view, (300, 400), None) == 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import maskprep as api
-from maskprep.audit.decision_states import decided_images, decision_states
-from maskprep.base.cells import guard, unguard
+from maskprep.audit.decisions import decided_images, decision_states
+from maskprep.base.csv_files import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import Decision, change, from_json, merge, read_decisions, replace, to_csv

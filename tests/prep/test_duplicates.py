@@ -156,6 +156,14 @@ def test_every_near_pair_is_found_and_no_other(limit: int) -> None:
     assert numbered(photos(random), limit) == by_hand(random, limit)
 
 
+@pytest.mark.parametrize("limit", [1, 8, 19])
+def test_near_pairs_are_found_wherever_they_differ(limit: int) -> None:
+    """The bits that differ lie far apart: there is one stretch without them, in one place after another."""
+    for gap in range(limit + 1):
+        ones = [256 * (2 * part + 1) // (2 * limit + 2) for part in range(limit + 1) if part != gap]
+        assert numbered(photos([0, sum(1 << bit for bit in ones)]), limit) == {(0, 1): limit}, gap
+
+
 def test_a_large_group_is_paired_with_its_first_photo_and_stays_connected() -> None:
     """A camera that turns slowly, three times: 200 photos, each 3 bits from the last, the ends nothing alike.
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 import maskprep as api
 from maskprep.cli import console as show
-from maskprep.dataset import export as exports
-from maskprep.dataset.export import Settings, export
+from maskprep.dataset import export_view as exports
+from maskprep.dataset.export import Settings, export_view
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 
@@ -55,15 +55,15 @@ def opened(data: bytes | Path) -> np.ndarray:
 
 
 def test_a_folder_mirrors_the_source_tree_pixel_for_pixel(cache: Path, view: View, tmp_path: Path) -> None:
-    made = export(cache, tmp_path / "out")
+    made = export_view(cache, tmp_path / "out")
     assert (made.crops, made.files, made.missing) == (len(view), len(view), 2)
     for i, image in enumerate(view.table["image"]):
         np.testing.assert_array_equal(opened(tmp_path / "out" / Path(image).with_suffix(".png")), view.gather([i])[0])
-    assert export(cache, tmp_path / "out").files == 0
+    assert export_view(cache, tmp_path / "out").files == 0
 
 
 def test_a_folder_per_class(cache: Path, view: View, tmp_path: Path) -> None:
-    export(cache, tmp_path / "out", Settings(by="class", image_format="jpg"))
+    export_view(cache, tmp_path / "out", Settings(by="class", image_format="jpg"))
     row = view.table[view.table["label"].notna()].iloc[0]
     name = view.schema.class_names[row["label"]].replace("/", "_")
     inside = Path(row["image"]).with_suffix(".jpg").relative_to("train")  # the split is not said twice
@@ -73,7 +73,7 @@ def test_a_folder_per_class(cache: Path, view: View, tmp_path: Path) -> None:
 
 
 def test_csv_names_every_picture_with_its_labels(cache: Path, view: View, tmp_path: Path) -> None:
-    export(cache, tmp_path / "out", Settings("csv"))
+    export_view(cache, tmp_path / "out", Settings("csv"))
     table = pd.read_csv(tmp_path / "out/labels.csv", dtype=str, keep_default_na=False)
     assert table["image"].tolist() == view.table["image"].tolist()
     assert all((tmp_path / "out" / path).is_file() for path in table["path"])
@@ -84,7 +84,7 @@ def test_csv_names_every_picture_with_its_labels(cache: Path, view: View, tmp_pa
 
 
 def test_parquet_is_what_datasets_reads(cache: Path, view: View, tmp_path: Path) -> None:
-    export(cache, tmp_path / "out", Settings("hf"))
+    export_view(cache, tmp_path / "out", Settings("hf"))
     files = sorted((tmp_path / "out/data").iterdir())
     assert [f.name for f in files] == ["test-00000-of-00001.parquet", "train-00000-of-00001.parquet"]
     table = pd.read_parquet(files[1])
@@ -103,7 +103,7 @@ def test_webdataset_tars_hold_whole_samples_side_by_side(
     cache: Path, view: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "SHARD", 10)
-    export(cache, tmp_path / "out", Settings("webdataset"))
+    export_view(cache, tmp_path / "out", Settings("webdataset"))
     seen = []
     for path in sorted((tmp_path / "out").glob("*.tar")):
         samples: dict[str, dict[str, bytes]] = {}
@@ -131,15 +131,15 @@ def test_backgrounds(cache: Path, view: View, tmp_path: Path) -> None:
     original = view.gather([0])[0]
     for background, corner in (("colour", (255, 0, 255)), ("transparent", (0, 0, 0, 0))):
         out = tmp_path / background
-        export(cache, out, Settings(background=background, colour="magenta"))
+        export_view(cache, out, Settings(background=background, colour="magenta"))
         found = opened(out / name)
         assert tuple(found[0, 0]) == corner
         np.testing.assert_array_equal(found[inside][..., :3], original[inside])
     mean = np.rint(view.mean_std(range(len(view)))[0] * 255)
-    export(cache, tmp_path / "mean", Settings(background="mean"))
+    export_view(cache, tmp_path / "mean", Settings(background="mean"))
     assert (opened(tmp_path / "mean" / name)[0, 0] == mean).all()
     for seed, out in ((1, "a"), (1, "b"), (2, "c")):
-        export(cache, tmp_path / out, Settings(background="random", seed=seed))
+        export_view(cache, tmp_path / out, Settings(background="random", seed=seed))
     one, again, other = ({n: h for n, h in contents(tmp_path / o).items() if n[-4:] == ".png"} for o in "abc")
     assert one == again and one != other
 
@@ -161,11 +161,11 @@ def test_an_export_that_was_stopped_goes_on_to_the_same_bytes(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(cache, tmp_path / "out", Settings(format), progress=Break())
+        export_view(cache, tmp_path / "out", Settings(format), progress=Break())
     begun = len(contents(tmp_path / "out"))
     assert begun > 1
-    resumed = export(cache, tmp_path / "out", Settings(format))
-    whole = export(cache, tmp_path / "whole", Settings(format))
+    resumed = export_view(cache, tmp_path / "out", Settings(format))
+    whole = export_view(cache, tmp_path / "whole", Settings(format))
     assert 0 < resumed.files < whole.files
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -175,38 +175,38 @@ def test_it_never_writes_over_something_else(cache: Path, tmp_path: Path) -> Non
     out.mkdir()
     (out / "mine.txt").write_text("x")
     with pytest.raises(UsageError, match="something else"):
-        export(cache, out)
-    export(cache, out, force=True)
+        export_view(cache, out)
+    export_view(cache, out, force=True)
     assert (out / "mine.txt").read_text() == "x"
     with pytest.raises(UsageError, match="other settings"):
-        export(cache, out, Settings(background="mean"))
+        export_view(cache, out, Settings(background="mean"))
     before = contents(out)
-    export(cache, out, Settings(background="mean"), force=True)
+    export_view(cache, out, Settings(background="mean"), force=True)
     after = contents(out)
     assert all(before[n] != after[n] for n in before if n.endswith(".png"))
     with pytest.raises(UsageError, match="inside"):
-        export(cache, cache / "out", force=True)
+        export_view(cache, cache / "out", force=True)
 
 
 @pytest.mark.parametrize("format", exports.FORMATS)
 def test_force_leaves_nothing_of_the_export_before(cache: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
-    export(cache, out, Settings(format))
+    export_view(cache, out, Settings(format))
     (out / "mine.txt").write_text("x")
     (out / ".tmp-4242-a.png").write_bytes(b"half")
-    export(cache, out, Settings(format, split="train", image_format="jpg"), force=True)
-    export(cache, tmp_path / "whole", Settings(format, split="train", image_format="jpg"))
+    export_view(cache, out, Settings(format, split="train", image_format="jpg"), force=True)
+    export_view(cache, tmp_path / "whole", Settings(format, split="train", image_format="jpg"))
     assert contents(out) == contents(tmp_path / "whole") | {"mine.txt": contents(out)["mine.txt"]}
 
 
 def test_an_export_names_no_file_outside(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(cache, out)
+    export_view(cache, out)
     (tmp_path / "precious").write_text("x")
     record = json.loads((out / exports.RECORD).read_text())
     record["files"] += ["../precious", str(tmp_path / "precious"), "", 3]
     (out / exports.RECORD).write_text(json.dumps(record))
-    export(cache, out, Settings(split="train"), force=True)
+    export_view(cache, out, Settings(split="train"), force=True)
     assert (tmp_path / "precious").is_file()
 
 
@@ -234,7 +234,7 @@ def prepared(tmp_path: Path, make_photos: MAKE, kind: str) -> Path:
 def test_a_csv_export_is_read_back(tmp_path: Path, make_photos: MAKE, yunet: None, kind: str) -> None:
     """Labels, persons and splits of every image, by maskprep's own reading of what it wrote."""
     cache = prepared(tmp_path, make_photos, kind)
-    export(cache, tmp_path / "out", Settings("csv"))
+    export_view(cache, tmp_path / "out", Settings("csv"))
     api.index(tmp_path / "out", tmp_path / "again", engine="serial")
     before, after = (pd.read_parquet(tmp_path / c / "images.parquet") for c in ("cache", "again"))
     after = after.set_index("csv_image").loc[before["image"]]
@@ -250,7 +250,7 @@ def test_class_folders_are_read_back(
     cache = prepared(tmp_path, make_photos, kind)
     view = open_view(cache)
     settings = Settings(by="class", split=split)
-    export(cache, tmp_path / "out", settings)
+    export_view(cache, tmp_path / "out", settings)
     api.index(tmp_path / "out", tmp_path / "again", engine="serial")
     after = pd.read_parquet(tmp_path / "again/images.parquet").set_index("image")
     rows = np.flatnonzero(view.table["split"].isin([split] if split else ["train", "val", "test", "eval"]))
@@ -275,11 +275,11 @@ def test_class_folders_are_one_each() -> None:
 def test_every_split_has_its_own_file_in_other_formats(tmp_path: Path, make_photos: MAKE, yunet: None) -> None:
     """``eval`` beside ``test`` loses nothing, and ages are numbers, also where a cell is none."""
     cache = prepared(tmp_path, make_photos, "csv")
-    export(cache, tmp_path / "hf", Settings("hf"))
+    export_view(cache, tmp_path / "hf", Settings("hf"))
     tables = {p.name.split("-")[0]: pd.read_parquet(p) for p in (tmp_path / "hf/data").iterdir()}
     assert {name: len(t) for name, t in tables.items()} == {"train": 3, "validation": 1, "test": 1, "eval": 1}
     assert tables["eval"]["age"].tolist() == [30.0] and tables["train"]["age"].isna().sum() == 1
-    export(cache, tmp_path / "wds", Settings("webdataset"))
+    export_view(cache, tmp_path / "wds", Settings("webdataset"))
     ages = {}
     for path in (tmp_path / "wds").glob("*.tar"):
         with tarfile.open(path) as archive:
@@ -302,7 +302,7 @@ def test_wrong_settings(cache: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             Settings(**settings)
     with pytest.raises(UserError):
-        export(cache, tmp_path / "out", view="nowhere")
+        export_view(cache, tmp_path / "out", view="nowhere")
     assert not (tmp_path / "out").exists()
 
 
@@ -316,9 +316,9 @@ def test_what_keeps_its_background_is_counted_and_listed(
     mattes["status"] = [wrong.get(image, "ok") for image in mattes["image"]]
     mattes.to_parquet(path, index=False)
     del wrong[mattes["image"][4]]  # its background is removed
-    made = export(copy, tmp_path / "out", Settings(background="transparent"))
+    made = export_view(copy, tmp_path / "out", Settings(background="transparent"))
     assert made.kept == wrong == json.loads((tmp_path / "out/export.json").read_text())["background_kept"]
-    assert export(copy, tmp_path / "plain").kept == {}
+    assert export_view(copy, tmp_path / "plain").kept == {}
     show.kept(made.kept, "export.json")
     printed = capsys.readouterr().out
     assert "background kept, no usable matte: 1 empty, 1 full, 1 low_contrast" in printed and min(wrong) in printed

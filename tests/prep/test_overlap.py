@@ -12,7 +12,7 @@ from PIL import Image
 import maskprep as api
 from maskprep.errors import UserError
 from maskprep.mattes.models import locate
-from maskprep.mattes.overlap import overlap
+from maskprep.mattes.overlap import matte_within
 from maskprep.mattes.runtime import matte_of, open_model
 from maskprep.pipeline.explain import survey
 from maskprep.pipeline.session import Session
@@ -46,10 +46,10 @@ def config(folder: Path, text: str) -> Path:
 def test_the_mean_within_a_box_by_hand() -> None:
     alpha = np.zeros((10, 20), np.uint8)
     alpha[:, 10:] = 255
-    assert overlap(alpha, (5, 0, 15, 10)) == 0.5
-    assert overlap(alpha, (15, -5, 40, 5)) == 1.0
-    assert overlap(alpha, (9.5, 2, 10.5, 3)) == 0.5  # pixels that a box touches are in it
-    assert overlap(alpha, (30, 0, 40, 10)) is None
+    assert matte_within(alpha, (5, 0, 15, 10)) == 0.5
+    assert matte_within(alpha, (15, -5, 40, 5)) == 1.0
+    assert matte_within(alpha, (9.5, 2, 10.5, 3)) == 0.5  # pixels that a box touches are in it
+    assert matte_within(alpha, (30, 0, 40, 10)) is None
 
 
 def test_only_several_faces_are_measured_and_only_once(crowd: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypa
 
     cache, settings = tmp_path / "cache", config(tmp_path, "matte: {model: u2netp}\nchoose: {matte: true}\n")
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "overlap", fails)
+        patch.setattr(stage, "matte_within", fails)
         for _ in range(2):
             job = api.crop(crowd, cache, settings, engine="serial")
             assert any("photos failed in 'overlap'" in note for note in job.notes)

@@ -574,3 +574,20 @@ def test_what_was_understood_is_printed(
     assert "complete 2 of 4 photos have every label" in said
     assert "persons 2, from column employee_id" in said and "camera (no label; kept as a column)" in said
     assert "read people.csv" in said and said.endswith("next maskprep run photos")
+
+
+def test_a_view_taken_out_of_the_settings_file_goes(work: Work, tmp_path: Path) -> None:
+    photos, cache = work
+    file = photos / "maskprep.yaml"
+    quick = "detect: {detectors: [yunet]}\n"
+    file.write_text(f"{quick}views: {{face: {{size: 32}}, small: {{size: 16}}}}\n")
+    api.run(photos, cache, engine="serial")
+    api.crop(photos, cache, view="mine", size=(24, 24), engine="serial")
+    assert Cache(cache).views() == ["face", "mine", "small"]
+    file.write_text(f"{quick}views: {{face: {{size: 32}}}}\n")
+    session = api.run(photos, cache, engine="serial")
+    assert Cache(cache).views() == ["face", "mine"], "what an option added stays"
+    assert any("View 'small' is no longer in" in note for note in session.notes)
+    assert set(json.loads((cache / "dataset.json").read_text())["settings"]["views"]) == {"face", "mine"}
+    assert set(json.loads((cache / "stats.json").read_text())) == {"face", "mine"}
+    assert not api.run(photos, cache, engine="serial").notes

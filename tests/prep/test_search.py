@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from maskprep.faces.detectors import DETECTORS, Detection, Find, reduce_for_detection
 from maskprep.faces.face import Face, iou
 from maskprep.faces.renditions import close, looks, map_face
-from maskprep.faces.search import RUNGS, search, sharpness
+from maskprep.faces.search import RUNGS, find_faces, sharpness
 from maskprep.photos.decode import Pixels
 
 RED = (255, 0, 0)
@@ -95,7 +95,7 @@ def run(sees: Sees, names: tuple[str, ...] = tuple(DETECTORS)) -> tuple[list[Det
 
         return find
 
-    return *search(PHOTO, {name: detector(name) for name in names}, THRESHOLDS), shown
+    return *find_faces(PHOTO, {name: detector(name) for name in names}, THRESHOLDS), shown
 
 
 def seen_by(names: tuple[str, ...], x: float, y: float, side: float, score: float) -> list[Detection]:

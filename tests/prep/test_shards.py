@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from maskprep.errors import UserError
@@ -18,6 +19,7 @@ from maskprep.store.cache import Cache
 from maskprep.store.pool import Pool
 from maskprep.store.shards import PLAN, Pair, drop_damaged, plan, read_index, read_rows, select, shard_numbers, sweep
 from maskprep.store.stage import Report, Stage, Tables, refresh
+from maskprep.store.tables import read_table
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         count()
         unlink(path, missing_ok)
 
-    for module in ("store.stage", "store.tables", "base.files"):
+    for module in ("store.stage", "base.files"):
         monkeypatch.setattr(f"maskprep.{module}.fsync_replace", counted_replace)
     monkeypatch.setattr(Path, "unlink", counted_unlink)
 
@@ -283,6 +285,16 @@ def test_a_damaged_table_is_named(toy: ModuleType, folder: Path) -> None:
     (folder / "00001.parquet").unlink()
     fill(toy, folder, pairs_of(range(4)), 2)
     assert_right(folder, pairs_of(range(4)))
+
+
+def test_rows_that_are_made_again_are_found_where_they_lie(toy: ModuleType, folder: Path) -> None:
+    wanted = pairs_of(range(9))
+    fill(toy, folder, wanted, 4)
+    (folder / "00000.parquet").unlink()
+    fill(toy, folder, wanted, 4)
+    assert shard_numbers(folder) == [1, 2, 3]
+    index = read_table(folder / "index.parquet")
+    pd.testing.assert_frame_equal(index, select(read_index(folder), wanted), check_dtype=False)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other shape", "empty"])

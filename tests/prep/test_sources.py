@@ -10,7 +10,7 @@ import pytest
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.layouts import Described, SourceSettings, describe, detect_layout, mask_state
-from maskprep.labels.lists import read_csv
+from maskprep.labels.lists import read_list
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 
 
@@ -262,6 +262,12 @@ def test_csv_same_row_twice_is_fine_and_different_rows_are_not(tmp_path: Path) -
         look(tmp_path, "a.jpg", "b.jpg")
 
 
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, 'path,label,note\n\na.jpg,cat,"two\nlines"\na.jpg,dog,\n')
+    with pytest.raises(UserError, match=r"lines 3 and 5"):
+        look(tmp_path, "a.jpg", layout="csv", csv="list.csv")
+
+
 def test_csv_columns_by_setting(tmp_path: Path) -> None:
     write(tmp_path, "f,label,kind,who\na.jpg,wrong,cat,x\nb.jpg,wrong,dog,y\n")
     columns = {"path": "f", "class": "kind", "person": "who"}
@@ -298,7 +304,7 @@ def test_csv_with_trailing_separators(tmp_path: Path) -> None:
 def test_csv_that_is_none(tmp_path: Path, text: str, says: str) -> None:
     write(tmp_path, text)
     with pytest.raises(UserError, match=says):
-        read_csv(tmp_path / "list.csv")
+        read_list(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-8-sig"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskprep.errors import UserError
-from maskprep.photos.walk import walk
+from maskprep.photos.folder import walk
 
 
 def names(root: Path) -> list[str]:
@@ -99,8 +99,9 @@ def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs paths relative to a folder handle")
-def test_very_deep_folders(tmp_path: Path) -> None:
-    depth = 1200
+@pytest.mark.parametrize("depth", [1200, 2400])
+def test_very_deep_folders(tmp_path: Path, depth: int) -> None:
+    """Those whose paths are longer than the system takes are passed over and named."""
     handles = [os.open(tmp_path, os.O_RDONLY)]
     for _ in range(depth):
         os.mkdir("d", dir_fd=handles[-1])
@@ -110,7 +111,10 @@ def test_very_deep_folders(tmp_path: Path) -> None:
     here = handles.pop()
     os.close(os.open("a.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=here))
     try:
-        assert names(tmp_path) == ["d/" * depth + "a.jpg"]
+        found = walk(tmp_path)
+        short = depth == 1200
+        assert [file.image for file in found.files] == ["d/" * depth + "a.jpg"] * short
+        assert [text.lstrip("d/") for text in found.unlisted] == [f" ({os.strerror(errno.ENAMETOOLONG)})"] * (not short)
     finally:  # too deep for shutil.rmtree
         os.unlink("a.jpg", dir_fd=here)
         for _ in range(depth):

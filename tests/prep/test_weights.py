@@ -346,6 +346,26 @@ def test_a_silent_server_is_cut_short(server: str, monkeypatch: pytest.MonkeyPat
         weights.locate("tiny")
 
 
+def test_a_silent_host_is_waited_for_once(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall that swallows packets costs seconds for each of a host's addresses."""
+    import requests
+
+    asked: list[str] = []
+    real = requests.get
+
+    def get(url: str, **options: object) -> object:
+        asked.append(url)
+        if "wall.invalid" in url:
+            raise requests.ConnectTimeout("timed out")
+        return real(url, **options)
+
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(download, "_silent", set())
+    register(monkeypatch, "http://wall.invalid/a", "http://wall.invalid/b", f"{server}/good")
+    assert weights.locate("tiny").read_bytes() == BODY
+    assert asked == ["http://wall.invalid/a", f"{server}/good"]
+
+
 def test_a_file_whose_md5_is_known(home: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its size is not; a damaged download is refused, and what rembg has fetched is not fetched again."""
     md5 = hashlib.md5(BODY).hexdigest()

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from maskprep.photos.decode import PhotoFile
+from maskprep.photos.folder import PhotoFolder
 from maskprep.store.cache import Cache
 from maskprep.store.shards import Pair
 from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
@@ -134,3 +136,12 @@ class Toy(MapStage[str | None]):
 def photo(image: str) -> str:
     """A toy's photo is its name."""
     return image
+
+
+class DeadlyFolder(PhotoFolder):
+    """Opens photos; one of them kills whoever opens it."""
+
+    def __call__(self, image: str) -> PhotoFile:
+        if image == "007.jpg":
+            os._exit(3)
+        return super().__call__(image)

@@ -84,7 +84,7 @@ def test_other_models_have_no_packaged_state() -> None:
 
 def test_file_that_is_another(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "mine.pth")
-    with pytest.raises(UserError, match=r"mine\.pth is not efficientnet_lite0"):
+    with pytest.raises(UserError, match=r"mine\.pth cannot be used as efficientnet_lite0"):
         packaged_state("tf_efficientnet_lite0", tmp_path / "mine.pth")
 
 

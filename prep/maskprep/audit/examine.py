@@ -10,7 +10,7 @@ import pandas as pd
 
 from maskprep.audit import faces, identity, labels, mattes, measure, model, pixels  # noqa: F401  (registers checks)
 from maskprep.audit.context import Context
-from maskprep.audit.decision_states import DecisionState, decided_images, decision_states
+from maskprep.audit.decisions import DecisionState, decided_images, decision_states
 from maskprep.audit.embedding import vectors
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.predictions import read_predictions
@@ -59,7 +59,7 @@ def findings_path(cache: Cache) -> Path:
     return cache.root / FOLDER / FINDINGS
 
 
-def examine(
+def run_audit(
     tables: Tables, photos: PhotoFolder, schema: Schema, progress: Progress, predictions: Sequence[Path] = ()
 ) -> Audit:
     """Audit a cache that is up to date, measurements included; writes audit/findings.parquet.

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base.cells import guard
+from maskprep.base.csv_files import guard
 from maskprep.errors import UsageError
 from maskprep.store.tables import schema_of
 

@@ -21,7 +21,7 @@ from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, NotRunError, Outcome, run_checks
 from maskprep.audit.measure import measure, patch_of
 from maskprep.base.progress import Progress
-from maskprep.faces.face import CREDIBLE, Box
+from maskprep.faces.face import Box
 from maskprep.labels.schema import Attribute
 from maskprep.photos.decode import PhotoError
 from maskprep.photos.folder import PhotoFolder
@@ -32,6 +32,9 @@ best it knows, and a photo with a wrong label mostly has a wrong name."""
 
 SHARE, MOST, FEWEST = 0.04, 40, 8
 """Faults of one kind: this share of the images, within these bounds."""
+
+BYSTANDER = 0.75
+"""Probability of a face from which on another face of the photo is planted as the subject."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def bystander(trial: Trial) -> Planted:
     others = {}
     for image in trial.clean:
         sample = trial.context.samples[image]
-        faces = [k.face for k in sample.candidates if k is not sample.chosen and k.face.evidence >= CREDIBLE]
+        faces = [k.face for k in sample.candidates if k is not sample.chosen and k.face.evidence >= BYSTANDER]
         if faces:
             others[image] = (faces[0].box, faces[0].keypoints)
     return trial.with_boxes({image: others[image] for image in trial.draw(others, "photos with a second face")})

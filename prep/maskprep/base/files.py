@@ -159,7 +159,7 @@ def read_json(file: Path, shape: Mapping[str, type], hint: str) -> dict[str, Any
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}.", hint) from error
     check_shape(data, shape, str(file), hint)
     return dict(data)

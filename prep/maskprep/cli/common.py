@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 PANELS = {
     "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
-    "Look": ("status", "sheet", "faces", "explain", "duplicates"),
+    "Look": ("status", "verify", "sheet", "faces", "explain", "duplicates"),
     "Mend": ("audit", "review", "decisions", "relabel"),
     "Hand on": ("export",),
     "This machine": ("doctor", "weights"),

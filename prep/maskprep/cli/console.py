@@ -15,12 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from maskprep.base.progress import Silent
+from maskprep.base.text import some
 from maskprep.labels import inventory
 from maskprep.labels.changes import Changes
 from maskprep.labels.fixes import PRESET
 from maskprep.labels.inventory import Inventory
 from maskprep.labels.leakage import Duplicates
-from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes.planes import DESCRIPTION, MATTES
 from maskprep.pipeline.explain import Status

@@ -1,4 +1,4 @@
-"""Commands that show what a cache holds: status, explain, faces, sheet."""
+"""Commands that show what a cache holds: status, verify, explain, faces, sheet."""
 
 from __future__ import annotations
 
@@ -17,6 +17,45 @@ def status(command: Command) -> None:
     from maskprep.pipeline.explain import survey
 
     show.status(str(command.session.cache.root), survey(command.session))
+
+
+@command("quiet", config=False)
+def verify(
+    command: Command,
+    keep: Annotated[bool, typer.Option("--keep", help="Only name what is damaged, delete nothing.")] = False,
+) -> None:
+    """Read all tables and pixels of a cache and compare them with their checksums; discard what is damaged.
+
+    The photos need not be there. Exit status 1 when something is damaged; maskprep run makes it again.
+    """
+    from maskprep.cli import console as show
+    from maskprep.errors import UserError
+    from maskprep.pipeline.verify import discard
+    from maskprep.pipeline.verify import verify as check
+    from maskprep.store.cache import Cache, is_cache
+
+    tables = None
+    try:
+        cache = command.session.cache
+        tables = command.session.tables(audit=cache.rows("measure").is_dir())
+    except UserError:  # the photos are elsewhere
+        cache = Cache(command.source)
+        if not is_cache(command.source):
+            raise
+    with show.bars(command.quiet) as bars:
+        if keep:
+            found = check(cache, tables, bars)
+        else:
+            with cache.lock():
+                found = check(cache, tables, bars)
+                discard(found)
+    for path, what in found.damaged.items():
+        show.err.print(f"damaged   {path.relative_to(cache.root)}: {what}", markup=False)
+    typer.echo(f"verified  {found.tables} tables, {found.crops} crops, {found.mattes} mattes")
+    if found.damaged:
+        show.err.print(f"{len(found.damaged)} files are damaged{'' if keep else ' and were deleted'}.")
+        show.err.print(f"Make them again with: maskprep run {cache.root}", markup=False)
+        raise typer.Exit(1)
 
 
 @command()

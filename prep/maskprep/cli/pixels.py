@@ -28,12 +28,11 @@ def export(
 ) -> None:
     """Write crops and labels in formats that other tools read."""
     from maskprep.cli import console as show
-    from maskprep.dataset.export import RECORD, Settings
-    from maskprep.dataset.export import export as write
+    from maskprep.dataset.export import RECORD, Settings, export_view
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
     with command.bars() as bars:
-        made = write(command.session.cache.root, out, settings, view=view, force=force, progress=bars)
+        made = export_view(command.session.cache.root, out, settings, view=view, force=force, progress=bars)
     without = f", {made.missing} photos have no crop" if made.missing else ""
     typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
     show.kept(made.kept, RECORD)

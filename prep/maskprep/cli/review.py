@@ -13,7 +13,7 @@ import typer
 from maskprep.cli.common import Command, command
 
 if TYPE_CHECKING:
-    from maskprep.audit.decision_states import DecisionState
+    from maskprep.audit.decisions import DecisionState
     from maskprep.audit.examine import Audit
     from maskprep.audit.selftest import Score
 
@@ -134,7 +134,7 @@ def decisions(
     stale: Annotated[bool, typer.Option("--stale", help="Only those that no longer hold; status 3 if any.")] = False,
 ) -> None:
     """List and check the decisions of decisions.csv; merge two people's."""
-    from maskprep.audit.decision_states import decision_states
+    from maskprep.audit.decisions import decision_states
     from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
     from maskprep.store import decisions as file

@@ -131,7 +131,7 @@ class Crop(MapStage[CropRow]):
         """
         settings, recipe = self.settings, self.recipe.to_dict()
         stage = fingerprint("crop", recipe)
-        plainly = fingerprint("crop", {**recipe, "settings": {**settings.to_dict(), "border": REFLECT}})
+        plainly = fingerprint("crop", {**recipe, "settings": {**recipe["settings"], "border": REFLECT}})
         images, subjects = tables.table("images"), tables.table("choose")
         columns = [images[c] for c in ("image", "content", "colour_profile", "format", "width", "height")]
         columns += [subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints")]
@@ -162,7 +162,7 @@ class Crop(MapStage[CropRow]):
                 pixels = photo.pixels(row.reduction)
             except PhotoError:
                 return None
-            made = cut(pixels, self.settings, row.box, row.points, row.photo)
+            made = cut(pixels, self.settings, row.box, row.points, row.photo, row.reduction)
             if made is None:
                 return None
             about = {"transform": made.transform.ravel().tolist(), "invented": made.invented, "margin": made.margin}

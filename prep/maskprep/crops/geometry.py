@@ -210,6 +210,7 @@ def cut(
     box: tuple[float, float, float, float] | None,
     keypoints: NDArray[np.float64] | None = None,
     shape: tuple[int, int] | None = None,
+    reduction: int = 1,
 ) -> Cut | None:
     """Cut one crop out of a photo; None when the view needs a face and there is none.
 
@@ -217,6 +218,7 @@ def cut(
         photo: uint8 [h, w, 3], upright; the photo, or the photo reduced.
         view, box, keypoints: as for :func:`transform_for`.
         shape: height and width of the photo where ``photo`` is reduced; box, keypoints and transform are in its pixels.
+        reduction: pixels of the photo, along each side, in one of ``photo``.
     """
     shape = shape or (photo.shape[0], photo.shape[1])
     transform = transform_for(view, shape, box, keypoints)
@@ -228,8 +230,8 @@ def cut(
     if view.crop == "face" and box is not None:
         scale = math.hypot(transform[0, 0], transform[1, 0])
         margin = (min(view.size) / scale / _region(view, box, keypoints)[1] - 1) / 2
-    enlarge = (shape[1] / photo.shape[1], shape[0] / photo.shape[0], 1.0)
-    pixels = warp(photo, transform if enlarge == (1, 1, 1) else transform * enlarge, view.size, border)
+    reduced = transform if reduction == 1 else transform * (reduction, reduction, 1)
+    pixels = warp(photo, reduced, view.size, border)
     return Cut(pixels, transform, invented_share(transform, shape, view.size), margin)
 
 

@@ -106,7 +106,7 @@ class Exported:
     kept: dict[str, str] = field(default_factory=dict)
 
 
-def export(
+def export_view(
     cache: Path,
     out: Path,
     settings: Settings | None = None,

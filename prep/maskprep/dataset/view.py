@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base.files import read_json
 from maskprep.crops.compositing import Background
 from maskprep.crops.crop import CHANNELS
 from maskprep.crops.statistics import moments
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Schema
 from maskprep.mattes.planes import FOREGROUND
+from maskprep.mattes.rules import SOLID
 from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
-from maskprep.store.tables import inputs_of
+from maskprep.store.tables import cure, inputs_of, read_table
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
+
+SUMS = [f"{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS]
 
 Indices = NDArray[np.integer[Any]] | Sequence[int]
 
@@ -52,6 +57,7 @@ class View:
         shards: memory-mapped uint8 [n, H, W, 3] RGB by shard number.
         alphas: memory-mapped mattes uint8 [n, H, W] by shard number, 255 = the subject; only where there are some.
         background: what lies behind the subjects when crops are gathered.
+        checked: by shard number, which of its rows have been compared with their sums: each is when it is first read.
     """
 
     name: str
@@ -65,6 +71,7 @@ class View:
     shards: dict[int, NDArray[np.uint8]] = field(repr=False)
     alphas: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
     background: Background = field(default_factory=Background)
+    checked: dict[int, NDArray[np.bool_]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -87,7 +94,7 @@ class View:
             uint8 [n, H, W, 3] RGB. Reads run along the shards, whatever the order asked for.
 
         Raises:
-            UserError: a crop without a matte, where the background is to change.
+            UserError: a crop without a matte, where the background is to change; or one that is damaged.
         """
         pixels = self.gather_original(indices, out)
         self.background.lay(self, pixels, np.asarray(indices, dtype=np.int64), epoch)
@@ -101,7 +108,20 @@ class View:
         shard, row = self._shard[where], self._row[where]
         for i in np.lexsort((row, shard)).tolist():
             out[i] = self.shards[shard[i]][row[i]]
+            self._check(int(where[i]), out[i])
         return out
+
+    def _check(self, index: int, pixels: NDArray[np.uint8]) -> None:
+        """Compare a crop that is read for the first time with its sums."""
+        shard, row = int(self._shard[index]), int(self._row[index])
+        if shard not in self.checked:
+            self.checked[shard] = np.zeros(len(self.shards[shard]), np.bool_)
+        if not self.checked[shard][row]:
+            if not is_intact(pixels, self._sums[index]):
+                file = Path(str(getattr(self.shards[shard], "filename", self.path)))
+                image = self.table["image"].iloc[index]
+                raise UserError(f"'{file}' is damaged: the crop of {image} has other pixels than were cut.", cure(file))
+            self.checked[shard][row] = True
 
     def gather_alpha(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Mattes of the given table rows, in the order asked for.
@@ -114,7 +134,7 @@ class View:
             uint8 [n, H, W], 255 = the subject.
 
         Raises:
-            UserError: one of the crops has no matte.
+            UserError: one of the crops has no matte, or a damaged one.
         """
         where = np.asarray(indices, dtype=np.intp)
         self.need_mattes(where)
@@ -123,6 +143,10 @@ class View:
         shard, row = self._shard[where], self._row[where]
         for i in np.lexsort((row, shard)).tolist():
             out[i] = self.alphas[shard[i]][row[i]]
+            if np.count_nonzero(out[i] >= SOLID) != self._solid[where[i]]:
+                file = Path(str(getattr(self.alphas[shard[i]], "filename", self.path)))
+                image = self.table["image"].iloc[where[i]]
+                raise UserError(f"'{file}' is damaged: the matte of {image} is not the one that was made.", cure(file))
         return out
 
     def matte_statuses(self, indices: Indices) -> list[str | None]:
@@ -182,13 +206,33 @@ class View:
             digest.update("\t".join("" if pd.isna(v) else str(v) for v in values).encode() + b"\n")
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def _shard(self) -> NDArray[np.int64]:
         return self.table["shard"].to_numpy()
 
-    @property
+    @cached_property
     def _row(self) -> NDArray[np.int64]:
         return self.table["row"].to_numpy()
+
+    @cached_property
+    def _sums(self) -> NDArray[np.int64]:
+        return self.table[SUMS].to_numpy(np.int64)
+
+    @cached_property
+    def _solid(self) -> NDArray[np.int64]:
+        """Pixels of each crop's foreground, -1 without a matte."""
+        return self.table["fg_count"].fillna(-1).to_numpy(np.int64)
+
+
+def is_intact(pixels: NDArray[np.uint8], sums: NDArray[np.int64]) -> bool:
+    """Whether a crop is the one that was cut, by the sums that its table keeps: any change of one value is noticed.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        sums: of its values by channel and of their squares by channel, int64 [6].
+    """
+    pixels = np.ascontiguousarray(pixels)
+    return cv2.sumElems(pixels)[:3] == tuple(sums[:3]) and cv2.norm(pixels, cv2.NORM_L2SQR) == sums[3:].sum()
 
 
 def open_view(cache: Path | str, view: str | None = None) -> View:
@@ -205,8 +249,10 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
     path = Path(cache)
     dataset = Cache(path).read()
     folder = _view_folder(Cache(path), view)
-    info = _read_json(folder / VIEW)
-    size = (int(info["size"][0]), int(info["size"][1]))
+    info = read_json(folder / VIEW, {"size": list}, cure(folder / VIEW))
+    if len(info["size"]) != 2 or not all(type(side) is int and side > 0 for side in info["size"]):
+        raise _corrupt(folder / VIEW, "it gives no height and width")
+    size = (info["size"][0], info["size"][1])
     schema = Schema.from_dict(dataset["schema"])
     images = image_table(path, schema)
     crops, shards = _open_shards(folder, size)
@@ -214,7 +260,7 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
     table = images.merge(crops, on="image", how="inner", validate="one_to_one").sort_values("image", ignore_index=True)
     if len(table) != len(crops):
         stray = sorted(set(crops["image"]) - set(table["image"]))
-        raise _corrupt(path, f"view '{folder.name}' has crops of images that images.parquet does not list", stray)
+        raise _corrupt(folder / INDEX, "it lists images that images.parquet does not", stray)
     missing = images[~images["image"].isin(table["image"])].sort_values("image", ignore_index=True)
     return View(folder.name, path, schema, table, missing, size, info, dataset, shards, alphas)
 
@@ -222,17 +268,17 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
 def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
     """Every image of the cache, readable or not, with its person, split, status and labels (see :class:`View`)."""
     files = Cache(cache)
-    images = _read_table(files.images, ["image"])
+    images = read_table(files.images, needs=["image"])
     table = images[["image"]].astype({"image": object})
-    table["person"] = _column(images, "person")
+    if (twice := table["image"][table["image"].duplicated()]).size:
+        raise _corrupt(files.images, "it lists images twice", sorted(twice))
+    subjects = _of_images(files.subjects, table, ["status"])
+    labels = _of_images(files.labels, table, ["person", "label", "excluded", *schema.names])
+    table["person"] = _column(labels, "person").where(lambda s: s.notna(), _column(images, "person"))
+    table["person"] = table["person"].where(table["person"].notna(), table["image"]).astype(str).astype(object)
     table["split"] = _column(images, "split").where(lambda s: s.notna(), "train")
     table["content"] = _column(images, "content")
-    subjects = _optional(files.subjects, table)
-    table["status"] = _column(subjects, "status").where(lambda s: s.notna(), "ok")
-    labels = _optional(files.labels, table)
-    if "person" in labels:
-        table["person"] = _column(labels, "person").where(lambda s: s.notna(), table["person"])
-    table["person"] = table["person"].where(table["person"].notna(), table["image"]).astype(str).astype(object)
+    table["status"] = _column(subjects, "status")
     table["label"] = pd.to_numeric(_column(labels, "label")).astype("Int64")
     table["excluded"] = _column(labels, "excluded")
     for name in schema.names:
@@ -262,17 +308,16 @@ def _view_folder(cache: Cache, view: str | None) -> Path:
 
 def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dict[int, NDArray[np.uint8]]]:
     """The live crops (image, key, shard, row, sums) and the mapped pixels of the shards they lie in."""
-    index = _read_table(folder / INDEX, ["image", "shard", "row"])[["image", "shard", "row"]]
+    index = read_table(folder / INDEX, ["image", "shard", "row"])
     index = index.astype({"image": object, "shard": "int64", "row": "int64"})
     if (twice := index["image"][index["image"].duplicated()]).size:
-        raise _corrupt(folder, "index.parquet lists images twice", sorted(twice))
-    sums = [f"{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS]
+        raise _corrupt(folder / INDEX, "it lists images twice", sorted(twice))
     shards: dict[int, NDArray[np.uint8]] = {}
-    tables = [pd.DataFrame(columns=["image", "key", "shard", "row", *sums, "count"])]
+    tables = [pd.DataFrame(columns=["image", "key", "shard", "row", *SUMS, "count"])]
     for number in sorted(set(index["shard"].tolist())):
         file = folder / f"{number:05d}.npy"
-        rows = _read_table(file.with_suffix(".parquet"), ["image", "key", "row", *sums, "count"])
-        kept = [c for c in ("image", "key", "row", *sums, "count", *FOREGROUND) if c in rows]
+        rows = read_table(file.with_suffix(".parquet"), needs=["image", "key", "row", *SUMS, "count"])
+        kept = [c for c in ("image", "key", "row", *SUMS, "count", *FOREGROUND) if c in rows]
         rows = rows[kept].assign(shard=number).astype({"image": object})
         shards[number] = _map_shard(file, len(rows), size)
         tables.append(rows)
@@ -280,8 +325,8 @@ def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dic
         return tables[0], shards
     crops = index.merge(pd.concat(tables[1:], ignore_index=True), on=["image", "shard", "row"], how="left")
     if (lost := crops["image"][crops["key"].isna()]).size:
-        raise _corrupt(folder, "index.parquet points at rows that the shards do not have", sorted(lost))
-    return crops.astype(dict.fromkeys([*sums, "count"], "int64")), shards
+        raise _corrupt(folder / INDEX, "it points at rows that the shards do not have", sorted(lost))
+    return crops.astype(dict.fromkeys([*SUMS, "count"], "int64")), shards
 
 
 def _open_mattes(
@@ -297,7 +342,7 @@ def _open_mattes(
     file = folder / MATTES
     if not file.is_file():
         return crops.assign(matte=None), {}
-    mattes = _read_table(file, ["image", "key", "status"]).rename(columns={"status": "matte"})
+    mattes = read_table(file, needs=["image", "key", "status"]).rename(columns={"status": "matte"})
     sums = [name for name in FOREGROUND if name in mattes]  # caches of earlier versions keep them beside the crops
     crops = crops.drop(columns=sums).merge(
         mattes[["image", "key", "matte", *sums]].astype(object), on=["image", "key"], how="left"
@@ -319,41 +364,20 @@ def _map_shard(file: Path, rows: int, size: tuple[int, int], *, least: bool = Fa
     try:
         pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except FileNotFoundError:
-        raise _corrupt(file.parent, f"{file.name} is missing") from None
+        raise UserError(f"There is no file '{file}'.", cure(file)) from None
     except (ValueError, OSError, EOFError) as error:
-        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
+        raise _corrupt(file, str(error)) from None
     wanted = (max(rows, len(pixels)), *size) if least else (rows, *size, 3)
     if pixels.shape != wanted or pixels.dtype != np.uint8:
-        raise _corrupt(file.parent, f"{file.name} holds {pixels.dtype} {pixels.shape}, its tables say uint8 {wanted}")
+        raise _corrupt(file, f"it holds {pixels.dtype} {pixels.shape}, its tables say uint8 {wanted}")
     return pixels
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
-    return data
-
-
-def _read_table(file: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """A Parquet table that must have some columns."""
-    if not file.is_file():
-        raise _corrupt(file.parent, f"{file.name} is missing")
-    try:
-        table = pd.read_parquet(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise _corrupt(file.parent, f"{file.name} cannot be read: {error}") from None
-    if absent := [c for c in needed if c not in table.columns]:
-        raise _corrupt(file.parent, f"{file.name} lacks the columns", absent)
-    return table
-
-
-def _optional(file: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """A per-image table in the row order of ``table``; all null where an image or the whole file is absent."""
-    if not file.is_file():
-        return table[["image"]].copy()
-    other = _read_table(file, ["image"]).astype({"image": object}).drop_duplicates("image")
+def _of_images(file: Path, table: pd.DataFrame, needs: Sequence[str]) -> pd.DataFrame:
+    """A table with a row for every image, in the row order of ``table``."""
+    other = read_table(file, ["image", *needs]).astype({"image": object})
+    if sorted(other["image"]) != sorted(table["image"]):
+        raise _corrupt(file, "it does not list the same images as images.parquet")
     return table[["image"]].merge(other, on="image", how="left")
 
 
@@ -365,6 +389,6 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series[Any]:
     return values.where(values.notna(), None)
 
 
-def _corrupt(where: Path, what: str, examples: Sequence[str] = ()) -> UserError:
+def _corrupt(file: Path, what: str, examples: Sequence[str] = ()) -> UserError:
     listed = ": " + ", ".join(list(examples)[:3]) + (", ..." if len(examples) > 3 else "") if examples else ""
-    return UserError(f"{where}: {what}{listed}.", "Rebuild the broken part with: maskprep run on the photos.")
+    return UserError(f"'{file}' is damaged: {what}{listed}.", cure(file))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from maskprep.errors import UsageError
 from maskprep.faces.detectors import DETECTORS, Detection, check_names, open_detectors
 from maskprep.faces.face import Face, merge
-from maskprep.faces.search import search
+from maskprep.faces.search import find_faces
 from maskprep.photos.colour import picture
 from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, reduction_of
 from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, TableStage
@@ -100,10 +100,10 @@ class DetectSettings:
 
 
 @dataclass(frozen=True)
-class Detect(MapStage[tuple[int, int, int]]):
+class Detect(MapStage[int]):
     """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own.
 
-    A row's input is width and height of the upright photo, and the fraction of its size at which it is decoded.
+    A row's input is the reduction at which the photo is decoded, 1 for its full size.
 
     A photo that is much larger than what is searched is decoded at a reduced size; boxes are in its full pixels.
 
@@ -135,7 +135,7 @@ class Detect(MapStage[tuple[int, int, int]]):
     def may_follow(self, image: str) -> bool:
         return image not in self.given
 
-    def inputs(self, tables: Tables) -> list[Input[tuple[int, int, int]]]:
+    def inputs(self, tables: Tables) -> list[Input[int]]:
         images = tables.table("images")
         columns = (images[name] for name in ("image", *PICTURE))
         made = (
@@ -143,41 +143,38 @@ class Detect(MapStage[tuple[int, int, int]]):
         )
         return [source for source in made if source is not None and source.image not in self.given]
 
-    def follow(self, image: str, row: dict[str, Any]) -> Input[tuple[int, int, int]] | None:
+    def follow(self, image: str, row: dict[str, Any]) -> Input[int] | None:
         if isinstance(row["error"], str):
             return None
-        width, height = int(row["width"]), int(row["height"])
-        reduction = reduction_of(width, height) if row["format"] in SCALED else 1
+        reduction = reduction_of(int(row["width"]), int(row["height"])) if row["format"] in SCALED else 1
         size = () if reduction == 1 else (f"reduced by {reduction}",)
         key = self.key(picture(row["content"], row["colour_profile"]), *size)
-        return Input(image, key, (width, height, reduction))
+        return Input(image, key, reduction)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
         lowest = {name: min(self.settings.low, threshold) for name, threshold in self.thresholds.items()}
         with open_detectors(list(self.thresholds), lowest) as detectors:
 
-            def compute(photo: PhotoFile, row: tuple[int, int, int]) -> Output | None:
-                width, height, reduction = row
+            def compute(photo: PhotoFile, reduction: int) -> Output | None:
                 try:
                     pixels = photo.pixels(reduction)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                detections, faces = search(pixels, detectors, self.thresholds)
-                scale = (width / pixels.shape[1], height / pixels.shape[0])
-                return {"faces": [_record(detections[i], face, scale) for face in faces for i in face.faces]}, None
+                detections, faces = find_faces(pixels, detectors, self.thresholds)
+                return {"faces": [_record(detections[i], face, reduction) for face in faces for i in face.faces]}, None
 
             yield compute
 
 
-def _record(detection: Detection, face: Face, scale: tuple[float, float]) -> dict[str, Any]:
-    """A FACE; ``scale``: pixels of the photo for one of those that were searched, along x and y."""
+def _record(detection: Detection, face: Face, scale: int) -> dict[str, Any]:
+    """A FACE; ``scale``: pixels of the photo, along each side, in one of those that were searched."""
     return {
         "detector": detection.detector,
         "rung": detection.rung,
         "score": detection.score,
         "sharpness": detection.sharpness,
-        "box": [v * s for v, s in zip(detection.box, (*scale, *scale), strict=True)],
+        "box": [v * scale for v in detection.box],
         "keypoints": (detection.keypoints * scale).ravel().tolist(),
         "group": face.faces[0],
         "evidence": face.evidence,

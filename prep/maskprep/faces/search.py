@@ -74,7 +74,7 @@ Grey = Any
 """uint8 [h, w]."""
 
 
-def search(
+def find_faces(
     photo: Pixels, detectors: Mapping[str, Find], thresholds: Mapping[str, float]
 ) -> tuple[list[Detection], list[Face]]:
     """Look at a photo until the subject is clear.
@@ -93,7 +93,7 @@ def search(
 
 @dataclass
 class _Search:
-    """The state of the search on one photo; see :func:`search` for its arguments."""
+    """The state of the search on one photo; see :func:`find_faces` for its arguments."""
 
     photo: Pixels
     detectors: Mapping[str, Find]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskprep.base.text import some
 from maskprep.labels.changes import Changes, Outcome
 from maskprep.labels.fixes import ANY, PRESET, RULING, Fix, read_fixes, read_preset
-from maskprep.labels.lists import some
 from maskprep.store.decisions import Decision, read_decisions, relabels
 
 

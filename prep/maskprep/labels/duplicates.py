@@ -51,7 +51,7 @@ TABLE = pa.schema(
 
 
 def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NEAR) -> pa.Table:
-    """duplicates.parquet: every pair of photos that are the same or nearly so, sorted.
+    """duplicates.parquet: pairs of photos that are the same or nearly so, sorted; see LARGEST for how many of a group.
 
     Args:
         images: images.parquet: image, content, phash, split and error. Photos with an error have no pair: empty files

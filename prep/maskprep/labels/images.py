@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from maskprep.errors import UsageError
 from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, Photo, PhotoFile, heic_available
-from maskprep.photos.walk import File
+from maskprep.photos.folder import File
 from maskprep.store import shards
 from maskprep.store.stage import (
     KEYED,

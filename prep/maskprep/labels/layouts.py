@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base.text import fold, nfc, some
 from maskprep.errors import UsageError, UserError
 from maskprep.labels import boxes, columns
 from maskprep.labels.columns import SPLIT_OF, UNLABELLED
-from maskprep.labels.lists import Listing, listings, match, nfc, read_csv, some
-from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
+from maskprep.labels.lists import Listing, listings, match, read_list
+from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema
 
 LAYOUTS = ("auto", "boostcamp", "folders", "csv", "boxes", "flat")
 
@@ -235,7 +236,7 @@ def _train_csv(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]
     """Folder name -> person, gender, race, age as train.csv says, where there is one."""
     for path in (root / "train" / "train.csv", root / "train.csv"):
         if path.is_file():
-            frame = read_csv(path)
+            frame = read_list(path)
             columns = {str(c).strip().lower(): c for c in frame.columns}
             if "path" not in columns:
                 return {}, [f"{path.name} has no column 'path' and is not used."]
@@ -302,7 +303,7 @@ def _listing(root: Path, images: Sequence[str], settings: SourceSettings, found:
             names = some([one.path.name for one in found])
             raise UserError(f"Several tables in '{root}' name the photos: {names}.", "Name one: source.csv")
     path = root / settings.csv if settings.csv else found[0].path
-    frame = read_csv(path)
+    frame = read_list(path)
     has = f"It has: {', '.join(frame.columns)}."
     for ours, name in settings.columns.items():
         if name not in frame.columns:
@@ -335,7 +336,9 @@ def _csv(
     taken = RESERVED | {*wanted}
     others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
     rows, said = match(root, path, frame, listing.column, images)
-    listed = frame.reindex(rows).reset_index(drop=True)  # a photo without a row (-1) gets empty cells
+    listed = (
+        frame.reset_index(drop=True).reindex(rows).reset_index(drop=True)
+    )  # a photo without a row (-1) gets empty cells
     table = _table(images)
     refused: dict[str, dict[str, int]] = {}
     for ours, name in {**{k: v for k, v in wanted.items() if v is not None}, **others}.items():
@@ -396,14 +399,14 @@ def _boxes_of(root: Path, images: Sequence[str], listing: Listing) -> boxes.Anno
     free = [name for name in listing.frame.columns if name not in (listing.column, *corners)]
     label = columns.find(free, CLASS)
     annotated = boxes.Annotations(kind=f"columns {', '.join(corners)}", files=[listing.path.name])
-    photos = listing.frame[[listing.column]].drop_duplicates().reset_index(drop=True)
+    photos = listing.frame[[listing.column]].drop_duplicates()
     rows, notes = match(root, listing.path, photos, listing.column, images)
     annotated.notes.extend(notes)
     groups = dict(list(listing.frame.groupby(listing.column, sort=False)))
     for image, row in zip(images, rows, strict=True):
         if row < 0:
             continue
-        for record in groups[photos[listing.column][row]].to_dict("records"):
+        for record in groups[photos[listing.column].iloc[row]].to_dict("records"):
             cells = [pd.to_numeric(record[c], errors="coerce") for c in corners]
             if any(pd.isna(cell) for cell in cells):
                 annotated.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")

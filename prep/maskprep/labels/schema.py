@@ -9,11 +9,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskprep.base.text import fold
 from maskprep.errors import UsageError
 
 RESERVED = frozenset(
@@ -184,11 +184,6 @@ def bin_names(bins: Sequence[float]) -> tuple[str, ...]:
     for low, high in itertools.pairwise(bins):
         names.append(f"{low:g}-{high - 1:g}" if whole else f"{low:g}..{high:g}")
     return (*names, f">={bins[-1]:g}")
-
-
-def fold(text: str) -> str:
-    """A name in the form in which names are compared."""
-    return unicodedata.normalize("NFC", text).strip().casefold()
 
 
 MASK_SCHEMA = Schema(

@@ -33,10 +33,9 @@ from maskprep.mattes.refinement import pymatting, refine
 from maskprep.mattes.rules import GROUND_KEPT, Matte, finish
 from maskprep.mattes.runtime import Look, check_runtime, open_looks
 from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, PhotoFile, Pixels, load
-from maskprep.photos.folder import PhotoFolder
+from maskprep.photos.folder import File, PhotoFolder, walk
 from maskprep.photos.naming import result_names
 from maskprep.photos.pictures import encode, write_png
-from maskprep.photos.walk import File, walk
 from maskprep.store.cache import Cache
 from maskprep.store.pool import Pool, check
 from maskprep.store.shards import shard_numbers, shard_path, sweep
@@ -83,7 +82,8 @@ class CutoutSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"Unknown kind of result '{self.kind}'.", f"Known: {', '.join(KINDS)}.")
-        if self.kind == "mask" and self.ground is not None:
+        ground = self.ground
+        if self.kind == "mask" and ground is not None:
             raise UsageError("A mask has no background.", "Give --mask or --background.")
 
     @property

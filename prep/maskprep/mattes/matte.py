@@ -246,7 +246,12 @@ class MatteStage(MapStage[MatteRow]):
                     try:
                         whole = photo.pixels()
                         made = cut(
-                            photo.pixels(row.crop.reduction), view, row.crop.box, row.crop.points, row.crop.photo
+                            photo.pixels(row.crop.reduction),
+                            view,
+                            row.crop.box,
+                            row.crop.points,
+                            row.crop.photo,
+                            row.crop.reduction,
                         )
                     except PhotoError:
                         return None

@@ -71,12 +71,12 @@ class Overlap(MapStage[Boxes]):
                     alpha, clear = looks[0](photo.pixels())
                 except PhotoError:
                     return None
-                return {"overlaps": [overlap(alpha, box) if clear else None for box in boxes]}, None
+                return {"overlaps": [matte_within(alpha, box) if clear else None for box in boxes]}, None
 
             yield compute
 
 
-def overlap(alpha: NDArray[np.uint8], box: Sequence[float]) -> float | None:
+def matte_within(alpha: NDArray[np.uint8], box: Sequence[float]) -> float | None:
     """Mean of a matte (uint8 [h, w]) within a box (pixels), 0..1; None for a box outside the photo."""
     height, width = alpha.shape
     x0, y0 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))

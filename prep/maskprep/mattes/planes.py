@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from maskprep.base.files import fsync_replace, temporary_name
 from maskprep.crops.crop import CHANNELS
+from maskprep.errors import UserError
 from maskprep.photos.decode import Pixels
 from maskprep.store.shards import read_index, shard_path, sweep
 from maskprep.store.tables import fingerprint, inputs_of, read_table, schema_of, write_table
@@ -85,11 +85,11 @@ def drop_damaged(folder: Path, shape: tuple[int, int]) -> int:
     for path in sorted(folder.glob("alpha-*.parquet")):
         shard = int(path.stem.removeprefix("alpha-"))
         try:
-            rows = pq.read_metadata(shard_path(folder, shard)).num_rows
+            rows = len(read_table(shard_path(folder, shard), ["image"]))
             plane = np.load(plane_path(folder, shard), mmap_mode="r")
-            pq.read_metadata(path)
+            read_table(path, ["image", "key", "row", "status"])
             whole = plane.shape == (rows, *shape) and plane.dtype == np.uint8
-        except (OSError, ValueError, EOFError, pa.ArrowInvalid):
+        except (UserError, OSError, ValueError, EOFError):
             whole = False
         if not whole:
             path.unlink()
@@ -153,7 +153,7 @@ def _commit(
     """Write one shard's plane and table from what lies there already and what was made."""
     final = plane_path(folder, shard)
     record = final.with_suffix(".parquet")
-    planes = np.zeros((pq.read_metadata(shard_path(folder, shard)).num_rows, *shape), np.uint8)
+    planes = np.zeros((len(read_table(shard_path(folder, shard), ["image"])), *shape), np.uint8)
     kept = read_table(record).set_index(["image", "key"]) if record.is_file() else None
     before = np.load(final, mmap_mode="r") if kept is not None else None
     loaded: dict[int, tuple[pd.DataFrame, Pixels]] = {}

@@ -1,7 +1,8 @@
 """Settings of every stage: read from maskprep.yaml, from what a cache recorded, and from options. Strict.
 
 Each default stands in one place, the data class of its section. A section that maskprep.yaml has is taken from there
-as a whole; one that it lacks is as the cache remembers it; options change single values.
+as a whole; one that it lacks is as the cache remembers it; options change single values. Views that were added by an
+option stay beside those of the file; one that is taken out of the file is deleted from the cache.
 """
 
 from __future__ import annotations
@@ -129,6 +130,17 @@ def load(path: Path, base: Config | None = None) -> Config:
         return parsed
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
+
+
+def named_views(path: Path) -> list[str]:
+    """Names of the views that a maskprep.yaml has.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    data = read_yaml(path)
+    views = data.get("views") if isinstance(data, Mapping) else None
+    return [str(name) for name in views] if isinstance(views, Mapping) else []
 
 
 def differences(before: Config, now: Config) -> list[str]:

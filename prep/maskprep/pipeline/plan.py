@@ -19,7 +19,7 @@ from maskprep.labels.layouts import Described
 from maskprep.labels.table import Labels
 from maskprep.mattes.matte import MatteSettings, MatteStage
 from maskprep.mattes.overlap import Overlap
-from maskprep.photos.walk import Walk
+from maskprep.photos.folder import Walk
 from maskprep.pipeline.config import Config
 from maskprep.store.decisions import of_faces, read_decisions
 from maskprep.store.stage import Stage

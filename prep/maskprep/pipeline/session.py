@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskprep import __version__
-from maskprep.audit.examine import Audit, examine
+from maskprep.audit.examine import Audit, run_audit
 from maskprep.base.machine import cores
 from maskprep.base.progress import Progress, Silent
+from maskprep.base.text import some
 from maskprep.crops.geometry import ViewSettings
 from maskprep.dataset.view import DEFAULT_VIEW
 from maskprep.errors import UsageError, UserError
@@ -24,15 +26,13 @@ from maskprep.labels import table as labelling
 from maskprep.labels.changes import Changes, apply
 from maskprep.labels.collect import gather
 from maskprep.labels.leakage import Duplicates, allow_pairs, open_duplicates
-from maskprep.labels.lists import some
 from maskprep.labels.schema import Schema
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
 from maskprep.mattes.matte import MatteSettings
 from maskprep.mattes.runtime import check_runtime, open_model
-from maskprep.photos.folder import PhotoFolder
+from maskprep.photos.folder import PhotoFolder, Walk, walk
 from maskprep.photos.naming import find_image
-from maskprep.photos.walk import Walk, walk
 from maskprep.pipeline import config as configuration
 from maskprep.pipeline.config import CONFIG_NAME, Config, check_view_name
 from maskprep.pipeline.plan import Photos, plan
@@ -87,6 +87,7 @@ class Session:
         self.report = Report(progress or Silent())
         self.photos: Photos | None = None
         self.changes = Changes()
+        self._removed: list[str] = []
         self.faces_wanted: bool | None = None
         self.config, self.config_path = self._settings(None if config is None else Path(config))
 
@@ -103,12 +104,20 @@ class Session:
         if path is None and (self.root / CONFIG_NAME).is_file():
             path = self.root / CONFIG_NAME
         loaded = configuration.load(path, base) if path else base
+        if known and path:
+            self._removed = [v for v in recorded["source"].get("views", ()) if v not in self._listed(path)]
+            left = {name: view for name, view in loaded.views.items() if name not in self._removed}
+            loaded = dataclasses.replace(loaded, views=left or Config().views)
         if known and (changed := configuration.differences(base, loaded)):
             self.report.notes.append(f"'{path}' counts before what the cache was made with: {some(changed)}.")
         if loaded.matte is not None and loaded.matte is base.matte and not loaded.matte.views:  # not recorded once
             views = tuple(v for v in loaded.views if (self.cache.view(v) / planes.DESCRIPTION).is_file())
             loaded = dataclasses.replace(loaded, matte=dataclasses.replace(loaded.matte, views=views))
         return loaded, path.resolve() if path else None
+
+    def _listed(self, path: Path | None) -> list[str]:
+        """The views that a maskprep.yaml names."""
+        return [] if path is None else configuration.named_views(path)
 
     # ------------------------------------------------------------ what the last method did
 
@@ -257,6 +266,10 @@ class Session:
             for folder in (self.cache.root, *self.cache.root.glob("stages/*"), *self.cache.root.glob("views/*")):
                 sweep(folder)
             self.photos = None
+            for view in self._removed:
+                shutil.rmtree(self.cache.view(view), ignore_errors=True)
+                self.report.notes.append(f"View '{view}' is no longer in '{self.config_path}': its crops are deleted.")
+            self._removed = []
             stages = self.stages(audit)
             described = self.photos.described  # type: ignore[attr-defined]
             self.report.notes.extend(described.notes)
@@ -322,6 +335,7 @@ class Session:
                     "settings": dataclasses.asdict(self.config.source),
                     "schema_given": self.config.schema is not None,
                     "config": os.fspath(self.config_path) if self.config_path else None,
+                    "views": self._listed(self.config_path),
                 },
                 "schema": described.schema.to_dict(),
                 "settings": to_json(self.config.settings()),
@@ -368,7 +382,7 @@ class Session:
         self._refresh(audit=True)
         files = [Path(file) for file in predictions]
         with self.cache.lock():
-            return examine(self.tables(audit=True), self.folder, self.schema, self.progress, files)
+            return run_audit(self.tables(audit=True), self.folder, self.schema, self.progress, files)
 
     def detect(self) -> Session:
         """Find all faces and choose the subjects, without cutting crops.

@@ -69,7 +69,7 @@ class Frame:
         self.unit = max(float(np.linalg.norm(down)), 1.0)
         self.down = down / self.unit
         self.right = np.array([self.down[1], -self.down[0]])
-        # Fitted to landmarks of 60 portraits: there, sides and chin are off by 3 % of the face's width (sd), at most 12 %.
+        # Fitted to landmarks of 60 portraits: sides and chin are off by 3 % of the width there (sd), at most by 12 %.
         between = float(np.clip(np.linalg.norm(points[1] - points[0]) / self.unit, 0.6, 1.5))
         turn = float((points[2] - self.eyes) @ self.right) / self.unit
         self.half = 0.12 + 0.93 * between

@@ -90,7 +90,7 @@ class Cache:
         except FileNotFoundError as error:
             what = f"is not a cache: it has no {DATASET}" if self.root.exists() else "does not exist"
             raise UsageError(f"'{self.root}' {what}.", "Make a cache: maskprep run PHOTOS") from error
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise UserError(
                 f"'{self.dataset}' is damaged: {error}.", "Restore it, or delete the cache and run again."
             ) from error
@@ -103,6 +103,9 @@ class Cache:
             part = data.get(section)
             if not isinstance(part, dict) or not keys <= part.keys():
                 raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
+        attributes = data["schema"]["attributes"]
+        if not isinstance(attributes, dict) or not all(isinstance(spec, dict) for spec in attributes.values()):
+            raise UserError(f"'{self.dataset}' is damaged: 'schema' is not whole.", "Restore it, or run anew.")
         return data
 
     def photos(self) -> Path:
@@ -152,7 +155,7 @@ def is_cache(path: Path) -> bool:
         data = json.loads((path / DATASET).read_text(encoding="utf-8"))
     except OSError:
         return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # damaged, and whoever reads it will say so
     return isinstance(data, dict) and "format" in data
 

@@ -20,11 +20,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from maskprep.base.files import write_json
 from maskprep.errors import UserError
-from maskprep.store.tables import read_table
+from maskprep.store.tables import read_arrow, read_table
 
 SHARD_FILE = re.compile(r"(\d{5,})\.parquet")
 PIXELS_FILE = re.compile(r"(\d{5,})\.npy")
@@ -106,11 +105,7 @@ def read_shard(folder: Path, shard: int) -> pa.Table:
     Raises:
         UserError: it cannot be read.
     """
-    path = shard_path(folder, shard)
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"'{path}' is damaged: {error}.", "Delete it and run the command again.") from error
+    return read_arrow(shard_path(folder, shard))
 
 
 def plan(folder: Path, wanted: Sequence[Pair], rows_per_shard: int, committed: pd.DataFrame) -> list[Chunk]:
@@ -191,12 +186,12 @@ def finish(folder: Path, live: pd.DataFrame) -> int:
     return len(dead)
 
 
-def drop_damaged(folder: Path, shape: tuple[int, ...]) -> int:
-    """Delete the tables of shards whose pixels are missing or cut short, so that they are made anew.
+def drop_damaged(folder: Path, shape: tuple[int, ...] | None) -> int:
+    """Delete the tables of shards that are damaged or whose pixels do not fit them, so that they are made anew.
 
     Args:
         folder: the stage's folder.
-        shape: of one row's pixels.
+        shape: of one row's pixels, None without any.
 
     Returns:
         How many shards.
@@ -205,12 +200,10 @@ def drop_damaged(folder: Path, shape: tuple[int, ...]) -> int:
     for shard in shard_numbers(folder):
         path = shard_path(folder, shard)
         try:
-            rows = pq.read_metadata(path).num_rows
-        except (OSError, pa.ArrowInvalid):
-            continue  # read_index names it
-        try:
-            whole = np.load(path.with_suffix(".npy"), mmap_mode="r").shape == (rows, *shape)
-        except (OSError, ValueError, EOFError):
+            rows = len(read_table(path, ["image", "key", "row"]))
+            pixels = None if shape is None else np.load(path.with_suffix(".npy"), mmap_mode="r")
+            whole = pixels is None or (pixels.dtype == np.uint8 and pixels.shape == (rows, *(shape or ())))
+        except (UserError, OSError, ValueError, EOFError):
             whole = False
         if not whole:
             path.unlink()

@@ -32,7 +32,7 @@ from maskprep.errors import RowError, UserError
 from maskprep.store import shards
 from maskprep.store.cache import Cache
 from maskprep.store.pool import Pool
-from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, write_table
+from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
 INDEX = "index.parquet"
@@ -373,8 +373,7 @@ class MapStage(Stage, Generic[R]):
 
     def purge(self, tables: Tables) -> list[str]:
         """Delete shards that cannot be used, so that they are made anew; sentences about them."""
-        if self.array_shape is not None:
-            shards.drop_damaged(self.folder(tables.cache), self.array_shape)
+        shards.drop_damaged(self.folder(tables.cache), self.array_shape)
         return []
 
     def committed(self, tables: Tables) -> pd.DataFrame:
@@ -391,9 +390,9 @@ class MapStage(Stage, Generic[R]):
     def settle(self, tables: Tables, report: Report) -> None:
         """After its shards are made: write the index, then delete shards of which no row is live."""
         live = tables.live(self.name)
-        self.indexed(tables.cache).parent.mkdir(parents=True, exist_ok=True)
-        if inputs_of(self.indexed(tables.cache)) != (mark := _mark_of(live)):
-            write_table(self.indexed(tables.cache), self.index(tables, live), inputs=mark)
+        table, path = self.index(tables, live), self.indexed(tables.cache)
+        if values_mark(path) != values_of(table):
+            write_table(path, table, inputs=_mark_of(live))
         shards.finish(self.folder(tables.cache), live)
 
     # ------------------------------------------------------------ the same for all
@@ -421,7 +420,7 @@ class MapStage(Stage, Generic[R]):
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
             and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
-            and self.indexed(tables.cache).is_file()
+            and self.mark(tables) != ""
         )
 
     def close(self, tables: Tables, report: Report) -> None:

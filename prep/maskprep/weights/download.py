@@ -9,6 +9,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from maskprep.base.files import fsync_replace, lock
 from maskprep.errors import UserError, reason
@@ -18,6 +19,8 @@ TIMEOUTS = (3.0, 30.0)
 """Seconds for each address of a host to answer, and for the next bytes to come."""
 PIP_SECONDS = 1800.0
 """For a whole package; pip itself gives up much earlier when nothing comes."""
+
+_silent: set[str] = set()  # hosts that have not answered this process
 
 
 def fetch(weight: Weight, target: Path) -> list[str]:
@@ -56,15 +59,22 @@ def fetch(weight: Weight, target: Path) -> list[str]:
 
 
 def _from_address(url: str, file: str, _: Any) -> None:
-    """A downloader of pooch, with a bar on a terminal."""
+    """A downloader of pooch, with a bar on a terminal. A host that has not answered once is not waited for again."""
     from pooch import HTTPDownloader
+    from requests import ConnectTimeout
     from tqdm import tqdm
 
     Path(file).unlink()  # pooch has made it for this user alone
-    name = url.rpartition("/")[2].partition("?")[0]
+    parts = urlsplit(url)
+    if parts.netloc in _silent:
+        raise TimeoutError(f"{parts.netloc} has not answered before")
+    name, headers = Path(parts.path).name, {"User-Agent": "maskprep", "Accept-Encoding": "identity"}
     with tqdm(desc=name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:  # pooch sets the total
-        headers = {"User-Agent": "maskprep", "Accept-Encoding": "identity"}
-        HTTPDownloader(bar, 1 << 18, timeout=TIMEOUTS, headers=headers)(url, file, None)
+        try:
+            HTTPDownloader(bar, 1 << 18, timeout=TIMEOUTS, headers=headers)(url, file, None)
+        except ConnectTimeout:
+            _silent.add(parts.netloc)
+            raise
 
 
 def _from_package(wheel: Wheel, _: str, file: str, __: Any) -> None:

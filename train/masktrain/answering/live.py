@@ -21,11 +21,11 @@ from maskprep.errors import UserError
 from maskprep.faces.choice import Choice, candidates, choose, habit, place
 from maskprep.faces.detectors import Detection, Find, open_detectors
 from maskprep.faces.face import CREDIBLE, Box, Face
-from maskprep.faces.search import search
+from maskprep.faces.search import find_faces
 from maskprep.faces.subjects import NOT_SOUGHT
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.matte import MatteSettings, matte_crop
-from maskprep.mattes.overlap import overlap
+from maskprep.mattes.overlap import matte_within
 from maskprep.mattes.runtime import Look, open_looks
 from maskprep.photos.decode import Pixels
 from maskprep.pipeline import config as configuration
@@ -98,7 +98,7 @@ class Eye:
     def _faces(self, pixels: Pixels, detectors: Mapping[str, Find]) -> list[Face]:
         settings = self.config.detect
         thresholds = {name: settings.threshold(name) for name in settings.detectors}
-        detections, faces = search(pixels, detectors, thresholds)
+        detections, faces = find_faces(pixels, detectors, thresholds)
         if len(faces) > 1:
             detections = self._matted(pixels, detections)
             held = [statistics.median(detections[i].matte for i in face.faces) for face in faces]
@@ -110,7 +110,7 @@ class Eye:
         if self.matte is None or not self.config.choose.matte:
             return seen
         alpha, clear = self.matte[0](pixels)
-        shares = [overlap(alpha, f.box) if clear else None for f in seen]
+        shares = [matte_within(alpha, f.box) if clear else None for f in seen]
         return [replace(f, matte=math.nan if s is None else s) for f, s in zip(seen, shares, strict=True)]
 
     def _subject(self, pixels: Pixels, choice: Choice, mark: float | None) -> Subject:

@@ -146,7 +146,7 @@ def _chosen(run: Path, whole: bool) -> tuple[list[str], list[str]]:
         name = path.relative_to(run).as_posix()
         if path.is_symlink():
             raise UserError(f"{path} is a link, which may lead anywhere.", "Put the file itself in its place.")
-        if not path.is_file():
+        if not path.is_file() or path.name == runs.LOCK:
             continue
         resuming = path.name == LAST or path.parent.name == "epochs"
         kept = whole if resuming else path.suffix in KINDS and not path.name.startswith(".")

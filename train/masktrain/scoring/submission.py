@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.base.files import write_json
+from maskprep.base.text import fold
 from maskprep.dataset.view import image_table
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema, fold
+from maskprep.labels.schema import Schema
 from maskprep.store.cache import Cache
 from masktrain.data import answers as tables
 from masktrain.scoring import calibration, guesses, metrics, origins, questions, slices

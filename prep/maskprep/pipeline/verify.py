@@ -1,0 +1,228 @@
+"""Whether a cache is as it was written: all tables and pixels are read and compared with their checksums and sums."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from maskprep.base.progress import Progress, Silent
+from maskprep.base.text import some
+from maskprep.dataset.view import SUMS, is_intact, open_view
+from maskprep.errors import UserError
+from maskprep.mattes.planes import plane_path
+from maskprep.mattes.rules import SOLID
+from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
+from maskprep.store.shards import PLAN, shard_numbers, shard_path
+from maskprep.store.stage import MapStage, Tables, to_json
+from maskprep.store.tables import read_table
+
+
+@dataclass
+class Verified:
+    """What came of it.
+
+    Args:
+        damaged: file -> what is wrong with it.
+        tables, crops, mattes: how many were compared.
+    """
+
+    damaged: dict[Path, str] = field(default_factory=dict)
+    tables: int = 0
+    crops: int = 0
+    mattes: int = 0
+
+
+def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None = None) -> Verified:
+    """Read everything that a cache holds.
+
+    Args:
+        cache: the cache.
+        tables: of its stages, where the photos are there: what the stages say of their rows is compared, too.
+        progress: where progress is reported.
+
+    Raises:
+        UserError: it is no cache, or dataset.json is damaged.
+    """
+    cache.read()
+    found, progress = Verified(), progress or Silent()
+    work = list(_work(cache, found))
+    progress.start("verify", len(work))
+    for check, path in work:
+        try:
+            check(path)
+        except UserError as error:
+            found.damaged[path] = error.message
+        progress.advance()
+    _compare_images(cache, found)
+    for view in cache.views():
+        _compare_view(cache, view, found)
+    if tables is not None and not found.damaged:
+        _compare_descriptions(tables, found)
+    return found
+
+
+def discard(found: Verified) -> None:
+    """Delete what is damaged, tables before their pixels, and what says where its rows lie; the next run makes it."""
+    for path in found.damaged:
+        folder = path.parent
+        beside = [folder / INDEX, folder / MATTES] if path.stem.removeprefix("alpha-").isdigit() else []
+        for file in dict.fromkeys([*beside, path.with_suffix(".parquet"), path]):
+            file.unlink(missing_ok=True)
+
+
+def _work(cache: Cache, found: Verified) -> Iterator[tuple[Callable[[Path], None], Path]]:
+    """The checks of single files."""
+
+    def table(path: Path) -> None:
+        read_table(path)
+        found.tables += 1
+
+    def shard(path: Path) -> None:
+        _check_shard(path, found)
+
+    def mattes(path: Path) -> None:
+        _check_mattes(path, found)
+
+    for path in sorted(cache.root.rglob("*.json")):
+        if path.name != PLAN:
+            yield _check_json, path
+    for folder in sorted(p for kind in ("stages", "views") for p in cache.root.glob(f"{kind}/*") if p.is_dir()):
+        numbers = shard_numbers(folder)
+        yield from ((shard, shard_path(folder, number)) for number in numbers)
+        yield from ((mattes, path) for path in sorted(folder.glob("alpha-*.parquet")))
+        yield from ((table, path) for path in sorted(folder.glob("*.parquet")) if not path.stem[-1].isdigit())
+    for path in sorted([*cache.root.glob("*.parquet"), *cache.root.glob("audit/*.parquet")]):
+        yield table, path
+
+
+def _check_json(path: Path) -> None:
+    try:
+        right = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"it cannot be read: {error}") from error
+    if not right:
+        raise UserError("it holds no object")
+
+
+def _check_shard(path: Path, found: Verified) -> None:
+    """A shard of a stage or a view: its rows, and their pixels, where it has some."""
+    rows = read_table(path, needs=("image", "key", "row"))
+    found.tables += 1
+    if rows["row"].tolist() != list(range(len(rows))):
+        raise UserError("its rows are not numbered from 0")
+    pixels = path.with_suffix(".npy")
+    if path.parent.parent.name == "views":
+        sums = read_table(path, SUMS).to_numpy(np.int64)
+        arrays = _load(pixels, (len(rows), None, None, 3))
+        wrong = [i for i in range(len(rows)) if not is_intact(arrays[i], sums[i])]
+        _name(rows, wrong, f"{pixels.name}: other pixels than were cut")
+        found.crops += len(rows)
+    elif pixels.is_file():
+        _compare_alpha(rows, _load(pixels, (len(rows), None, None)), pixels)
+
+
+def _check_mattes(path: Path, found: Verified) -> None:
+    """The mattes beside the crops of a shard."""
+    rows = read_table(path, needs=("image", "key", "row", "status"))
+    found.tables += 1
+    pixels = path.with_suffix(".npy")
+    crops = read_table(shard_path(path.parent, int(path.stem.removeprefix("alpha-"))), ["image"])["image"]
+    arrays = _load(pixels, (len(crops), None, None))
+    inside = rows["row"].between(0, len(crops) - 1)
+    if not inside.all() or rows["image"].tolist() != crops.iloc[rows["row"]].tolist():
+        raise UserError("it lists other images than its crops")
+    _compare_alpha(rows, arrays, pixels)
+    found.mattes += len(rows)
+
+
+def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8], file: Path) -> None:
+    """By their CRC-32; mattes of earlier versions by the size of their foreground, where that is known."""
+    wrong = []
+    for i, row in enumerate(rows.to_dict("records")):
+        alpha, crc, solid = np.ascontiguousarray(arrays[row["row"]]), row.get("alpha_crc"), row.get("fg_count")
+        if not pd.isna(crc):
+            right = zlib.crc32(alpha.tobytes()) == int(crc)
+        else:
+            right = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
+        if not right:
+            wrong.append(i)
+    _name(rows, wrong, f"{file.name}: other mattes than were made")
+
+
+def _load(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
+    """Map an array of uint8; None in its shape is any size."""
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}") from error
+    fits = len(array.shape) == len(shape) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != np.uint8:
+        raise UserError(f"{path.name} holds {array.dtype} {array.shape}, which does not fit its table")
+    return array
+
+
+def _name(rows: pd.DataFrame, wrong: list[int], what: str) -> None:
+    if wrong:
+        raise UserError(f"{what} ({some(rows['image'].iloc[wrong].tolist())})")
+
+
+def _compare_images(cache: Cache, found: Verified) -> None:
+    """Every table of images lists the same ones."""
+    if {cache.images, cache.subjects, cache.labels} & found.damaged.keys() or not cache.images.is_file():
+        if not cache.images.is_file():
+            found.damaged[cache.images] = "it is missing"
+        return
+    images = sorted(read_table(cache.images, ["image"])["image"])
+    if len(set(images)) < len(images):
+        found.damaged[cache.images] = "it lists images twice"
+    for path in (cache.subjects, cache.labels):
+        if not path.is_file():
+            if cache.views():
+                found.damaged[path] = "it is missing"
+        elif sorted(read_table(path, ["image"])["image"]) != images:
+            found.damaged[path] = f"it does not list the same images as {cache.images.name}"
+
+
+def _compare_view(cache: Cache, name: str, found: Verified) -> None:
+    """The index, the shards and the mattes of a view fit each other."""
+    folder = cache.view(name)
+    if {p for p in found.damaged if p.parent in (folder, cache.root)}:
+        return
+    if not (folder / INDEX).is_file():
+        found.damaged[folder / INDEX] = "it is missing"
+        return
+    try:
+        view = open_view(cache.root, name)
+    except UserError as error:
+        found.damaged |= dict.fromkeys((folder / VIEW, folder / INDEX), error.message)
+        return
+    if not (folder / MATTES).is_file():
+        return
+    matted = view.table[view.table["matte"].notna()]
+    if len(matted) != len(read_table(folder / MATTES, ["image"])):
+        found.damaged[folder / MATTES] = "it lists mattes of other crops"
+    for shard, rows in matted.groupby("shard"):
+        path = plane_path(folder, int(str(shard))).with_suffix(".parquet")
+        if not path.is_file() or not set(rows["row"]) <= set(read_table(path, ["row"])["row"]):
+            found.damaged[folder / MATTES] = f"it lists mattes that {path.name} does not"
+
+
+def _compare_descriptions(tables: Tables, found: Verified) -> None:
+    """The JSON file of a stage whose rows are all current says what they were made with."""
+    for stage in tables.stages.values():
+        if isinstance(stage, MapStage) and stage.described(tables.cache).is_file():
+            record = json.loads(stage.described(tables.cache).read_text(encoding="utf-8"))
+            try:
+                current = len(stage.inputs_made(tables)) == len(tables.inputs(stage.name))
+                expected = to_json({**stage.description(tables), "stage": stage.recipe.to_dict()})
+            except UserError:  # it waits for another stage, or for weights
+                continue
+            if current and any(record.get(name) != value for name, value in expected.items()):
+                found.damaged[stage.described(tables.cache)] = "it describes other rows than those beside it"
