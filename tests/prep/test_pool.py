@@ -25,7 +25,7 @@ DOUBLED = [[0, 2, 4], [6, 8], [10, 12, 14, 16], [18]]
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    return importlib.import_module("toy_stage")
+    return importlib.import_module("toy_work")
 
 
 @pytest.mark.parametrize(("workers", "engine"), [(1, "processes"), (2, "processes"), (3, "serial")])
@@ -51,9 +51,14 @@ def test_workers_are_kept_and_open_a_work_once(toy: ModuleType, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("do", "why"), [("die", "exit code 3"), ("kill", "SIGKILL; memory may have run out"), ("crash", "SIGSEGV")]
+    ("number", "do", "why"),
+    [
+        (0, "die", "exit code 3"),
+        (4, "kill", "SIGKILL; memory may have run out"),
+        (6, "crash", "SIGSEGV"),
+        (9, "die", "exit code 3"),
+    ],
 )
-@pytest.mark.parametrize("number", [0, 4, 6, 9])
 def test_a_worker_that_dies_costs_its_row(toy: ModuleType, do: str, why: str, number: int) -> None:
     steps: list[int] = []
     with Pool(2) as pool:
@@ -103,7 +108,7 @@ def test_ctrl_c_stops_the_workers(toy: ModuleType) -> None:
 ENDLESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from toy_stage import ToyWork
+from toy_work import ToyWork
 from maskprep.store.pool import Pool
 with Pool(2) as pool:
     pool.run(ToyWork({0: "hang", 1: "hang"}), [[0], [1]], lambda n: print("at", n, flush=True))
