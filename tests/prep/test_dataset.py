@@ -106,12 +106,12 @@ def test_a_split_that_is_not_given_is_train(copy: Path, synthetic: ModuleType) -
     assert set(open_view(copy).table["split"]) == {"train"}
 
 
-def test_a_cache_without_labels_can_be_read(copy: Path) -> None:
-    (copy / "labels.parquet").unlink()
-    (copy / "subjects.parquet").unlink()
-    view = open_view(copy)
-    assert view.table["label"].isna().all()
-    assert set(view.table["status"]) == {"ok"}
+@pytest.mark.parametrize("name", ["images", "subjects", "labels"])
+def test_a_cache_without_a_table_is_not_read(copy: Path, name: str) -> None:
+    (copy / f"{name}.parquet").unlink()
+    with pytest.raises(UserError, match=rf"There is no table '.*{name}\.parquet'") as caught:
+        open_view(copy)
+    assert f"maskprep run {copy}" in caught.value.hint
 
 
 @pytest.mark.parametrize("column, value", [("label", 1), ("excluded", "drop"), ("person", "x")])
@@ -198,13 +198,13 @@ def break_table(cache: Path) -> None:
 @pytest.mark.parametrize(
     "damage, said",
     [
-        (cut_shard, r"00001\.npy holds uint8"),
-        (break_shard, r"00001\.npy cannot be read"),
-        (lose_shard, r"00001\.npy is missing"),
+        (cut_shard, r"00001\.npy' is damaged: it holds uint8"),
+        (break_shard, r"00001\.npy' is damaged"),
+        (lose_shard, r"There is no file '.*00001\.npy'"),
         (swap_row, "rows that the shards do not have: eval"),
         (list_twice, "lists images twice: eval"),
-        (lose_image, "does not list: "),
-        (break_table, r"00000\.parquet cannot be read"),
+        (lose_image, "does not list the same images"),
+        (break_table, r"00000\.parquet' is damaged"),
     ],
 )
 def test_damage_is_named(copy: Path, damage: Callable[[Path], None], said: str) -> None:

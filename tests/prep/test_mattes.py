@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from maskprep.mattes.models import locate
 from maskprep.mattes.runtime import matte_of, open_model
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
+from maskprep.pipeline.verify import discard, verify
+from maskprep.store.cache import Cache
 from maskprep.weights.fetch import locate as weight
 
 Work = tuple[Path, Path]
@@ -303,6 +306,20 @@ def test_a_model_that_cannot_be_run_is_not_remembered(matted: Work, tmp_path: Pa
         api.rembg(matted[1], model=str(tmp_path / "broken.onnx"), engine="serial")
     assert (matted[1] / "dataset.json").read_text() == before
     assert not +api.run(matted[1], engine="serial").computed
+
+
+def test_a_matte_with_other_pixels_is_found_by_verify(matted: Work) -> None:
+    file = matted[1] / "views/face/alpha-00000.npy"
+    assert verify(Cache(matted[1])).mattes == 8
+    data, times = bytearray(file.read_bytes()), file.stat()
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    found = verify(Cache(matted[1]))
+    assert [path.name for path in found.damaged] == ["alpha-00000.parquet"]
+    discard(found)
+    job = api.run(*matted, engine="serial")
+    assert job.computed["matte:face"] == 8 and verify(Cache(matted[1])).damaged == {}
 
 
 def test_damaged_planes_are_made_again(matted: Work) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from maskprep.dataset import view as views
 from maskprep.errors import UserError
 from masktrain.answering.evaluate import evaluate
 from masktrain.answering.predict import predict
@@ -18,6 +19,37 @@ from masktrain.learn import checkpoint
 from masktrain.options.config import FitConfig
 
 resource = pytest.importorskip("resource", reason="needs limits on the size of files")
+
+
+def test_damaged_pixels_are_not_trained_on(
+    run: Path, cache: Path, config: Callable[..., FitConfig], tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    file = own / "views/face/00001.npy"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    file.write_bytes(data)
+    for work in (
+        lambda: fit(own, config(optim__epochs=1), out=tmp_path / "run"),
+        lambda: predict(run, own, tmp_path / "p.csv"),
+        lambda: evaluate(run, own),
+    ):
+        with pytest.raises(
+            UserError, match=r"00001\.npy' is damaged: the crop of \w+/.*jpg has other pixels"
+        ) as caught:
+            work()
+        assert f"maskprep verify {own}" in caught.value.hint
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_crop_is_compared_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    right = views.is_intact
+    monkeypatch.setattr(views, "is_intact", lambda *both: compared.append(1) or right(*both))
+    view = views.open_view(cache)
+    for part in (range(8), range(4, 12), range(12)):
+        view.before(view.background).gather(part)
+    assert len(compared) == 12
 
 
 @contextmanager
