@@ -142,7 +142,7 @@ def predict(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
-    from maskprep.base.fonts import missing_note
+    from maskprep.base import missing_note
     from masktrain.answering import predict as predicting
     from masktrain.answering import sheet
 

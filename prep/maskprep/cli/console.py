@@ -15,24 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskprep.base.fonts import missing_note
-from maskprep.base.progress import Silent
-from maskprep.base.text import counts, some
-from maskprep.labels import inventory
-from maskprep.labels.changes import Changes
-from maskprep.labels.fixes import PRESET
-from maskprep.labels.inventory import Inventory
-from maskprep.labels.leakage import Duplicates
-from maskprep.labels.schema import Schema
-from maskprep.mattes.planes import DESCRIPTION, MATTES
-from maskprep.pipeline.explain import Status
-from maskprep.pipeline.session import Session
-from maskprep.store.tables import read_table
-from maskprep.weights.fetch import WeightStatus
+from maskprep.base import Silent, counts, missing_note, some
+from maskprep.labels import PRESET, Changes, DuplicateReport, Inventory, Schema, inventory
+from maskprep.mattes import DESCRIPTION, MATTES
+from maskprep.pipeline import Session, Status
+from maskprep.store import read_table
+from maskprep.weights import WeightStatus
 
 if TYPE_CHECKING:
-    from maskprep.mattes.cutouts import Cutouts
-    from maskprep.sample.writer import SampleSummary
+    from maskprep.mattes import Cutouts
+    from maskprep.sample import SampleSummary
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -232,7 +224,7 @@ def changes(found: Changes, dry: bool) -> None:
     out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
 
 
-def duplicates(found: Duplicates) -> None:
+def duplicates(found: DuplicateReport) -> None:
     """Counts of photos that are there twice, and the pairs that cross people or splits."""
     pairs = found.pairs
     numbers = ("one person", "across people", "across splits", "in eval")

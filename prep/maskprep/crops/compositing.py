@@ -12,11 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.colours import BACKGROUNDS, Colour
+from maskprep.base import BACKGROUNDS, Colour
 from maskprep.errors import UsageError
-from maskprep.mattes.refinement import foreground
-from maskprep.mattes.rules import NOTHING_FOUND
-from maskprep.photos.decode import Pixels
+from maskprep.mattes import NOTHING_FOUND, foreground
+from maskprep.photos import Pixels
 
 Floats = NDArray[np.float32]
 

@@ -13,14 +13,23 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base.boxes import Box
+from maskprep.base import Box
 from maskprep.crops.geometry import INSIDE, REFLECT, ViewSettings, cut, invented_share, reduction_for, shows_photo_only
-from maskprep.photos.colour import picture
-from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, Pixels
-from maskprep.store import shards
-from maskprep.store.cache import Cache
-from maskprep.store.stage import INDEX, Compute, Input, MapStage, Output, Recipe, Tables
-from maskprep.store.tables import fingerprint, read_table, schema_of
+from maskprep.photos import SCALED, PhotoError, PhotoFile, Pixels, picture
+from maskprep.store import (
+    INDEX,
+    Cache,
+    Compute,
+    Input,
+    MapStage,
+    Output,
+    Recipe,
+    Tables,
+    fingerprint,
+    read_table,
+    schema_of,
+    shards,
+)
 
 VERSION = 1
 SHARD_BYTES = 64 << 20

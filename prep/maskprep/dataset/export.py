@@ -26,18 +26,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from maskprep.base.colours import BACKGROUNDS, TRANSPARENT, parse_colour
-from maskprep.base.files import write_atomic, write_json, write_with
-from maskprep.base.progress import Progress, Silent
-from maskprep.crops.compositing import Background, cut_out
+from maskprep.base import BACKGROUNDS, TRANSPARENT, Progress, Silent, parse_colour, write_atomic, write_json, write_with
+from maskprep.crops import Background, cut_out
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.columns import SPLIT_OF, SPLITS, UNLABELLED
-from maskprep.mattes.rules import GROUND_KEPT, NOTHING_FOUND
-from maskprep.photos.decode import Pixels
-from maskprep.photos.naming import result_names
-from maskprep.photos.pictures import encode
-from maskprep.store.tables import fingerprint
+from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
+from maskprep.mattes import GROUND_KEPT, NOTHING_FOUND
+from maskprep.photos import Pixels, encode, result_names
+from maskprep.store import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")

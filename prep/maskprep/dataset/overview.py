@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_whole
-from maskprep.base.fonts import draw_text
-from maskprep.base.text import counted
+from maskprep.base import counted, draw_text, keep_whole
 from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER, groups
 from maskprep.dataset.view import View, open_view
-from maskprep.mattes.rules import SOLID
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
-from maskprep.store.tables import fingerprint
+from maskprep.mattes import SOLID
+from maskprep.photos import write_png
+from maskprep.store import Cache, fingerprint
 
 VERSION = 2
 FACE, CELL = 112, (140, 150)

@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_whole
-from maskprep.base.fonts import draw_text
-from maskprep.base.text import counted
+from maskprep.base import counted, draw_text, keep_whole
 from maskprep.dataset.view import View, open_view
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
+from maskprep.photos import write_png
+from maskprep.store import Cache
 
 THUMB = 112
 """Height of one crop on the sheet, pixels."""

@@ -19,16 +19,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import read_json
-from maskprep.crops.compositing import Background
-from maskprep.crops.crop import CHANNELS
-from maskprep.crops.statistics import moments
+from maskprep.base import read_json
+from maskprep.crops import CHANNELS, Background, moments
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema
-from maskprep.mattes.planes import FOREGROUND
-from maskprep.mattes.rules import SOLID
-from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
-from maskprep.store.tables import cure, inputs_of, read_table
+from maskprep.labels import Schema
+from maskprep.mattes import FOREGROUND, SOLID
+from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""

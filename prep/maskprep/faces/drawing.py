@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_out, keep_whole
-from maskprep.base.fonts import draw_text, font
+from maskprep.base import draw_text, font, keep_out, keep_whole
 from maskprep.errors import UsageError
 from maskprep.faces.subjects import Subjects
-from maskprep.photos.decode import PhotoError
-from maskprep.photos.folder import PhotoFolder
-from maskprep.photos.naming import find_image
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
-from maskprep.store.tables import read_table
+from maskprep.photos import PhotoError, PhotoFolder, find_image, write_png
+from maskprep.store import Cache, read_table
 
 COLOURS = {
     "yunet": (255, 140, 0),

@@ -16,9 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.boxes import BOX_COLUMNS
-from maskprep.base.documents import read_yaml
-from maskprep.base.text import nfc
+from maskprep.base import BOX_COLUMNS, nfc, read_yaml
 from maskprep.errors import UsageError
 from maskprep.labels.columns import plain
 

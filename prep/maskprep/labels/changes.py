@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.text import fold, nearest, nfc
+from maskprep.base import fold, nearest, nfc
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.fixes import ANY, PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema

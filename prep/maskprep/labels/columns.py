@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.text import fold
+from maskprep.base import fold
 from maskprep.labels.schema import MASK_SCHEMA, Attribute
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -36,9 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.csv_files import read_csv
-from maskprep.base.documents import read_nodes
-from maskprep.base.text import nearest
+from maskprep.base import nearest, read_csv, read_nodes
 from maskprep.errors import UsageError, UserError
 
 OPERATIONS = ("set", "swap", "drop", "rename")

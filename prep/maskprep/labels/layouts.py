@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.text import fold, nfc, some
+from maskprep.base import fold, nfc, some
 from maskprep.errors import UsageError, UserError
 from maskprep.labels import boxes, columns
 from maskprep.labels.columns import SPLIT_OF, UNLABELLED

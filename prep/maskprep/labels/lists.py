@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import csv_files
-from maskprep.base.text import nfc, some
+from maskprep.base import csv_files, nfc, some
 from maskprep.errors import UserError, missing_extra
 from maskprep.labels import columns
 

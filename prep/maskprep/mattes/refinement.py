@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, missing_extra
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 REFINEMENTS = ("none", "guided", "closed-form")
 WORKING_SIDE = 512

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.crops.geometry import Transform, invert, map_points
-from maskprep.photos.decode import Pixels
+from maskprep.crops import Transform, invert, map_points
+from maskprep.photos import Pixels
 
 SOLID = 128
 """From this value on a pixel counts as the person's."""

@@ -34,8 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.csv_files import guard, read_csv, unguard
-from maskprep.base.files import lock, write_atomic
+from maskprep.base import guard, lock, read_csv, unguard, write_atomic
 from maskprep.errors import UsageError, UserError
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")

@@ -23,7 +23,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from maskprep.base.entry import hold_interrupts
+from maskprep.base import hold_interrupts
 from maskprep.errors import UsageError, UserError
 
 T = TypeVar("T")

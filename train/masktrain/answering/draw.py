@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base.files import write_with
-from maskprep.base.fonts import font
-from maskprep.base.text import nfc
+from maskprep.base import font, nfc, write_with
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base.files import keep_out, keep_whole
-from maskprep.dataset.view import View, open_view
+from maskprep.base import keep_out, keep_whole
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.columns import SPLITS
-from maskprep.store.cache import Cache
+from maskprep.labels import SPLITS
+from maskprep.store import Cache
 from masktrain.answering import draw as drawing
 from masktrain.answering import footage, listed, predictors, sheet, watch
 from masktrain.answering.predictor import Predictor
@@ -338,7 +338,7 @@ def _drawings(rows: list[tuple[str, str | None]], folder: Path) -> Iterator[tupl
 
 def _draw(photo: Path, mark: drawing.Mark, file: Path) -> bool:
     """Draw on one photo; False for one that cannot be opened, whose row says so."""
-    from maskprep.photos.decode import PhotoError, load
+    from maskprep.photos import PhotoError, load
 
     try:
         pixels = load(photo)

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.text import fold
+from maskprep.base import fold
 from maskprep.errors import UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 NAME_COLUMNS = ("imageid", "image", "file", "filename", "path")
 LABEL_COLUMNS = ("ans", "label")

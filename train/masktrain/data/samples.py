@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base.files import MADE_BY, keep_whole, write_with
-from maskprep.base.fonts import draw_text
-from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER
-from maskprep.dataset.view import View
+from maskprep.base import MADE_BY, draw_text, keep_whole, write_with
+from maskprep.dataset import FAINT, GAP, INK, PAPER, View
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
+from maskprep.labels import Schema
+from maskprep.photos import write_png
+from maskprep.store import Cache
 from masktrain.learn.batches import Batch
 from masktrain.options.config import FitConfig
 
