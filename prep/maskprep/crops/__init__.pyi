@@ -1,7 +1,11 @@
+from .compositing import GROUND_KEPT as GROUND_KEPT
+from .compositing import NOTHING_FOUND as NOTHING_FOUND
+from .compositing import SOLID as SOLID
 from .compositing import Background as Background
 from .compositing import cut_out as cut_out
 from .compositing import place as place
 from .crop import CHANNELS as CHANNELS
+from .crop import FOREGROUND as FOREGROUND
 from .crop import Crop as Crop
 from .crop import CropRow as CropRow
 from .crop import read_geometry as read_geometry

@@ -37,6 +37,9 @@ MAX_ROWS_PER_SHARD = 256
 
 CHANNELS = ("r", "g", "b")
 
+FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "fg_count")
+"""Columns for the sums over a crop's foreground."""
+
 COLUMNS = schema_of(
     [
         ("transform", pa.list_(pa.float64(), 6)),

@@ -27,11 +27,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from maskprep.base import BACKGROUNDS, TRANSPARENT, Progress, Silent, parse_colour, write_atomic, write_json, write_with
-from maskprep.crops import Background, cut_out
+from maskprep.crops import GROUND_KEPT, NOTHING_FOUND, Background, cut_out
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
-from maskprep.mattes import GROUND_KEPT, NOTHING_FOUND
 from maskprep.photos import Pixels, encode, result_names
 from maskprep.store import fingerprint
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from maskprep.base import counted, draw_text, keep_whole
+from maskprep.crops import SOLID
 from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER, groups
 from maskprep.dataset.view import View, open_view
-from maskprep.mattes import SOLID
 from maskprep.photos import write_png
 from maskprep.store import Cache, fingerprint
 

@@ -20,10 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.base import read_json
-from maskprep.crops import CHANNELS, Background, moments
+from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
 from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
-from maskprep.mattes import FOREGROUND, SOLID
 from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
 
 DEFAULT_VIEW = "face"

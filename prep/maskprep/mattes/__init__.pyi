@@ -10,13 +10,8 @@ from .matte import matte_crop as matte_crop
 from .overlap import Overlap as Overlap
 from .overlap import matte_within as matte_within
 from .planes import DESCRIPTION as DESCRIPTION
-from .planes import FOREGROUND as FOREGROUND
 from .planes import MATTES as MATTES
 from .planes import plane_path as plane_path
-from .refinement import foreground as foreground
-from .rules import GROUND_KEPT as GROUND_KEPT
-from .rules import NOTHING_FOUND as NOTHING_FOUND
-from .rules import SOLID as SOLID
 from .runtime import Look as Look
 from .runtime import check_runtime as check_runtime
 from .runtime import open_looks as open_looks

@@ -21,13 +21,13 @@ import pyarrow as pa
 from PIL import Image
 
 from maskprep.base import TRANSPARENT, Colour, Progress, Silent, cores, keep_whole, parse_colour, write_atomic
-from maskprep.crops import cut_out, place
+from maskprep.crops import GROUND_KEPT, cut_out, place
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.planes import JUDGEMENT
 from maskprep.mattes.refinement import pymatting, refine
-from maskprep.mattes.rules import GROUND_KEPT, Matte, finish
+from maskprep.mattes.rules import Matte, finish
 from maskprep.mattes.runtime import Look, check_runtime, open_looks
 from maskprep.photos import (
     MAX_MEGAPIXELS,

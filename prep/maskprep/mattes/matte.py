@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import Box
-from maskprep.crops import Crop, CropRow, Transform, cut, sums, transform_for, warp
+from maskprep.crops import SOLID, Crop, CropRow, Transform, cut, sums, transform_for, warp
 from maskprep.errors import UsageError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
 from maskprep.mattes.models import LocalModel, MatteModel
 from maskprep.mattes.planes import COLUMNS, JUDGEMENT
 from maskprep.mattes.refinement import REFINEMENTS, pymatting, refine
-from maskprep.mattes.rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
+from maskprep.mattes.rules import FACE_HALF, FACE_SEEN, Matte, face_mask, finish, photo_mask
 from maskprep.mattes.runtime import RUNTIMES, Look, open_looks, short_provider
 from maskprep.photos import PhotoError, PhotoFile, Pixels
 from maskprep.store import (

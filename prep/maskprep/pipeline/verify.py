@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.base import Progress, Silent, some
+from maskprep.crops import SOLID
 from maskprep.dataset import SUMS, is_intact, open_view
 from maskprep.errors import UserError
-from maskprep.mattes import SOLID, plane_path
+from maskprep.mattes import plane_path
 from maskprep.store import (
     INDEX,
     MATTES,
