@@ -1,6 +1,5 @@
 from . import config as config
 from . import explain as explain
-from . import session as session
 from .explain import Status as Status
 from .explain import survey as survey
 from .session import Session as Session
@@ -8,6 +7,7 @@ from .session import crop as crop
 from .session import detect as detect
 from .session import duplicates as duplicates
 from .session import index as index
+from .session import prepare as prepare
 from .session import relabel as relabel
 from .session import rembg as rembg
 from .session import run as run

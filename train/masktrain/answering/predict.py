@@ -197,7 +197,7 @@ def _photos(
     source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
 ) -> Asked:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
-    from maskprep.pipeline import session as pipeline
+    from maskprep.pipeline import prepare
 
     photos, rows = source, None
     paths: dict[str, Path] = {}
@@ -214,7 +214,7 @@ def _photos(
         paths = {source.name: source}
     manual = predictor.manual
     for wanted in manual.inputs:
-        pipeline.prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
+        prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
     pictures = open_view(folder / "cache", manual.view)
     return Asked(
         pictures,
