@@ -156,9 +156,6 @@ class MatteStage(MapStage[MatteRow]):
         if self.settings.refine == "closed-form":
             pymatting()  # what it compiles the first time, for about a minute, is kept on disk for all workers
 
-    def folder(self, cache: Cache) -> Path:
-        return cache.rows(f"matte-{self.crop.view}")
-
     def described(self, cache: Cache) -> Path:
         return cache.view(self.crop.view) / planes.DESCRIPTION
 

@@ -345,7 +345,7 @@ class MapStage(Stage, Generic[R]):
 
     def folder(self, cache: Cache) -> Path:
         """Where its shards lie."""
-        return cache.rows(self.name)
+        return cache.rows(self.name.replace(":", "-"))
 
     def described(self, cache: Cache) -> Path:
         """The JSON file that says what its rows were made with."""
