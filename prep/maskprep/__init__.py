@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["crop", "detect", "duplicates", "index", "open", "relabel", "rembg", "run", "stats"]
+from maskprep.base.version import VERSION
+
+__version__ = VERSION
+__all__ = ["__version__", "crop", "detect", "duplicates", "index", "open", "relabel", "rembg", "run", "stats"]
 
 if TYPE_CHECKING:
     from maskprep.pipeline import Session as open  # noqa: N813

@@ -28,7 +28,7 @@ def imports(file: Path) -> Iterator[tuple[str, str, bool]]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("maskprep."):
             room, _, module = (node.module or "").removeprefix("maskprep.").partition(".")
-            if room != "errors":
+            if room != "errors" or "prep/" in str(file):
                 yield from ((room, alias.name, bool(module)) for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (("", alias.name, True) for alias in node.names if alias.name.startswith("maskprep."))
@@ -61,7 +61,7 @@ def test_only_what_a_room_exports_is_used() -> None:
     for file in sorted(files):
         own = file.relative_to(ROOT).parts[0] if file.is_relative_to(ROOT) else ""
         for room, name, inside in imports(file):
-            if room not in (own, "") and file != ROOT / "__init__.py":
+            if room not in (own, "") and file.parent != ROOT:
                 seen += 1
                 wrong += [] if not inside and name in exports(room) else [f"{file.name}: {name} of {room}"]
     assert seen > 400 and not wrong

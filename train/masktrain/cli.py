@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskprep import __version__
-from maskprep.base import entry, panelled
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, entry, panelled
 from masktrain import cli_answers, cli_rules, cli_runs
 from masktrain.fitting.progress import Progress
 from masktrain.options.config import FitConfig, assignments, describe, keys, named

@@ -94,7 +94,7 @@ def evaluate(
 
 def _without_run(context: typer.Context) -> None:
     """Refuse what has no meaning for a file of predictions."""
-    from maskprep.errors import UsageError
+    from maskprep.base import UsageError
 
     given = [n for n in NEEDS_RUN if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE"]
     if given:

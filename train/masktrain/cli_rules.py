@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options.config import FitConfig
 
 if TYPE_CHECKING:

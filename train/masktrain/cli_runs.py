@@ -215,7 +215,7 @@ def sweep(
     ] = 1,
 ) -> None:
     """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
-    from maskprep.errors import UsageError
+    from maskprep.base import UsageError
     from masktrain import show, show_runs
     from masktrain.fitting import space as spaces
     from masktrain.fitting import sweep as sweeping
@@ -255,7 +255,7 @@ def report(
     ] = None,
 ) -> None:
     """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
-    from maskprep.errors import UsageError
+    from maskprep.base import UsageError
     from masktrain.learn.checkpoint import SIDECAR
     from masktrain.pages import report as reporting
     from masktrain.pages import standings

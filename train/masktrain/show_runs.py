@@ -109,7 +109,7 @@ def models(
     batch: int,
 ) -> None:
     """A table of models, each as soon as it is looked up; one that cannot be measured says why."""
-    from maskprep.errors import UserError
+    from maskprep.base import UserError
     from masktrain.fitting import models as known
 
     width = max(len(name) for names in chosen.values() for name in names)

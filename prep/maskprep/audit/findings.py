@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base import guard
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, guard
 from maskprep.store import schema_of
 
 if TYPE_CHECKING:

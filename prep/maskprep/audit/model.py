@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp
 from maskprep.audit.predictions import Predictions
-from maskprep.errors import missing_extra
+from maskprep.base import missing_extra
 
 HOPELESS = 0.3
 """Share of errors from which on a run's disagreement says nothing about the label: people who label err far less."""

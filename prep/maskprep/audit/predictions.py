@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 from maskprep.labels import Schema
 
 OOF = "oof.parquet"  # the name of the file in a run's folder

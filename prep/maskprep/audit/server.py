@@ -19,8 +19,7 @@ from typing import Any
 
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.page import THUMBS, page_data, render, write_thumbs
-from maskprep.base import Progress, below, new_token, own_page
-from maskprep.errors import UserError
+from maskprep.base import Progress, UserError, below, new_token, own_page
 from maskprep.photos import PhotoError
 from maskprep.store import change, from_json, read_decisions
 

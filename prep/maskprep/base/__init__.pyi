@@ -17,6 +17,11 @@ from .documents import parse_yaml as parse_yaml
 from .documents import read_nodes as read_nodes
 from .documents import read_yaml as read_yaml
 from .entry import hold_interrupts as hold_interrupts
+from .errors import RowError as RowError
+from .errors import UsageError as UsageError
+from .errors import UserError as UserError
+from .errors import missing_extra as missing_extra
+from .errors import reason as reason
 from .files import MADE_BY as MADE_BY
 from .files import check_shape as check_shape
 from .files import fsync_replace as fsync_replace
@@ -42,3 +47,4 @@ from .text import fold as fold
 from .text import nearest as nearest
 from .text import nfc as nfc
 from .text import some as some
+from .version import VERSION as VERSION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from maskprep.errors import UsageError
+from maskprep.base.errors import UsageError
 
 BACKGROUNDS = ("original", "mean", "colour", "blur", "random")
 """What may lie behind the subject. ``random`` is an augmentation: another photo's background, one colour, or noise."""

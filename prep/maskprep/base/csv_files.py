@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.errors import UserError
+from maskprep.base.errors import UserError
 
 STARTS = ("=", "+", "-", "@", "\t", "\r")
 NUMBERS = re.compile(r"-?[\d.]+([ ,]+-?[\d.]+)*")

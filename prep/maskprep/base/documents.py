@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.base.errors import UsageError
 
 
 def read_yaml(path: Path) -> Any:

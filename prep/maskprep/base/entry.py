@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from maskprep.errors import EXTRAS, UserError, missing_extra
+from maskprep.base.errors import EXTRAS, UserError, missing_extra
 
 STOPPED = 130
 """Exit status of Ctrl-C."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base.errors import UsageError, UserError
 
 MADE_BY = "maskprep.made-by"
 """Mark of pictures and pages that may be written over by the command that made them."""

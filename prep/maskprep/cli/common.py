@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from maskprep import __version__
-from maskprep.base import panelled
+from maskprep.base import VERSION, panelled
 
 if TYPE_CHECKING:
     from maskprep.base import Progress
@@ -190,7 +189,7 @@ def command(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"maskprep {__version__}")
+        typer.echo(f"maskprep {VERSION}")
         raise typer.Exit
 
 

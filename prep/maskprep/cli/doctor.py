@@ -19,9 +19,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Literal
 
-from maskprep import __version__
-from maskprep.base import machine
-from maskprep.errors import UserError
+from maskprep.base import VERSION, UserError, machine
 from maskprep.weights import fetch as weights
 
 State = Literal["ok", "note", "bad"]
@@ -69,7 +67,7 @@ def examine(caches: Path) -> Iterator[Finding]:
     Args:
         caches: the folder in which caches are kept.
     """
-    yield Finding("maskprep", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding("maskprep", "ok", f"{VERSION}, Python {platform.python_version()}, {platform.platform()}")
     memory = machine.memory()
     size = "" if memory is None else f", {memory / 2**30:.1f} GiB of memory"
     yield Finding("machine", "ok", f"{machine.processor()}, {machine.cores()} cores{size}")

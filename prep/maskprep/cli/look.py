@@ -28,8 +28,8 @@ def verify(
 
     The photos need not be there. Exit status 1 when something is damaged; maskprep run makes it again.
     """
+    from maskprep.base import UserError
     from maskprep.cli import console as show
-    from maskprep.errors import UserError
     from maskprep.pipeline import discard
     from maskprep.pipeline import verify as check
     from maskprep.store import Cache, is_cache

@@ -69,8 +69,8 @@ def rembg(
     force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
 ) -> None:
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
+    from maskprep.base import UsageError
     from maskprep.cli import console as show
-    from maskprep.errors import UsageError
     from maskprep.mattes import CutoutSettings, cut_folder, cut_photo
 
     source, given = command.source, command.options

@@ -46,8 +46,8 @@ def audit(
 ) -> None:
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
     from maskprep.audit import FailOn, run_self_test, write_report
+    from maskprep.base import UsageError
     from maskprep.cli import console as show
-    from maskprep.errors import UsageError
 
     if form not in FORMATS:
         raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(FORMATS)}.")
@@ -130,8 +130,8 @@ def decisions(
 ) -> None:
     """List and check the decisions of decisions.csv; merge two people's."""
     from maskprep.audit import decision_states
+    from maskprep.base import UsageError, UserError
     from maskprep.cli import console as show
-    from maskprep.errors import UsageError, UserError
     from maskprep.store import decisions as file
     from maskprep.store import read_table
 

@@ -52,8 +52,8 @@ def weights(
     remove: Annotated[bool, typer.Option("--remove", help="Delete the named files from the weights folder.")] = False,
 ) -> None:
     """List the model files; fetch, verify or remove them."""
+    from maskprep.base import UsageError, UserError
     from maskprep.cli import console as show
-    from maskprep.errors import UsageError, UserError
     from maskprep.weights import fetch as files
 
     if fetch + every + verify + remove > 1:

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import BACKGROUNDS, Colour
-from maskprep.errors import UsageError
+from maskprep.base import BACKGROUNDS, Colour, UsageError
 from maskprep.photos import Pixels
 
 Floats = NDArray[np.float32]

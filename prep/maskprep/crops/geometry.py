@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError
 from maskprep.crops.fitting import Region, is_inside, move_inside, share_outside
-from maskprep.errors import UsageError
 from maskprep.photos import Pixels
 
 Transform = NDArray[np.float64]

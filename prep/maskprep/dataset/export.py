@@ -26,10 +26,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from maskprep.base import BACKGROUNDS, TRANSPARENT, Progress, Silent, parse_colour, write_atomic, write_json, write_with
+from maskprep.base import (
+    BACKGROUNDS,
+    TRANSPARENT,
+    Progress,
+    Silent,
+    UsageError,
+    UserError,
+    parse_colour,
+    write_atomic,
+    write_json,
+    write_with,
+)
 from maskprep.crops import GROUND_KEPT, NOTHING_FOUND, Background, cut_out
 from maskprep.dataset.view import View, open_view
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
 from maskprep.photos import Pixels, encode, result_names
 from maskprep.store import fingerprint

@@ -19,9 +19,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import read_json
+from maskprep.base import UsageError, UserError, read_json
 from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
 from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.faces.face import CREDIBLE, NOTHING, Box, Face, area, intersection
 
 INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9

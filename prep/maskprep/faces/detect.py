@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.faces.detectors import DETECTORS, Detection, check_names, open_detectors
 from maskprep.faces.face import Face, merge
 from maskprep.faces.search import find_faces

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import nearest, quiet
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, nearest, quiet
 from maskprep.photos import Pixels
 from maskprep.weights import REGISTRY, locate
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from maskprep.base import draw_text, font, keep_out, keep_whole
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, draw_text, font, keep_out, keep_whole
 from maskprep.faces.subjects import Subjects
 from maskprep.photos import PhotoError, PhotoFolder, find_image, write_png
 from maskprep.store import Cache, read_table

@@ -16,8 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import BOX_COLUMNS, nfc, read_yaml
-from maskprep.errors import UsageError
+from maskprep.base import BOX_COLUMNS, UsageError, nfc, read_yaml
 from maskprep.labels.columns import plain
 
 COLUMNS = BOX_COLUMNS

@@ -15,8 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import fold, nearest, nfc
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, fold, nearest, nfc
 from maskprep.labels.fixes import ANY, PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema
 

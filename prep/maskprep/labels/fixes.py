@@ -36,8 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import nearest, read_csv, read_nodes
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, nearest, read_csv, read_nodes
 
 OPERATIONS = ("set", "swap", "drop", "rename")
 ANY = "*"

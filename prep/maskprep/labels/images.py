@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
 from maskprep.store import (
     KEYED,

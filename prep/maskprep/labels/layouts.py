@@ -14,8 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import fold, nfc, some
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, fold, nfc, some
 from maskprep.labels import boxes, columns
 from maskprep.labels.columns import SPLIT_OF, UNLABELLED
 from maskprep.labels.lists import Listing, listings, match, read_list

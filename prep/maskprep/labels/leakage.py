@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.labels.duplicates import assemble, crossing, same_ids, shared_ids
 from maskprep.store import Cache, Decision, allowed_pairs, read_decisions, read_table
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import csv_files, nfc, some
-from maskprep.errors import UserError, missing_extra
+from maskprep.base import UserError, csv_files, missing_extra, nfc, some
 from maskprep.labels import columns
 
 SUFFIXES = (".csv", ".tsv", ".xlsx")

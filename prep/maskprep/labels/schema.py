@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskprep.base import BOX_COLUMNS, fold
-from maskprep.errors import UsageError
+from maskprep.base import BOX_COLUMNS, UsageError, fold
 
 RESERVED = frozenset(
     (

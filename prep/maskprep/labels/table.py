@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.labels.changes import Change, Changes, apply
 from maskprep.labels.collect import notes
 from maskprep.labels.fixes import PERSON, Fix

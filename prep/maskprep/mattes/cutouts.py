@@ -20,9 +20,19 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from maskprep.base import TRANSPARENT, Colour, Progress, Silent, cores, keep_whole, parse_colour, write_atomic
+from maskprep.base import (
+    TRANSPARENT,
+    Colour,
+    Progress,
+    Silent,
+    UsageError,
+    UserError,
+    cores,
+    keep_whole,
+    parse_colour,
+    write_atomic,
+)
 from maskprep.crops import GROUND_KEPT, cut_out, place
-from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.planes import JUDGEMENT

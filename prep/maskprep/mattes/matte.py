@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import Box
+from maskprep.base import Box, UsageError
 from maskprep.crops import SOLID, Crop, CropRow, Transform, cut, sums, transform_for, warp
-from maskprep.errors import UsageError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
 from maskprep.mattes.models import LocalModel, MatteModel

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from maskprep.mattes import sessions
 from maskprep.weights import fetch as weights
 

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import fsync_replace, temporary_name
+from maskprep.base import UserError, fsync_replace, temporary_name
 from maskprep.crops import FOREGROUND
-from maskprep.errors import UserError
 from maskprep.photos import Pixels
 from maskprep.store import fingerprint, inputs_of, read_index, read_table, schema_of, shard_path, sweep, write_table
 

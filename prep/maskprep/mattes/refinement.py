@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.errors import UsageError, missing_extra
+from maskprep.base import UsageError, missing_extra
 from maskprep.photos import Pixels
 
 REFINEMENTS = ("none", "guided", "closed-form")

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.base import quiet
-from maskprep.errors import UsageError, UserError, missing_extra, reason
+from maskprep.base import UsageError, UserError, missing_extra, quiet, reason
 from maskprep.mattes import sessions
 from maskprep.mattes.models import LocalModel
 from maskprep.photos import Pixels

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskprep.errors import UserError, reason
+from maskprep.base import UserError, reason
 from maskprep.photos import Pixels
 from maskprep.weights import fetch as weights
 

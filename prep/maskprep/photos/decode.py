@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from maskprep.errors import RowError
+from maskprep.base import RowError
 from maskprep.photos.colour import upright
 from maskprep.photos.phash import perceptual_hash
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 from maskprep.photos.decode import SUFFIXES, PhotoFile
 
 LEADS_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 
 
 def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import nearest, read_yaml
+from maskprep.base import UsageError, nearest, read_yaml
 from maskprep.crops import ViewSettings, parse_size
 from maskprep.dataset import DEFAULT_VIEW
-from maskprep.errors import UsageError
 from maskprep.faces import ChooseSettings, DetectSettings
 from maskprep.labels import IndexSettings, LabelSettings, Schema, SourceSettings
 from maskprep.mattes import MatteSettings

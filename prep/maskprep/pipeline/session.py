@@ -12,12 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskprep import __version__
 from maskprep.audit import Audit, run_audit
-from maskprep.base import Progress, Silent, cores, some
+from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores, some
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
-from maskprep.errors import UsageError, UserError
 from maskprep.faces import Choose, Subjects
 from maskprep.labels import Changes, DuplicateReport, Schema, allow_pairs, apply, gather, layouts, open_duplicates
 from maskprep.labels import table as labelling
@@ -349,7 +347,7 @@ class Session:
         if self.cache.subjects.is_file():
             counts = read_table(self.cache.subjects, ["status"])["status"].value_counts().sort_index()
             statuses = {str(k): int(v) for k, v in counts.items()}
-        entry = {"command": command, "versions": {"maskprep": __version__}, "computed": dict(self.computed)}
+        entry = {"command": command, "versions": {"maskprep": VERSION}, "computed": dict(self.computed)}
         self.cache.append_log({**entry, "counts": statuses, "seconds": round(seconds, 2)})
 
     # ------------------------------------------------------------ commands

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, Silent, some
+from maskprep.base import Progress, Silent, UserError, some
 from maskprep.crops import SOLID
 from maskprep.dataset import SUMS, is_intact, open_view
-from maskprep.errors import UserError
 from maskprep.mattes import plane_path
 from maskprep.store import (
     INDEX,

@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskprep.base import Progress, Silent
-from maskprep.errors import UsageError, UserError
+from maskprep.base import Progress, Silent, UsageError, UserError
 from maskprep.photos import PhotoError
 from maskprep.sample.masks import KINDS, State
 from maskprep.sample.scene import LOOK, Read, draw_room, open_portraits, take_photo

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import keep_out, lock, write_json
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, keep_out, lock, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""

@@ -34,8 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import guard, lock, read_csv, unguard, write_atomic
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, guard, lock, read_csv, unguard, write_atomic
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
 FACE_VERDICTS = ("keep", "drop", "face", "box")

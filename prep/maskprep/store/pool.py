@@ -23,8 +23,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from maskprep.base import hold_interrupts
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, hold_interrupts
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)

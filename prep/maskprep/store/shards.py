@@ -21,8 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import write_json
-from maskprep.errors import UserError
+from maskprep.base import UserError, write_json
 from maskprep.store.tables import read_arrow, read_table
 
 SHARD_FILE = re.compile(r"(\d{5,})\.parquet")

@@ -25,8 +25,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, Silent, fsync_replace, some, temporary_name, write_json
-from maskprep.errors import RowError, UserError
+from maskprep.base import Progress, RowError, Silent, UserError, fsync_replace, some, temporary_name, write_json
 from maskprep.store import shards
 from maskprep.store.cache import INDEX, Cache
 from maskprep.store.pool import Pool

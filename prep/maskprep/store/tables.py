@@ -17,8 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskprep.base import write_atomic
-from maskprep.errors import UserError
+from maskprep.base import UserError, write_atomic
 from maskprep.store.cache import DATASET
 
 INPUTS_KEY, VALUES_KEY = b"maskprep.inputs", b"maskprep.values"

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from maskprep.base import fsync_replace, lock
-from maskprep.errors import UserError, reason
+from maskprep.base import UserError, fsync_replace, lock, reason
 from maskprep.weights.registry import Weight, Wheel
 
 TIMEOUTS = (3.0, 30.0)

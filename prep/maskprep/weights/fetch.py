@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from maskprep.weights.download import fetch
 from maskprep.weights.registry import REGISTRY as REGISTRY
 from maskprep.weights.registry import Weight

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from maskprep.base import UserError
 from maskprep.dataset import View
-from maskprep.errors import UserError
 from masktrain.answering.predictor import Predictor
 from masktrain.data import folds
 from masktrain.learn import host, loop

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base import font, nfc, write_with
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, font, nfc, write_with
 from maskprep.labels import Schema
 
 Pixels = NDArray[np.uint8]

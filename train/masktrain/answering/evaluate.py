@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import write_json
+from maskprep.base import UsageError, UserError, write_json
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from masktrain.answering import baselines as simple
 from masktrain.answering import predictors
 from masktrain.answering.members import FILE as ENSEMBLE

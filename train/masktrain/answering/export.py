@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base import fsync_replace, keep_whole, temporary_name, write_atomic
-from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.base import UsageError, UserError, fsync_replace, keep_whole, missing_extra, temporary_name, write_atomic
 from masktrain.answering import card, portable, predictors
 from masktrain.answering.predictor import Predictor, check_size, find_view
 from masktrain.learn.graph import Graph

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import fsync_replace, quiet, temporary_name
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, fsync_replace, quiet, temporary_name
 from maskprep.photos import Pixels
 from masktrain.options.settings import nearest
 

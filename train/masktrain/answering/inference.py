@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from maskprep.base import UsageError
 from maskprep.dataset import View
-from maskprep.errors import UsageError
 from maskprep.labels import Schema
 from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 from maskprep.photos import SUFFIXES
 from masktrain.data import answers as tables
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import UserError
 from maskprep.crops import Background, cut
-from maskprep.errors import UserError
 from maskprep.faces import (
     CREDIBLE,
     NOT_SOUGHT,

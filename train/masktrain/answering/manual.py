@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from maskprep.base import UserError
 from maskprep.crops import Background
 from maskprep.dataset import View
-from maskprep.errors import UserError
 from maskprep.labels import Schema
 
 FORMAT = 1

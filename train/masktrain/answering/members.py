@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base import check_shape, read_json, write_json
-from maskprep.errors import UserError
+from maskprep.base import UserError, check_shape, read_json, write_json
 from maskprep.labels import Schema
 from masktrain.answering import inference
 from masktrain.answering.manual import Input, Manual, Member

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.base import UsageError, UserError, missing_extra
 from masktrain.answering.manual import Manual
 from masktrain.answering.predictor import Predictor, Sights
 from masktrain.scoring.calibration import Calibration

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base import keep_out, keep_whole
+from maskprep.base import UsageError, UserError, keep_out, keep_whole
 from maskprep.dataset import View, open_view
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import SPLITS
 from maskprep.store import Cache
 from masktrain.answering import draw as drawing

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError, UserError
 from maskprep.dataset import View, open_view
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
 from maskprep.store import Cache
 from masktrain.answering.manual import Input, Manual

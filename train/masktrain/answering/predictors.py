@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError
 from maskprep.dataset import View, open_view
-from maskprep.errors import UsageError
 from masktrain.answering.predictor import Predictor, Rows, find_view, same_images
 from masktrain.data import tasks
 from masktrain.scoring import calibration as calibrations

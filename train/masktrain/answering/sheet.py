@@ -15,8 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import fsync_replace, temporary_name
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, fsync_replace, temporary_name
 from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.answering import inference, members
 from masktrain.answering.manual import Manual, Member
 from masktrain.answering.predictor import Sights, Source

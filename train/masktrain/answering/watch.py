@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing
 from masktrain.answering import live, sheet

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.answering import inference
 from masktrain.answering.members import Candidate
 from masktrain.combining import voting

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import write_json
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, write_json
 from masktrain.answering import predictors
 from masktrain.combining import voting
 from masktrain.options.settings import nearest

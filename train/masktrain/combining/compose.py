@@ -18,8 +18,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from maskprep.base import write_json, write_with
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, write_json, write_with
 from maskprep.labels import Schema
 from masktrain.answering.members import Candidate, Parts, copy_in, read_candidate, write
 from masktrain.combining import ensemble

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskprep.base import UsageError, UserError
 from maskprep.dataset import open_view
-from maskprep.errors import UsageError, UserError
 from masktrain.combining import voting
 from masktrain.learn import checkpoint, loop
 from masktrain.learn.averaging import mean_state

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import fold
-from maskprep.errors import UserError
+from maskprep.base import UserError, fold
 from maskprep.labels import Schema
 
 NAME_COLUMNS = ("imageid", "image", "file", "filename", "path")

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError, UserError
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Attribute, Schema
 from masktrain.data.folds import Split
 from masktrain.options.images import DataConfig

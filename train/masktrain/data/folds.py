@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import write_with
+from maskprep.base import UsageError, UserError, write_with
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema, open_duplicates, same_ids
 from maskprep.store import COLUMNS, Cache, Decision, to_csv
 from masktrain.data import tasks

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base import MADE_BY, draw_text, keep_whole, write_with
+from maskprep.base import MADE_BY, UsageError, draw_text, keep_whole, write_with
 from maskprep.dataset import FAINT, GAP, INK, PAPER, View
-from maskprep.errors import UsageError
 from maskprep.labels import Schema
 from maskprep.photos import write_png
 from maskprep.store import Cache

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError, UserError
 from maskprep.dataset import View, open_view
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import same_ids
 from masktrain.data import tasks
 from masktrain.data.folds import Split, usable_rows

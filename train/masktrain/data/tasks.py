@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import fold
+from maskprep.base import UsageError, UserError, fold
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 from masktrain.options.where import Where

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base import write_json, write_with
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, write_json, write_with
 from maskprep.store import Cache
 from masktrain.answering import members
 from masktrain.data import feed, folds

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base import parse_colour, write_json
+from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.store import Cache
 from masktrain.combining import epochs
 from masktrain.data import bands, feed, folds

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from maskprep.labels import MASK_SCHEMA
 from maskprep.weights import fetch as weights
 from masktrain.learn import cost, host, lite, loop

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskprep.base import read_yaml, write_with
+from maskprep.base import UsageError, UserError, read_yaml, write_with
 from maskprep.dataset import View, open_view
-from maskprep.errors import UsageError, UserError
 from maskprep.store import Cache
 from masktrain.data import folds
 from masktrain.learn import criteria

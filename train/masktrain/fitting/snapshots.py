@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 
 SHARE = 0.02
 """Snapshots take no more than this share of the time, however large the state and slow the disk."""

@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from maskprep.base import read_json, write_atomic, write_json
-from maskprep.errors import UsageError, UserError, missing_extra
+from maskprep.base import UsageError, UserError, missing_extra, read_json, write_atomic, write_json
 from maskprep.store import Cache
 from masktrain.data import feed
 from masktrain.fitting import crossfit

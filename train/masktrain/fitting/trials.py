@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import write_atomic
-from maskprep.errors import UserError
+from maskprep.base import UserError, write_atomic
 from masktrain.records import runs
 
 TRIALS = "trials.jsonl"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskprep.errors import missing_extra
+from maskprep.base import missing_extra
 
 R = TypeVar("R")
 
@@ -73,7 +73,7 @@ def _called(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str, t
     """In a process of Ray's: do it as this one would."""
     import torch
 
-    from maskprep.errors import UserError
+    from maskprep.base import UserError
 
     os.chdir(folder)
     torch.set_num_threads(threads)
@@ -84,7 +84,7 @@ def _called(work: Callable[..., Any], arguments: tuple[Any, ...], folder: str, t
 
 
 def _result(told: tuple[str, Any]) -> Any:
-    from maskprep.errors import UserError
+    from maskprep.base import UserError
 
     if told[0] == "failed":
         raise UserError(*told[1])

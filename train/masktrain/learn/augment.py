@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import fold
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, fold
 from maskprep.labels import Schema
 from masktrain.learn import batched
 from masktrain.options.images import RECIPES, AugmentConfig

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskprep.base import UsageError
 from maskprep.dataset import View
-from maskprep.errors import UsageError
 from masktrain.learn import batched
 from masktrain.learn.augment import Augment, by_class, draw_seed
 from masktrain.learn.mixing import Mixer

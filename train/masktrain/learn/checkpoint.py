@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskprep.base import write_json, write_with
+from maskprep.base import UsageError, UserError, write_json, write_with
 from maskprep.crops import Background
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
 from masktrain.learn.targets import Target, make_target
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 
 
 def criterion(scores: dict[str, Any], by: str) -> float:

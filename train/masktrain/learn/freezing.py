@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options.sections import ModelConfig
 
 

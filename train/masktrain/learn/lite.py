@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskprep.errors import UserError
+from maskprep.base import UserError
 from maskprep.weights import fetch as weights
 
 BLOCKS_PER_STAGE = {

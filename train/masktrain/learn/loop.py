@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from masktrain.learn import parallel
 from masktrain.learn.augment import draw_seed
 from masktrain.learn.averaging import average_of, decay_at, update_average

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.learn.targets import Head, Target
 from masktrain.options.config import FitConfig
 from masktrain.options.plugins import Registry

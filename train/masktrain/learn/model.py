@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from masktrain.learn.torchvision_ops import ensure_torchvision
 from masktrain.options.settings import nearest
 

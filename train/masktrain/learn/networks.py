@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.learn.model import Cosine, build, import_timm, known_name
 from masktrain.learn.targets import Target
 

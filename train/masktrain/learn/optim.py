@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options.sections import OptimConfig
 from masktrain.options.settings import nearest
 

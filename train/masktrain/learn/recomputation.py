@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.learn.networks import Paired, Several
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError
 from maskprep.dataset import View
-from maskprep.errors import UsageError
 from masktrain.options.images import SAMPLES, SampleConfig
 from masktrain.options.plugins import Registry
 from masktrain.options.settings import nearest

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.labels import Schema
 
 NARROWEST = 0.05

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options import plugins
 from masktrain.options.images import AugmentConfig, DataConfig, SampleConfig
 from masktrain.options.sections import (

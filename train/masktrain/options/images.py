@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskprep.base import BACKGROUNDS, parse_colour
-from maskprep.errors import UsageError
+from maskprep.base import BACKGROUNDS, UsageError, parse_colour
 from masktrain.options.settings import Section, setting
 
 RECIPES = ["none", "light", "base", "strong", "batched"]

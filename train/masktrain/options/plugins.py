@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 
 F = TypeVar("F", bound=Callable[..., object])
 

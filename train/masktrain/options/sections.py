@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options.settings import Section, setting
 
 SCHEDULES = ["cosine", "constant", "step", "multistep", "exponential", "cyclic", "restarts", "onecycle", "plateau"]

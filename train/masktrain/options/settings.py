@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 
 
 def setting(

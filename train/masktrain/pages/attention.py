@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskprep.errors import UsageError, missing_extra
+from maskprep.base import UsageError, missing_extra
 from maskprep.labels import Schema
 from masktrain.learn.graph import Part
 from masktrain.learn.loop import normalise

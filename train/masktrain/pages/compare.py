@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.options.config import hash_of, keys
 from masktrain.records import heldout, runs
 from masktrain.scoring import metrics

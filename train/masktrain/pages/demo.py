@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import below, new_token, own_page
-from maskprep.errors import UserError, missing_extra
+from maskprep.base import UserError, below, missing_extra, new_token, own_page
 from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing
 from masktrain.answering import live, predictors

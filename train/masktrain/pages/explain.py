@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import keep_whole
+from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from masktrain.answering import evaluate, members, predictors, trained
 from masktrain.answering.predictor import Predictor, find_view
 from masktrain.learn.graph import Part

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import write_with
-from maskprep.errors import UsageError
+from maskprep.base import UsageError, write_with
 from maskprep.labels import Schema
 from masktrain.answering import members
 from masktrain.learn import checkpoint

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit import OOF, predictions
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskprep.base import temporary_name, write_with
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError, temporary_name, write_with
 from maskprep.store import Cache, is_cache
 from masktrain.learn.checkpoint import LAST, SIDECAR
 from masktrain.records import runs

@@ -15,9 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from maskprep.audit import OOF as OOF
-from maskprep.base import check_shape, lock, read_json, write_with
+from maskprep.base import UsageError, UserError, check_shape, lock, read_json, write_with
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.store import Cache, is_cache
 from masktrain.data import tasks
 from masktrain.data.bands import Training

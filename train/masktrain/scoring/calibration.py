@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import read_json
-from maskprep.errors import UserError
+from maskprep.base import UserError, read_json
 
 FILE = "calibration.json"
 TINY = 1e-12

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError, UserError
 from maskprep.dataset import View
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import SPLITS, Schema
 from masktrain.data import answers as tables
 

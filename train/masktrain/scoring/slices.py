@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 from masktrain.scoring import metrics

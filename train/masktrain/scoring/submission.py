@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import fold, write_json
+from maskprep.base import UsageError, UserError, fold, write_json
 from maskprep.dataset import image_table
-from maskprep.errors import UsageError, UserError
 from maskprep.labels import Schema
 from maskprep.store import Cache
 from masktrain.data import answers as tables
