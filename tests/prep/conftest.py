@@ -95,15 +95,25 @@ def finished(
     return root / "photos", root / "cache"
 
 
+@pytest.fixture(scope="session")
+def copy_finished(finished: tuple[Path, Path]) -> Callable[[Path], tuple[Path, Path]]:
+    """Copy photos and cache into a folder, to be changed; all of it is up to date."""
+
+    def copy(folder: Path) -> tuple[Path, Path]:
+        photos, cache = (Path(shutil.copytree(path, folder / path.name)) for path in finished)
+        dataset = json.loads((cache / "dataset.json").read_text())
+        dataset["source"]["root"] = str(photos.resolve())
+        dataset["source"]["config"] = None  # as if the settings had been given by options
+        (cache / "dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
+        return photos, cache
+
+    return copy
+
+
 @pytest.fixture
-def work(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
-    """A copy of photos and cache to be changed; all of it is up to date."""
-    photos, cache = (Path(shutil.copytree(path, tmp_path / path.name)) for path in finished)
-    dataset = json.loads((cache / "dataset.json").read_text())
-    dataset["source"]["root"] = str(photos.resolve())
-    dataset["source"]["config"] = None  # as if the settings had been given by options
-    (cache / "dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
-    return photos, cache
+def work(copy_finished: Callable[[Path], tuple[Path, Path]], tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of photos and cache of a test's own."""
+    return copy_finished(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -61,14 +61,24 @@ class Client:
         return {"content": images["content"][number], "image": images["image"][number], "verdict": verdict, **more}
 
 
-@pytest.fixture
-def client(work: Work) -> Iterator[Client]:
-    job = Session(work[1], workers=1)
-    with Server(open_review(job.audit(), Silent(), "ann")) as server:
+@pytest.fixture(scope="module")
+def serving(
+    copy_finished: Callable[[Path], Work], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Path]]:
+    cache = copy_finished(tmp_path_factory.mktemp("serving"))[1]
+    with Server(open_review(Session(cache, workers=1).audit(), Silent(), "ann")) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield Client(server, work[1])
+        yield server, cache
         server.shutdown()
+
+
+@pytest.fixture
+def client(serving: tuple[Server, Path]) -> Client:
+    """A client of a server that has no decisions yet."""
+    for path in serving[1].glob("decisions*"):
+        path.unlink()
+    return Client(*serving)
 
 
 def test_page_crops_and_photos(client: Client) -> None:
