@@ -379,7 +379,7 @@ class MapStage(Stage, Generic[R]):
     def committed(self, tables: Tables) -> pd.DataFrame:
         """Where all of its rows lie, wanted or not: image, key, shard, row."""
         folder = self.folder(tables.cache)
-        if self._files(tables.cache) == _read_json(self.marked(tables.cache)).get("files"):
+        if self.mark(tables) and self._files(tables.cache) == _read_json(self.marked(tables.cache)).get("files"):
             return read_table(self.indexed(tables.cache), ["image", "key", "shard", "row"])
         return shards.read_index(folder)
 
