@@ -45,7 +45,7 @@ demo: $(VENV)/installed
 	@echo "predictions    demo/predictions.csv"
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -33,14 +33,13 @@ import pandas as pd
 from PIL import Image
 
 import maskprep as api
-from maskprep.crops.compositing import empty_ground, over
+from maskprep.crops.compositing import SOLID, empty_ground, foreground, over
 from maskprep.crops.geometry import map_points
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
 from maskprep.mattes import planes
 from maskprep.mattes.models import locate
-from maskprep.mattes.refinement import foreground
-from maskprep.mattes.rules import SOLID, face_mask, finish
+from maskprep.mattes.rules import face_mask, finish
 from maskprep.mattes.runtime import matte_of, open_model
 from maskprep.photos.folder import walk
 

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 __all__ = ["crop", "detect", "duplicates", "index", "open", "relabel", "rembg", "run", "stats"]
 
 if TYPE_CHECKING:
-    from maskprep.pipeline.session import Session as open  # noqa: N813
-    from maskprep.pipeline.session import crop, detect, duplicates, index, relabel, rembg, run, stats
+    from maskprep.pipeline import Session as open  # noqa: N813
+    from maskprep.pipeline import crop, detect, duplicates, index, relabel, rembg, run, stats
 
 
 def __getattr__(name: str) -> Any:

@@ -108,6 +108,18 @@ def test_a_wrong_row_is_an_error_with_its_line(tmp_path: Path, row: dict[str, st
     assert "line 3" in error.value.message
 
 
+def test_a_quote_that_is_not_closed_loses_no_ruling(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.csv"
+    path.write_text('content,image,verdict,reason\nc,a.jpg,drop,"blurred\nd,b.jpg,drop,\ne,c.jpg,drop,\n')
+    with pytest.raises(UserError, match="line 2: a quote is not closed"):
+        read_decisions(path)
+    path.write_text('content,image,verdict,reason\nc,a.jpg,drop,"two\nlines"\nd,b.jpg,drop,\n')
+    assert [(d.line, d.reason) for d in read_decisions(path)] == [(2, "two\nlines"), (4, "")]
+    path.write_text("content;image;verdict\nc;a.jpg;drop\nd;b.jpg;drop;more\n")
+    with pytest.raises(UserError, match="line 3: more cells than columns"):
+        read_decisions(path)
+
+
 def test_a_table_of_something_else_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "decisions.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="no column 'content'"):
@@ -117,8 +129,8 @@ def test_a_table_of_something_else_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('d,b.jpg,drop,,,"never closed,,\ne,c.jpg,drop,,,,,\n', "line 3: no CSV row"),
-        ('d,b.jpg,drop,,,"a" b,,\n', "line 3: no CSV row"),
+        ('d,b.jpg,drop,,,"never closed,,\ne,c.jpg,drop,,,,,\n', "line 3: "),
+        ('d,b.jpg,drop,,,"a" b,,\n', "line 3: "),
         ("d,b.jpg,drop,,,one, two,ann,2026-01-01\n", "line 3: more cells"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 import maskprep as api
 from maskprep.audit.decisions import decided_images, decision_states
-from maskprep.base.cells import guard, unguard
+from maskprep.base.csv_files import guard, unguard
 from maskprep.errors import UsageError, UserError
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import Decision, change, from_json, merge, read_decisions, replace, to_csv

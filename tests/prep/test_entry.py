@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -45,3 +49,26 @@ def test_an_error_for_people_keeps_its_code_and_its_hint(capsys: pytest.CaptureF
         entry.run(wrong, "")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "Error: No [red] view.\nChoose [a].\n"
+
+
+NATIVE = """
+import hashlib, signal
+from maskprep.base import entry
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
+def work():
+    print("at work", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000_000)  # minutes in native code, where no handler runs
+entry.run(work, "Go on later.", seconds={seconds})
+"""
+
+
+@pytest.mark.parametrize(("seconds", "presses"), [(0.2, 1), (3600, 2)])
+def test_native_code_does_not_keep_a_command_that_was_interrupted(seconds: float, presses: int) -> None:
+    script = [sys.executable, "-c", NATIVE.format(seconds=seconds)]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (130, "\nGo on later.\n")

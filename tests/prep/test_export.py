@@ -22,6 +22,8 @@ from maskprep.dataset import export_view as exports
 from maskprep.dataset.export import Settings, export_view
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.labels import images
+from maskprep.labels.schema import RESERVED
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +237,8 @@ def test_a_csv_export_is_read_back(tmp_path: Path, make_photos: MAKE, yunet: Non
     """Labels, persons and splits of every image, by maskprep's own reading of what it wrote."""
     cache = prepared(tmp_path, make_photos, kind)
     export_view(cache, tmp_path / "out", Settings("csv"))
+    header = (tmp_path / "out/labels.csv").read_text().partition("\n")[0].split(",")
+    assert len(set(header)) == len(header) and "class" in header
     api.index(tmp_path / "out", tmp_path / "again", engine="serial")
     before, after = (pd.read_parquet(tmp_path / c / "images.parquet") for c in ("cache", "again"))
     after = after.set_index("csv_image").loc[before["image"]]
@@ -264,6 +268,11 @@ def test_class_folders_are_read_back(
         assert (None if pd.isna(read) else read) == (None if name is None else readable.get(name, name))
         assert after.loc[file, "split"] == view.table["split"].iloc[row]
         assert file.count("/") == 2, "the split and the class are not said twice"
+
+
+def test_no_attribute_can_be_called_as_a_column_of_the_tables(view: View) -> None:
+    columns = {*images.COLUMNS.names, *view.table.columns, *exports._label_columns(view)} - {*view.schema.names}
+    assert columns - RESERVED == set()
 
 
 def test_class_folders_are_one_each() -> None:

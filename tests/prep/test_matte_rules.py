@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maskprep.mattes.refinement import foreground, refine
+from maskprep.crops.compositing import foreground
+from maskprep.mattes.refinement import refine
 from maskprep.mattes.rules import face_mask, finish, keep_touching, photo_mask
 from maskprep.mattes.runtime import matte_of
 

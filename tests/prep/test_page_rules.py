@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from maskprep.audit.findings import LIKELY
-from maskprep.base.cells import guard
+from maskprep.base.csv_files import guard
 from maskprep.store.decisions import COLUMNS, VERDICTS, Decision, holders, images_by_content, to_csv
 
 TEXTS = [

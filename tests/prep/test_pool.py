@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ DOUBLED = [[0, 2, 4], [6, 8], [10, 12, 14, 16], [18]]
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    return importlib.import_module("toy_stage")
+    return importlib.import_module("toy_work")
 
 
 @pytest.mark.parametrize(("workers", "engine"), [(1, "processes"), (2, "processes"), (3, "serial")])
@@ -50,9 +51,14 @@ def test_workers_are_kept_and_open_a_work_once(toy: ModuleType, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("do", "why"), [("die", "exit code 3"), ("kill", "SIGKILL; memory may have run out"), ("crash", "SIGSEGV")]
+    ("number", "do", "why"),
+    [
+        (0, "die", "exit code 3"),
+        (4, "kill", "SIGKILL; memory may have run out"),
+        (6, "crash", "SIGSEGV"),
+        (9, "die", "exit code 3"),
+    ],
 )
-@pytest.mark.parametrize("number", [0, 4, 6, 9])
 def test_a_worker_that_dies_costs_its_row(toy: ModuleType, do: str, why: str, number: int) -> None:
     steps: list[int] = []
     with Pool(2) as pool:
@@ -90,8 +96,12 @@ def test_what_the_work_raises_ends_the_run(toy: ModuleType, engine: str, where: 
 
 
 def test_ctrl_c_stops_the_workers(toy: ModuleType) -> None:
+    pressed: list[int] = []
+
     def press(steps: int) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        if not pressed:  # the second one would end this process
+            pressed.append(steps)
+            os.kill(os.getpid(), signal.SIGINT)
 
     with Pool(2) as pool, pytest.raises(KeyboardInterrupt):
         pool.run(toy.ToyWork(dict.fromkeys(range(100), "sleep")), [list(range(50)), list(range(50, 100))], press)
@@ -102,7 +112,7 @@ def test_ctrl_c_stops_the_workers(toy: ModuleType) -> None:
 ENDLESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from toy_stage import ToyWork
+from toy_work import ToyWork
 from maskprep.store.pool import Pool
 with Pool(2) as pool:
     pool.run(ToyWork({0: "hang", 1: "hang"}), [[0], [1]], lambda n: print("at", n, flush=True))
@@ -145,6 +155,52 @@ def test_two_interrupts_end_a_command_that_is_at_work(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGINT)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(20) != 0
+
+
+def test_ctrl_c_stays_ignored_where_it_was(toy: ModuleType) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job in the background
+    try:
+        with Pool(engine="serial") as pool:
+            pool.run(toy.ToyWork(), TASKS, lambda n: os.kill(os.getpid(), signal.SIGINT))
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_at_the_last_row_is_not_lost(toy: ModuleType) -> None:
+    with Pool(engine="serial") as pool, pytest.raises(KeyboardInterrupt):
+        pool.run(toy.ToyWork(), [[0]], lambda n: os.kill(os.getpid(), signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_outside_the_main_thread(toy: ModuleType) -> None:
+    with Pool(2) as pool, ThreadPoolExecutor(1) as threads:
+        assert threads.submit(pool.run, toy.ToyWork({4: "die"}), TASKS, lambda n: None).result()[3] == [18]
+
+
+def test_work_that_goes_on_dying_at_a_dead_row_is_an_error(toy: ModuleType) -> None:
+    with Pool(2) as pool, pytest.raises(RuntimeError, match="row 1 again"):
+        pool.run(toy.ToyWork({1: "die"}, stubborn=True), [[0, 1]], lambda n: None)
+
+
+@pytest.mark.parametrize("error", ["ConnectionResetError", "EOFError", "Unpicklable"])
+def test_an_error_of_the_work_is_not_taken_for_a_death(toy: ModuleType, error: str) -> None:
+    with Pool(2) as pool, pytest.raises(Exception, match="trouble") as caught:
+        pool.run(toy.ToyWork({1: error}), [[0, 1]], lambda n: None)
+    assert caught.type.__name__ == error.replace("Unpicklable", "RuntimeError")
+
+
+def test_time_for_which_everything_was_stopped_counts_for_no_row(
+    toy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, step = time.monotonic, [0.0]
+
+    def stop(steps: int) -> None:
+        step[0] += 3600  # Ctrl-Z, and fg after an hour
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + step[0])
+    with Pool(2, seconds=30) as pool:
+        assert pool.run(toy.ToyWork(dict.fromkeys(range(10), "sleep")), TASKS, stop) == DOUBLED
 
 
 @pytest.mark.parametrize(("engine", "workers"), [("threads", 1), ("processes", 0)])

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.layouts import Described, SourceSettings, describe, detect_layout, mask_state
-from maskprep.labels.lists import read_csv
+from maskprep.labels.layouts import Described, SourceSettings, describe, mask_state
+from maskprep.labels.lists import read_list
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 
 
@@ -262,6 +262,12 @@ def test_csv_same_row_twice_is_fine_and_different_rows_are_not(tmp_path: Path) -
         look(tmp_path, "a.jpg", "b.jpg")
 
 
+def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, 'path,label,note\n\na.jpg,cat,"two\nlines"\na.jpg,dog,\n')
+    with pytest.raises(UserError, match=r"lines 3 and 5"):
+        look(tmp_path, "a.jpg", layout="csv", csv="list.csv")
+
+
 def test_csv_columns_by_setting(tmp_path: Path) -> None:
     write(tmp_path, "f,label,kind,who\na.jpg,wrong,cat,x\nb.jpg,wrong,dog,y\n")
     columns = {"path": "f", "class": "kind", "person": "who"}
@@ -298,7 +304,7 @@ def test_csv_with_trailing_separators(tmp_path: Path) -> None:
 def test_csv_that_is_none(tmp_path: Path, text: str, says: str) -> None:
     write(tmp_path, text)
     with pytest.raises(UserError, match=says):
-        read_csv(tmp_path / "list.csv")
+        read_list(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "utf-16", "utf-8-sig"])
@@ -408,17 +414,17 @@ def test_csv_missing(tmp_path: Path) -> None:
 
 
 def test_detection(tmp_path: Path) -> None:
-    assert detect_layout(tmp_path, ["a/1.jpg", "b/2.jpg"]) == "folders"
-    assert detect_layout(tmp_path, ["train/a/1.jpg", "val/a/2.jpg"]) == "flat"
-    assert detect_layout(tmp_path, [f"{P1}/x.jpg", "a/1.jpg"]) == "boostcamp"
-    assert detect_layout(tmp_path, ["000001_cat_45/x.jpg", "a/1.jpg"]) == "folders"
+    assert look(tmp_path, *["a/1.jpg", "b/2.jpg"]).layout == "folders"
+    assert look(tmp_path, *["train/a/1.jpg", "val/a/2.jpg"]).layout == "flat"
+    assert look(tmp_path, *[f"{P1}/x.jpg", "a/1.jpg"]).layout == "boostcamp"
+    assert look(tmp_path, *["000001_cat_45/x.jpg", "a/1.jpg"]).layout == "folders"
     (tmp_path / "eval").mkdir()
     write(tmp_path / "eval", "ImageID,ans\n1.jpg,0\n", "info.csv")
-    assert detect_layout(tmp_path, ["eval/images/1.jpg"]) == "boostcamp"
+    assert look(tmp_path, *["eval/images/1.jpg"]).layout == "boostcamp"
     write(tmp_path, "nothing,of,use\n", "a.csv")
-    assert detect_layout(tmp_path, ["1.jpg"]) == "flat"
+    assert look(tmp_path, *["1.jpg"]).layout == "flat"
     write(tmp_path, "ImageID,label\n1.jpg,cat\n", "B.CSV")
-    assert detect_layout(tmp_path, ["1.jpg"]) == "csv"
+    assert look(tmp_path, *["1.jpg"]).layout == "csv"
 
 
 def test_several_lists_are_not_guessed_between(tmp_path: Path) -> None:

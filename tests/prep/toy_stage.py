@@ -1,70 +1,23 @@
-"""Work and stages for tests, in a module of its own so that worker processes can import them."""
+"""A stage and photos for tests, in a module of its own so that worker processes can import them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from toy_work import trouble
 
 from maskprep.photos.decode import PhotoFile
 from maskprep.photos.folder import PhotoFolder
 from maskprep.store.cache import Cache
 from maskprep.store.shards import Pair
 from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
-
-
-def trouble(kind: str | None) -> None:
-    """What may happen to a row."""
-    match kind:
-        case "die":
-            os._exit(3)
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "raise":
-            raise RuntimeError("trouble")
-        case "sleep":
-            time.sleep(0.02)
-        case "hang":
-            time.sleep(3600)
-
-
-@dataclass(frozen=True)
-class ToyWork:
-    """Doubles the numbers of a task; where ``do`` names a number, what it says happens to it."""
-
-    do: Mapping[int, str] = field(default_factory=dict)
-    opened: str = ""
-    fails: str = ""
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[Callable[[list[int], Callable[[int], None], Mapping[int, str]], list[Any]]]:
-        trouble(self.fails)
-        if self.opened:
-            with Path(self.opened).open("a") as file:
-                file.write(f"{os.getpid()}\n")
-
-        def make(numbers: list[int], at: Callable[[int], None], dead: Mapping[int, str]) -> list[Any]:
-            made: list[Any] = []
-            for row, number in enumerate(numbers):
-                if row in dead:
-                    made.append(dead[row])
-                    continue
-                at(row)
-                trouble(self.do.get(number))
-                made.append(2 * number)
-            return made
-
-        yield make
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,6 @@ from types import ModuleType
 import pytest
 
 from masktrain.options.config import FitConfig
-
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: spinning threads starve each other on a busy machine
 
 TINY = {
     "model.name": "test_resnet",

@@ -174,7 +174,7 @@ def test_settings_of_a_recipe_a_file_and_the_command_line(
         ("optim: 3", "must hold settings"),
         ("[1, 2]", "must hold settings"),
         ("{", "is not valid YAML"),
-        ("optim:\n  lr: 1\n  lr: 2", "line 3: 'lr' is there twice"),
+        ("optim:\n  lr: 1\n  lr: 2", 'line 3: found duplicate key "lr"'),
         ("optim: {lr: 1}\noptim.lr: 2", "has optim.lr twice"),
         ("optim.lrr: 1", "'optim.lr'"),
         ("lr: 1", "'optim.lr'"),

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskprep.dataset.view import open_view
+    from maskprep.dataset import open_view
     from masktrain.answering.evaluate import evaluate
     from masktrain.answering.export import export
     from masktrain.answering.predict import Predictions, predict

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskprep import __version__
-from maskprep.base import entry
-from maskprep.base.panels import panelled
+from maskprep.base import entry, panelled
 from maskprep.errors import UsageError
 from masktrain import cli_answers, cli_rules, cli_runs
 from masktrain.fitting.progress import Progress
@@ -280,7 +279,7 @@ def folds(
     view: Annotated[str | None, typer.Option(help="View of the cache.")] = None,
 ) -> None:
     """Write the fold of every person to a file, to use the same folds everywhere (fit --folds-file)."""
-    from maskprep.dataset.view import open_view
+    from maskprep.dataset import open_view
     from masktrain.data import folds as folding
 
     written = folding.write_file(open_view(cache, view), count, split_seed, out)

@@ -142,6 +142,7 @@ def predict(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
+    from maskprep.base import missing_note
     from masktrain.answering import predict as predicting
     from masktrain.answering import sheet
 
@@ -168,7 +169,7 @@ def predict(
     print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=said)
     if draw is not None:
         print(f"written {draw}: {written.drawn} pictures", file=said)
-    for warning in written.warnings:
+    for warning in (*written.warnings, *filter(None, [missing_note()])):
         print(f"Warning: {warning}", file=sys.stderr)
     if lost := written.rows - written.answered:
         examples = [f"{name} ({why})" for name, why in list(written.unanswered.items())[:5]]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.fitting.progress import Progress
 from masktrain.options.config import FitConfig
 from masktrain.scoring import weakest
@@ -205,6 +205,7 @@ def clock(seconds: float) -> str:
 
 def planned(cache: Path, config: FitConfig, sheet: Path | None = None, force: bool = False) -> None:
     """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
+    from maskprep.base import missing_note
     from masktrain.data import samples
     from masktrain.fitting import plan as planning
 
@@ -216,6 +217,8 @@ def planned(cache: Path, config: FitConfig, sheet: Path | None = None, force: bo
     print(f"time    about {clock(made.seconds)} on this machine")
     if sheet is not None:
         print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
+        if note := missing_note():
+            print(f"note    {note}")
 
 
 def checked(cache: Path, config: FitConfig) -> bool:

@@ -12,12 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit.predictions import Predictions
-from maskprep.crops.geometry import ViewSettings
-from maskprep.faces.choice import Candidate, ChooseSettings, Habit, Place, place
-from maskprep.faces.face import Box
-from maskprep.faces.subjects import Subjects
-from maskprep.labels.schema import Attribute, Schema
-from maskprep.photos.decode import Pixels
+from maskprep.crops import ViewSettings
+from maskprep.faces import Box, Candidate, ChooseSettings, Habit, Place, Subjects, place
+from maskprep.labels import Attribute, Schema
+from maskprep.photos import Pixels
 
 T = TypeVar("T")
 

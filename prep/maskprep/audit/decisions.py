@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.faces.subjects import Subjects
-from maskprep.store.decisions import FACE_VERDICTS, Decision, holders, images_by_content
+from maskprep.faces import Subjects
+from maskprep.store import FACE_VERDICTS, Decision, holders, images_by_content
 
 
 @dataclass(frozen=True)

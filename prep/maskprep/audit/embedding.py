@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.crops.geometry import warp
-from maskprep.photos.colour import picture
-from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
-from maskprep.weights.fetch import sha256_of
+from maskprep.crops import warp
+from maskprep.photos import PhotoError, PhotoFile, Pixels, picture
+from maskprep.store import Compute, Input, MapStage, Output, Recipe, Tables
+from maskprep.weights import sha256_of
 
 VERSION = 1
 LENGTH = 128

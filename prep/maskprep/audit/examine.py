@@ -14,15 +14,12 @@ from maskprep.audit.decisions import DecisionState, decided_images, decision_sta
 from maskprep.audit.embedding import vectors
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.predictions import read_predictions
-from maskprep.base.progress import Progress
-from maskprep.crops.crop import Crop, read_geometry
-from maskprep.faces.subjects import Choose
-from maskprep.labels.schema import Schema
-from maskprep.photos.folder import PhotoFolder
-from maskprep.store.cache import Cache
-from maskprep.store.decisions import allowed_pairs, read_decisions
-from maskprep.store.stage import Tables
-from maskprep.store.tables import read_table, write_table
+from maskprep.base import Progress
+from maskprep.crops import Crop, read_geometry
+from maskprep.faces import Choose
+from maskprep.labels import Schema
+from maskprep.photos import PhotoFolder
+from maskprep.store import Cache, Tables, allowed_pairs, read_decisions, read_table, write_table
 
 FOLDER = "audit"
 FINDINGS = "findings.parquet"

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base.cells import guard
+from maskprep.base import guard
 from maskprep.errors import UsageError
-from maskprep.store.tables import schema_of
+from maskprep.store import schema_of
 
 if TYPE_CHECKING:
     from maskprep.audit.context import Context

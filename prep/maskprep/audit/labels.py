@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
 from maskprep.audit.likeness import bayes, looks, ratio
-from maskprep.labels.schema import Attribute, fold
+from maskprep.base import fold
+from maskprep.labels import Attribute
 
 RELIABLE = 0.75
 """How far from chance (0) to always right (1) the look of a face must tell an attribute to be asked."""

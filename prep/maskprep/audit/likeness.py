@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 Floats = NDArray[np.float64]
 

@@ -16,12 +16,10 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base.boxes import Box
-from maskprep.crops.geometry import ViewSettings, transform_for, warp
-from maskprep.photos.colour import picture
-from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
-from maskprep.store.tables import schema_of
+from maskprep.base import Box
+from maskprep.crops import ViewSettings, transform_for, warp
+from maskprep.photos import PhotoError, PhotoFile, Pixels, picture
+from maskprep.store import Compute, Input, MapStage, Output, Recipe, Tables, schema_of
 
 VERSION = 1
 

@@ -20,12 +20,10 @@ import pandas as pd
 from maskprep.audit.context import Context
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.findings import CHECKS, KINDS
-from maskprep.base.files import write_atomic
-from maskprep.base.progress import Progress
-from maskprep.dataset.view import open_view
-from maskprep.faces.subjects import Subjects
-from maskprep.store.cache import Cache
-from maskprep.store.decisions import login
+from maskprep.base import Progress, write_atomic
+from maskprep.dataset import open_view
+from maskprep.faces import Subjects
+from maskprep.store import Cache, login
 
 REPORT = "report.html"
 THUMBS = "thumbs"

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 OOF = "oof.parquet"  # the name of the file in a run's folder
 

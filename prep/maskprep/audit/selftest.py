@@ -20,11 +20,10 @@ from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, NotRunError, Outcome, run_checks
 from maskprep.audit.measure import measure, patch_of
-from maskprep.base.progress import Progress
-from maskprep.faces.face import Box
-from maskprep.labels.schema import Attribute
-from maskprep.photos.decode import PhotoError
-from maskprep.photos.folder import PhotoFolder
+from maskprep.base import Progress
+from maskprep.faces import Box
+from maskprep.labels import Attribute
+from maskprep.photos import PhotoError, PhotoFolder
 
 LEFT_OUT = ("face_not_best", "label_path")
 """Checks that would find what is planted only because it is planted: a choice that the program itself got wrong is the

@@ -19,11 +19,10 @@ from typing import Any
 
 from maskprep.audit.examine import FOLDER, Audit
 from maskprep.audit.page import THUMBS, page_data, render, write_thumbs
-from maskprep.base.access import below, new_token, own_page
-from maskprep.base.progress import Progress
+from maskprep.base import Progress, below, new_token, own_page
 from maskprep.errors import UserError
-from maskprep.photos.decode import PhotoError
-from maskprep.store.decisions import change, from_json, read_decisions
+from maskprep.photos import PhotoError
+from maskprep.store import change, from_json, read_decisions
 
 HOST = "127.0.0.1"
 LONGEST = 1400

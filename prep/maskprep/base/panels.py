@@ -1,4 +1,4 @@
-"""Help that lists commands in the order of the work, under headings (S3.3). Plain text: rich would double its time."""
+"""Help that lists commands in the order of the work, under headings. Plain text: rich would double its time."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import typer
 from maskprep.cli.common import WORKS, Command, Layout, command
 
 if TYPE_CHECKING:
-    from maskprep.pipeline.session import Session
+    from maskprep.pipeline import Session
 
 
 @command(*WORKS)
@@ -60,7 +60,7 @@ def crop(
     ] = None,
 ) -> None:
     """Find the faces, choose the subject of every photo, and cut the crops."""
-    from maskprep.crops.geometry import parse_size
+    from maskprep.crops import parse_size
 
     names = None if detectors is None else tuple(name.strip() for name in detectors.split(",") if name.strip())
     edits = {"margin": margin, "align": align, "crop": crop, "border": border, "zoom": zoom, "no_face": no_face}
@@ -74,7 +74,7 @@ def stats(command: Command) -> None:
     import json
 
     from maskprep.cli import console as show
-    from maskprep.dataset.overview import draw_overview
+    from maskprep.dataset import draw_overview
 
     def report(session: Session) -> None:
         show.statistics(json.loads(session.cache.stats.read_text(encoding="utf-8")))
@@ -82,7 +82,7 @@ def stats(command: Command) -> None:
             for view in session.cache.views():
                 root = session.cache.root
                 drawn = draw_overview(root, view, start=lambda n: bars.start("picture", n), advance=bars.advance)
-                typer.echo(f"picture  {drawn}")
+                show.wrote(drawn, "picture ")
 
     command.bring(command.session.stats, report)
 

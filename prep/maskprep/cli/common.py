@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from maskprep import __version__
-from maskprep.base.panels import panelled
+from maskprep.base import panelled
 
 if TYPE_CHECKING:
-    from maskprep.base.progress import Progress
-    from maskprep.pipeline.session import Session
+    from maskprep.base import Progress
+    from maskprep.pipeline import Session
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Command:
     @cached_property
     def session(self) -> Session:
         """The cache and its photos."""
-        from maskprep.pipeline.session import Session
+        from maskprep.pipeline import Session
 
         return Session(self.source, **self.options)
 
@@ -109,7 +109,7 @@ class Command:
     def bring(self, work: Callable[[], object], then: Callable[[Session], None] | None = None) -> None:
         """Bring the cache up to date, and print what came of it."""
         from maskprep.cli import console as show
-        from maskprep.store.tables import read_table
+        from maskprep.store import read_table
 
         _, seconds = self.run(work)
         session = self.session

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,23 +15,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskprep.base.progress import Silent
-from maskprep.labels import inventory
-from maskprep.labels.changes import Changes
-from maskprep.labels.fixes import PRESET
-from maskprep.labels.inventory import Inventory
-from maskprep.labels.leakage import Duplicates
-from maskprep.labels.lists import some
-from maskprep.labels.schema import Schema
-from maskprep.mattes.planes import DESCRIPTION, MATTES
-from maskprep.pipeline.explain import Status
-from maskprep.pipeline.session import Session
-from maskprep.store.tables import read_table
-from maskprep.weights.fetch import WeightStatus
+from maskprep.base import Silent, counts, missing_note, some
+from maskprep.labels import PRESET, Changes, DuplicateReport, Inventory, Schema, inventory
+from maskprep.mattes import DESCRIPTION, MATTES
+from maskprep.pipeline import Session, Status
+from maskprep.store import read_table
+from maskprep.weights import WeightStatus
 
 if TYPE_CHECKING:
-    from maskprep.mattes.cutouts import Cutouts
-    from maskprep.sample.writer import SampleSummary
+    from maskprep.mattes import Cutouts
+    from maskprep.sample import SampleSummary
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -88,11 +82,17 @@ def bars(quiet: bool) -> Iterator[Bars | Silent]:
         shown.close()
 
 
+def wrote(path: Path, what: str = "wrote") -> None:
+    """Where a picture lies, and whether its text could be drawn."""
+    out.print(escape(f"{what} {path}"))
+    if note := missing_note():
+        err.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
 def notes(session: Session) -> None:
     """Print what the user should know about the photos."""
     if session.ignored:
-        listed = ", ".join(f"{n} {what}" for what, n in sorted(session.ignored.items()))
-        err.print(f"ignored: {escape(listed)}")
+        err.print(f"ignored: {escape(counts(sorted(session.ignored.items())))}")
     for note in session.notes:
         err.print(f"[yellow]note:[/yellow] {escape(note)}")
 
@@ -100,7 +100,7 @@ def notes(session: Session) -> None:
 def summary(session: Session, seconds: float) -> None:
     """The outcome of a command that brought a cache up to date."""
     images = read_table(session.cache.images, ["split", "error"])
-    splits = ", ".join(f"{n} {name}" for name, n in images["split"].value_counts().items())
+    splits = counts(images["split"].value_counts().items())
     computed = ", ".join(f"{name} {n}" for name, n in session.computed.items()) or "nothing, all was up to date"
     grid = Table.grid(padding=(0, 2))
     grid.add_row("cache", escape(str(session.cache.root)))
@@ -141,14 +141,14 @@ def labels(found: Inventory) -> None:
     if not found.attributes:
         grid.add_row("labels", "none: nothing tells a class")
     for number, attribute in enumerate(found.attributes):
-        counts = [f"{n} {shorten(name)}" for name, n in attribute.counts.items()][:MOST]
+        said = [f"{n} {shorten(name)}" for name, n in attribute.counts.items()][:MOST]
         if (more := len(attribute.counts) - MOST) > 0:
-            counts.append(f"and {more} classes more")
+            said.append(f"and {more} classes more")
         if attribute.missing:
             refused = ", ".join(f"{n} '{shorten(v)}'" for v, n in list(attribute.refused.items())[:4])
-            counts.append(f"{attribute.missing} without" + (f" ({refused})" if refused else ""))
+            said.append(f"{attribute.missing} without" + (f" ({refused})" if refused else ""))
         origin = f", from {attribute.origin}" if attribute.origin else ""
-        grid.add_row("" if number else "labels", escape(f"{attribute.name}: {', '.join(counts)}{origin}"))
+        grid.add_row("" if number else "labels", escape(f"{attribute.name}: {', '.join(said)}{origin}"))
     if found.attributes:
         grid.add_row("complete", f"{found.complete} of {found.photos} photos have every label")
     people, origin = found.persons
@@ -174,22 +174,27 @@ def failed(session: Session) -> str:
 
 
 def _counts(column: Any) -> str:
-    counts = column.value_counts().sort_index()
-    return ", ".join(f"{n} {name}" for name, n in counts.items())
+    return counts(column.value_counts().sort_index().items())
+
+
+def _table(*names: str, right: Sequence[str] = ()) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left")
+    return table
 
 
 def status(root: str, found: Status) -> None:
     """The table of stages and the counts of a cache."""
-    table = Table(title=escape(root), title_justify="left")
-    for name, side in (("stage", "left"), ("current", "right"), ("to do", "right"), ("size", "right"), ("why", "left")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    table = _table("stage", "current", "to do", "size", "why", right=("current", "to do", "size"))
+    table.title, table.title_justify = escape(root), "left"
     for stage in found.stages:
         todo = f"[yellow]{stage.missing}[/yellow]" if stage.missing else "0"
         table.add_row(stage.name, str(stage.rows), todo, size(stage.size), escape(stage.why))
     out.print(table)
-    for name, counts in found.counts.items():
-        if counts:
-            out.print(f"{name:<8} " + ", ".join(f"{n} {escape(value)}" for value, n in counts.items()))
+    for name, numbers in found.counts.items():
+        if numbers:
+            out.print(f"{name:<8} {escape(counts(numbers.items()))}")
     out.print(f"{'size':<8} {size(found.size)}")
     if found.labels is not None:
         labels(found.labels)
@@ -197,9 +202,8 @@ def status(root: str, found: Status) -> None:
 
 def changes(found: Changes, dry: bool) -> None:
     """What fixes do to the labels, a line per fix; those of a preset that concern nobody here are only counted."""
-    table = Table()
-    for name in ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome"):
-        table.add_column(name, justify="right" if name == "images" else "left")
+    names = ("fix", "which", "label", "was", "is" if not dry else "would be", "images", "outcome")
+    table = _table(*names, right=("images",))
     colours = {"applied": "green", "refused": "red", "absent": "yellow", "overruled": "yellow", "already": "dim"}
     shown = [o for o in found.outcomes if o.fix.level != PRESET or o.status != "absent"]
     for outcome in shown:
@@ -220,19 +224,18 @@ def changes(found: Changes, dry: bool) -> None:
     out.print(f"{labels} labels of {len(found.values)} images {verb}, {len(found.dropped)} images dropped")
 
 
-def duplicates(found: Duplicates) -> None:
+def duplicates(found: DuplicateReport) -> None:
     """Counts of photos that are there twice, and the pairs that cross people or splits."""
     pairs = found.pairs
-    table = Table()
-    for name in ("pairs", "one person", "across people", "across splits", "in eval"):
-        table.add_column(name, justify="left" if name == "pairs" else "right")
+    numbers = ("one person", "across people", "across splits", "in eval")
+    table = _table("pairs", *numbers, right=numbers)
     splits = pairs["split_a"] != pairs["split_b"]
     inside = ~splits & (pairs["split_a"] != "train") & ~pairs["same_person"]
     across = ~splits & ~inside & ~pairs["same_person"]
     for kind in ("exact", "near"):
         mine = pairs["kind"] == kind
-        counts = (mine & ~splits & pairs["same_person"], mine & across, mine & splits, mine & inside)
-        table.add_row(kind, *(str(int(where.sum())) for where in counts))
+        columns = (mine & ~splits & pairs["same_person"], mine & across, mine & splits, mine & inside)
+        table.add_row(kind, *(str(int(where.sum())) for where in columns))
     out.print(table)
     for pair in pairs[pairs["crossing"]].itertuples():
         what = "the same file" if pair.kind == "exact" else f"{pair.distance} bits apart"
@@ -246,9 +249,7 @@ def duplicates(found: Duplicates) -> None:
 
 def statistics(data: dict[str, Any]) -> None:
     """Mean and standard deviation per view and split."""
-    table = Table()
-    for name in ("view", "split", "part", "mean R G B", "std R G B", "crops"):
-        table.add_column(name)
+    table = _table("view", "split", "part", "mean R G B", "std R G B", "crops")
     for view, splits in data.items():
         for split, parts in splits.items():
             for part, values in parts.items():
@@ -273,22 +274,21 @@ def cutouts(made: Cutouts) -> None:
     if made.unlisted:
         err.print(f"passed over: {len(made.unlisted)} folders that cannot be listed: {escape(some(made.unlisted))}")
     if made.ignored:
-        err.print(f"ignored: {escape(', '.join(f'{n} {what}' for what, n in sorted(made.ignored.items())))}")
+        err.print(f"ignored: {escape(counts(sorted(made.ignored.items())))}")
     for image, why in made.failed:
         err.print(f"[red]failed:[/red] {escape(image)}: {escape(why)}")
-    said = ", ".join(f"{n} {status}" for status, n in sorted(made.statuses.items()))
+    statuses = counts(sorted(made.statuses.items())) or "none"
     done = made.photos - len(made.failed)
-    out.print(f"{escape(str(made.folder))}: {done} of {made.photos} photos, {made.made} made now ({said or 'none'})")
+    out.print(f"{escape(str(made.folder))}: {done} of {made.photos} photos, {made.made} made now ({statuses})")
     kept(made.kept, "rembg.csv" if made.folder.is_dir() else "")
 
 
 def kept(pictures: dict[str, str], listed: str) -> None:
     """Which pictures keep their background because of the status of their mattes, and in which file all are listed."""
     if pictures:
-        by_status = Counter(pictures.values())
-        counts = ", ".join(f"{n} {status}" for status, n in sorted(by_status.items()))
+        statuses = counts(sorted(Counter(pictures.values()).items()))
         where = f"; all in {listed}" if listed and len(pictures) > 3 else ""
-        out.print(f"background kept, no usable matte: {counts} ({escape(some(sorted(pictures)))}{where})")
+        out.print(f"background kept, no usable matte: {statuses} ({escape(some(sorted(pictures)))}{where})")
 
 
 def sample(made: SampleSummary) -> None:

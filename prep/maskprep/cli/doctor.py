@@ -37,7 +37,7 @@ OPENCV = f"import cv2; print(getattr(cv2, '__version__', '{EMPTY}'))"
 MEDIAPIPE = "import mediapipe; print(mediapipe.__version__)"
 DETECTORS = """
 import numpy
-from maskprep.faces.detectors import DETECTORS, open_detectors
+from maskprep.faces import DETECTORS, open_detectors
 with open_detectors(list(DETECTORS), {}) as detectors:
     for find in detectors.values():
         find(numpy.zeros((64, 64, 3), numpy.uint8))

@@ -14,7 +14,7 @@ from maskprep.cli.common import Command, Force, command
 def status(command: Command) -> None:
     """Show every table, counts per status, sizes, and what is out of date and why."""
     from maskprep.cli import console as show
-    from maskprep.pipeline.explain import survey
+    from maskprep.pipeline import survey
 
     show.status(str(command.session.cache.root), survey(command.session))
 
@@ -30,9 +30,9 @@ def verify(
     """
     from maskprep.cli import console as show
     from maskprep.errors import UserError
-    from maskprep.pipeline.verify import discard
-    from maskprep.pipeline.verify import verify as check
-    from maskprep.store.cache import Cache, is_cache
+    from maskprep.pipeline import discard
+    from maskprep.pipeline import verify as check
+    from maskprep.store import Cache, is_cache
 
     tables = None
     try:
@@ -80,12 +80,13 @@ def faces(
     force: Force = False,
 ) -> None:
     """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
-    from maskprep.faces.drawing import draw_faces
+    from maskprep.cli import console as show
+    from maskprep.faces import draw_faces
 
     session = command.session
     with command.bars():
         session.detect()
-    typer.echo(f"wrote {draw_faces(session.cache, session.folder, session.subjects(), image, out, count, force)}")
+    show.wrote(draw_faces(session.cache, session.folder, session.subjects(), image, out, count, force))
     command.end()
 
 
@@ -101,7 +102,8 @@ def sheet(
     force: Force = False,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
-    from maskprep.dataset.sheet import draw_sheet
+    from maskprep.cli import console as show
+    from maskprep.dataset import draw_sheet
 
     root = command.session.cache.root
-    typer.echo(f"wrote {draw_sheet(root, view, out, count=count, seed=seed, force=force)}")
+    show.wrote(draw_sheet(root, view, out, count=count, seed=seed, force=force))

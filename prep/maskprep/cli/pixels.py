@@ -28,7 +28,7 @@ def export(
 ) -> None:
     """Write crops and labels in formats that other tools read."""
     from maskprep.cli import console as show
-    from maskprep.dataset.export import RECORD, Settings, export_view
+    from maskprep.dataset import RECORD, Settings, export_view
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
     with command.bars() as bars:
@@ -71,7 +71,7 @@ def rembg(
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
     from maskprep.cli import console as show
     from maskprep.errors import UsageError
-    from maskprep.mattes.cutouts import CutoutSettings, cut_folder, cut_photo
+    from maskprep.mattes import CutoutSettings, cut_folder, cut_photo
 
     source, given = command.source, command.options
     named = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]

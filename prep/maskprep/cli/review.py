@@ -13,9 +13,7 @@ import typer
 from maskprep.cli.common import Command, command
 
 if TYPE_CHECKING:
-    from maskprep.audit.decisions import DecisionState
-    from maskprep.audit.examine import Audit
-    from maskprep.audit.selftest import Score
+    from maskprep.audit import Audit, DecisionState, Score
 
 FORMATS = ("table", "csv", "json")
 
@@ -47,9 +45,7 @@ def audit(
     ] = False,
 ) -> None:
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
-    from maskprep.audit.findings import FailOn
-    from maskprep.audit.page import write_report
-    from maskprep.audit.selftest import run_self_test
+    from maskprep.audit import FailOn, run_self_test, write_report
     from maskprep.cli import console as show
     from maskprep.errors import UsageError
 
@@ -97,8 +93,7 @@ def review(
     ] = None,
 ) -> None:
     """Serve the report to this machine's browser; decisions go straight into decisions.csv."""
-    from maskprep.audit.page import write_report
-    from maskprep.audit.server import open_review, serve
+    from maskprep.audit import open_review, serve, write_report
     from maskprep.cli import console as show
 
     session = command.session
@@ -134,11 +129,11 @@ def decisions(
     stale: Annotated[bool, typer.Option("--stale", help="Only those that no longer hold; status 3 if any.")] = False,
 ) -> None:
     """List and check the decisions of decisions.csv; merge two people's."""
-    from maskprep.audit.decisions import decision_states
+    from maskprep.audit import decision_states
     from maskprep.cli import console as show
     from maskprep.errors import UsageError, UserError
     from maskprep.store import decisions as file
-    from maskprep.store.tables import read_table
+    from maskprep.store import read_table
 
     if prefer is not None and merge is None:
         raise UsageError("--prefer goes with --merge.")
@@ -171,7 +166,7 @@ def _print_findings(made: Audit, top: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from maskprep.audit.findings import CHECKS, LIKELY
+    from maskprep.audit import CHECKS, LIKELY
     from maskprep.cli.console import out
 
     outcome = made.open

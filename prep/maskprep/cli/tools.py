@@ -27,7 +27,7 @@ def sample(
 ) -> None:
     """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
     from maskprep.cli import console as show
-    from maskprep.sample.writer import write_sample
+    from maskprep.sample import write_sample
 
     with show.bars(quiet) as bars:
         made = write_sample(

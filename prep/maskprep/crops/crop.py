@@ -13,20 +13,32 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base.boxes import Box
+from maskprep.base import Box
 from maskprep.crops.geometry import INSIDE, REFLECT, ViewSettings, cut, invented_share, reduction_for, shows_photo_only
-from maskprep.photos.colour import picture
-from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, Pixels
-from maskprep.store import shards
-from maskprep.store.cache import Cache
-from maskprep.store.stage import INDEX, Compute, Input, MapStage, Output, Recipe, Tables
-from maskprep.store.tables import fingerprint, read_table, schema_of
+from maskprep.photos import SCALED, PhotoError, PhotoFile, Pixels, picture
+from maskprep.store import (
+    INDEX,
+    Cache,
+    Compute,
+    Input,
+    MapStage,
+    Output,
+    Recipe,
+    Tables,
+    fingerprint,
+    read_table,
+    schema_of,
+    shards,
+)
 
 VERSION = 1
 SHARD_BYTES = 64 << 20
 MAX_ROWS_PER_SHARD = 256
 
 CHANNELS = ("r", "g", "b")
+
+FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "fg_count")
+"""Columns for the sums over a crop's foreground."""
 
 COLUMNS = schema_of(
     [

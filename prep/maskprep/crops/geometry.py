@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.crops.fitting import Region, is_inside, move_inside, share_outside
 from maskprep.errors import UsageError
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 Transform = NDArray[np.float64]
 """float [2, 3]: homogeneous photo pixel -> crop pixel, both with the corner of the first pixel at (0, 0)."""

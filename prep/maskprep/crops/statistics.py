@@ -15,11 +15,9 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base.files import write_json
+from maskprep.base import write_json
 from maskprep.crops.crop import CHANNELS
-from maskprep.store.cache import Cache
-from maskprep.store.stage import DESCRIPTION, INDEX, Recipe, Report, Tables, TableStage
-from maskprep.store.tables import read_table
+from maskprep.store import DESCRIPTION, INDEX, Cache, Recipe, Report, Tables, TableStage, read_table
 
 SPLITS = ("train", "eval")
 """Those of which there is always an entry; others have one where there are such photos."""

@@ -6,7 +6,6 @@ mixed into it.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import itertools
@@ -27,18 +26,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from maskprep.base.colours import BACKGROUNDS, TRANSPARENT, parse_colour
-from maskprep.base.files import write_atomic, write_json, write_with
-from maskprep.base.progress import Progress, Silent
-from maskprep.crops.compositing import Background, cut_out
+from maskprep.base import BACKGROUNDS, TRANSPARENT, Progress, Silent, parse_colour, write_atomic, write_json, write_with
+from maskprep.crops import GROUND_KEPT, NOTHING_FOUND, Background, cut_out
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.columns import SPLIT_OF, SPLITS, UNLABELLED
-from maskprep.mattes.rules import GROUND_KEPT, NOTHING_FOUND
-from maskprep.photos.decode import Pixels
-from maskprep.photos.naming import result_names
-from maskprep.photos.pictures import encode
-from maskprep.store.tables import fingerprint
+from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
+from maskprep.photos import Pixels, encode, result_names
+from maskprep.store import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
 IMAGE_FORMATS = ("png", "jpg")
@@ -47,8 +41,8 @@ VERSION = 2
 SHARD = 1000
 """Samples in one Parquet or tar file."""
 
-
 Advance = Callable[[int], None]
+Samples = Iterator[tuple[str, dict[str, Any], bytes]]
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ def export_view(
         leftover.unlink(missing_ok=True)
     bars = progress or Silent()
     bars.start("export", len(rows))
-    writer: Callable[..., int] = {"folder": _folder, "csv": _csv, "hf": _parquet, "webdataset": _tars}[settings.format]
+    writer: Callable[..., int] = {"folder": _folder, "csv": _csv, "hf": _shards, "webdataset": _shards}[settings.format]
     files = writer(opened, rows, out, settings, keep, bars.advance)
     for name in stale:
         (out / name).unlink(missing_ok=True)
@@ -261,9 +255,7 @@ def files_of(view: View, rows: Any, settings: Settings) -> list[str]:
 
 def _shard_file(view: View, format: str, split: str, number: int, count: int) -> str:
     if format == "hf":
-        free = "test" not in set(
-            view.table["split"]
-        )  # ``eval`` is the ``test`` of datasets.load_dataset, if it is free
+        free = "test" not in set(view.table["split"])  # ``eval`` is the ``test`` of load_dataset, if that is free
         theirs = {"val": "validation", "eval": "test" if free else "eval"}
         return f"data/{theirs.get(split, split)}-{number:05d}-of-{count:05d}.parquet"
     return f"{split}-{number:06d}.tar"
@@ -309,11 +301,6 @@ def _within(name: str, split: str, folder: str) -> str:
     return "/".join(parts)
 
 
-def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
-    names = _picture_files(view, rows, settings)
-    return _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
-
-
 def _as_folder(name: str) -> str:
     r"""A class as the name of a folder on any system.
 
@@ -344,9 +331,8 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _write_pictures(
-    view: View, rows: Any, paths: Sequence[Path], settings: Settings, keep: bool, advance: Advance
-) -> int:
+def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    paths = [out / name for name in _picture_files(view, rows, settings)]
     todo = [(row, path) for row, path in zip(rows.tolist(), paths, strict=True) if not (keep and path.is_file())]
     advance(len(paths) - len(todo))
     for (_, path), data in zip(todo, pictures(view, [row for row, _ in todo], settings), strict=True):
@@ -356,19 +342,13 @@ def _write_pictures(
 
 
 def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
-    names = _picture_files(view, rows, settings)
-    files = _write_pictures(view, rows, [out / name for name in names], settings, keep, advance)
+    files = _folder(view, rows, out, settings, keep, advance)
     columns = _label_columns(view)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    joint = "class" not in columns  # an attribute may be called so
-    writer.writerow(["path", "image", *columns, *(["class"] if joint else [])])
-    for name, (_, row) in zip(names, view.table.iloc[rows].iterrows(), strict=True):
-        label = _plain(row["label"])
-        values = ["" if _plain(row[c]) is None else _plain(row[c]) for c in columns]
-        whole = ["" if label is None else view.schema.class_names[label]] if joint else []
-        writer.writerow([name, row["image"], *values, *whole])
-    write_atomic(out / LABELS, stream.getvalue().encode())
+    named = {c: [_plain(v) for v in view.table[c].iloc[rows]] for c in ("image", *columns)}
+    if "class" not in columns:  # an attribute may be called so
+        named["class"] = [None if label is None else view.schema.class_names[label] for label in named["label"]]
+    table = pd.DataFrame({"path": _picture_files(view, rows, settings), **named}, dtype=object)
+    write_atomic(out / LABELS, table.to_csv(index=False, lineterminator="\n").encode())
     return files + 1
 
 
@@ -382,81 +362,69 @@ def _parts(view: View, rows: Any) -> Iterator[tuple[str, int, int, Any]]:
             yield split, number, len(pieces), piece
 
 
-def _parquet(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
-    """Parquet files that ``datasets.load_dataset(out)`` reads as they are: ``eval`` is its ``test``."""
+def _shards(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    """Files of at most :data:`SHARD` samples of one split."""
     names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
-    classes = list(view.schema.class_names)
-    texts = [c for c in _label_columns(view) if c not in ("label", "split")]
-    features: dict[str, Any] = {"image": {"_type": "Image"}}
-    if classes:
-        features["label"] = {"names": classes, "_type": "ClassLabel"}
-    numbers = {a.name for a in view.schema.attributes if a.bins}
-    kind = {c: "float64" if c in numbers else "string" for c in ("file", *texts)}
-    features |= {c: {"dtype": dtype, "_type": "Value"} for c, dtype in kind.items()}
-    kinds = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()}
-    kinds |= dict.fromkeys(numbers, pa.float64())
-    about = json.dumps({"info": {"features": features}})
-    schema = pa.schema([(c, kinds.get(c, pa.string())) for c in features], metadata={"huggingface": about})
+    write = _write_parquet if settings.format == "hf" else _write_tar
     files = 0
     for split, number, count, piece in _parts(view, rows):
-        path = out / _shard_file(view, "hf", split, number, count)
+        path = out / _shard_file(view, settings.format, split, number, count)
         if keep and path.is_file():
             advance(len(piece))
             continue
-        columns: dict[str, list[Any]] = {c: [] for c in features}
-        for row, data in zip(piece.tolist(), pictures(view, piece.tolist(), settings), strict=True):
-            known = view.table.iloc[row]
-            columns["image"].append({"bytes": data, "path": names[row]})
-            if classes:
-                label = _plain(known["label"])
-                columns["label"].append(-1 if label is None else label)  # as ``datasets`` marks what is unknown
-            columns["file"].append(known["image"])
-            for c in texts:
-                value = _plain(known[c])
-                columns[c].append(_number(value) if c in numbers else None if value is None else str(value))
-            advance(1)
-        table = pa.table(columns, schema=schema)
-        write_with(path, partial(pq.write_table, table, compression="none", row_group_size=100))
+        samples = _samples(view, piece.tolist(), names, settings, advance)
+        write_with(path, partial(write, view, samples))
         files += 1
     return files
 
 
-def _tars(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+def _samples(view: View, rows: list[int], names: dict[int, str], settings: Settings, advance: Advance) -> Samples:
+    """File name, cells and encoded picture of some table rows. Cells of an attribute of numbers are numbers or None."""
+    numbers = {a.name for a in view.schema.attributes if a.bins}
+    for row, data in zip(rows, pictures(view, rows, settings), strict=True):
+        known = view.table.iloc[row]
+        cells = {c: _plain(_number(known[c]) if c in numbers else known[c]) for c in ("image", *_label_columns(view))}
+        yield names[row], cells, data
+        advance(1)
+
+
+def _write_parquet(view: View, samples: Samples, path: Path) -> None:
+    """A Parquet file that ``datasets.load_dataset`` reads as it is."""
+    numbers = {a.name for a in view.schema.attributes if a.bins}
+    kinds = {c: "float64" if c in numbers else "string" for c in _label_columns(view) if c not in ("label", "split")}
+    classes = list(view.schema.class_names)
+    features: dict[str, Any] = {"image": {"_type": "Image"}}
+    fields = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())])}
+    if classes:
+        features["label"] = {"names": classes, "_type": "ClassLabel"}
+        fields["label"] = pa.int64()
+    for name, kind in {"file": "string", **kinds}.items():
+        features[name] = {"dtype": kind, "_type": "Value"}
+        fields[name] = pa.type_for_alias(kind)
+    made = []
+    for name, cells, data in samples:
+        texts = {c: v if v is None or c in numbers else str(v) for c, v in cells.items()}
+        label = -1 if cells["label"] is None else cells["label"]  # as ``datasets`` marks what is unknown
+        made.append({**texts, "image": {"bytes": data, "path": name}, "file": cells["image"], "label": label})
+    about = json.dumps({"info": {"features": features}})
+    table = pa.Table.from_pylist(made, pa.schema(list(fields.items()), metadata={"huggingface": about}))
+    pq.write_table(table, path, compression="none", row_group_size=100)
+
+
+def _write_tar(view: View, samples: Samples, path: Path) -> None:
     """WebDataset: per sample the picture, ``cls`` (the joint label, if known) and ``json``. Keys are the photos' paths.
 
     WebDataset ends a key at its first dot, so dots in names become ``%2E``.
     """
-    names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
-    files = 0
-    for split, number, count, piece in _parts(view, rows):
-        path = out / _shard_file(view, "webdataset", split, number, count)
-        if keep and path.is_file():
-            advance(len(piece))
-            continue
-        write_with(path, partial(_write_tar, view, piece.tolist(), names, settings, advance))
-        files += 1
-    return files
-
-
-def _write_tar(
-    view: View, piece: list[int], names: dict[int, str], settings: Settings, advance: Advance, path: Path
-) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for row, data in zip(piece, pictures(view, piece, settings), strict=True):
-            known = view.table.iloc[row]
-            stem = str(PurePosixPath(names[row]).with_suffix(""))
+        for name, cells, data in samples:
+            stem, _, suffix = name.rpartition(".")
             key = stem.replace("%", "%25").replace(".", "%2E")
-            label = _plain(known["label"])
-            said = {"image": known["image"], **{c: _plain(known[c]) for c in _label_columns(view)}}
-            for name in (a.name for a in view.schema.attributes if a.bins):
-                number = _number(said[name])
-                said[name] = int(number) if number is not None and number.is_integer() else number
-            members = {settings.image_format: data}
-            if label is not None:
-                members["cls"] = str(label).encode()
-            members["json"] = json.dumps(said, ensure_ascii=False, sort_keys=True).encode()
-            for suffix, content in members.items():
-                entry = tarfile.TarInfo(f"{key}.{suffix}")
+            members = {suffix: data}
+            if cells["label"] is not None:
+                members["cls"] = str(cells["label"]).encode()
+            members["json"] = json.dumps(cells, ensure_ascii=False, sort_keys=True).encode()
+            for kind, content in members.items():
+                entry = tarfile.TarInfo(f"{key}.{kind}")
                 entry.size, entry.mode = len(content), 0o644  # no time, owner or group: the same bytes anywhere
                 archive.addfile(entry, io.BytesIO(content))
-            advance(1)

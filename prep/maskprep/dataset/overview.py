@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_whole
+from maskprep.base import counted, draw_text, keep_whole
+from maskprep.crops import SOLID
 from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER, groups
 from maskprep.dataset.view import View, open_view
-from maskprep.mattes.rules import SOLID
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
-from maskprep.store.tables import fingerprint
+from maskprep.photos import write_png
+from maskprep.store import Cache, fingerprint
 
-VERSION = 1
-FACE = 112
-COLUMNS = 6
-PANEL = (232, 130)
-TINTS = ((200, 60, 60), (50, 150, 70), (60, 90, 200))
+VERSION = 2
+FACE, CELL = 112, (140, 150)
+"""Height of a mean face, and size of the place for it and its name, pixels."""
+
+LONGEST = 22
+"""Characters of a name."""
+
 INPUTS = "maskprep.inputs"
 
 
@@ -116,53 +118,45 @@ def _inputs_of(path: Path) -> str:
 
 
 def _compose(view: View, found: Overview) -> Image.Image:
-    width = max(1, round(FACE * view.size[1] / view.size[0]))
-    cell = (max(width, 134) + GAP, FACE + 36)
-    rows = -(-len(found.faces) // COLUMNS)
-    total = (max(3 * (PANEL[0] + 3 * GAP), COLUMNS * cell[0]) + 2 * GAP, 34 + PANEL[1] + 44 + rows * cell[1] + GAP)
-    sheet = Image.new("RGB", total, PAPER)
+    histograms = _histograms(found)
+    size = (max(1, round(FACE * view.size[1] / view.size[0])), FACE)
+    wide = max(CELL[0], size[0] + GAP)
+    across = max(1, histograms.width // wide)
+    top = 34 + histograms.height
+    height = top + 24 + -(-len(found.faces) // across) * CELL[1]
+    sheet = Image.new("RGB", (max(histograms.width, size[0] + 2 * GAP), height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    title, small = (ImageFont.load_default(size) for size in (18, 12))
-    draw.text((GAP * 2, 8), f"{view.name}  {view.size[0]}x{view.size[1]}   {len(view)} crops", INK, font=title)
-    for c, tint in enumerate(TINTS):
-        _panel(draw, (2 * GAP + c * (PANEL[0] + 3 * GAP), 34), "RGB"[c], tint, found.whole[c], found.foreground[c])
-    below = 34 + PANEL[1] + 20
-    draw.text((GAP * 2, below), "mean of the crops of each class", FAINT, font=small)
+    draw_text(draw, (GAP * 2, 8), f"{view.name}  {view.size[0]}x{view.size[1]}   {len(view)} crops", INK, 18)
+    sheet.paste(histograms, (0, 34))
+    draw_text(draw, (GAP * 2, top), "mean of the crops of each class", FAINT, 12)
     for i, (name, count, face) in enumerate(found.faces):
-        left, top = 2 * GAP + (i % COLUMNS) * cell[0], below + 20 + (i // COLUMNS) * cell[1]
-        sheet.paste(Image.fromarray(face).resize((width, FACE), Image.Resampling.BOX), (left, top))
-        draw.text((left, top + FACE + 2), name, INK, font=small)
-        draw.text((left, top + FACE + 16), f"{count} crops", FAINT, font=small)
+        x, y = 2 * GAP + i % across * wide, top + 20 + i // across * CELL[1]
+        sheet.paste(Image.fromarray(face).resize(size, Image.Resampling.BOX), (x, y))
+        draw_text(draw, (x, y + FACE + 2), name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…", INK, 12)
+        draw_text(draw, (x, y + FACE + 16), counted(count, "crop"), FAINT, 12)
     return sheet
 
 
-def _panel(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    name: str,
-    tint: tuple[int, int, int],
-    whole: NDArray[np.int64],
-    foreground: NDArray[np.int64],
-) -> None:
-    """One histogram: whole crops filled, the foreground as a line; each by its own share of pixels."""
-    left, top = at
-    bottom, small = top + PANEL[1], ImageFont.load_default(11)
-    shares = [h / max(1, h.sum()) for h in (whole, foreground)]
-    inner = slice(1, 255)  # clipped pixels would dwarf the rest; their bars just end at the top
-    high = max(float(s[inner].max()) for s in shares) * 1.1 or 1.0
-    xs = np.linspace(left, left + PANEL[0], 256)
-    heights = [np.minimum(s / high, 1.0) * (PANEL[1] - 14) for s in shares]
-    filled = [(left, bottom), *zip(xs.tolist(), (bottom - heights[0]).tolist(), strict=True), (left + PANEL[0], bottom)]
-    draw.polygon(filled, fill=tuple(int(0.45 * v + 0.55 * 250) for v in tint))
-    if foreground.sum():
-        draw.line([*zip(xs.tolist(), (bottom - heights[1]).tolist(), strict=True)], fill=tint, width=2)
-    draw.line([(left, bottom), (left + PANEL[0], bottom)], fill=FAINT)
+def _histograms(found: Overview) -> Image.Image:
+    """A histogram per channel, side by side: whole crops filled, the foreground as a line, each by its own share."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.6, 2), dpi=100, layout="constrained", facecolor="#fafafa")
+    canvas: Any = FigureCanvasAgg(figure)
     values = np.arange(256)
-    mean = float((shares[0] * values).sum()) / 255
-    said = f"{name}   mean {mean:.3f}"
-    if foreground.sum():
-        said += f"   foreground (line) {float((shares[1] * values).sum()) / 255:.3f}"
-    draw.text((left, top), said, INK, font=small)
-    for value in (0, 128, 255):
-        place = left + PANEL[0] * value / 255
-        draw.text((place - (0 if value == 0 else 20 if value == 255 else 8), bottom + 2), str(value), FAINT, font=small)
+    channels = zip("RGB", ("#c83c3c", "#329646", "#3c5ac8"), found.whole, found.foreground, strict=True)
+    for axes, (name, colour, *numbers) in zip(figure.subplots(1, 3), channels, strict=True):
+        whole, inside = (h / max(1, h.sum()) for h in numbers)
+        title = f"{name}   mean {whole @ values / 255:.3f}"
+        axes.fill_between(values, whole, color=colour, alpha=0.45, linewidth=0)
+        if inside.any():
+            axes.plot(values, inside, color=colour)
+            title += f"   foreground (line) {inside @ values / 255:.3f}"
+        axes.set_title(title, fontsize=8, loc="left")
+        high = max(whole[1:255].max(), inside[1:255].max()) * 1.1 or 1.0  # clipped pixels would dwarf the rest
+        axes.set(xlim=(0, 255), ylim=(0, high), xticks=(0, 128, 255), yticks=(), facecolor="none")
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "left", "right"]].set_visible(False)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_whole
+from maskprep.base import counted, draw_text, keep_whole
 from maskprep.dataset.view import View, open_view
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
+from maskprep.photos import write_png
+from maskprep.store import Cache
 
 THUMB = 112
 """Height of one crop on the sheet, pixels."""
@@ -91,15 +91,14 @@ def _compose(view: View, rows: list[tuple[str, int, list[int]]]) -> Image.Image:
         PAPER,
     )
     draw = ImageDraw.Draw(sheet)
-    title, text, small = (ImageFont.load_default(size) for size in (18, 15, 12))
     crops, missing = len(view.table), len(view.missing)
     without = f", {missing} photos without" if missing else ""
     caption = f"{view.name}  {view.size[0]}x{view.size[1]}   {crops} crops{without}"
-    draw.text((GAP * 2, 8), caption, INK, font=title)
+    draw_text(draw, (GAP * 2, 8), caption, INK, 18)
     for i, (name, total, chosen) in enumerate(rows):
         top = title_height + i * (height + GAP)
-        draw.text((GAP * 2, top + height / 2 - 18), name, INK, font=text)
-        draw.text((GAP * 2, top + height / 2 + 2), f"{total} images", FAINT, font=small)
+        draw_text(draw, (GAP * 2, top + height / 2 - 18), name, INK, 15)
+        draw_text(draw, (GAP * 2, top + height / 2 + 2), counted(total, "image"), FAINT, 12)
         for j, pixels in enumerate(view.gather(np.array(chosen, dtype=np.intp))):
             crop = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
             sheet.paste(crop, (CAPTION + j * (width + GAP), top))

@@ -19,16 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import read_json
-from maskprep.crops.compositing import Background
-from maskprep.crops.crop import CHANNELS
-from maskprep.crops.statistics import moments
+from maskprep.base import read_json
+from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema
-from maskprep.mattes.planes import FOREGROUND
-from maskprep.mattes.rules import SOLID
-from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
-from maskprep.store.tables import cure, inputs_of, read_table
+from maskprep.labels import Schema
+from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -112,7 +107,9 @@ class View:
         return out
 
     def _check(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Compare a crop that is read for the first time with its sums."""
+        """Compare a crop that is read for the first time with its sums; pixels that come from no cache have none."""
+        if SUMS[0] not in self.table:
+            return
         shard, row = int(self._shard[index]), int(self._row[index])
         if shard not in self.checked:
             self.checked[shard] = np.zeros(len(self.shards[shard]), np.bool_)

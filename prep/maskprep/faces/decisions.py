@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from maskprep.faces.choice import Choice
 from maskprep.faces.face import Face, iou
-from maskprep.store.decisions import Decision, holders, images_by_content, parse_box
+from maskprep.store import Decision, holders, images_by_content, parse_box
 
 SAME_BOX_IOU = 0.5
 """An expected box and one found now are the same when they overlap this much."""

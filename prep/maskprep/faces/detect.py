@@ -15,10 +15,8 @@ from maskprep.errors import UsageError
 from maskprep.faces.detectors import DETECTORS, Detection, check_names, open_detectors
 from maskprep.faces.face import Face, merge
 from maskprep.faces.search import find_faces
-from maskprep.photos.colour import picture
-from maskprep.photos.decode import SCALED, PhotoError, PhotoFile, reduction_of
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, TableStage
-from maskprep.store.tables import schema_of
+from maskprep.photos import SCALED, PhotoError, PhotoFile, picture, reduction_of
+from maskprep.store import Compute, Input, MapStage, Output, Recipe, Report, Tables, TableStage, schema_of
 
 PICTURE = ("content", "colour_profile", "error", "format", "width", "height")
 """Columns of images.parquet that tell what there is to search."""

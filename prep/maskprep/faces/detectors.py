@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.quiet import quiet
-from maskprep.base.text import nearest
+from maskprep.base import nearest, quiet
 from maskprep.errors import UsageError
-from maskprep.photos.decode import Pixels
-from maskprep.weights.fetch import REGISTRY, locate
+from maskprep.photos import Pixels
+from maskprep.weights import REGISTRY, locate
 
 WORKING_SIDE = 640
 """Detectors see the photo reduced (area filter) to at most this many pixels on its longer side."""

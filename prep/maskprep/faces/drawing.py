@@ -6,19 +6,13 @@ import math
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maskprep.base.files import keep_out, keep_whole
+from maskprep.base import draw_text, font, keep_out, keep_whole
 from maskprep.errors import UsageError
 from maskprep.faces.subjects import Subjects
-from maskprep.photos.decode import PhotoError
-from maskprep.photos.folder import PhotoFolder
-from maskprep.photos.naming import find_image
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
-from maskprep.store.tables import read_table
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+from maskprep.photos import PhotoError, PhotoFolder, find_image, write_png
+from maskprep.store import Cache, read_table
 
 COLOURS = {
     "yunet": (255, 140, 0),
@@ -92,7 +86,6 @@ def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int 
     scale = min(longest / max(pixels.shape[:2]), 4.0)
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     photo = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     draw = ImageDraw.Draw(photo)
     mine_only = chooser.faces[chooser.faces["image"] == image]
     detections = mine_only.to_dict("records")
@@ -109,20 +102,18 @@ def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int 
         box = [v * scale for v in face.box]
         draw.rectangle(box, outline=colour, width=4 if mine else 2)
         tag = f"{face.faces[0]}  {candidate.mark:.2f}"
-        left, top, right, bottom = draw.textbbox((box[0], max(0, box[1] - 20)), tag, font=font)
+        left, top, right, bottom = draw.textbbox((box[0], max(0, box[1] - 20)), tag, font=font(tag, 15))
         draw.rectangle([left - 3, top - 2, right + 3, bottom + 2], fill=colour)
-        draw.text((box[0], max(0, box[1] - 20)), tag, (255, 255, 255), font=font)
+        draw_text(draw, (box[0], max(0, box[1] - 20)), tag, (255, 255, 255), 15)
         seen = [f"{d['detector']} {d['score']:.2f} {d['rung']}" for d in detections if d["face"] in face.faces]
         signals = ", ".join(f"{name} {value:.2f}" for name, value in candidate.signals.items())
         lines.append(f"{face.faces[0]}: mark {candidate.mark:.2f} ({signals}); " + ", ".join(seen[:4]))
     if choice.face is None and choice.box is not None:
         draw.rectangle([v * scale for v in choice.box], outline=CHOSEN, width=4)
-    return _with_caption(photo, lines, small)
+    return _with_caption(photo, lines)
 
 
-def _with_caption(
-    photo: Image.Image, lines: list[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont
-) -> Image.Image:
+def _with_caption(photo: Image.Image, lines: list[str]) -> Image.Image:
     """The photo above its lines of text, broken to its width."""
     wrapped: list[str] = []
     room = max(30, photo.width // 6)
@@ -136,7 +127,7 @@ def _with_caption(
     canvas.paste(photo)
     draw = ImageDraw.Draw(canvas)
     for i, text in enumerate(wrapped):
-        draw.text((6, photo.height + 4 + 15 * i), text, INK, font=font)
+        draw_text(draw, (6, photo.height + 4 + 15 * i), text, INK, 12)
     return canvas
 
 

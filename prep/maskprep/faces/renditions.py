@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.faces.detectors import WORKING_SIDE, Detection, reduce_for_detection
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 SMALL_SIDE = 320
 """Longer side of the rendition ``small``, pixels."""

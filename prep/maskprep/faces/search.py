@@ -36,7 +36,7 @@ from maskprep.faces.choice import candidates, place
 from maskprep.faces.detectors import DETECTORS, Detection, Find, reduce_for_detection
 from maskprep.faces.face import CREDIBLE, NOTHING, Box, Face, area, confirmed, evidence, group, merge, same
 from maskprep.faces.renditions import SMALL_SIDE, close, looks, map_face, similarity
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 CONFIRMING = "centerface"
 """The detector family that takes close looks."""

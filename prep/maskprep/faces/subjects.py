@@ -11,15 +11,13 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base.boxes import BOX_COLUMNS, Box
+from maskprep.base import BOX_COLUMNS, Box
 from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
 from maskprep.faces.decisions import by_image, decision_reason, rule
 from maskprep.faces.detect import faces_by_image
 from maskprep.faces.face import Face
 from maskprep.faces.reasons import not_faces
-from maskprep.store.decisions import Decision
-from maskprep.store.stage import Recipe, Report, Tables, TableStage
-from maskprep.store.tables import schema_of
+from maskprep.store import Decision, Recipe, Report, Tables, TableStage, schema_of
 
 VERSION = 5
 

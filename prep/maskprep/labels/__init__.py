@@ -1,1 +1,8 @@
-"""Labels: the schema and the table of final labels."""
+"""Labels: the schema and the table of final labels.
+
+What other rooms may use stands in ``__init__.pyi``; each name is loaded when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

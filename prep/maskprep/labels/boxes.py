@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base.boxes import BOX_COLUMNS
+from maskprep.base import BOX_COLUMNS, nfc, read_yaml
+from maskprep.errors import UsageError
 from maskprep.labels.columns import plain
-from maskprep.labels.lists import nfc
 
 COLUMNS = BOX_COLUMNS
 """Of images.parquet: the subject's box, null for photos without one; ``boxes`` beside them counts all of a photo."""
@@ -232,11 +232,9 @@ def _yolo_names(root: Path) -> dict[int, str]:
             return {i: line.strip() for i, line in enumerate(lines) if line.strip()}
     for file in ("data.yaml", "dataset.yaml"):
         if (root / file).is_file():
-            import yaml
-
             try:
-                data = yaml.safe_load((root / file).read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError):
+                data = read_yaml(root / file)
+            except UsageError:
                 return {}
             names = data.get("names", {}) if isinstance(data, dict) else {}
             pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())

@@ -7,7 +7,6 @@ matter, and applying them twice is applying them once.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,9 +15,10 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base import fold, nearest, nfc
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.fixes import ANY, PERSON, Fix, nearest
-from maskprep.labels.schema import Attribute, Schema, fold
+from maskprep.labels.fixes import ANY, PERSON, Fix
+from maskprep.labels.schema import Attribute, Schema
 
 OUTCOMES = ("applied", "already", "overruled", "refused", "absent")
 """What came of a fix: labels changed, they say so already, a stronger fix says otherwise, the labels are not as it
@@ -90,13 +90,13 @@ class Table:
         for name in (*schema.names, PERSON):
             self.columns.setdefault(name, [None] * len(images))
         self.images: list[str] = [str(image) for image in self.columns["image"]]
-        self._parts = [PurePosixPath(_nfc(image)).parts for image in self.images]
+        self._parts = [PurePosixPath(nfc(image)).parts for image in self.images]
         self._people: dict[str, list[int]] = {}
         self._numbers: dict[str, list[int]] = {}
         for row, person in enumerate(self.columns[PERSON]):
             if person is not None:
-                self._people.setdefault(_nfc(str(person)), []).append(row)
-                self._numbers.setdefault(_nfc(str(person)).lstrip("0"), []).append(row)
+                self._people.setdefault(nfc(str(person)), []).append(row)
+                self._numbers.setdefault(nfc(str(person)).lstrip("0"), []).append(row)
         self._contents: dict[str, list[int]] = {}
         for row, content in enumerate(self.columns.get("content", [])):
             self._contents.setdefault(str(content), []).append(row)
@@ -133,12 +133,12 @@ class Table:
                 return named  # of several copies, the one that was ruled on
             return list(rows)
         if fix.person:
-            person = _nfc(fix.person)
+            person = nfc(fix.person)
             rows = self._people.get(person) or (
                 self._numbers.get(person.lstrip("0"), []) if person[:1].isdigit() else []
             )
         if pattern:
-            parts = PurePosixPath(_nfc(pattern.replace("\\", "/"))).parts
+            parts = PurePosixPath(nfc(pattern.replace("\\", "/"))).parts
             rows = [row for row in rows if _ends_in(self._parts[row], parts)]
         return [row for row in rows if all(_same(self.columns[name][row], value) for name, value in fix.where)]
 
@@ -198,22 +198,24 @@ def _check_values(table: Table, fix: Fix) -> list[tuple[str, str]]:
         return [(fix.expected or fix.person, fix.new)]
     attribute = table.attribute(fix)
     for text in (fix.expected, fix.new):
-        if text != ANY and not _known(attribute, text):
-            known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
-            raise UsageError(
-                f"{fix.place}: '{text}' is no {attribute.name}.{nearest(text, attribute.classes)}", f"Known: {known}."
-            )
+        _check_value(fix, attribute, text)
     if fix.new == ANY:
         raise UsageError(f"{fix.place}: the new value cannot be '{ANY}'.")
     pairs = [(fix.expected, fix.new)]
     return [*pairs, (fix.new, fix.expected)] if fix.operation == "swap" else pairs
 
 
+def _check_value(fix: Fix, attribute: Attribute, text: str) -> None:
+    if text != ANY and attribute.index(text) is None and _class(attribute, text) is None:
+        known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
+        likely = nearest(text, attribute.classes)
+        raise UsageError(f"{fix.place}: '{text}' is no {attribute.name}.{likely}", f"Known: {known}.")
+
+
 def _drop(table: Table, fix: Fix, rows: list[int], dropped: dict[str, Fix]) -> Outcome:
     if fix.field:
         attribute = table.attribute(fix)
-        if fix.expected != ANY and not _known(attribute, fix.expected):
-            raise UsageError(f"{fix.place}: '{fix.expected}' is no {attribute.name}.")
+        _check_value(fix, attribute, fix.expected)
         for row in rows:
             if not _holds(attribute, table.columns[fix.field][row], fix.expected):
                 return _refusal(table, fix, row, len(rows), fix.expected)
@@ -273,10 +275,6 @@ def _settle(
 # ---------------------------------------------------------------- values
 
 
-def _known(attribute: Attribute, text: str) -> bool:
-    return attribute.index(text) is not None or _class(attribute, text) is not None
-
-
 def _class(attribute: Attribute, text: str) -> int | None:
     """Index of a class by its name, for names and numbers alike."""
     return next((i for i, name in enumerate(attribute.classes) if fold(name) == fold(text)), None)
@@ -294,7 +292,7 @@ def _is(attribute: Attribute | None, found: object, text: str) -> bool:
     if found is None:
         return False
     if attribute is None:
-        return _nfc(str(found)) == _nfc(text)
+        return nfc(str(found)) == nfc(text)
     if attribute.bins and _class(attribute, text) is None:
         return _number(found) == _number(text)
     index = attribute.index(found)
@@ -305,7 +303,7 @@ def _holds(attribute: Attribute | None, found: object, expected: str) -> bool:
     if expected == ANY:
         return True
     if attribute is None and found is not None and expected[:1].isdigit():
-        return _nfc(str(found)).lstrip("0") == _nfc(expected).lstrip("0")
+        return nfc(str(found)).lstrip("0") == nfc(expected).lstrip("0")
     return _is(attribute, found, expected)
 
 
@@ -340,10 +338,6 @@ def _ends_in(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Whether a path ends in a pattern, folder by folder."""
     tail = parts[-len(pattern) :]
     return len(tail) == len(pattern) and all(a == b or fnmatchcase(a, b) for a, b in zip(tail, pattern, strict=True))
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def _plain(column: pd.Series[Any]) -> list[Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskprep.base import some
 from maskprep.labels.changes import Changes, Outcome
 from maskprep.labels.fixes import ANY, PRESET, RULING, Fix, read_fixes, read_preset
-from maskprep.labels.lists import some
-from maskprep.store.decisions import Decision, read_decisions, relabels
+from maskprep.store import Decision, read_decisions, relabels
 
 
 def gather(files: Sequence[str], preset: str | None, min_agree: int, decisions: Path) -> list[Fix]:

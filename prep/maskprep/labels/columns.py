@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.labels.schema import MASK_SCHEMA, Attribute, fold
+from maskprep.base import fold
+from maskprep.labels.schema import MASK_SCHEMA, Attribute
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (

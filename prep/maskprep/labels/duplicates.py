@@ -16,9 +16,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.photos.phash import distances, near_groups, words
-from maskprep.store.stage import Recipe, Report, Tables, TableStage
-from maskprep.store.tables import fingerprint
+from maskprep.photos import distances, near_groups, words
+from maskprep.store import Recipe, Report, Tables, TableStage, fingerprint
 
 VERSION = 1
 

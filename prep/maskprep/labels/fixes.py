@@ -30,15 +30,13 @@ All selectors of a row must hold. A YAML file holds the same rows as a list of m
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import difflib
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskprep.base import nearest, read_csv, read_nodes
 from maskprep.errors import UsageError, UserError
 
 OPERATIONS = ("set", "swap", "drop", "rename")
@@ -129,12 +127,6 @@ class Fix:
         return " ".join(part for part in (*parts, self.other and f"↔ {self.other}") if part)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``Did you mean ...?`` with the known name most like a misspelt one, or nothing."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
 def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
     """The fixes of a file, in order.
 
@@ -146,68 +138,43 @@ def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
         UserError: the file cannot be read.
         UsageError: an unknown column or a row that is no fix, naming file and line.
     """
-    if path.suffix.lower() not in (".csv", ".yaml", ".yml"):
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".yaml", ".yml"):
         raise UsageError(f"'{path}' is neither a .csv nor a .yaml file.", "Fixes are rows of a CSV or YAML file.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(
-            f"The fixes '{path}' are not there.", "Restore the file, or forget it with: maskprep relabel --fixes none"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read '{path}': {error}.", "Save it as UTF-8.") from error
-    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else _yaml_rows(path, text)
+    if not path.is_file():
+        hint = "Restore the file, or forget it with: maskprep relabel --fixes none"
+        raise UserError(f"The fixes '{path}' are not there.", hint)
+    rows = _csv_rows(path) if suffix == ".csv" else _yaml_rows(path)
     return [_fix(path, line, cells, level) for line, cells in rows]
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
-    names: list[str] = []
-    end = 0
-    try:
-        for cells in reader:
-            line, end = end + 1, reader.line_num  # a quoted cell may hold line ends
-            if not names:
-                names = [name.strip().lower() for name in cells]
-                _check_columns(path, names)
-            elif any(cell.strip() for cell in cells):
-                if any(cell.strip() for cell in cells[len(names) :]):
-                    raise UsageError(f"{path.name}, line {line}: more cells than columns.", "Quote cells with commas.")
-                rows.append((line, {name: cell.strip() for name, cell in zip(names, cells, strict=False) if name}))
-    except csv.Error as error:
-        raise UserError(f"Cannot read '{path}' as a CSV file: {error}.", "Save it as UTF-8 with a header.") from error
-    if not names:
+def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    table = read_csv(path)
+    if not table.names:
         raise UserError(f"'{path}' is empty.", f"Its first line names the columns: {', '.join(COLUMNS)}.")
-    return rows
+    table = dataclasses.replace(table, names=[name.lower() for name in table.names])
+    _check_columns(path, table.names)
+    return list(table.records())
 
 
-def _yaml_rows(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    import yaml
-
-    try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)  # BaseLoader: 000020 stays text and does not become 16
-        data = yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"'{path}' is not valid YAML: {' '.join(str(error).split())}") from error
-    if isinstance(data, Mapping):
-        if [*data] != ["fixes"]:
-            raise UsageError(f"{path.name}: unknown key '{next((k for k in data if k != 'fixes'), '')}'.", "Use: fixes")
-        assert isinstance(root, yaml.MappingNode)
-        data, root = data["fixes"], root.value[0][1]
-    if not data:
+def _yaml_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    node: Any = read_nodes(path)
+    if node is not None and node.id == "mapping":
+        keys = [key.value for key, _ in node.value]
+        if keys != ["fixes"]:
+            raise UsageError(f"{path.name}: unknown key '{next((k for k in keys if k != 'fixes'), '')}'.", "Use: fixes")
+        node = node.value[0][1]
+    if node is None or not node.value:
         return []
-    if not isinstance(data, list):
+    if node.id != "sequence":
         raise UsageError(f"{path.name} must hold a list of fixes.")
-    assert isinstance(root, yaml.SequenceNode)
     rows = []
-    for node, row in zip(root.value, data, strict=True):
-        line = node.start_mark.line + 1
-        if not isinstance(row, Mapping) or not all(isinstance(value, str) for value in row.values()):
+    for item in node.value:
+        line = item.start_mark.line + 1
+        if item.id != "mapping" or any(value.id != "scalar" for _, value in item.value):
             raise UsageError(f"{path.name}, line {line}: a fix is a mapping of columns to texts.")
-        _check_columns(path, list(row))
-        rows.append((line, {str(name): value.strip() for name, value in row.items()}))
+        _check_columns(path, [str(key.value) for key, _ in item.value])
+        rows.append((line, {str(key.value): value.value.strip() for key, value in item.value}))
     return rows
 
 

@@ -15,10 +15,8 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.errors import UsageError
-from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, Photo, PhotoFile, heic_available
-from maskprep.photos.folder import File
-from maskprep.store import shards
-from maskprep.store.stage import (
+from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
+from maskprep.store import (
     KEYED,
     Compute,
     Input,
@@ -29,8 +27,9 @@ from maskprep.store.stage import (
     StageStatus,
     Tables,
     TableStage,
+    schema_of,
+    shards,
 )
-from maskprep.store.tables import schema_of
 
 VERSION = 3
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base import fold, nfc, some
 from maskprep.errors import UsageError, UserError
 from maskprep.labels import boxes, columns
 from maskprep.labels.columns import SPLIT_OF, UNLABELLED
-from maskprep.labels.lists import Listing, listings, match, nfc, read_csv, some
-from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema, fold
+from maskprep.labels.lists import Listing, listings, match, read_list
+from maskprep.labels.schema import MASK_SCHEMA, RESERVED, Attribute, Schema
 
 LAYOUTS = ("auto", "boostcamp", "folders", "csv", "boxes", "flat")
 
@@ -129,14 +130,9 @@ def _corners(found: Sequence[Listing]) -> Listing | None:
     return with_boxes[0] if len(with_boxes) == 1 else None
 
 
-def detect_layout(root: Path, images: Sequence[str], settings: SourceSettings | None = None) -> str:
-    """The layout of a folder: boostcamp by its person folders or eval/info.csv, csv by a table that names the
-    photos, folders by two or more subfolders with photos, else flat (photos without labels)."""
-    settings = settings or SourceSettings()
-    return _detect(root, images, settings, [] if settings.csv else listings(root, images)[0])
-
-
 def _detect(root: Path, images: Sequence[str], settings: SourceSettings, found: Sequence[Listing]) -> str:
+    """boostcamp by its person folders or eval/info.csv, boxes or csv by a table of photos, folders by two or
+    more subfolders with photos, else flat (photos without labels)."""
     paths = [PurePosixPath(image) for image in images]
     if any(PERSON_FOLDER.fullmatch(path.parent.name) for path in paths) or (
         any((root / folder / "info.csv").is_file() for folder in ("eval", "."))
@@ -199,7 +195,7 @@ def _boostcamp(root: Path, images: Sequence[str], schema: Schema | None) -> Desc
         if folder is None:
             rows.append({"person": None, "mask": None, "gender": None, "race": None, "age": None})
             continue
-        row: dict[str, Any] = {k: _known(v) for k, v in folder.groupdict().items()}
+        row: dict[str, Any] = {k: None if v.lower() == "unknown" else v for k, v in folder.groupdict().items()}
         if said := listed.get(nfc(path.parent.name)):
             if any(said[k] and row[k] and str(said[k]).lower() != row[k].lower() for k in ("gender", "age")):
                 disagree.append(path.parent.name)
@@ -227,15 +223,11 @@ def _boostcamp(root: Path, images: Sequence[str], schema: Schema | None) -> Desc
     return Described("boostcamp", table, schema or MASK_SCHEMA, tuple(notes), origins, unused, lists=lists)
 
 
-def _known(value: str) -> str | None:
-    return None if value.lower() == "unknown" else value
-
-
 def _train_csv(root: Path) -> tuple[dict[str, dict[str, str | None]], list[str]]:
     """Folder name -> person, gender, race, age as train.csv says, where there is one."""
     for path in (root / "train" / "train.csv", root / "train.csv"):
         if path.is_file():
-            frame = read_csv(path)
+            frame = read_list(path)
             columns = {str(c).strip().lower(): c for c in frame.columns}
             if "path" not in columns:
                 return {}, [f"{path.name} has no column 'path' and is not used."]
@@ -272,12 +264,9 @@ def _folders(root: Path, images: Sequence[str], schema: Schema | None) -> Descri
     name = schema.names[0] if schema and len(schema.names) == 1 else CLASS
     table[name] = pd.Series(_class_folders(images), dtype="str")
     origins = {name: "folders", "split": "folders"}
-    return Described("folders", table, schema or _schema_of(table, name), _loose(table[name]), origins)
-
-
-def _loose(column: pd.Series[Any]) -> tuple[str, ...]:
-    loose = int(column.isna().sum())
-    return (f"{loose} photos lie outside a class folder and have no label.",) if loose else ()
+    loose = int(table[name].isna().sum())
+    notes = (f"{loose} photos lie outside a class folder and have no label.",) if loose else ()
+    return Described("folders", table, schema or _schema_of(table, name), notes, origins)
 
 
 def _flat(root: Path, images: Sequence[str], schema: Schema | None) -> Described:
@@ -302,15 +291,15 @@ def _listing(root: Path, images: Sequence[str], settings: SourceSettings, found:
             names = some([one.path.name for one in found])
             raise UserError(f"Several tables in '{root}' name the photos: {names}.", "Name one: source.csv")
     path = root / settings.csv if settings.csv else found[0].path
-    frame = read_csv(path)
-    has = f"It has: {', '.join(frame.columns)}."
-    for ours, name in settings.columns.items():
-        if name not in frame.columns:
-            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
+    frame = read_list(path)
     column = settings.columns.get("path") or columns.find(list(frame.columns), "path")
     if column is None:
-        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", has)
+        raise UsageError(f"{path.name} has no column with paths; name it as source.columns.path.", _has(frame))
     return Listing(path, frame, column)
+
+
+def _has(frame: pd.DataFrame) -> str:
+    return f"It has: {', '.join(frame.columns)}."
 
 
 def _csv(
@@ -318,10 +307,9 @@ def _csv(
 ) -> Described:
     path, frame = listing.path, listing.frame
     free = [name for name in frame.columns if name != listing.column]
-    has = f"It has: {', '.join(frame.columns)}."
     for ours, name in settings.columns.items():
         if name not in frame.columns:
-            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", has)
+            raise UsageError(f"{path.name} has no column '{name}' (source.columns.{ours}).", _has(frame))
 
     def column(ours: str) -> str | None:
         return settings.columns.get(ours) or columns.find(free, ours)
@@ -330,12 +318,14 @@ def _csv(
     schema = schema or _csv_schema(frame, free, settings.columns, notes, path.name)
     wanted = {name: column(name) for name in ("person", "split", *schema.names)}
     if missing := [name for name in schema.names if wanted[name] is None]:
-        raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", has)
+        raise UsageError(f"{path.name} has no column for: {', '.join(missing)}.", _has(frame))
     used = {listing.column, *wanted.values()}
     taken = RESERVED | {*wanted}
     others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
     rows, said = match(root, path, frame, listing.column, images)
-    listed = frame.reindex(rows).reset_index(drop=True)  # a photo without a row (-1) gets empty cells
+    listed = (
+        frame.reset_index(drop=True).reindex(rows).reset_index(drop=True)
+    )  # a photo without a row (-1) gets empty cells
     table = _table(images)
     refused: dict[str, dict[str, int]] = {}
     for ours, name in {**{k: v for k, v in wanted.items() if v is not None}, **others}.items():
@@ -396,14 +386,14 @@ def _boxes_of(root: Path, images: Sequence[str], listing: Listing) -> boxes.Anno
     free = [name for name in listing.frame.columns if name not in (listing.column, *corners)]
     label = columns.find(free, CLASS)
     annotated = boxes.Annotations(kind=f"columns {', '.join(corners)}", files=[listing.path.name])
-    photos = listing.frame[[listing.column]].drop_duplicates().reset_index(drop=True)
+    photos = listing.frame[[listing.column]].drop_duplicates()
     rows, notes = match(root, listing.path, photos, listing.column, images)
     annotated.notes.extend(notes)
     groups = dict(list(listing.frame.groupby(listing.column, sort=False)))
     for image, row in zip(images, rows, strict=True):
         if row < 0:
             continue
-        for record in groups[photos[listing.column][row]].to_dict("records"):
+        for record in groups[photos[listing.column].iloc[row]].to_dict("records"):
             cells = [pd.to_numeric(record[c], errors="coerce") for c in corners]
             if any(pd.isna(cell) for cell in cells):
                 annotated.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")

@@ -9,13 +9,11 @@ import pandas as pd
 
 from maskprep.errors import UsageError
 from maskprep.labels.duplicates import assemble, crossing, same_ids, shared_ids
-from maskprep.store.cache import Cache
-from maskprep.store.decisions import Decision, allowed_pairs, read_decisions
-from maskprep.store.tables import read_table
+from maskprep.store import Cache, Decision, allowed_pairs, read_decisions, read_table
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class DuplicateReport:
     """What is there twice.
 
     Args:
@@ -33,7 +31,7 @@ class Duplicates:
     decisions: Path
 
 
-def open_duplicates(cache: Cache, distance: int | None = None) -> Duplicates:
+def open_duplicates(cache: Cache, distance: int | None = None) -> DuplicateReport:
     """Read duplicates.parquet, or find pairs at another distance.
 
     Raises:
@@ -52,10 +50,10 @@ def open_duplicates(cache: Cache, distance: int | None = None) -> Duplicates:
     allowed = allowed_pairs(read_decisions(cache.decisions))
     both = zip(pairs["content_a"], pairs["content_b"], strict=True)
     pairs["allowed"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
-    return Duplicates(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
+    return DuplicateReport(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
 
 
-def allow_pairs(found: Duplicates, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
+def allow_pairs(found: DuplicateReport, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
     """The decisions that allow the pairs of one photo across people or splits, less those that are there.
 
     Raises:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,14 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base import csv_files, nfc, some
 from maskprep.errors import UserError, missing_extra
 from maskprep.labels import columns
 
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 """Tables that may list photos."""
-
-ENCODINGS = ("utf-8-sig", "utf-16", "cp949")
-"""Tried in turn: UTF-8 with or without a mark, what Excel calls Unicode text, Korean Windows."""
 
 
 @dataclass(frozen=True)
@@ -38,58 +33,25 @@ class Listing:
     column: str
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file (comma, semicolon or tab) as text columns; cells lose outer blanks, and empty ones are missing.
+def read_list(path: Path) -> pd.DataFrame:
+    """A CSV file or workbook as text columns; empty cells are missing, and a column without a name gets a number.
+
+    The index is the line of the file at which a row begins.
 
     Nothing else is read into a cell: a class may be called ``None`` or ``NA``.
 
     Raises:
         UserError: it cannot be read, naming the file.
     """
-    lines = _cells(path)
-    names = [name.strip() or f"column {i + 1}" for i, name in enumerate(lines[0])] if lines else []
-    if len(lines) < 2 or len(set(names)) < len(names):
-        reason = "it has no lines but the header" if len(lines) < 2 else "two columns have one name"
-        raise UserError(f"Cannot use '{path}': {reason}.", "Save it as UTF-8 with a header line.")
-    rows = [[cell.strip() or None for cell in line] for line in lines[1:] if any(cell.strip() for cell in line)]
-    for row in rows:
-        if any(cell is not None for cell in row[len(names) :]):
-            raise UserError(f"'{path}' has a line with more cells than columns: {row[0]}.", "Quote cells with commas.")
-    wide = [(row + [None] * len(names))[: len(names)] for row in rows]
-    return pd.DataFrame(wide, columns=names, dtype="str")
+    table = csv_files.of_lines(path, _sheet(path)) if path.suffix.lower() == ".xlsx" else csv_files.read_csv(path)
+    names = [name or f"column {i + 1}" for i, name in enumerate(table.names)]
+    if not table.rows:
+        raise UserError(f"Cannot use '{path}': it has no lines but the header.", csv_files.HINT)
+    rows = [[cell or None for cell in cells] for _, cells in table.rows]
+    return pd.DataFrame(rows, columns=names, dtype="str", index=[line for line, _ in table.rows])
 
 
-def _cells(path: Path) -> list[list[str]]:
-    """All cells of a table as text."""
-    hint = "Save it as UTF-8 with a header line."
-    try:
-        if path.suffix.lower() == ".xlsx":
-            return _sheet(path)
-        data = path.read_bytes()
-        text = _decoded(data)
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True))
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file '{path}'.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"Cannot read '{path}' as a CSV file: {reason}.", hint) from error
-
-
-def _decoded(data: bytes) -> str:
-    """Text in whichever of :data:`ENCODINGS` it is; UTF-16 only where a mark says so."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        try:
-            return data.decode("cp949")
-        except UnicodeDecodeError:
-            raise error from None
-
-
-def _sheet(path: Path) -> list[list[str]]:
+def _sheet(path: Path) -> list[tuple[int, list[str]]]:
     """The first sheet of a workbook."""
     try:
         import openpyxl
@@ -101,7 +63,7 @@ def _sheet(path: Path) -> list[list[str]]:
         book.close()
     except Exception as error:  # its errors are of many kinds: zipfile, xml, KeyError
         raise UserError(f"Cannot read '{path}' as an Excel workbook: {error}.", "Save it as CSV.") from error
-    return [["" if cell is None else _number(cell) for cell in row] for row in rows]
+    return [(i, ["" if cell is None else _number(cell) for cell in row]) for i, row in enumerate(rows, 1)]
 
 
 def _number(cell: object) -> str:
@@ -121,7 +83,7 @@ def listings(root: Path, images: Sequence[str]) -> tuple[list[Listing], list[str
     found: list[Listing] = []
     for path in sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith((".", "~"))):
         try:
-            frame = read_csv(path)
+            frame = read_list(path)
         except UserError as error:
             notes.append(f"'{path.name}' is not used: {error.message}")
             continue
@@ -151,7 +113,7 @@ def _metadata(root: Path, notes: list[str]) -> Listing | None:
         if path.suffix not in (".csv", ".jsonl"):
             continue
         try:
-            frame = read_csv(path) if path.suffix == ".csv" else _json_lines(path)
+            frame = read_list(path) if path.suffix == ".csv" else _json_lines(path)
         except UserError as error:
             notes.append(f"'{path.relative_to(root)}' is not used: {error.message}")
             continue
@@ -160,24 +122,24 @@ def _metadata(root: Path, notes: list[str]) -> Listing | None:
             frame["file_name"] = [(home / str(name)).as_posix() for name in frame["file_name"]]
             frames.append(frame)
             paths.append(path)
-    return Listing(paths[0], pd.concat(frames, ignore_index=True), "file_name") if frames else None
+    return Listing(paths[0], pd.concat(frames), "file_name") if frames else None
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
     """One JSON object per line, its values as text."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        rows = [{str(k): None if v is None else _number(v) for k, v in line.items()} for line in lines]
+        lines = {i: json.loads(text) for i, text in enumerate(path.read_bytes().splitlines(), 1) if text.strip()}
+        rows = [{str(k): None if v is None else _number(v) for k, v in row.items()} for row in lines.values()]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"Cannot read '{path}' as lines of JSON: {error}.", "Each line must be one object.") from error
-    return pd.DataFrame(rows, dtype="str")
+    return pd.DataFrame(rows, dtype="str", index=list(lines))
 
 
 def _headless(frame: pd.DataFrame) -> pd.DataFrame:
     """A table whose header is its first row; its columns get numbers."""
     names = [f"column {i + 1}" for i in range(frame.shape[1])]
-    first = pd.DataFrame([list(frame.columns)], columns=names, dtype="str")
-    return pd.concat([first, frame.set_axis(names, axis=1)], ignore_index=True)
+    first = pd.DataFrame([list(frame.columns)], columns=names, dtype="str", index=[1])
+    return pd.concat([first, frame.set_axis(names, axis=1)])
 
 
 def _keys(image: str) -> Iterator[str]:
@@ -233,7 +195,7 @@ def match(
         if image_of is None:
             lost.append(text)
         elif image_of in row_of and not frame.iloc[i].equals(frame.iloc[row_of[image_of]]):
-            lines = f"lines {row_of[image_of] + 2} and {i + 2}"
+            lines = f"lines {frame.index[row_of[image_of]]} and {frame.index[i]}"
             raise UserError(f"{path.name} has two different rows for '{image_of}' ({lines}).", "Keep one of them.")
         else:
             row_of.setdefault(image_of, i)
@@ -252,13 +214,3 @@ def _namesake(text: str, images: Sequence[str]) -> str | None:
         return max(within, key=len)
     below = [image for image in images if f"/{nfc(image)}".endswith(f"/{text}")]
     return below[0] if len(below) == 1 else None
-
-
-def nfc(text: str) -> str:
-    """Text with composed characters: names written on macOS are decomposed, those in a CSV file usually are not."""
-    return unicodedata.normalize("NFC", text)
-
-
-def some(items: Sequence[str], count: int = 3) -> str:
-    """The first few items for a message."""
-    return ", ".join(items[:count]) + (", ..." if len(items) > count else "")

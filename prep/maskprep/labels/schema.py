@@ -1,7 +1,7 @@
 """What is classified: attributes, their classes or number bins, and the order that makes the joint label.
 
 The schema is data. The mask schema gives 18 joint classes, ``6*mask + 3*gender + age``; a sketch data set with 500
-folders gives one attribute with 500 classes; both run through the same code (S0.3, S2.1).
+folders gives one attribute with 500 classes; both run through the same code.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskprep.base import BOX_COLUMNS, fold
 from maskprep.errors import UsageError
 
 RESERVED = frozenset(
     (
         *("image", "content", "bytes", "format", "width", "height", "orientation", "error", "detail", "phash"),
-        "colour_profile",
+        *("colour_profile", *BOX_COLUMNS, "boxes"),
         *("person", "split", "status", "face", "reason", "excluded", "source", "key", "shard", "row", "label"),
-        *("box_x0", "box_y0", "box_x1", "box_y1", "boxes"),
         *("matte", "count", "fg_count", *(f"{f}{s}_{c}" for f in ("", "fg_") for s in ("sum", "sumsq") for c in "rgb")),
     )
 )
@@ -154,11 +153,9 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """The form kept in dataset.json and maskprep.yaml."""
-        attributes: dict[str, Any] = {}
-        for a in self.attributes:
-            attributes[a.name] = (
-                {"bins": list(a.bins), "classes": list(a.classes)} if a.bins else {"classes": list(a.classes)}
-            )
+        attributes = {
+            a.name: {**({"bins": list(a.bins)} if a.bins else {}), "classes": list(a.classes)} for a in self.attributes
+        }
         return {"attributes": attributes, "joint": list(self.joint)}
 
     @classmethod
@@ -184,11 +181,6 @@ def bin_names(bins: Sequence[float]) -> tuple[str, ...]:
     for low, high in itertools.pairwise(bins):
         names.append(f"{low:g}-{high - 1:g}" if whole else f"{low:g}..{high:g}")
     return (*names, f">={bins[-1]:g}")
-
-
-def fold(text: str) -> str:
-    """A name in the form in which names are compared."""
-    return unicodedata.normalize("NFC", text).strip().casefold()
 
 
 MASK_SCHEMA = Schema(

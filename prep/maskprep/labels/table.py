@@ -16,7 +16,7 @@ from maskprep.labels.changes import Change, Changes, apply
 from maskprep.labels.collect import notes
 from maskprep.labels.fixes import PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema
-from maskprep.store.stage import Recipe, Report, Tables, TableStage
+from maskprep.store import Recipe, Report, Tables, TableStage
 
 VERSION = 2
 

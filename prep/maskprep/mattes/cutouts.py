@@ -20,27 +20,48 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from maskprep.base.colours import TRANSPARENT, Colour, parse_colour
-from maskprep.base.files import keep_whole, write_atomic
-from maskprep.base.machine import cores
-from maskprep.base.progress import Progress, Silent
-from maskprep.crops.compositing import cut_out, place
+from maskprep.base import TRANSPARENT, Colour, Progress, Silent, cores, keep_whole, parse_colour, write_atomic
+from maskprep.crops import GROUND_KEPT, cut_out, place
 from maskprep.errors import UsageError, UserError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.matte import MatteSettings, best
 from maskprep.mattes.planes import JUDGEMENT
 from maskprep.mattes.refinement import pymatting, refine
-from maskprep.mattes.rules import GROUND_KEPT, Matte, finish
+from maskprep.mattes.rules import Matte, finish
 from maskprep.mattes.runtime import Look, check_runtime, open_looks
-from maskprep.photos.decode import MAX_MEGAPIXELS, NOT_READ, PhotoError, PhotoFile, Pixels, load
-from maskprep.photos.folder import File, PhotoFolder, walk
-from maskprep.photos.naming import result_names
-from maskprep.photos.pictures import encode, write_png
-from maskprep.store.cache import Cache
-from maskprep.store.pool import Pool, check
-from maskprep.store.shards import shard_numbers, shard_path, sweep
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables, refresh
-from maskprep.store.tables import fingerprint, read_table, schema_of
+from maskprep.photos import (
+    MAX_MEGAPIXELS,
+    NOT_READ,
+    File,
+    PhotoError,
+    PhotoFile,
+    PhotoFolder,
+    Pixels,
+    encode,
+    load,
+    result_names,
+    walk,
+    write_png,
+)
+from maskprep.store import (
+    Cache,
+    Compute,
+    Input,
+    MapStage,
+    Output,
+    Pool,
+    Recipe,
+    Report,
+    Tables,
+    check,
+    fingerprint,
+    read_table,
+    refresh,
+    schema_of,
+    shard_numbers,
+    shard_path,
+    sweep,
+)
 
 VERSION = 2
 WORK = ".maskprep"

@@ -15,22 +15,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base.boxes import Box
-from maskprep.crops.crop import Crop, CropRow, sums
-from maskprep.crops.geometry import Transform, cut, transform_for, warp
+from maskprep.base import Box
+from maskprep.crops import SOLID, Crop, CropRow, Transform, cut, sums, transform_for, warp
 from maskprep.errors import UsageError
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
 from maskprep.mattes.models import LocalModel, MatteModel
 from maskprep.mattes.planes import COLUMNS, JUDGEMENT
 from maskprep.mattes.refinement import REFINEMENTS, pymatting, refine
-from maskprep.mattes.rules import FACE_HALF, FACE_SEEN, SOLID, Matte, face_mask, finish, photo_mask
+from maskprep.mattes.rules import FACE_HALF, FACE_SEEN, Matte, face_mask, finish, photo_mask
 from maskprep.mattes.runtime import RUNTIMES, Look, open_looks, short_provider
-from maskprep.photos.decode import PhotoError, PhotoFile, Pixels
-from maskprep.store.cache import Cache
-from maskprep.store.shards import drop_damaged, read_index, shard_path
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Report, Tables
-from maskprep.store.tables import fingerprint, read_table
+from maskprep.photos import PhotoError, PhotoFile, Pixels
+from maskprep.store import (
+    Cache,
+    Compute,
+    Input,
+    MapStage,
+    Output,
+    Recipe,
+    Report,
+    Tables,
+    drop_damaged,
+    fingerprint,
+    read_index,
+    read_table,
+    shard_path,
+)
 
 VERSION = 1
 WHERE = ("crop", "photo")
@@ -145,9 +155,6 @@ class MatteStage(MapStage[MatteRow]):
         matte_models.locate(self.settings.model)
         if self.settings.refine == "closed-form":
             pymatting()  # what it compiles the first time, for about a minute, is kept on disk for all workers
-
-    def folder(self, cache: Cache) -> Path:
-        return cache.rows(f"matte-{self.crop.view}")
 
     def described(self, cache: Cache) -> Path:
         return cache.view(self.crop.view) / planes.DESCRIPTION

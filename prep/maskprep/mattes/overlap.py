@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.faces.detect import detections
+from maskprep.faces import detections
 from maskprep.mattes import models as matte_models
 from maskprep.mattes.matte import MatteSettings
 from maskprep.mattes.runtime import open_looks
-from maskprep.photos.decode import PhotoError, PhotoFile
-from maskprep.store.stage import Compute, Input, MapStage, Output, Recipe, Tables
+from maskprep.photos import PhotoError, PhotoFile
+from maskprep.store import Compute, Input, MapStage, Output, Recipe, Tables
 
 VERSION = 1
 

@@ -14,18 +14,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base.files import fsync_replace, temporary_name
-from maskprep.crops.crop import CHANNELS
+from maskprep.base import fsync_replace, temporary_name
+from maskprep.crops import FOREGROUND
 from maskprep.errors import UserError
-from maskprep.photos.decode import Pixels
-from maskprep.store.shards import read_index, shard_path, sweep
-from maskprep.store.tables import fingerprint, inputs_of, read_table, schema_of, write_table
+from maskprep.photos import Pixels
+from maskprep.store import fingerprint, inputs_of, read_index, read_table, schema_of, shard_path, sweep, write_table
 
 MATTES = "mattes.parquet"
 DESCRIPTION = "mattes.json"
-
-FOREGROUND = (*(f"fg_{kind}_{c}" for kind in ("sum", "sumsq") for c in CHANNELS), "fg_count")
-"""Columns for the sums over a crop's foreground."""
 
 JUDGEMENT = (
     ("status", pa.string()),

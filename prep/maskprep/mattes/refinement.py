@@ -1,4 +1,4 @@
-"""Finer edges for a matte, and the person's own colours along them."""
+"""Finer edges for a matte."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError, missing_extra
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 REFINEMENTS = ("none", "guided", "closed-form")
-WORKING_SIDE = 512
-"""Neighbourhood means are taken on a copy at most this large: they are blurs, and large photos stay quick."""
-
-PURITY = 6
-"""How much more a pixel counts for the colour of a layer the more of it that layer has."""
 
 Floats = NDArray[np.float32]
 
@@ -100,58 +95,3 @@ def pymatting() -> Any:
     except ImportError as error:
         raise missing_extra("pymatting", "rembg") from error
     return package
-
-
-def foreground(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """The person's own colours, also where they are mixed with the background, so that no halo of it remains.
-
-    Blur fusion (Forte and Pitié, Approximate Fast Foreground Colour Estimation, 2021): the mean colour of the person
-    and of the background near by, then corrected so that both together give the pixel seen; once widely, once narrowly.
-
-    Args:
-        pixels: uint8 [H, W, 3] RGB.
-        alpha: uint8 [H, W].
-
-    Returns:
-        uint8 [H, W, 3]; pixels that are wholly the person's stay as they are.
-    """
-    import cv2
-
-    soft = (alpha > 0) & (alpha < 255)
-    if not soft.any() or not (alpha >= 128).any():
-        return pixels.copy()
-    height, width = alpha.shape
-    scale = min(1.0, WORKING_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = pixels if scale == 1 else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-    share = alpha if scale == 1 else np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA))
-    colours: Floats = small.astype(np.float32)
-    weight: Floats = np.asarray(share[..., None] / 255, np.float32)
-    person, ground = colours, colours
-    for reach in (0.4, 0.03):
-        radius = max(1, round(reach * max(size) / 2))
-        person, ground = _fuse(colours, weight, person, ground, (2 * radius + 1, 2 * radius + 1))
-    if scale < 1:
-        person = np.asarray(cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR))
-        ground = np.asarray(cv2.resize(ground, (width, height), interpolation=cv2.INTER_LINEAR))
-    result = pixels.copy()
-    part = alpha[soft].astype(np.float32)[:, None] / 255
-    mixed = part * person[soft] + (1 - part) * ground[soft]
-    exact = person[soft] + part * (pixels[soft] - mixed)
-    result[soft] = np.rint(np.clip(exact, 0, 255)).astype(np.uint8)
-    return result
-
-
-def _fuse(seen: Floats, weight: Floats, person: Floats, ground: Floats, box: tuple[int, int]) -> tuple[Floats, Floats]:
-    """One round: weighted means of both layers near by, then the least correction that explains the pixels seen."""
-    import cv2
-
-    def near(values: Floats, weights: Floats) -> Floats:
-        total = cv2.blur(values * weights, box, borderType=cv2.BORDER_REFLECT)
-        norm = cv2.blur(weights, box, borderType=cv2.BORDER_REFLECT)
-        return np.asarray(total / np.maximum(norm.reshape(weights.shape), 1e-20), np.float32)
-
-    # the power lets sure pixels speak for the mixed ones beside them
-    mean_person, mean_ground = near(person, weight**PURITY), near(ground, (1 - weight) ** PURITY)
-    error = seen - weight * mean_person - (1 - weight) * mean_ground
-    return np.clip(mean_person + weight * error, 0, 255), np.clip(mean_ground + (1 - weight) * error, 0, 255)

@@ -14,11 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.crops.geometry import Transform, invert, map_points
-from maskprep.photos.decode import Pixels
-
-SOLID = 128
-"""From this value on a pixel counts as the person's."""
+from maskprep.crops import NOTHING_FOUND, SOLID, Transform, invert, map_points
+from maskprep.photos import Pixels
 
 EMPTY, FULL = 0.01, 0.99
 """Coverage below and above which a matte separates nothing."""
@@ -39,11 +36,6 @@ STATUSES = ("ok", "low_contrast", "empty", "full", "face_missed")
 """``low_contrast`` and ``empty``: the network found nobody, and the background is kept; ``full``: all is foreground;
 ``face_missed``: it left out more than half of the face, of which a soft ellipse was put there."""
 
-NOTHING_FOUND = ("low_contrast", "empty")
-"""Statuses of mattes that found nobody: such a picture keeps its background whatever is asked for."""
-
-GROUND_KEPT = (*NOTHING_FOUND, "full")
-"""Statuses of mattes that remove nothing of the background."""
 
 Mask = NDArray[np.bool_]
 

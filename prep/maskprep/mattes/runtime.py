@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.base.quiet import quiet
+from maskprep.base import quiet
 from maskprep.errors import UsageError, UserError, missing_extra, reason
 from maskprep.mattes import sessions
 from maskprep.mattes.models import LocalModel
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 Plane = NDArray[np.float32]
 Predict = Callable[[Pixels], Plane]

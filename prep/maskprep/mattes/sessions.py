@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskprep.errors import UserError, reason
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 from maskprep.weights import fetch as weights
 
 EXTRA = "rembg"

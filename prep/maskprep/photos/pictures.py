@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from maskprep.base.files import MADE_BY, write_with
+from maskprep.base import MADE_BY, write_with
 from maskprep.photos.decode import Pixels
 
 

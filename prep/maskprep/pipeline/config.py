@@ -16,18 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.documents import read_yaml
-from maskprep.base.text import nearest
-from maskprep.crops.geometry import ViewSettings, parse_size
-from maskprep.dataset.view import DEFAULT_VIEW
+from maskprep.base import nearest, read_yaml
+from maskprep.crops import ViewSettings, parse_size
+from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError
-from maskprep.faces.choice import ChooseSettings
-from maskprep.faces.detect import DetectSettings
-from maskprep.labels.images import IndexSettings
-from maskprep.labels.layouts import SourceSettings
-from maskprep.labels.schema import Schema
-from maskprep.labels.table import LabelSettings
-from maskprep.mattes.matte import MatteSettings
+from maskprep.faces import ChooseSettings, DetectSettings
+from maskprep.labels import IndexSettings, LabelSettings, Schema, SourceSettings
+from maskprep.mattes import MatteSettings
 
 CONFIG_NAME = "maskprep.yaml"
 

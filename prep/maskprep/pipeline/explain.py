@@ -8,16 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.faces.reasons import compare
-from maskprep.labels import inventory
-from maskprep.labels.inventory import Inventory
-from maskprep.labels.schema import Schema
+from maskprep.faces import compare
+from maskprep.labels import Inventory, Schema, inventory
 from maskprep.mattes import planes
-from maskprep.photos.naming import find_image
+from maskprep.photos import find_image
 from maskprep.pipeline.session import Session
-from maskprep.store.cache import Cache
-from maskprep.store.stage import MapStage, Stage, StageStatus, Tables, TableStage, folder_size
-from maskprep.store.tables import read_table
+from maskprep.store import Cache, MapStage, Stage, StageStatus, Tables, TableStage, folder_size, read_table
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def explain(session: Session, name: str) -> list[str]:
     for stage in tables.stages.values():
         if isinstance(stage, MapStage):
             waits = _waits(stage, tables)
-            lines.append(f"{stage.name:<9} {waits.why if waits else stage.explain(tables, image)}")
+            lines.append(f"{stage.name:<10} {waits.why if waits else stage.explain(tables, image)}")
     return lines
 
 

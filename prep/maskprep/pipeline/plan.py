@@ -5,24 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.audit.embedding import Embed, model_file
-from maskprep.audit.measure import Measure
-from maskprep.base.boxes import BOX_COLUMNS
-from maskprep.crops.crop import Crop
-from maskprep.crops.statistics import Stats
-from maskprep.faces.detect import Detect, Faces
-from maskprep.faces.subjects import Choose
-from maskprep.labels.collect import gather
-from maskprep.labels.duplicates import Duplicates
-from maskprep.labels.images import Images, Index
-from maskprep.labels.layouts import Described
-from maskprep.labels.table import Labels
-from maskprep.mattes.matte import MatteSettings, MatteStage
-from maskprep.mattes.overlap import Overlap
-from maskprep.photos.folder import Walk
+from maskprep.audit import Embed, Measure, model_file
+from maskprep.base import BOX_COLUMNS
+from maskprep.crops import Crop, Stats
+from maskprep.faces import Choose, Detect, Faces
+from maskprep.labels import Described, Duplicates, Images, Index, Labels, gather
+from maskprep.mattes import MatteSettings, MatteStage, Overlap
+from maskprep.photos import Walk
 from maskprep.pipeline.config import Config
-from maskprep.store.decisions import of_faces, read_decisions
-from maskprep.store.stage import Stage
+from maskprep.store import Stage, of_faces, read_decisions
 
 
 @dataclass(frozen=True)

@@ -13,35 +13,35 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskprep import __version__
-from maskprep.audit.examine import Audit, run_audit
-from maskprep.base.machine import cores
-from maskprep.base.progress import Progress, Silent
-from maskprep.crops.geometry import ViewSettings
-from maskprep.dataset.view import DEFAULT_VIEW
+from maskprep.audit import Audit, run_audit
+from maskprep.base import Progress, Silent, cores, some
+from maskprep.crops import ViewSettings
+from maskprep.dataset import DEFAULT_VIEW
 from maskprep.errors import UsageError, UserError
-from maskprep.faces.subjects import Choose, Subjects
-from maskprep.labels import layouts
+from maskprep.faces import Choose, Subjects
+from maskprep.labels import Changes, DuplicateReport, Schema, allow_pairs, apply, gather, layouts, open_duplicates
 from maskprep.labels import table as labelling
-from maskprep.labels.changes import Changes, apply
-from maskprep.labels.collect import gather
-from maskprep.labels.leakage import Duplicates, allow_pairs, open_duplicates
-from maskprep.labels.lists import some
-from maskprep.labels.schema import Schema
+from maskprep.mattes import MatteSettings, check_runtime, open_model, planes
 from maskprep.mattes import models as matte_models
-from maskprep.mattes import planes
-from maskprep.mattes.matte import MatteSettings
-from maskprep.mattes.runtime import check_runtime, open_model
-from maskprep.photos.folder import PhotoFolder, Walk, walk
-from maskprep.photos.naming import find_image
+from maskprep.photos import PhotoFolder, Walk, find_image, walk
 from maskprep.pipeline import config as configuration
 from maskprep.pipeline.config import CONFIG_NAME, Config, check_view_name
 from maskprep.pipeline.plan import Photos, plan
-from maskprep.store.cache import is_cache, resolve
-from maskprep.store.decisions import change, login
-from maskprep.store.pool import Pool, check
-from maskprep.store.shards import sweep
-from maskprep.store.stage import Report, Stage, Tables, refresh, to_json
-from maskprep.store.tables import read_table
+from maskprep.store import (
+    Pool,
+    Report,
+    Stage,
+    Tables,
+    change,
+    check,
+    is_cache,
+    login,
+    read_table,
+    refresh,
+    resolve,
+    sweep,
+    to_json,
+)
 
 
 class Session:
@@ -513,7 +513,9 @@ class Session:
         self.changes = changes
         return self
 
-    def duplicates(self, *, distance: int | None = None, allow: Iterable[str] = (), reason: str = "") -> Duplicates:
+    def duplicates(
+        self, *, distance: int | None = None, allow: Iterable[str] = (), reason: str = ""
+    ) -> DuplicateReport:
         """Find photos that are there twice. The cache is brought up to date, without cutting crops.
 
         Args:

@@ -12,16 +12,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.progress import Progress, Silent
-from maskprep.base.text import some
-from maskprep.dataset.view import SUMS, is_intact, open_view
+from maskprep.base import Progress, Silent, some
+from maskprep.crops import SOLID
+from maskprep.dataset import SUMS, is_intact, open_view
 from maskprep.errors import UserError
-from maskprep.mattes.planes import plane_path
-from maskprep.mattes.rules import SOLID
-from maskprep.store.cache import INDEX, MATTES, VIEW, Cache
-from maskprep.store.shards import PLAN, shard_numbers, shard_path
-from maskprep.store.stage import MapStage, Tables, to_json
-from maskprep.store.tables import read_table
+from maskprep.mattes import plane_path
+from maskprep.store import (
+    INDEX,
+    MATTES,
+    PLAN,
+    VIEW,
+    Cache,
+    MapStage,
+    Tables,
+    read_table,
+    shard_numbers,
+    shard_path,
+    to_json,
+)
 
 
 @dataclass

@@ -1,1 +1,8 @@
-"""Made-up data sets: masks drawn on the keypoints of real faces, in the boostcamp layout."""
+"""Made-up data sets: masks drawn on the keypoints of real faces, in the boostcamp layout.
+
+What other rooms may use stands in ``__init__.pyi``; each name is loaded when it is first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 
 Floats = NDArray[np.float32]
 State = Literal["worn", "nose", "chin"]  # over nose and chin, below the nose, under the chin

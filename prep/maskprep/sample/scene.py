@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.quiet import quiet
-from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.base import quiet
+from maskprep.photos import PhotoError, Pixels, load
 from maskprep.sample.masks import Floats, Frame, State, draw_mask
-from maskprep.weights.fetch import locate
+from maskprep.weights import locate
 
 WIDTH, HEIGHT = 384, 512
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskprep.base.progress import Progress, Silent
+from maskprep.base import Progress, Silent
 from maskprep.errors import UsageError, UserError
-from maskprep.photos.decode import PhotoError
+from maskprep.photos import PhotoError
 from maskprep.sample.masks import KINDS, State
 from maskprep.sample.scene import LOOK, Read, draw_room, open_portraits, take_photo
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.files import keep_out, lock, write_json
+from maskprep.base import keep_out, lock, write_json
 from maskprep.errors import UsageError, UserError
 
 FORMAT = 1

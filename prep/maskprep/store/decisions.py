@@ -34,8 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.cells import guard, unguard
-from maskprep.base.files import lock, write_atomic
+from maskprep.base import guard, lock, read_csv, unguard, write_atomic
 from maskprep.errors import UsageError, UserError
 
 COLUMNS = ("content", "image", "verdict", "value", "expected", "reason", "by", "when")
@@ -123,36 +122,14 @@ def read_decisions(path: Path) -> list[Decision]:
     """
     if not path.is_file():
         return []
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read '{path}': {error}.") from error
-    return _parse(text, f"'{path}'")
-
-
-def _parse(text: str, name: str) -> list[Decision]:
-    """The decisions of a CSV text, checked. ``name`` is that of the file, for messages."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    decisions, start = [], 1
-    try:
-        columns = next(reader, [])
-        for column in ("content", "verdict"):
-            if column not in columns:
-                raise UserError(f"{name} has no column '{column}'.", f"Its columns are: {', '.join(COLUMNS)}.")
-        start = reader.line_num + 1
-        for cells in reader:
-            if any(cells[len(columns) :]):
-                hint = 'Text with a comma in it stands in quotes: "...".'
-                raise UserError(f"{name}, line {start}: more cells than there are columns.", hint)
-            if cells:
-                row = dict(zip(columns, cells, strict=False))
-                values = {column: unguard(row.get(column, "").strip()) for column in COLUMNS}
-                decisions.append(_checked(Decision(**values, line=start), name))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        hint = "A text that begins with a quote needs one at its end."
-        raise UserError(f"{name}, line {start}: no CSV row begins here: {error}.", hint) from error
-    return decisions
+    table = read_csv(path)
+    for column in ("content", "verdict"):
+        if column not in table.names:
+            raise UserError(f"'{path}' has no column '{column}'.", f"Its columns are: {', '.join(COLUMNS)}.")
+    return [
+        _checked(Decision(**{c: unguard(cells.get(c, "")) for c in COLUMNS}, line=line), f"'{path}'")
+        for line, cells in table.records()
+    ]
 
 
 def _checked(row: Decision, name: str) -> Decision:
@@ -262,9 +239,7 @@ def change(path: Path, add: Sequence[Decision] = (), remove: Sequence[Decision] 
     Raises:
         UserError: the file is damaged, or a decision is none; nothing is changed.
     """
-    add = _parse(
-        to_csv(add), "the new decisions"
-    )  # as they will be read, so that nothing gets in that makes the file unreadable
+    add = [_checked(decision, "the new decisions") for decision in add]  # as they will be read
     with _locked(path):
         before = read_decisions(path)
         kept = [d for d in before if d not in remove]

@@ -23,7 +23,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from maskprep.base.entry import hold_interrupts
+from maskprep.base import hold_interrupts
 from maskprep.errors import UsageError, UserError
 
 T = TypeVar("T")
@@ -226,7 +226,9 @@ class Pool:
         worker.end()
         if worker.job is not None:
             todo.appendleft(worker.job)
-            if worker.row is not None and worker.row not in worker.job.dead:
+            if worker.row is not None:
+                if worker.row in worker.job.dead:
+                    raise RuntimeError(f"The work did row {worker.row} again: {worker.job.dead[worker.row]}.")
                 worker.job.dead[worker.row] = why
                 return
         self._vain += 1
@@ -273,7 +275,7 @@ def _no_interrupts() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # the first start of a process would bring it up, and lift the block
+    resource_tracker.ensure_running()  # or the first start would run it, which lets Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base.files import write_json
+from maskprep.base import write_json
 from maskprep.errors import UserError
 from maskprep.store.tables import read_arrow, read_table
 

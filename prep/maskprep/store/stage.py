@@ -25,18 +25,15 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base.files import fsync_replace, temporary_name, write_json
-from maskprep.base.progress import Progress, Silent
-from maskprep.base.text import some
+from maskprep.base import Progress, Silent, fsync_replace, some, temporary_name, write_json
 from maskprep.errors import RowError, UserError
 from maskprep.store import shards
-from maskprep.store.cache import Cache
+from maskprep.store.cache import INDEX, Cache
 from maskprep.store.pool import Pool
 from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
-INDEX = "index.parquet"
-"""In the folder of a stage: the live rows (image, key, shard, row), what readers start from."""
+"""In the folder of a stage: what its rows were made with."""
 
 KEYED = pa.schema([("image", pa.string()), ("key", pa.string()), ("row", pa.int64())])
 """The columns that every row of a shard has before those of its stage."""
@@ -348,7 +345,7 @@ class MapStage(Stage, Generic[R]):
 
     def folder(self, cache: Cache) -> Path:
         """Where its shards lie."""
-        return cache.rows(self.name)
+        return cache.rows(self.name.replace(":", "-"))
 
     def described(self, cache: Cache) -> Path:
         """The JSON file that says what its rows were made with."""

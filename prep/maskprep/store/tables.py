@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskprep.base.files import write_atomic
+from maskprep.base import write_atomic
 from maskprep.errors import UserError
 from maskprep.store.cache import DATASET
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from maskprep.base.files import fsync_replace, lock
+from maskprep.base import fsync_replace, lock
 from maskprep.errors import UserError, reason
 from maskprep.weights.registry import Weight, Wheel
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UserError
 from masktrain.answering.predictor import Predictor
 from masktrain.data import folds

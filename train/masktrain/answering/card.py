@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from maskprep.base.files import read_json
+from maskprep.base import read_json
 from masktrain.answering.predictor import Predictor
 from masktrain.records import heldout, runs
 from masktrain.scoring import metrics, slices
@@ -172,8 +172,8 @@ def _limits(data: dict[str, Any], classes: Sequence[str], predictor: Predictor) 
 
 def _licences(predictor: Predictor) -> list[str]:
     """Of the pretrained weights and of the detectors that cut the crops; the run's own weights have what you give."""
-    from maskprep.faces.detectors import DETECTORS
-    from maskprep.weights.registry import REGISTRY
+    from maskprep.faces import DETECTORS
+    from maskprep.weights import REGISTRY
     from masktrain.learn.model import import_timm, known_name
 
     timm = import_timm()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maskprep.base.files import write_with
+from maskprep.base import font, nfc, write_with
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 COLOURS = ((22, 130, 72), (214, 110, 0), (190, 30, 45), (40, 90, 190), (130, 60, 160), (0, 130, 140))
 """Of the classes of the first attribute, in turn."""
@@ -51,20 +49,20 @@ def annotate(pixels: Pixels, marks: Sequence[Mark]) -> Pixels:
     draw = ImageDraw.Draw(picture)
     side = min(picture.size)
     width, size = max(1, round(side / 160)), max(11, round(side / 26))
-    font = _font(size)
     for mark in marks:
         if mark.box is not None:
             draw.rectangle([float(v) for v in mark.box], outline=mark.colour, width=width)
         if mark.lines:
-            _label(draw, mark, picture.size, font, size, width)
+            _label(draw, mark, picture.size, size, width)
     return np.asarray(picture)
 
 
-def _label(draw: ImageDraw.ImageDraw, mark: Mark, picture: tuple[int, int], font: Font, size: int, width: int) -> None:
+def _label(draw: ImageDraw.ImageDraw, mark: Mark, picture: tuple[int, int], size: int, width: int) -> None:
     """The lines of a mark: under its box if there is room, else above it, else inside."""
-    text = "\n".join(mark.lines)
+    text = nfc("\n".join(mark.lines))
+    face = font(text, size)
     pad = max(2, size // 4)
-    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=font, spacing=pad)
+    left, top, right, bottom = draw.multiline_textbbox((0, 0), text, font=face, spacing=pad)
     wide, high = right - left + 2 * pad, bottom - top + 2 * pad
     if mark.box is None:
         x, y = 0.0, 0.0
@@ -76,7 +74,7 @@ def _label(draw: ImageDraw.ImageDraw, mark: Mark, picture: tuple[int, int], font
             y = max(0.0, min(mark.box[3], picture[1]) - high)
     x = max(0.0, min(x, picture[0] - wide))
     draw.rectangle([x, y, x + wide, y + high], fill=mark.colour)
-    draw.multiline_text((x + pad - left, y + pad - top), text, (255, 255, 255), font=font, spacing=pad)
+    draw.multiline_text((x + pad - left, y + pad - top), text, (255, 255, 255), font=face, spacing=pad)
 
 
 def save(pixels: Pixels, file: Path) -> None:
@@ -93,8 +91,3 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty.", "Name a new folder with --draw.")
-
-
-@cache
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)

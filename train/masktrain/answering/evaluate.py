@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_json
-from maskprep.dataset.view import View
+from maskprep.base import write_json
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import baselines as simple
 from masktrain.answering import predictors

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base.files import fsync_replace, keep_whole, temporary_name, write_atomic
+from maskprep.base import fsync_replace, keep_whole, temporary_name, write_atomic
 from maskprep.errors import UsageError, UserError, missing_extra
 from masktrain.answering import card, portable, predictors
 from masktrain.answering.predictor import Predictor, check_size, find_view

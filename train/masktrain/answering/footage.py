@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base.files import fsync_replace, temporary_name
-from maskprep.base.quiet import quiet
+from maskprep.base import fsync_replace, quiet, temporary_name
 from maskprep.errors import UsageError, UserError
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 from masktrain.options.settings import nearest
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")

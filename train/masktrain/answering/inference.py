@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.learn import host, loop
 from masktrain.learn.batches import Batches
 from masktrain.learn.checkpoint import Sidecar, load_best

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskprep.errors import UserError
-from maskprep.photos.decode import SUFFIXES
+from maskprep.photos import SUFFIXES
 from masktrain.data import answers as tables
 
 STDIN = "-"

@@ -15,19 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.crops.compositing import Background
-from maskprep.crops.geometry import cut
+from maskprep.crops import Background, cut
 from maskprep.errors import UserError
-from maskprep.faces.choice import Choice, candidates, choose, habit, place
-from maskprep.faces.detectors import Detection, Find, open_detectors
-from maskprep.faces.face import CREDIBLE, Box, Face
-from maskprep.faces.search import find_faces
-from maskprep.faces.subjects import NOT_SOUGHT
+from maskprep.faces import (
+    CREDIBLE,
+    NOT_SOUGHT,
+    Box,
+    Choice,
+    Detection,
+    Face,
+    Find,
+    candidates,
+    choose,
+    find_faces,
+    habit,
+    open_detectors,
+    place,
+)
+from maskprep.mattes import Look, MatteSettings, matte_crop, matte_within, open_looks
 from maskprep.mattes import models as matte_models
-from maskprep.mattes.matte import MatteSettings, matte_crop
-from maskprep.mattes.overlap import matte_within
-from maskprep.mattes.runtime import Look, open_looks
-from maskprep.photos.decode import Pixels
+from maskprep.photos import Pixels
 from maskprep.pipeline import config as configuration
 from masktrain.answering.manual import Manual
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from maskprep.crops.compositing import Background
-from maskprep.dataset.view import View
+from maskprep.crops import Background
+from maskprep.dataset import View
 from maskprep.errors import UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 FORMAT = 1
 DERIVED = ("view", "fingerprint", "stage")

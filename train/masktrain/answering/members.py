@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base.files import check_shape, read_json, write_json
+from maskprep.base import check_shape, read_json, write_json
 from maskprep.errors import UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.answering import inference
 from masktrain.answering.manual import Input, Manual, Member
 from masktrain.answering.predictor import Sights

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base.files import keep_out, keep_whole
-from maskprep.dataset.view import View, open_view
+from maskprep.base import keep_out, keep_whole
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.columns import SPLITS
-from maskprep.store.cache import Cache
+from maskprep.labels import SPLITS
+from maskprep.store import Cache
 from masktrain.answering import draw as drawing
 from masktrain.answering import footage, listed, predictors, sheet, watch
 from masktrain.answering.predictor import Predictor
@@ -197,7 +197,7 @@ def _photos(
     source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
 ) -> Asked:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
-    from maskprep.pipeline import session as pipeline
+    from maskprep.pipeline import prepare
 
     photos, rows = source, None
     paths: dict[str, Path] = {}
@@ -214,7 +214,7 @@ def _photos(
         paths = {source.name: source}
     manual = predictor.manual
     for wanted in manual.inputs:
-        pipeline.prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
+        prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
     pictures = open_view(folder / "cache", manual.view)
     return Asked(
         pictures,
@@ -338,7 +338,7 @@ def _drawings(rows: list[tuple[str, str | None]], folder: Path) -> Iterator[tupl
 
 def _draw(photo: Path, mark: drawing.Mark, file: Path) -> bool:
     """Draw on one photo; False for one that cannot be opened, whose row says so."""
-    from maskprep.photos.decode import PhotoError, load
+    from maskprep.photos import PhotoError, load
 
     try:
         pixels = load(photo)

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View, open_view
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema
-from maskprep.store.cache import Cache
+from maskprep.labels import Schema
+from maskprep.store import Cache
 from masktrain.answering.manual import Input, Manual
 from masktrain.scoring.calibration import Calibration
 

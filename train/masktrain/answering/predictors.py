@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View, open_view
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError
 from masktrain.answering.predictor import Predictor, Rows, find_view, same_images
 from masktrain.data import tasks

@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.files import fsync_replace, temporary_name
+from maskprep.base import fsync_replace, temporary_name
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 
 FORMS = (".csv", ".parquet", ".jsonl")

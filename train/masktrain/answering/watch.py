@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UserError
-from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing
 from masktrain.answering import live, sheet
 from masktrain.answering.footage import Film, Footage

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_json
+from maskprep.base import write_json
 from maskprep.errors import UsageError
 from masktrain.answering import predictors
 from masktrain.combining import voting

@@ -18,9 +18,9 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_json, write_with
+from maskprep.base import write_json, write_with
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.answering.members import Candidate, Parts, copy_in, read_candidate, write
 from masktrain.combining import ensemble
 from masktrain.data import tasks

@@ -14,7 +14,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_json, write_with
+from maskprep.base import write_json, write_with
 from maskprep.errors import UsageError, UserError
 from masktrain.answering.members import FILE, Candidate, copy_in, read_candidate, write
 from masktrain.combining import budgets, epochs, soup, voting

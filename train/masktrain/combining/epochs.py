@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskprep.dataset.view import open_view
+from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.combining import voting
 from masktrain.learn import checkpoint, loop

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskprep.base.files import read_json, write_json, write_with
-from maskprep.dataset.view import open_view
+from maskprep.base import read_json, write_json, write_with
+from maskprep.dataset import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import inference
 from masktrain.answering.members import Candidate

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.data import folds
 from masktrain.scoring import metrics
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskprep.base import fold
 from maskprep.errors import UserError
-from maskprep.labels.schema import Schema, fold
+from maskprep.labels import Schema
 
 NAME_COLUMNS = ("imageid", "image", "file", "filename", "path")
 LABEL_COLUMNS = ("ans", "label")

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Attribute, Schema
+from maskprep.labels import Attribute, Schema
 from masktrain.data.folds import Split
 from masktrain.options.images import DataConfig
 from masktrain.options.settings import nearest

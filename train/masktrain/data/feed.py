@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from maskprep.crops.compositing import Background
-from maskprep.dataset.view import View, open_view
+from maskprep.crops import Background
+from maskprep.dataset import View, open_view
 from masktrain.data import bands, folds, sources, tasks
 from masktrain.data.bands import Training
 from masktrain.learn import parallel

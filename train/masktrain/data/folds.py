@@ -17,14 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_with
-from maskprep.dataset.view import View
+from maskprep.base import write_with
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.duplicates import same_ids
-from maskprep.labels.leakage import open_duplicates
-from maskprep.labels.schema import Schema
-from maskprep.store.cache import Cache
-from maskprep.store.decisions import COLUMNS, Decision, to_csv
+from maskprep.labels import Schema, open_duplicates, same_ids
+from maskprep.store import COLUMNS, Cache, Decision, to_csv
 from masktrain.data import tasks
 from masktrain.data.answers import listed, read_csv
 from masktrain.options.images import DataConfig

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from maskprep.base.files import MADE_BY, keep_whole, write_with
-from maskprep.dataset.sheet import FAINT, GAP, INK, PAPER
-from maskprep.dataset.view import View
+from maskprep.base import MADE_BY, draw_text, keep_whole, write_with
+from maskprep.dataset import FAINT, GAP, INK, PAPER, View
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
-from maskprep.photos.pictures import write_png
-from maskprep.store.cache import Cache
+from maskprep.labels import Schema
+from maskprep.photos import write_png
+from maskprep.store import Cache
 from masktrain.learn.batches import Batch
 from masktrain.options.config import FitConfig
 
@@ -132,16 +131,15 @@ def _picture(samples: Samples, about: str) -> Image.Image:
     across = min(ACROSS, count)
     sheet = Image.new("RGB", (across * column + 2 * GAP, top + -(-count // across) * row), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text, small = ImageFont.load_default(16), ImageFont.load_default(12)
-    draw.text((2 * GAP, 8), "Left the crop, right what is trained on", INK, font=text)
-    draw.text((2 * GAP, 30), about, FAINT, font=small)
+    draw_text(draw, (2 * GAP, 8), "Left the crop, right what is trained on", INK, 16)
+    draw_text(draw, (2 * GAP, 30), about, FAINT, 12)
     for i, said in enumerate(samples.captions):
         x, y = 2 * GAP + i % across * column, top + i // across * row
         for k, pixels in enumerate((samples.crops[i], samples.shown[i])):
             shown = Image.fromarray(pixels).resize((wide, SIDE), Image.Resampling.BICUBIC)
             sheet.paste(shown, (x + k * (wide + GAP), y))
         for k, line in enumerate(_broken(said, column // 7)):
-            draw.text((x, y + SIDE + 2 + 14 * k), line, INK, font=small)
+            draw_text(draw, (x, y + SIDE + 2 + 14 * k), line, INK, 12)
     return sheet
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View, open_view
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.duplicates import same_ids
+from maskprep.labels import same_ids
 from masktrain.data import tasks
 from masktrain.data.folds import Split, usable_rows
 from masktrain.options.images import DataConfig

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
+from maskprep.base import fold
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema, fold
+from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 from masktrain.options.where import Where
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
-from maskprep.labels.schema import Schema
+from maskprep.dataset import View
+from maskprep.labels import Schema
 from masktrain.data import bands, feed
 from masktrain.data.answers import listed
 from masktrain.data.folds import Split

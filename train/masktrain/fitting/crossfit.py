@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base.files import write_json, write_with
+from maskprep.base import write_json, write_with
 from maskprep.errors import UsageError, UserError
-from maskprep.store.cache import Cache
+from maskprep.store import Cache
 from masktrain.answering import members
 from masktrain.data import feed, folds
 from masktrain.fitting import fit as fitting

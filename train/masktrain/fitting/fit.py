@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base.colours import parse_colour
-from maskprep.base.files import write_json
-from maskprep.crops.compositing import Background
-from maskprep.dataset.view import View
+from maskprep.base import parse_colour, write_json
+from maskprep.crops import Background
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.store.cache import Cache
+from maskprep.store import Cache
 from masktrain.combining import epochs
 from masktrain.data import bands, feed, folds
 from masktrain.fitting import loggers

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from maskprep.base.files import read_json, write_json
+from maskprep.base import read_json, write_json
 from maskprep.errors import missing_extra
 from masktrain.options.sections import LOGS
 from masktrain.records import runs

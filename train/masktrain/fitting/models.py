@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import MASK_SCHEMA
+from maskprep.labels import MASK_SCHEMA
 from maskprep.weights import fetch as weights
 from masktrain.learn import cost, host, lite, loop
 from masktrain.learn.batches import Batch

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskprep.base.documents import read_yaml
-from maskprep.base.files import write_with
-from maskprep.dataset.view import View, open_view
+from maskprep.base import read_yaml, write_with
+from maskprep.dataset import View, open_view
 from maskprep.errors import UsageError, UserError
-from maskprep.store.cache import Cache
+from maskprep.store import Cache
 from masktrain.data import folds
 from masktrain.learn import criteria
 from masktrain.options.config import FitConfig, hash_of

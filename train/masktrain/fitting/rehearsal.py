@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskprep.crops.compositing import Background
-from maskprep.dataset.view import View
+from maskprep.crops import Background
+from maskprep.dataset import View
 from masktrain.data import bands, feed
 from masktrain.fitting import fit as fitting
 from masktrain.learn import host, loop

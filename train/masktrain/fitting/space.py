@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.documents import read_yaml
+from maskprep.base import read_yaml
 from maskprep.errors import UsageError
 from masktrain.options.config import FitConfig, flat, kinds_of, meant
 from masktrain.options.settings import nearest, parsed

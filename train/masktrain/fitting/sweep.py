@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from maskprep.base.files import read_json, write_atomic, write_json
+from maskprep.base import read_json, write_atomic, write_json
 from maskprep.errors import UsageError, UserError, missing_extra
-from maskprep.store.cache import Cache
+from maskprep.store import Cache
 from masktrain.data import feed
 from masktrain.fitting import crossfit
 from masktrain.fitting import fit as fitting

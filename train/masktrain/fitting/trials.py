@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.files import write_atomic
+from maskprep.base import write_atomic
 from maskprep.errors import UserError
 from masktrain.records import runs
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import fold
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema, fold
+from maskprep.labels import Schema
 from masktrain.learn import batched
 from masktrain.options.images import RECIPES, AugmentConfig
 from masktrain.options.plugins import Registry

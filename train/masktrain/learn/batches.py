@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UsageError
 from masktrain.learn import batched
 from masktrain.learn.augment import Augment, by_class, draw_seed

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskprep.base.files import write_json, write_with
-from maskprep.crops.compositing import Background
+from maskprep.base import write_json, write_with
+from maskprep.crops import Background
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.learn.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UsageError
 from masktrain.options.images import SAMPLES, SampleConfig
 from masktrain.options.plugins import Registry

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.options.where import Where
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 NARROWEST = 0.05
 """Least spread of a number that is answered, in units of half the distance between the outermost limits."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from maskprep.base.colours import BACKGROUNDS, parse_colour
+from maskprep.base import BACKGROUNDS, parse_colour
 from maskprep.errors import UsageError
 from masktrain.options.settings import Section, setting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from maskprep.base.documents import parse_yaml, read_yaml
+from maskprep.base import parse_yaml, read_yaml
 from maskprep.errors import UsageError
 from masktrain.options.config import FitConfig, flat, meant
 from masktrain.options.settings import nearest

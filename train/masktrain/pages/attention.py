@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.errors import UsageError, missing_extra
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.learn.graph import Part
 from masktrain.learn.loop import normalise
 from masktrain.learn.networks import Paired, Several

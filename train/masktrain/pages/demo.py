@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base.access import below, new_token, own_page
+from maskprep.base import below, new_token, own_page
 from maskprep.errors import UserError, missing_extra
-from maskprep.photos.decode import PhotoError, Pixels, load
+from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answering import draw as drawing
 from masktrain.answering import live, predictors
 from masktrain.answering.predictor import Predictor

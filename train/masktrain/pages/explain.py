@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import keep_whole
-from maskprep.dataset.view import View
+from maskprep.base import keep_whole
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
 from masktrain.answering import evaluate, members, predictors, trained
 from masktrain.answering.predictor import Predictor, find_view
@@ -249,7 +249,7 @@ def draft(case: gallery.Case, wrong: NDArray[np.int64], sure: float, run: str) -
     Only a draft: a person looks, takes out what is wrong, and merges the rest. Attributes with number bins are left
     out, as no answer tells the number.
     """
-    from maskprep.store.decisions import Decision, to_csv
+    from maskprep.store import Decision, to_csv
 
     schema = case.pictures.schema
     order = sorted(wrong.tolist(), key=lambda i: -case.probabilities[i, case.told[i]])

@@ -16,9 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskprep.base.files import MADE_BY
-from maskprep.dataset.view import View
-from maskprep.photos.decode import PhotoError, load
+from maskprep.base import MADE_BY
+from maskprep.dataset import View
+from maskprep.photos import PhotoError, load
 from masktrain.answering import draw
 from masktrain.pages import attention
 from masktrain.pages.report import STYLE

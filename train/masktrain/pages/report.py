@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_with
-from maskprep.dataset.view import View, open_view
+from maskprep.base import write_with
+from maskprep.dataset import View, open_view
 from maskprep.errors import UserError
 from masktrain.data import tasks
 from masktrain.learn.augment import by_class, shown

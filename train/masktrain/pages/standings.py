@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base.files import write_with
+from maskprep.base import write_with
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.answering import members
 from masktrain.learn import checkpoint
 from masktrain.pages.report import STYLE

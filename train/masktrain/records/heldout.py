@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.audit import predictions
-from maskprep.audit.predictions import OOF
+from maskprep.audit import OOF, predictions
 from maskprep.errors import UsageError, UserError
 
 
@@ -79,7 +78,7 @@ def to_frame(held: HeldOut) -> pd.DataFrame:
 
 def _with_people(table: pd.DataFrame, run: Path) -> pd.DataFrame:
     """Early runs did not write who is in the pictures: the cache knows."""
-    from maskprep.dataset.view import open_view
+    from maskprep.dataset import open_view
     from masktrain.records import runs
 
     data = runs.read_data(run)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskprep.base.files import temporary_name, write_with
+from maskprep.base import temporary_name, write_with
 from maskprep.errors import UsageError, UserError
-from maskprep.store.cache import Cache, is_cache
+from maskprep.store import Cache, is_cache
 from masktrain.learn.checkpoint import LAST, SIDECAR
 from masktrain.records import runs
 

@@ -14,11 +14,11 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from maskprep.audit.predictions import OOF as OOF
-from maskprep.base.files import check_shape, lock, read_json, write_with
-from maskprep.dataset.view import View
+from maskprep.audit import OOF as OOF
+from maskprep.base import check_shape, lock, read_json, write_with
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.store.cache import Cache, is_cache
+from maskprep.store import Cache, is_cache
 from masktrain.data import tasks
 from masktrain.data.bands import Training
 from masktrain.options.config import FitConfig

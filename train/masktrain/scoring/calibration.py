@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base.files import read_json
+from maskprep.base import read_json
 from maskprep.errors import UserError
 
 FILE = "calibration.json"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

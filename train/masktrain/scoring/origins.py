@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.audit.findings import LIKELY
-from maskprep.labels.schema import Schema
+from maskprep.audit import LIKELY
+from maskprep.labels import Schema
 from masktrain.data import bands
 from masktrain.scoring import paired
 

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.dataset.view import View
+from maskprep.dataset import View
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.columns import SPLITS
-from maskprep.labels.schema import Schema
+from maskprep.labels import SPLITS, Schema
 from masktrain.data import answers as tables
 
 

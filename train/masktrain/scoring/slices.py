@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.errors import UsageError
-from maskprep.labels.schema import Schema
+from maskprep.labels import Schema
 from masktrain.options.settings import nearest
 from masktrain.scoring import metrics
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base.files import write_json
-from maskprep.dataset.view import image_table
+from maskprep.base import fold, write_json
+from maskprep.dataset import image_table
 from maskprep.errors import UsageError, UserError
-from maskprep.labels.schema import Schema, fold
-from maskprep.store.cache import Cache
+from maskprep.labels import Schema
+from maskprep.store import Cache
 from masktrain.data import answers as tables
 from masktrain.scoring import calibration, guesses, metrics, origins, questions, slices
 from masktrain.scoring.questions import Questions

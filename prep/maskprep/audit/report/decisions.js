@@ -152,7 +152,7 @@ function decisionText(i) {
 
 // ---------------------------------------------------------------- decisions.csv
 
-// A cell that no spreadsheet computes; the rule of maskprep.base.cells.
+// A cell that no spreadsheet computes; the rule of maskprep.base.csv_files.
 function guard(text) {
   const risky = /^[=+\-@\t\r]/.test(text) && !/^-?[\d.]+([ ,]+-?[\d.]+)*$/.test(text);
   return risky || text.startsWith("'") ? "'" + text : text;

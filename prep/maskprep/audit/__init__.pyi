@@ -1,0 +1,17 @@
+from . import predictions as predictions
+from .decisions import DecisionState as DecisionState
+from .decisions import decision_states as decision_states
+from .embedding import Embed as Embed
+from .embedding import model_file as model_file
+from .examine import Audit as Audit
+from .examine import run_audit as run_audit
+from .findings import CHECKS as CHECKS
+from .findings import LIKELY as LIKELY
+from .findings import FailOn as FailOn
+from .measure import Measure as Measure
+from .page import write_report as write_report
+from .predictions import OOF as OOF
+from .selftest import Score as Score
+from .selftest import run_self_test as run_self_test
+from .server import open_review as open_review
+from .server import serve as serve

@@ -1,0 +1,15 @@
+from .export import RECORD as RECORD
+from .export import Settings as Settings
+from .export import export_view as export_view
+from .overview import draw_overview as draw_overview
+from .sheet import FAINT as FAINT
+from .sheet import GAP as GAP
+from .sheet import INK as INK
+from .sheet import PAPER as PAPER
+from .sheet import draw_sheet as draw_sheet
+from .view import DEFAULT_VIEW as DEFAULT_VIEW
+from .view import SUMS as SUMS
+from .view import View as View
+from .view import image_table as image_table
+from .view import is_intact as is_intact
+from .view import open_view as open_view
