@@ -52,7 +52,8 @@ def test_crops_that_lie_in_the_photo_stay_where_the_border_changes(work: Work) -
     _, cache = work
     api.crop(*work, margin=0.6, border="reflect", engine="serial")
     for path in (cache / "views/face").glob("0*.parquet"):
-        pq.write_table(pq.read_table(path).drop_columns(["invented", "margin"]), path)
+        table = pq.read_table(path).drop_columns(["invented", "margin"])
+        pq.write_table(table.replace_schema_metadata(None), path)
     before, pixels, out = keys(cache), open_view(cache, "face").gather(range(8)), found(cache)["invented"]
     assert 0 < (out > 0).sum() < 8, "some reach out and some do not"
     assert not api.run(*work, engine="serial").computed, "its border stays"

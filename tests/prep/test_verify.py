@@ -80,7 +80,7 @@ def test_damage_is_named_and_made_again(work: Work, name: str) -> None:
 
 def test_one_bit_of_one_pixel_is_noticed(work: Work) -> None:
     change(work[1] / "views/face/00000.npy", flip)
-    assert set(check(work)) == {"views/face/00000.parquet"}
+    assert set(check(work)) == {"views/face/00000.npy"}
     view = open_view(work[1])
     last = view.table["row"].to_numpy().argmax()
     with pytest.raises(UserError, match=r"00000\.npy' is damaged: the crop of ") as caught:
@@ -93,7 +93,7 @@ def test_one_bit_of_one_pixel_is_noticed(work: Work) -> None:
 )
 def test_pixels_that_do_not_fit_their_table(work: Work, shape: tuple[int, ...], dtype: type) -> None:
     np.save(work[1] / "views/face/00000.npy", np.zeros(shape, dtype))
-    assert "does not fit its table" in check(work)["views/face/00000.parquet"]
+    assert "does not fit its table" in check(work)["views/face/00000.npy"]
 
 
 @pytest.mark.parametrize("name", ["subjects", "labels"])
@@ -140,7 +140,7 @@ def test_the_command(cli: Callable[..., Any], work: Work) -> None:
     assert (work[1] / "labels.parquet").is_file()
     found = cli("verify", work[1], "-q")
     assert found.returncode == 1
-    assert "damaged   views/face/00000.parquet: 00000.npy: other pixels than were cut (" in found.stderr
+    assert "damaged   views/face/00000.npy: it holds other pixels than were made for " in found.stderr
     assert "damaged   labels.parquet: " in found.stderr
     assert f"Make them again with: maskprep run {work[1]}" in found.stderr
     assert not (work[1] / "labels.parquet").exists() and not (work[1] / "views/face/00000.npy").exists()

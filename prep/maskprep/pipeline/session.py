@@ -94,7 +94,10 @@ class Session:
         known = is_cache(self.cache.root)
         if known:
             recorded = self.cache.read()
-            base = configuration.parse({**recorded["settings"], "source": recorded["source"]["settings"]})
+            try:
+                base = configuration.parse({**recorded["settings"], "source": recorded["source"]["settings"]})
+            except UserError as error:
+                raise UserError(f"'{self.cache.dataset}' is damaged: {error.message}", "Restore it.") from error
             if recorded["source"]["schema_given"]:
                 base = dataclasses.replace(base, schema=Schema.from_dict(recorded["schema"]))
             if path is None and recorded["source"]["config"] and Path(recorded["source"]["config"]).is_file():

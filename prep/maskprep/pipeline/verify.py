@@ -76,11 +76,11 @@ def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None
 
 
 def discard(found: Verified) -> None:
-    """Delete what is damaged, tables before their pixels, and what says where its rows lie; the next run makes it."""
+    """Delete what is damaged, tables before their pixels, and what says where their rows lie; the next run makes it."""
     for path in found.damaged:
-        folder = path.parent
-        beside = [folder / INDEX, folder / MATTES] if path.stem.removeprefix("alpha-").isdigit() else []
-        for file in dict.fromkeys([*beside, path.with_suffix(".parquet"), path]):
+        numbered = path.stem.removeprefix("alpha-").isdigit()
+        beside = [path.parent / INDEX, path.parent / MATTES, path.with_suffix(".parquet")] if numbered else []
+        for file in (*beside, path):
             file.unlink(missing_ok=True)
 
 
@@ -91,19 +91,19 @@ def _work(cache: Cache, found: Verified) -> Iterator[tuple[Callable[[Path], None
         read_table(path)
         found.tables += 1
 
-    def shard(path: Path) -> None:
-        _check_shard(path, found)
-
-    def mattes(path: Path) -> None:
-        _check_mattes(path, found)
+    def pixels(path: Path) -> None:
+        if path.with_suffix(".parquet") not in found.damaged:
+            _check_pixels(path, found)
 
     for path in sorted(cache.root.rglob("*.json")):
         if path.name != PLAN:
             yield _check_json, path
     for folder in sorted(p for kind in ("stages", "views") for p in cache.root.glob(f"{kind}/*") if p.is_dir()):
-        numbers = shard_numbers(folder)
-        yield from ((shard, shard_path(folder, number)) for number in numbers)
-        yield from ((mattes, path) for path in sorted(folder.glob("alpha-*.parquet")))
+        tables = [shard_path(folder, number) for number in shard_numbers(folder)]
+        for path in (*tables, *sorted(folder.glob("alpha-*.parquet"))):
+            yield table, path
+            if path.with_suffix(".npy").is_file() or folder.parent.name == "views":
+                yield pixels, path.with_suffix(".npy")
         yield from ((table, path) for path in sorted(folder.glob("*.parquet")) if not path.stem[-1].isdigit())
     for path in sorted([*cache.root.glob("*.parquet"), *cache.root.glob("audit/*.parquet")]):
         yield table, path
@@ -118,38 +118,25 @@ def _check_json(path: Path) -> None:
         raise UserError("it holds no object")
 
 
-def _check_shard(path: Path, found: Verified) -> None:
-    """A shard of a stage or a view: its rows, and their pixels, where it has some."""
-    rows = read_table(path, needs=("image", "key", "row"))
-    found.tables += 1
-    if rows["row"].tolist() != list(range(len(rows))):
-        raise UserError("its rows are not numbered from 0")
-    pixels = path.with_suffix(".npy")
-    if path.parent.parent.name == "views":
-        sums = read_table(path, SUMS).to_numpy(np.int64)
-        arrays = _load(pixels, (len(rows), None, None, 3))
-        wrong = [i for i in range(len(rows)) if not is_intact(arrays[i], sums[i])]
-        _name(rows, wrong, f"{pixels.name}: other pixels than were cut")
+def _check_pixels(path: Path, found: Verified) -> None:
+    """The crops or the mattes of a shard; mattes lie in the rows of their crops."""
+    rows = read_table(path.with_suffix(".parquet"), needs=("image", "key", "row"))
+    if path.stem.startswith("alpha-"):
+        crops = read_table(shard_path(path.parent, int(path.stem.removeprefix("alpha-"))), ["image"])["image"]
+        if not rows["row"].between(0, len(crops) - 1).all() or rows["image"].tolist() != crops[rows["row"]].tolist():
+            raise UserError("its table lists other images than its crops")
+        _compare_alpha(rows, _load(path, (len(crops), None, None)))
+        found.mattes += len(rows)
+    elif path.parent.parent.name == "views":
+        sums = read_table(path.with_suffix(".parquet"), SUMS).to_numpy(np.int64)
+        pixels = _load(path, (len(rows), None, None, 3))
+        _name(rows, [i for i in range(len(rows)) if not is_intact(pixels[i], sums[i])])
         found.crops += len(rows)
-    elif pixels.is_file():
-        _compare_alpha(rows, _load(pixels, (len(rows), None, None)), pixels)
+    else:
+        _compare_alpha(rows, _load(path, (len(rows), None, None)))
 
 
-def _check_mattes(path: Path, found: Verified) -> None:
-    """The mattes beside the crops of a shard."""
-    rows = read_table(path, needs=("image", "key", "row", "status"))
-    found.tables += 1
-    pixels = path.with_suffix(".npy")
-    crops = read_table(shard_path(path.parent, int(path.stem.removeprefix("alpha-"))), ["image"])["image"]
-    arrays = _load(pixels, (len(crops), None, None))
-    inside = rows["row"].between(0, len(crops) - 1)
-    if not inside.all() or rows["image"].tolist() != crops.iloc[rows["row"]].tolist():
-        raise UserError("it lists other images than its crops")
-    _compare_alpha(rows, arrays, pixels)
-    found.mattes += len(rows)
-
-
-def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8], file: Path) -> None:
+def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
     """By their CRC-32; mattes of earlier versions by the size of their foreground, where that is known."""
     wrong = []
     for i, row in enumerate(rows.to_dict("records")):
@@ -160,7 +147,7 @@ def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8], file: Path) ->
             right = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
         if not right:
             wrong.append(i)
-    _name(rows, wrong, f"{file.name}: other mattes than were made")
+    _name(rows, wrong)
 
 
 def _load(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
@@ -168,16 +155,16 @@ def _load(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
     try:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path.name} cannot be read: {error}") from error
+        raise UserError(f"it cannot be read: {error}") from error
     fits = len(array.shape) == len(shape) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != np.uint8:
-        raise UserError(f"{path.name} holds {array.dtype} {array.shape}, which does not fit its table")
+        raise UserError(f"it holds {array.dtype} {array.shape}, which does not fit its table")
     return array
 
 
-def _name(rows: pd.DataFrame, wrong: list[int], what: str) -> None:
+def _name(rows: pd.DataFrame, wrong: list[int]) -> None:
     if wrong:
-        raise UserError(f"{what} ({some(rows['image'].iloc[wrong].tolist())})")
+        raise UserError(f"it holds other pixels than were made for {some(rows['image'].iloc[wrong].tolist())}")
 
 
 def _compare_images(cache: Cache, found: Verified) -> None:

@@ -184,6 +184,11 @@ def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
                 f"If they moved: maskprep run NEW_FOLDER --cache {source}",
             )
         return Cache(source), root
+    if (source / "images.parquet").is_file() and (source / "stages").is_dir():
+        raise UserError(
+            f"'{source}' is a cache whose {DATASET} is gone: it says what the cache was made from.",
+            "Restore it, or make a new cache: maskprep run PHOTOS",
+        )
     if not source.is_dir():
         raise UsageError(f"'{source}' is neither a photo folder nor a cache.", "Give an existing folder.")
     root = source.resolve()

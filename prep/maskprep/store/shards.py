@@ -37,6 +37,9 @@ SHARES, FEWEST_ROWS = 16, 8
 Pair = tuple[str, str]
 """(image, key)."""
 
+PLACE = {"image": "str", "key": "str", "shard": "int64", "row": "int64"}
+"""Where a row lies; an empty table forgets the types."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -64,8 +67,7 @@ def read_index(folder: Path) -> pd.DataFrame:
         frame = read_table(shard_path(folder, shard), ["image", "key"])
         frames.append(frame.assign(shard=shard, row=range(len(frame))))
     if not frames:
-        kinds = {"image": "str", "key": "str", "shard": "int64", "row": "int64"}
-        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in kinds.items()})
+        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in PLACE.items()})
     return pd.concat(frames, ignore_index=True)
 
 
@@ -77,7 +79,7 @@ def shard_files(folder: Path) -> list[Path]:
 def select(committed: pd.DataFrame, wanted: Sequence[Pair]) -> pd.DataFrame:
     """Of committed rows (image, key, shard, row) those that are wanted, each once, sorted by image."""
     pairs = pd.DataFrame(list(wanted), columns=["image", "key"], dtype="str")
-    live = committed.merge(pairs, on=["image", "key"]).drop_duplicates(["image", "key"])
+    live = committed.astype(PLACE).merge(pairs, on=["image", "key"]).drop_duplicates(["image", "key"])
     return live.sort_values("image", ignore_index=True)
 
 

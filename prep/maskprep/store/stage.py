@@ -407,7 +407,7 @@ class MapStage(Stage, Generic[R]):
 
     def _files(self, cache: Cache) -> str:
         facts = [(p.name, (info := p.stat()).st_size, info.st_mtime_ns) for p in self.shard_files(cache)]
-        return fingerprint(facts)
+        return fingerprint(facts, values_mark(self.indexed(cache)))  # and the index is the one that was written
 
     def is_current(self, tables: Tables) -> bool:
         """Whether nothing has changed since all of its rows were made: no key is looked at."""
@@ -416,7 +416,6 @@ class MapStage(Stage, Generic[R]):
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
             and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
-            and self.mark(tables) != ""
         )
 
     def close(self, tables: Tables, report: Report) -> None:
