@@ -66,9 +66,12 @@ entry.run(work, "Go on later.", seconds={seconds})
 def test_native_code_does_not_keep_a_command_that_was_interrupted(seconds: float, presses: int) -> None:
     script = [sys.executable, "-c", NATIVE.format(seconds=seconds)]
     process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "at work\n"
-    for _ in range(presses):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "at work\n"
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        _, stderr = process.communicate(timeout=10)
+    finally:
+        process.kill()
     assert (process.returncode, stderr) == (130, "\nGo on later.\n")
