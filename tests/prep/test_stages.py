@@ -292,3 +292,25 @@ def test_dead_shards_go_only_after_the_new_index(work: Work, monkeypatch: pytest
         ).is_file()
     Session(*work, engine="serial").run()
     assert not set(pd.read_parquet(cache / "views/face/index.parquet")["shard"]) & set(before["shard"])
+
+
+def test_the_key_of_a_matte_tells_whether_a_face_was_seen(work: Work) -> None:
+    """A rescued box is a guess: its matte is not held to the face."""
+    session = Session(*work)
+    session.config = dataclasses.replace(session.config, matte=MatteSettings(model="selfie"))
+    tables = session.tables()
+    before = {source.image: source.key for source in tables.inputs("matte:face")}
+    guessed = tables.table("choose").assign(status="rescued")
+    table = tables.table
+    tables.table = lambda name: guessed if name == "choose" else table(name)  # type: ignore[method-assign]
+    tables.forget("matte:face")
+    after = {source.image: source.key for source in tables.inputs("matte:face")}
+    assert len(before) == len(after) == 8 and not {*before.values()} & {*after.values()}
+    assert not any(source.row.force for source in tables.inputs("matte:face"))
+
+
+def test_the_heic_plugin_is_in_the_key_of_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that could not be opened without it are looked at again with it."""
+    before = stages(EVERYTHING)["index"].recipe
+    monkeypatch.setattr("maskprep.labels.images.heic_available", lambda: not before.settings["heic"])
+    assert stages(EVERYTHING)["index"].recipe != before
