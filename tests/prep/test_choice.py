@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from maskprep.faces.choice import (
+    WEIGHTS,
     Candidate,
     Choice,
     ChooseSettings,
@@ -25,7 +26,7 @@ from maskprep.faces.choice import (
 )
 from maskprep.faces.detect import TABLE
 from maskprep.faces.detectors import DETECTORS, Detection
-from maskprep.faces.face import CREDIBLE, Box, Face, confirmed, evidence, group, iou, merge
+from maskprep.faces.face import CONFIRMS, CREDIBLE, SURELY, Box, Face, confirmed, evidence, group, iou, merge
 from maskprep.faces.reasons import compare, not_faces
 from maskprep.faces.subjects import STATUSES, Subjects
 
@@ -439,3 +440,19 @@ def test_the_order_of_the_photos_does_not_matter() -> None:
     photos.append({"image": "e", "person": "p"})
     expected = statuses(*photos)
     assert statuses(*photos[::-1]) == expected
+
+
+def test_sharpness_counts_little() -> None:
+    """A face that is a little larger and nearer to the middle is the subject, though another is twice as sharp."""
+
+    def face(number: int, box: Box, detail: float) -> Face:
+        return Face((number,), box, 0.95, True, 0.95, np.zeros((4, 2)), detail)
+
+    larger, sharper = face(0, square(200, 200, 120), 0.5), face(1, square(330, 200, 110), 1.0)
+    assert choose([larger, sharper], *SIZE).face == 0
+
+
+def test_weights_and_limits_are_those_that_were_measured() -> None:
+    """They were chosen on real photos; another value needs another measurement (benchmarks/faces.py)."""
+    assert WEIGHTS == {"size": 0.4, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05, "matte": 0.15}
+    assert (CREDIBLE, SURELY, CONFIRMS) == (0.35, 0.7, 0.5)

@@ -8,8 +8,9 @@ import io
 import json
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from PIL import Image
 
 import maskprep as api
 from maskprep.cli import console as show
-from maskprep.dataset import export_view as exports
+from maskprep.dataset import export as exports
 from maskprep.dataset.export import Settings, export_view
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
@@ -331,3 +332,19 @@ def test_what_keeps_its_background_is_counted_and_listed(
     show.kept(made.kept, "export.json")
     printed = capsys.readouterr().out
     assert "background kept, no usable matte: 1 empty, 1 full, 1 low_contrast" in printed and min(wrong) in printed
+
+
+def test_names_with_dots_stay_whole_in_tars(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers of WebDataset cut a name at its first dot: what is before it is the key of a sample."""
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    for path in [*own.glob("*.parquet"), *own.rglob("0*.parquet"), *own.rglob("index.parquet")]:
+        table = pd.read_parquet(path)
+        if "image" in table:
+            table["image"] = [name.replace("/", "/v1.5.") for name in table["image"]]
+            table.to_parquet(path)
+    export_view(own, tmp_path / "out", Settings("webdataset"))
+    for path in (tmp_path / "out").rglob("*.tar"):
+        with tarfile.open(path) as tar:
+            names = tar.getnames()
+        keys = Counter(str(PurePosixPath(name).parent / PurePosixPath(name).name.partition(".")[0]) for name in names)
+        assert len(keys) > 1 and len(set(keys.values())) == 1, "every sample has files of its own"

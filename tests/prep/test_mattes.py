@@ -24,9 +24,9 @@ from maskprep.mattes import matte as mattes
 from maskprep.mattes import planes
 from maskprep.mattes.models import locate
 from maskprep.mattes.runtime import matte_of, open_model
+from maskprep.pipeline.damage import discard, verify
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
-from maskprep.pipeline.verify import discard, verify
 from maskprep.store.cache import Cache
 from maskprep.weights.fetch import locate as weight
 

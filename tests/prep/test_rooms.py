@@ -82,3 +82,12 @@ def test_what_is_exported_is_used() -> None:
 def test_modules_stay_readable() -> None:
     long = {str(f): n for f in ROOT.rglob("*.py") if (n := len(f.read_text(encoding="utf-8").splitlines())) > 500}
     assert not {name for name in long if not name.endswith(("stage.py", "session.py"))}
+
+
+def test_no_export_has_the_name_of_a_module() -> None:
+    """Once such a module is loaded, the room would give it in place of what it exports."""
+    for floor in FLOORS[:-1]:
+        for room in floor:
+            nodes = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8")).body
+            own = {a.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module for a in node.names}
+            assert not own & {file.stem for file in (ROOT / room).glob("*.py")}, room

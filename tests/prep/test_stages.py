@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from maskprep.photos.folder import Walk
 from maskprep.pipeline.config import Config
 from maskprep.pipeline.plan import Photos, plan
 from maskprep.pipeline.session import Session
-from maskprep.store.stage import MapStage, Stage, TableStage
+from maskprep.store.stage import MapStage, Report, Stage, TableStage
 
 Work = tuple[Path, Path]
 
@@ -292,3 +293,39 @@ def test_dead_shards_go_only_after_the_new_index(work: Work, monkeypatch: pytest
         ).is_file()
     Session(*work, engine="serial").run()
     assert not set(pd.read_parquet(cache / "views/face/index.parquet")["shard"]) & set(before["shard"])
+
+
+def test_the_key_of_a_matte_tells_whether_a_face_was_seen(work: Work) -> None:
+    """A rescued box is a guess: its matte is not held to the face."""
+    session = Session(*work)
+    session.config = dataclasses.replace(session.config, matte=MatteSettings(model="selfie"))
+    tables = session.tables()
+    before = {source.image: source.key for source in tables.inputs("matte:face")}
+    guessed = tables.table("choose").assign(status="rescued")
+    table = tables.table
+    tables.table = lambda name: guessed if name == "choose" else table(name)  # type: ignore[method-assign]
+    tables.forget("matte:face")
+    after = {source.image: source.key for source in tables.inputs("matte:face")}
+    assert len(before) == len(after) == 8 and not {*before.values()} & {*after.values()}
+    assert not any(source.row.force for source in tables.inputs("matte:face"))
+
+
+def test_the_heic_plugin_is_in_the_key_of_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that could not be opened without it are looked at again with it."""
+    before = stages(EVERYTHING)["index"].recipe
+    monkeypatch.setattr("maskprep.labels.images.heic_available", lambda: not before.settings["heic"])
+    assert stages(EVERYTHING)["index"].recipe != before
+
+
+def test_statistics_are_of_each_split(work: Work) -> None:
+    _, cache = work
+    tables = Session(*work).tables()
+    images = tables.table("images").assign(split=["train"] * 5 + ["eval"] * 3)
+    table = tables.table
+    tables.table = lambda name: images if name == "images" else table(name)  # type: ignore[method-assign]
+    (cache / "stats.json").unlink()
+    stage = tables.stages["stats"]
+    assert isinstance(stage, TableStage)
+    stage.refresh(tables, Report())
+    entry = json.loads((cache / "stats.json").read_text())["face"]
+    assert [entry[split]["whole"]["images"] for split in ("train", "eval", "all")] == [5, 3, 8]

@@ -17,8 +17,8 @@ import pytest
 import maskprep as api
 from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
+from maskprep.pipeline.damage import discard, verify
 from maskprep.pipeline.session import Session
-from maskprep.pipeline.verify import discard, verify
 from maskprep.store.cache import Cache
 
 Work = tuple[Path, Path]

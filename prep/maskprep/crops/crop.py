@@ -185,6 +185,7 @@ class Crop(MapStage[CropRow]):
     def purge(self, tables: Tables) -> list[str]:
         """Delete shards without their pixels; say what other settings make anew."""
         folder, before, notes = self.folder(tables.cache), self.recorded_recipe(tables.cache), []
+        damaged = shards.drop_damaged(folder, None)
         if before and (changes := self.recipe.changes(before)):
             have = self.committed(tables)
             wanted = {i.image: i.key for i in tables.inputs(self.name)}
@@ -194,7 +195,8 @@ class Crop(MapStage[CropRow]):
                 what = "; ".join(changes)
                 notes.append(f"View '{self.view}' has other settings ({what}): {anew} crops were made anew.")
         same_size = before.get("settings", {}).get("size") in (None, list(self.settings.size))
-        if (damaged := shards.drop_damaged(folder, self.array_shape)) and same_size:
+        damaged += shards.drop_damaged(folder, self.array_shape)
+        if damaged and same_size:
             notes.append(f"{damaged} shards of view '{self.view}' had lost their pixels and were made again.")
         return notes
 

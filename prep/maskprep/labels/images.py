@@ -99,7 +99,8 @@ class Index(MapStage[str]):
         return [Input(f.image, self.key(f.image, f.size, f.mtime_ns), f.broken) for f in self.files]
 
     def purge(self, tables: Tables) -> list[str]:
-        """Delete shards with a failure that may pass: versions before this one kept such rows as ``unreadable``."""
+        """Delete what is damaged, and failures that may pass: earlier versions kept such rows as ``unreadable``."""
+        super().purge(tables)
         folder = self.folder(tables.cache)
         if self.marked(tables.cache).is_file():
             return []

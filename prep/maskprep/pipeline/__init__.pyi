@@ -1,5 +1,7 @@
 from . import config as config
 from . import explain as explain
+from .damage import discard as discard
+from .damage import verify as verify
 from .explain import Status as Status
 from .explain import survey as survey
 from .session import Session as Session
@@ -12,5 +14,3 @@ from .session import relabel as relabel
 from .session import rembg as rembg
 from .session import run as run
 from .session import stats as stats
-from .verify import discard as discard
-from .verify import verify as verify

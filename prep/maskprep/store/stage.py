@@ -528,6 +528,8 @@ def refresh(
     def flush(rest: Sequence[Stage]) -> None:
         names = {stage.name for stage in waiting}
         followers = [s for s in rest if isinstance(s, MapStage) and s.follows in names]
+        for stage in followers:
+            report.notes += stage.purge(tables)
         _fill([s for s in waiting if s.name not in frozen], followers, tables, pool, photo, report)
         for stage in waiting:
             stage.close(tables, report)

@@ -16,7 +16,7 @@ import pandas as pd
 from maskprep.base import UsageError, UserError, keep_out, keep_whole
 from maskprep.dataset import View, open_view
 from maskprep.labels import SPLITS
-from maskprep.store import Cache
+from maskprep.store import Cache, read_table
 from masktrain.answering import draw as drawing
 from masktrain.answering import footage, listed, predictors, sheet, watch
 from masktrain.answering.predictor import Predictor
@@ -315,7 +315,7 @@ def _write(
 
 def read_boxes(cache: Path) -> dict[str, drawing.Box]:
     """The subject's box of every image that has one: x0, y0, x1, y1 in pixels of the upright photo."""
-    table = pd.read_parquet(cache / "subjects.parquet") if (cache / "subjects.parquet").is_file() else pd.DataFrame()
+    table = read_table(cache / "subjects.parquet") if (cache / "subjects.parquet").is_file() else pd.DataFrame()
     if not {"image", *BOX} <= set(table):
         return {}
     table = table.dropna(subset=list(BOX))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import View
 from maskprep.labels import SPLITS, Schema
+from maskprep.store import read_table
 from masktrain.data import answers as tables
 
 
@@ -40,7 +41,7 @@ class Questions:
 
     def columns(self, cache: Path) -> dict[str, list[Any]]:
         """Everything that the cache's images.parquet and the rest say about the images, by column."""
-        more = pd.read_parquet(cache / "images.parquet").set_index("image").reindex(self.images["image"])
+        more = read_table(cache / "images.parquet").set_index("image").reindex(self.images["image"])
         found = {str(name): more[name].tolist() for name in more}
         return found | {str(name): self.images[name].tolist() for name in self.images}
 
