@@ -422,7 +422,7 @@ class MapStage(Stage, Generic[R]):
         """Settle, and note what the rows were made from; not where rows are missing, so that they are tried again."""
         self.settle(tables, report)
         tables.forget(self.name)
-        whole = len(self.inputs_made(tables)) == len(tables.inputs(self.name))
+        whole = len(tables.live(self.name)) == len(tables.inputs(self.name))
         marks = {"made_from": self.made_from(tables) if whole else "", "files": self._files(tables.cache)}
         description = {**self.description(tables), "stage": self.recipe.to_dict()}
         for path, record in (
@@ -432,10 +432,6 @@ class MapStage(Stage, Generic[R]):
             if _read_json(path) != record:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, record)
-
-    def inputs_made(self, tables: Tables) -> pd.DataFrame:
-        """The inputs that have a row."""
-        return tables.live(self.name)
 
     def size(self, cache: Cache) -> int:
         """Bytes on disk."""
