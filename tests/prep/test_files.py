@@ -34,7 +34,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_table_of_another_version_is_named_with_what_it_lacks(tmp_path: Path) -> None:
     write_table(tmp_path / "faces.parquet", pd.DataFrame({"image": ["a"], "face": [0]}))
     assert list(read_table(tmp_path / "faces.parquet", needs=["face"])) == ["image", "face"]
-    with pytest.raises(UserError, match=r"faces\.parquet' was written by another version: it has no column matte"):
+    with pytest.raises(UserError, match=r"faces\.parquet' is of another version or program: it has no column matte"):
         read_table(tmp_path / "faces.parquet", needs=["face", "matte"])
 
 
