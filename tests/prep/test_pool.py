@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,14 @@ from maskprep.store.pool import Pool, check
 
 TASKS = [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9]]
 DOUBLED = [[0, 2, 4], [6, 8], [10, 12, 14, 16], [18]]
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -243,6 +243,8 @@ class Pipeline:
         pd.DataFrame({"image": names}).to_parquet(cache / "images.parquet")
         status = ["ok" if n in good else "unreadable" for n in names]
         pd.DataFrame({"image": names, "status": status}).to_parquet(cache / "subjects.parquet")
+        labels = ["person", "label", "excluded", *(attribute.name for attribute in self.synthetic.SCHEMA.attributes)]
+        pd.DataFrame({"image": names, **dict.fromkeys(labels)}).to_parquet(cache / "labels.parquet")
         self.synthetic.write_view(cache, view, good, crops, 1, 0, rng)
 
 
