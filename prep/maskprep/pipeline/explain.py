@@ -113,7 +113,7 @@ def explain(session: Session, name: str) -> list[str]:
     for stage in tables.stages.values():
         if isinstance(stage, MapStage):
             waits = _waits(stage, tables)
-            lines.append(f"{stage.name:<10} {waits.why if waits else stage.explain(tables, image)}")
+            lines.append(f"{stage.name:<9} {waits.why if waits else stage.explain(tables, image)}")
     return lines
 
 
