@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from maskprep.dataset.view import View, open_view
-from masktrain.learn.batches import Batches
-from masktrain.learn.host import choose_device
-from masktrain.learn.torchvision_ops import ensure_torchvision
+from masktrain.train.batches import Batches
+from masktrain.train.host import choose_device
+from masktrain.train.torchvision_ops import ensure_torchvision
 
 
 def write_jpegs(view: View, rows: np.ndarray, folder: Path) -> None:

@@ -31,7 +31,7 @@ from maskprep.pipeline import config as configuration
 from maskprep.pipeline import session as pipeline
 from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
-from masktrain.answering import predict, predictors, trained
+from masktrain.answer import predict, predictors, trained
 
 
 def alone(source: trained.Single, size: tuple[int, int], images: int, batch_size: int) -> Callable[[], int]:

@@ -26,15 +26,15 @@ import pandas as pd
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
-from masktrain import show
-from masktrain.answering import evaluate
-from masktrain.fitting import crossfit
-from masktrain.fitting import fit as fitting
-from masktrain.learn.targets import make_target
-from masktrain.options.config import FitConfig, assignments
-from masktrain.options.recipes import read
-from masktrain.records import runs
-from masktrain.scoring import metrics, paired
+from masktrain.answer import evaluate
+from masktrain.cli import show
+from masktrain.config.config import FitConfig, assignments
+from masktrain.config.recipes import read
+from masktrain.runs import folder as runs
+from masktrain.score import metrics, paired
+from masktrain.study import crossfit
+from masktrain.study import fit as fitting
+from masktrain.train.targets import make_target
 
 PLAIN = {"loss.class_weights": "none"}
 RECIPES: dict[str, dict[str, Any]] = {

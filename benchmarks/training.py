@@ -32,13 +32,12 @@ from torch import nn
 
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UserError
-from masktrain.data import feed
-from masktrain.fitting import fit as fitting
-from masktrain.learn import host, loop
-from masktrain.learn.augment import transforms
-from masktrain.learn.batches import Batch
-from masktrain.learn.torchvision_ops import ensure_torchvision
-from masktrain.options.config import FitConfig, assignments
+from masktrain.config.config import FitConfig, assignments
+from masktrain.study import fit as fitting
+from masktrain.train import feed, host, loop
+from masktrain.train.augment import transforms
+from masktrain.train.batches import Batch
+from masktrain.train.torchvision_ops import ensure_torchvision
 
 Step = Callable[[], int]
 

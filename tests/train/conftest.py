@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from masktrain.options.config import FitConfig
+from masktrain.config.config import FitConfig
 
 TINY = {
     "model.name": "test_resnet",
@@ -33,7 +33,7 @@ def _load(name: str) -> ModuleType:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Exit status of ``masktrain ARGS``, run in this process."""
-    from masktrain import cli
+    from masktrain.cli.app import app as cli
 
     def run(*args: object) -> int:
         monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])
@@ -67,6 +67,6 @@ def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def run(cache: Path, config: Callable[..., FitConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test changes."""
-    from masktrain.fitting.fit import fit
+    from masktrain.study.fit import fit
 
     return fit(cache, config(), out=tmp_path_factory.mktemp("runs") / "first").run

@@ -17,12 +17,12 @@ import pytest
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import card
-from masktrain.answering.evaluate import evaluate
-from masktrain.answering.predict import predict
-from masktrain.data import answers
-from masktrain.learn.checkpoint import load_sidecar
-from masktrain.scoring import metrics
+from masktrain.answer import card
+from masktrain.answer.evaluate import evaluate
+from masktrain.answer.predict import predict
+from masktrain.data import names as answers
+from masktrain.score import metrics
+from masktrain.train.checkpoint import load_sidecar
 
 Rows = list[dict[str, str]]
 

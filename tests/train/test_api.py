@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from masktrain import api, cli, cli_answers, cli_rules, cli_runs
+from masktrain import api
+from masktrain.cli import answers as cli_answers
+from masktrain.cli import app as cli
+from masktrain.cli import rules as cli_rules
+from masktrain.cli import runs as cli_runs
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from maskprep.dataset.view import open_view
-from masktrain.answering import inference
-from masktrain.fitting.fit import fit
-from masktrain.learn import checkpoint
-from masktrain.learn.averaging import average_of, decay_at, update_average
-from masktrain.options.config import FitConfig
+from masktrain.answer import inference
+from masktrain.config.config import FitConfig
+from masktrain.study.fit import fit
+from masktrain.train import checkpoint
+from masktrain.train.averaging import average_of, decay_at, update_average
 
 Make = Callable[..., FitConfig]
 

@@ -15,9 +15,9 @@ import torch
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import inference, predictors
-from masktrain.fitting.fit import background, check, colour, fit, resume, statistics
-from masktrain.learn.batches import Batches
+from masktrain.answer import inference, predictors
+from masktrain.study.fit import background, check, colour, fit, resume, statistics
+from masktrain.train.batches import Batches
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,11 @@ import pytest
 from maskprep.dataset.view import View, open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
-from masktrain.data import bands, feed, folds
-from masktrain.options.config import FitConfig
-from masktrain.options.images import DataConfig
-from masktrain.records import runs
+from masktrain.config.config import FitConfig
+from masktrain.config.images import DataConfig
+from masktrain.data import bands, folds
+from masktrain.runs import folder as runs
+from masktrain.train import feed
 
 Make = Callable[..., FitConfig]
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))
@@ -127,8 +128,8 @@ def test_settings_that_are_wrong(settings: dict[str, str], message: str) -> None
 def test_a_run_is_scored_by_the_schema_and_keeps_what_it_did(
     aged: Path, config: Callable[..., FitConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from masktrain import show
-    from masktrain.fitting.fit import fit, resume
+    from masktrain.cli import show
+    from masktrain.study.fit import fit, resume
 
     settings = config(optim__epochs=1, data__train_bins="age=40,50", data__drop_intervals="age=28-29,61-62")
     run = fit(aged, settings, out=tmp_path / "run", progress=show.PrintedFit()).run

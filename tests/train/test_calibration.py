@@ -15,12 +15,12 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import predictors
-from masktrain.answering.evaluate import evaluate
-from masktrain.combining import calibrate
-from masktrain.records import heldout
-from masktrain.scoring import calibration
-from masktrain.scoring.calibration import Calibration
+from masktrain.answer import predictors
+from masktrain.answer.evaluate import evaluate
+from masktrain.combine import calibrate
+from masktrain.runs import predictions as heldout
+from masktrain.score import calibration
+from masktrain.score.calibration import Calibration
 
 
 @pytest.fixture

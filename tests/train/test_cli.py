@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from masktrain import cli
-from masktrain.options import config
+from masktrain.cli.app import app as cli
+from masktrain.config import config
 
 Call = Callable[..., int]
 FIT = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
@@ -108,7 +108,9 @@ def test_help_names_the_defaults(call: Call, capsys: pytest.CaptureFixture[str])
 
 def test_help_loads_no_heavy_packages() -> None:
     """What makes it slow; benchmarks/startup.py measures the time."""
-    code = "import sys, masktrain.cli; sys.exit(bool({'torch', 'numpy', 'pandas', 'rich', 'timm'} & set(sys.modules)))"
+    code = (
+        "import sys, masktrain.cli.app; sys.exit(bool({'torch', 'numpy', 'pandas', 'rich', 'timm'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -120,7 +122,7 @@ import sys
 for name in ("torch", "torchvision", "timm", "sklearn", "albumentations", "safetensors"):
     sys.modules[name] = None
 sys.argv = ["masktrain", *{words!r}]
-from masktrain.cli import main
+from masktrain.cli.app import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -132,7 +134,7 @@ main()
 def test_a_live_bar_on_a_terminal(cache: Path, tmp_path: Path) -> None:
     if shutil.which("script") is None:
         pytest.skip("no script(1) to make a terminal")
-    command = [sys.executable, "-m", "masktrain.cli", *FIT, str(cache), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "masktrain", *FIT, str(cache), "--out", str(tmp_path / "run")]
     done = subprocess.run(
         ["script", "-qec", " ".join(command), "/dev/null"],
         capture_output=True,

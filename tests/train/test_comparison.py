@@ -17,13 +17,13 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import baselines, predictors
-from masktrain.answering.evaluate import evaluate
-from masktrain.fitting.fit import fit
-from masktrain.learn import model as models
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
-from masktrain.scoring import paired, questions, slices
+from masktrain.answer import baselines, predictors
+from masktrain.answer.evaluate import evaluate
+from masktrain.config.config import FitConfig
+from masktrain.runs import folder as runs
+from masktrain.score import paired, questions, slices
+from masktrain.study.fit import fit
+from masktrain.train import model as models
 
 Make = Callable[..., FitConfig]
 

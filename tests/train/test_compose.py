@@ -18,19 +18,20 @@ import yaml
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain import cli
-from masktrain.answering import export, predictors, trained
-from masktrain.answering.evaluate import evaluate
-from masktrain.combining.compose import compose
-from masktrain.data import feed, tasks
-from masktrain.fitting.fit import fit, resume
-from masktrain.learn.checkpoint import load_sidecar
-from masktrain.learn.spread import spread
-from masktrain.options.config import FitConfig
-from masktrain.options.where import Where
+from masktrain.answer import export, predictors, trained
+from masktrain.answer.evaluate import evaluate
+from masktrain.answer.spread import spread
+from masktrain.cli.app import app as cli
+from masktrain.combine.compose import compose
+from masktrain.config.config import FitConfig
+from masktrain.config.where import Where
+from masktrain.data import tasks
 from masktrain.pages import attention, explain, standings
-from masktrain.records import runs
-from masktrain.scoring import metrics
+from masktrain.runs import folder as runs
+from masktrain.score import metrics
+from masktrain.study.fit import fit, resume
+from masktrain.train import feed
+from masktrain.train.checkpoint import load_sidecar
 
 Make = Callable[..., FitConfig]
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UsageError
-from masktrain.options.config import SECTIONS, FitConfig, describe, keys, named, parse
-from masktrain.options.sections import OptimConfig
+from masktrain.config.config import SECTIONS, FitConfig, describe, keys, named, parse
+from masktrain.config.sections import OptimConfig
 
 
 def test_every_setting_has_help_and_source() -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from maskprep.dataset import view as views
 from maskprep.errors import UserError
-from masktrain.answering.evaluate import evaluate
-from masktrain.answering.predict import predict
-from masktrain.fitting.fit import fit
-from masktrain.learn import checkpoint
-from masktrain.options.config import FitConfig
+from masktrain.answer.evaluate import evaluate
+from masktrain.answer.predict import predict
+from masktrain.config.config import FitConfig
+from masktrain.study.fit import fit
+from masktrain.train import checkpoint
 
 resource = pytest.importorskip("resource", reason="needs limits on the size of files")
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from maskprep.errors import UserError
 from maskprep.weights.fetch import locate
-from masktrain.answering import live, predictors
+from masktrain.answer import live, predictors
 from masktrain.pages import demo
 
 
@@ -98,7 +98,7 @@ def test_the_page_in_a_browser(run: Path, synthetic: Any, tmp_path: Path) -> Non
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = [sys.executable, "-m", "masktrain.cli", "demo", str(own), "--port", "0", "--no-open"]
+    command = [sys.executable, "-m", "masktrain", "demo", str(own), "--port", "0", "--no-open"]
     environment = os.environ | {"TMPDIR": str(temporary)}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

@@ -14,16 +14,16 @@ from safetensors.torch import load_file
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain import cli
-from masktrain.answering import inference, predictors
-from masktrain.answering.evaluate import evaluate
-from masktrain.combining import budgets, ensemble, epochs, voting
-from masktrain.fitting.fit import fit
-from masktrain.fitting.progress import Progress
-from masktrain.learn import checkpoint
-from masktrain.options.config import FitConfig
-from masktrain.records import heldout
-from masktrain.scoring import metrics
+from masktrain.answer import inference, predictors
+from masktrain.answer.evaluate import evaluate
+from masktrain.cli.app import app as cli
+from masktrain.combine import budgets, ensemble, epochs, voting
+from masktrain.config.config import FitConfig
+from masktrain.runs import predictions as heldout
+from masktrain.score import metrics
+from masktrain.study.fit import fit
+from masktrain.study.progress import Progress
+from masktrain.train import checkpoint
 
 Make = Callable[..., FitConfig]
 

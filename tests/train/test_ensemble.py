@@ -17,14 +17,15 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import export, predictors
-from masktrain.answering.evaluate import evaluate
-from masktrain.answering.predict import predict
-from masktrain.combining import ensemble
-from masktrain.fitting.fit import fit
-from masktrain.learn.combination import Combination
-from masktrain.options.config import FitConfig
-from masktrain.records import heldout, runs
+from masktrain.answer import export, predictors
+from masktrain.answer.combination import Combination
+from masktrain.answer.evaluate import evaluate
+from masktrain.answer.predict import predict
+from masktrain.combine import ensemble
+from masktrain.config.config import FitConfig
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.study.fit import fit
 
 Make = Callable[..., FitConfig]
 

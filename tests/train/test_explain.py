@@ -21,14 +21,14 @@ from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store import decisions
 from maskprep.store.decisions import read_decisions
-from masktrain.answering import predictors, trained
-from masktrain.fitting.fit import fit
-from masktrain.learn.graph import Part
-from masktrain.learn.model import build
-from masktrain.learn.networks import Paired, Several
-from masktrain.options.config import FitConfig
+from masktrain.answer import predictors, trained
+from masktrain.answer.graph import Part
+from masktrain.config.config import FitConfig
 from masktrain.pages import attention, demo
 from masktrain.pages.explain import explain
+from masktrain.study.fit import fit
+from masktrain.train.model import build
+from masktrain.train.networks import Paired, Several
 
 pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
 
@@ -250,7 +250,7 @@ def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> N
 
 
 def test_wrong_in_k_of_n(run: Path, cache: Path, tmp_path: Path) -> None:
-    from masktrain.records import heldout
+    from masktrain.runs import predictions as heldout
 
     other = Path(shutil.copytree(run, tmp_path / "other"))
     table = pd.read_parquet(other / "oof.parquet")

@@ -19,12 +19,12 @@ import torch
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import card, export, portable, predictors
-from masktrain.answering.predict import predict
-from masktrain.fitting.fit import fit
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
-from masktrain.scoring.calibration import Calibration
+from masktrain.answer import card, export, portable, predictors
+from masktrain.answer.predict import predict
+from masktrain.config.config import FitConfig
+from masktrain.runs import folder as runs
+from masktrain.score.calibration import Calibration
+from masktrain.study.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_without_torch(run: Path, cache: Path, exported: export.Exported, tmp_pa
         "sys.meta_path.insert(0, Block())\n"
         f"sys.argv = ['masktrain', 'predict', {str(exported.files[0])!r}, {str(cache)!r}, '--proba',"
         f" '--out', {str(tmp_path / 'onnx.csv')!r}]\n"
-        "from masktrain.cli import main\n"
+        "from masktrain.cli.app import main\n"
         "main()\n"
         "assert not {'torch', 'timm'} & set(sys.modules)\n"
     )

@@ -25,13 +25,13 @@ from safetensors.torch import load_file
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
+from masktrain.config.config import FitConfig
 from masktrain.data import folds
-from masktrain.fitting.fit import fit, resume
-from masktrain.fitting.snapshots import Snapshots
-from masktrain.learn import checkpoint, criteria, loop
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
-from masktrain.scoring import metrics
+from masktrain.runs import folder as runs
+from masktrain.score import metrics
+from masktrain.study.fit import fit, resume
+from masktrain.study.snapshots import Snapshots
+from masktrain.train import checkpoint, criteria, loop
 
 Make = Callable[..., FitConfig]
 
@@ -223,9 +223,9 @@ def test_a_stop_while_scoring_loses_nothing(
 DIES = """
 import os, signal
 from pathlib import Path
-from masktrain.fitting import fit
-from masktrain.options.config import FitConfig
-from masktrain.learn import host, loop
+from masktrain.study import fit
+from masktrain.config.config import FitConfig
+from masktrain.train import host, loop
 
 step, done = loop.train_step, 0
 
@@ -365,7 +365,16 @@ def test_no_temporary_files_remain(run: Path) -> None:
 
 def test_ctrl_c_ends_cleanly_and_soon(cache: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "masktrain.cli", "fit", str(cache), "--model", "test_resnet", "--no-pretrained"]
+    command = [
+        sys.executable,
+        "-m",
+        "masktrain.cli.app",
+        "fit",
+        str(cache),
+        "--model",
+        "test_resnet",
+        "--no-pretrained",
+    ]
     command += ["--epochs", "500", "--batch-size", "8", "--out", str(out)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     deadline = time.monotonic() + 50

@@ -14,19 +14,19 @@ from torch import nn
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.learn import devices, host, loop, model, networks
-from masktrain.learn.augment import Augment, draw_seed
-from masktrain.learn.batches import Batches
-from masktrain.learn.optim import make_optimizer
-from masktrain.options.images import AugmentConfig
-from masktrain.options.sections import OptimConfig
+from masktrain.config.images import AugmentConfig
+from masktrain.config.sections import OptimConfig
+from masktrain.train import devices, host, loop, model, networks
+from masktrain.train.augment import Augment, draw_seed
+from masktrain.train.batches import Batches
+from masktrain.train.optim import make_optimizer
 
 CPU = torch.device("cpu")
 
 
 def test_torchvision_imports_before_anything_else() -> None:
     code = (
-        "from masktrain.learn.torchvision_ops import ensure_torchvision as e; a = e(); b = e();"
+        "from masktrain.train.torchvision_ops import ensure_torchvision as e; a = e(); b = e();"
         "import torchvision, timm; assert a == b; print(a)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.fitting.fit import fit, resume
-from masktrain.learn import checkpoint, loop
-from masktrain.learn.batches import Batch
-from masktrain.learn.freezing import freeze, frozen_stages, stages, thawed
-from masktrain.learn.losses import make_objective
-from masktrain.learn.model import build
-from masktrain.learn.networks import Several
-from masktrain.learn.optim import climb, descend, make_optimizer, set_learning_rate
-from masktrain.learn.recomputation import recompute
-from masktrain.learn.targets import make_target
-from masktrain.options.config import FitConfig
-from masktrain.options.sections import OptimConfig
-from masktrain.records import runs
-from masktrain.scoring import metrics
+from masktrain.config.config import FitConfig
+from masktrain.config.sections import OptimConfig
+from masktrain.runs import folder as runs
+from masktrain.score import metrics
+from masktrain.study.fit import fit, resume
+from masktrain.train import checkpoint, loop
+from masktrain.train.batches import Batch
+from masktrain.train.freezing import freeze, frozen_stages, stages, thawed
+from masktrain.train.losses import make_objective
+from masktrain.train.model import build
+from masktrain.train.networks import Several
+from masktrain.train.optim import climb, descend, make_optimizer, set_learning_rate
+from masktrain.train.recomputation import recompute
+from masktrain.train.targets import make_target
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import torch
 
 from maskprep.errors import UserError
 from maskprep.weights import fetch as weights
-from masktrain.learn.lite import BLOCKS_PER_STAGE, load_lite, packaged_state, to_timm
-from masktrain.learn.torchvision_ops import ensure_torchvision
+from masktrain.train.lite import BLOCKS_PER_STAGE, load_lite, packaged_state, to_timm
+from masktrain.train.torchvision_ops import ensure_torchvision
 
 CATS, ESPRESSO = {281, 282, 285}, 967
 

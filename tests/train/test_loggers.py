@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from maskprep.errors import UserError
-from masktrain.fitting import loggers
-from masktrain.fitting.fit import fit
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
+from masktrain.config.config import FitConfig
+from masktrain.runs import folder as runs
+from masktrain.study import loggers
+from masktrain.study.fit import fit
 
 Make = Callable[..., FitConfig]
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain.learn import loop
-from masktrain.learn.batches import Batch
-from masktrain.learn.losses import class_weights, focal, ldam_margins, make_objective, soft_f1
-from masktrain.learn.targets import Head, make_target
-from masktrain.options.config import FitConfig
-from masktrain.options.sections import LOSSES, TARGETS, LossConfig
+from masktrain.config.config import FitConfig
+from masktrain.config.sections import LOSSES, TARGETS, LossConfig
+from masktrain.train import loop
+from masktrain.train.batches import Batch
+from masktrain.train.losses import class_weights, focal, ldam_margins, make_objective, soft_f1
+from masktrain.train.targets import Head, make_target
 
 LABELS = np.repeat(np.arange(18), np.arange(1, 19))
 """Joint labels of the mask schema: class k occurs k + 1 times."""

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 from maskprep.labels.schema import MASK_SCHEMA
-from masktrain.scoring import metrics
+from masktrain.score import metrics
 
 
 def case(name: str) -> tuple[np.ndarray, np.ndarray]:

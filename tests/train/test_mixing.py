@@ -13,14 +13,14 @@ import torch
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
-from masktrain.fitting.fit import fit
-from masktrain.fitting.plan import plan
-from masktrain.learn.augment import Augment, by_class, described, shown
-from masktrain.learn.batches import Batch, Batches
-from masktrain.learn.mixing import cutmix, halves, mixup
-from masktrain.options.config import FitConfig
-from masktrain.options.images import RECIPES, AugmentConfig
-from masktrain.show import opening
+from masktrain.cli.show import opening
+from masktrain.config.config import FitConfig
+from masktrain.config.images import RECIPES, AugmentConfig
+from masktrain.study.fit import fit
+from masktrain.study.plan import plan
+from masktrain.train.augment import Augment, by_class, described, shown
+from masktrain.train.batches import Batch, Batches
+from masktrain.train.mixing import cutmix, halves, mixup
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")

@@ -15,8 +15,9 @@ from torch import nn
 
 from maskprep.errors import UsageError
 from maskprep.weights import fetch as weights
-from masktrain.fitting import models
-from masktrain.learn import cost, host
+from masktrain.answer import cost
+from masktrain.study import models
+from masktrain.train import host
 
 Call = Callable[..., int]
 PRECISION = host.Precision(torch.device("cpu"), None)

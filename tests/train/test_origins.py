@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.labels.schema import Attribute, Schema
-from masktrain import cli
+from masktrain.cli.app import app as cli
 from masktrain.pages import report
-from masktrain.scoring import origins
-from masktrain.scoring.origins import Evidence
+from masktrain.score import origins
+from masktrain.score.origins import Evidence
 
 SCHEMA = Schema((Attribute("mask", ("on", "off")), Attribute("age", ("<30", "30-59", ">=60"), (30.0, 60.0))))
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskprep.errors import UsageError
-from masktrain.answering.export import _check_folder
+from masktrain.answer.export import _check_folder
 
 Call = Callable[..., int]
 

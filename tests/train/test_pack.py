@@ -16,14 +16,14 @@ import pytest
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
-from masktrain import cli
-from masktrain.answering import predictors
-from masktrain.answering.evaluate import evaluate
-from masktrain.combining import ensemble
-from masktrain.fitting.fit import fit, resume
-from masktrain.options.config import FitConfig
+from masktrain.answer import predictors
+from masktrain.answer.evaluate import evaluate
+from masktrain.cli.app import app as cli
+from masktrain.combine import ensemble
+from masktrain.config.config import FitConfig
 from masktrain.pages.compare import compare
-from masktrain.records import pack
+from masktrain.runs import archive as pack
+from masktrain.study.fit import fit, resume
 
 
 def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.fitting.fit import fit
-from masktrain.fitting.snapshots import Snapshots
-from masktrain.learn import batched, checkpoint, host, loop
-from masktrain.learn.batches import Batches
-from masktrain.options.config import FitConfig
-from masktrain.options.images import AugmentConfig
-from masktrain.records import runs
+from masktrain.config.config import FitConfig
+from masktrain.config.images import AugmentConfig
+from masktrain.runs import folder as runs
+from masktrain.study.fit import fit
+from masktrain.study.snapshots import Snapshots
+from masktrain.train import batched, checkpoint, host, loop
+from masktrain.train.batches import Batches
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_two_processes_compute_what_one_does(cache: Path, config: Make, tmp_path
     given = [f"--set={k}={v}" for k, v in {**settings, "optim.batch_size": 8, "optim.lr": 5e-3}.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     done = subprocess.run(
-        [*command, "masktrain.cli", "fit", str(cache), "--no-pretrained", "--out", str(tmp_path / "two"), *given],
+        [*command, "masktrain", "fit", str(cache), "--no-pretrained", "--out", str(tmp_path / "two"), *given],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -192,7 +192,7 @@ def test_deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu_a_stopped_fit_goes_on_bit_by_bit(
     cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
-    from masktrain.fitting.fit import resume
+    from masktrain.study.fit import resume
 
     settings = config(
         run__device="cuda", run__deterministic=True, run__snapshot_seconds=0.0, augment__recipe=recipe, optim__ema=0.9

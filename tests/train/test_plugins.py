@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from maskprep.errors import UsageError, UserError
-from masktrain.learn import augment, losses, sampling, schedules
-from masktrain.options import plugins, recipes, sections
-from masktrain.options.config import FitConfig
-from masktrain.options.images import SampleConfig
-from masktrain.options.sections import LossConfig, ScheduleConfig
+from masktrain.config import plugins, recipes, sections
+from masktrain.config.config import FitConfig
+from masktrain.config.images import SampleConfig
+from masktrain.config.sections import LossConfig, ScheduleConfig
 from masktrain.pages import compare
-from masktrain.records import runs
+from masktrain.runs import folder as runs
+from masktrain.train import augment, losses, sampling, schedules
 
 DOCS = Path(__file__).parents[2] / "docs/plugins.md"
 REGISTRIES = (losses.loss, augment.recipe, schedules.schedule, sampling.sample)
@@ -126,7 +126,7 @@ def test_the_examples_by_hand(mine: Path) -> None:
         ("x = 1", "adds nothing"),
         ("import no_such_module_at_all", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
         ("def (:", "SyntaxError"),
-        ("from masktrain.learn.losses import loss\nloss('focal')(len)", "There is a loss 'focal' already"),
+        ("from masktrain.train.losses import loss\nloss('focal')(len)", "There is a loss 'focal' already"),
     ],
 )
 def test_plugins_that_cannot_be_used(tmp_path: Path, code: str, said: str) -> None:

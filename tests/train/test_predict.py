@@ -22,10 +22,10 @@ from PIL import Image
 from maskprep.crops.crop import sums
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import draw, footage, inference, listed, live, predictors, sheet, watch
-from masktrain.answering.manual import Input, Manual
-from masktrain.answering.predict import predict
-from masktrain.answering.predictor import Predictor
+from masktrain.answer import draw, footage, inference, listed, live, predictors, sheet, watch
+from masktrain.answer.manual import Input, Manual
+from masktrain.answer.predict import predict
+from masktrain.answer.predictor import Predictor
 
 Pixels = NDArray[np.uint8]
 

@@ -18,16 +18,16 @@ from PIL import Image
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
-from masktrain import cli_rules
-from masktrain.data import folds, samples
+from masktrain.cli import rules as cli_rules
+from masktrain.config.config import FitConfig
+from masktrain.config.images import AugmentConfig
+from masktrain.data import folds
 from masktrain.data.folds import read_file
-from masktrain.fitting import protocol, space
-from masktrain.fitting.fit import fit, resume
-from masktrain.learn.batches import Batches
-from masktrain.options.config import FitConfig
-from masktrain.options.images import AugmentConfig
 from masktrain.pages import compare
-from masktrain.records import runs
+from masktrain.runs import folder as runs
+from masktrain.study import protocol, samples, space
+from masktrain.study.fit import fit, resume
+from masktrain.train.batches import Batches
 
 FIT = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 

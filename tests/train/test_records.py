@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UserError
-from masktrain.answering import predictors
-from masktrain.fitting import crossfit
-from masktrain.fitting.fit import resume
+from masktrain.answer import predictors
 from masktrain.pages import compare, report, standings
-from masktrain.records import heldout, runs
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.study import crossfit
+from masktrain.study.fit import resume
 
 READERS: dict[str, list[Callable[[Path], Any]]] = {
     "data.json": [runs.read_data, lambda run: compare.compare([run]), resume],

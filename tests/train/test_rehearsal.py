@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from maskprep.dataset.view import open_view
-from masktrain import cli
-from masktrain.data import feed
+from masktrain.cli.app import app as cli
+from masktrain.config.config import FitConfig
 from masktrain.data.folds import split
-from masktrain.fitting import checkup, ratefinder
-from masktrain.fitting.rehearsal import Rehearsal, prepare
-from masktrain.learn.batches import Batches
-from masktrain.options.config import FitConfig
+from masktrain.study import checkup, ratefinder
+from masktrain.study.rehearsal import Rehearsal, prepare
+from masktrain.train import feed
+from masktrain.train.batches import Batches
 
 Make = Callable[..., FitConfig]
 

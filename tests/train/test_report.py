@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain.fitting.fit import fit, resume
-from masktrain.learn import checkpoint, criteria, loop
-from masktrain.learn.averaging import mean_state
-from masktrain.options.config import FitConfig
-from masktrain.options.sections import SelectConfig
+from masktrain.config.config import FitConfig
+from masktrain.config.sections import SelectConfig
 from masktrain.pages import report
-from masktrain.records import runs
-from masktrain.scoring import calibration, metrics
+from masktrain.runs import folder as runs
+from masktrain.score import calibration, metrics
+from masktrain.study.fit import fit, resume
+from masktrain.train import checkpoint, criteria, loop
+from masktrain.train.averaging import mean_state
 
 Make = Callable[..., FitConfig]
 

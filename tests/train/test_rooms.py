@@ -7,7 +7,7 @@ from pathlib import Path
 
 import masktrain
 
-FLOORS = ("options", "learn", "data", "scoring", "records", "answering", "combining", "pages", "fitting")
+FLOORS = ("config", "data", "train", "score", "runs", "answer", "combine", "pages", "study", "cli")
 ROOT = Path(masktrain.__file__).parent
 
 

@@ -16,17 +16,17 @@ import yaml
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answering import inference, predictors
+from masktrain.answer import inference, predictors
+from masktrain.config import recipes
+from masktrain.config.config import FitConfig
 from masktrain.data import folds
-from masktrain.fitting import crossfit, plan
-from masktrain.fitting.fit import fit
-from masktrain.fitting.progress import Progress
-from masktrain.learn import loop
-from masktrain.options import recipes
-from masktrain.options.config import FitConfig
 from masktrain.pages import compare
-from masktrain.records import runs
-from masktrain.scoring import metrics
+from masktrain.runs import folder as runs
+from masktrain.score import metrics
+from masktrain.study import crossfit, plan
+from masktrain.study.fit import fit
+from masktrain.study.progress import Progress
+from masktrain.train import loop
 
 Make = Callable[..., FitConfig]
 Call = Callable[..., int]

@@ -12,11 +12,11 @@ import pytest
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
-from masktrain import show
-from masktrain.fitting.fit import fit
-from masktrain.learn.sampling import Sampler, make_sampler, occurrences
-from masktrain.options.config import FitConfig
-from masktrain.options.images import SampleConfig
+from masktrain.cli import show
+from masktrain.config.config import FitConfig
+from masktrain.config.images import SampleConfig
+from masktrain.study.fit import fit
+from masktrain.train.sampling import Sampler, make_sampler, occurrences
 
 LABELS = np.repeat([0, 1, 2], [100, 30, 7])
 PEOPLE = np.arange(137) % 20

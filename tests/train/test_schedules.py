@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masktrain.learn.schedules import learning_rate, plateau_drops
-from masktrain.options.sections import SCHEDULES, ScheduleConfig
+from masktrain.config.sections import SCHEDULES, ScheduleConfig
+from masktrain.train.schedules import learning_rate, plateau_drops
 
 
 def rates(steps: int = 100, drops: int = 0, **settings: Any) -> list[float]:

@@ -17,11 +17,12 @@ import torch
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
-from masktrain import show
-from masktrain.data import feed, folds
-from masktrain.fitting.fit import fit, resume
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
+from masktrain.cli import show
+from masktrain.config.config import FitConfig
+from masktrain.data import folds
+from masktrain.runs import folder as runs
+from masktrain.study.fit import fit, resume
+from masktrain.train import feed
 
 Make = Callable[..., FitConfig]
 MASK = Attribute("mask", ("wear", "incorrect", "normal"))

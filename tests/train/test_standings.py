@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
-from masktrain.combining.ensemble import ensemble
-from masktrain.fitting.fit import fit
-from masktrain.options.config import FitConfig
+from masktrain.combine.ensemble import ensemble
+from masktrain.config.config import FitConfig
 from masktrain.pages import compare, standings
+from masktrain.study.fit import fit
 
 Make = Callable[..., FitConfig]
 

@@ -15,9 +15,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from maskprep.errors import UsageError, UserError
-from masktrain.answering.evaluate import evaluate
-from masktrain.answering.predict import predict
-from masktrain.scoring import submission
+from masktrain.answer.evaluate import evaluate
+from masktrain.answer.predict import predict
+from masktrain.score import submission
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -179,7 +179,7 @@ def test_the_command(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> Non
     truth.to_csv(tmp_path / "mine.csv", index=False)
     wrong_here_and_there(truth).to_csv(tmp_path / "theirs.csv", index=False)
     code = (
-        "import sys\nfrom masktrain.cli import main\nsys.argv[0] = 'masktrain'\ntry:\n    main()\n"
+        "import sys\nfrom masktrain.cli.app import main\nsys.argv[0] = 'masktrain'\ntry:\n    main()\n"
         "finally:\n    print('torch' in sys.modules)"
     )
 

@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
-from masktrain.fitting import space, sweep, trials
-from masktrain.learn.checkpoint import weights_hash
-from masktrain.options import recipes
-from masktrain.options.config import FitConfig
-from masktrain.records import runs
+from masktrain.config import recipes
+from masktrain.config.config import FitConfig
+from masktrain.runs import folder as runs
+from masktrain.study import space, sweep, trials
+from masktrain.train.checkpoint import weights_hash
 
 pytest.importorskip("optuna")
 

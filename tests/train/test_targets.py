@@ -19,21 +19,21 @@ from torch import nn
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain.answering import export, inference
-from masktrain.data import bands, feed
-from masktrain.fitting.fit import fit, resume
-from masktrain.learn import checkpoint, loop
-from masktrain.learn.batches import Batch
-from masktrain.learn.freezing import stages
-from masktrain.learn.losses import make_objective, number_loss
-from masktrain.learn.networks import Paired, Several, assemble
-from masktrain.learn.optim import make_optimizer, set_learning_rate
-from masktrain.learn.targets import Head, make_target
-from masktrain.options.config import FitConfig
-from masktrain.options.images import DataConfig
-from masktrain.options.recipes import read
-from masktrain.options.sections import LOSSES, OptimConfig
-from masktrain.records import runs
+from masktrain.answer import export, inference
+from masktrain.config.config import FitConfig
+from masktrain.config.images import DataConfig
+from masktrain.config.recipes import read
+from masktrain.config.sections import LOSSES, OptimConfig
+from masktrain.data import bands
+from masktrain.runs import folder as runs
+from masktrain.study.fit import fit, resume
+from masktrain.train import checkpoint, feed, loop
+from masktrain.train.batches import Batch
+from masktrain.train.freezing import stages
+from masktrain.train.losses import make_objective, number_loss
+from masktrain.train.networks import Paired, Several, assemble
+from masktrain.train.optim import make_optimizer, set_learning_rate
+from masktrain.train.targets import Head, make_target
 
 Make = Callable[..., FitConfig]
 SCHEMA = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))

@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from maskprep.labels.schema import Attribute, Schema
-from masktrain.combining import ensemble, voting
-from masktrain.learn.combination import Combination
+from masktrain.answer.combination import Combination
+from masktrain.combine import ensemble, voting
 
 
 def combine(kind: str, tables: np.ndarray, groups: list[int] | None = None, **fitted: object) -> np.ndarray:

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskprep.dataset import open_view
-    from masktrain.answering.evaluate import evaluate
-    from masktrain.answering.export import export
-    from masktrain.answering.predict import Predictions, predict
-    from masktrain.combining.calibrate import Calibrated, calibrate
-    from masktrain.combining.compose import Composed, compose
-    from masktrain.combining.ensemble import Ensemble, ensemble
-    from masktrain.fitting.crossfit import Crossfitted, crossfit
-    from masktrain.fitting.fit import Fitted, fit, resume
-    from masktrain.fitting.plan import Plan, plan
-    from masktrain.fitting.protocol import Protocol, init, settings
-    from masktrain.fitting.sweep import Swept, sweep
-    from masktrain.options.config import FitConfig
+    from masktrain.answer.evaluate import evaluate
+    from masktrain.answer.export import export
+    from masktrain.answer.predict import Predictions, predict
+    from masktrain.combine.calibrate import Calibrated, calibrate
+    from masktrain.combine.compose import Composed, compose
+    from masktrain.combine.ensemble import Ensemble, ensemble
+    from masktrain.config.config import FitConfig
     from masktrain.pages.compare import Comparison, compare
     from masktrain.pages.explain import explain
     from masktrain.pages.report import report
     from masktrain.pages.standings import standings
-    from masktrain.records.pack import pack, unpack
-    from masktrain.scoring.scored import Report
+    from masktrain.runs.archive import pack, unpack
+    from masktrain.score.scored import Report
+    from masktrain.study.crossfit import Crossfitted, crossfit
+    from masktrain.study.fit import Fitted, fit, resume
+    from masktrain.study.plan import Plan, plan
+    from masktrain.study.protocol import Protocol, init, settings
+    from masktrain.study.sweep import Swept, sweep
 
 __all__ = [
     "Calibrated",
@@ -66,38 +66,38 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Calibrated": "masktrain.combining.calibrate",
+    "Calibrated": "masktrain.combine.calibrate",
     "Comparison": "masktrain.pages.compare",
-    "Composed": "masktrain.combining.compose",
-    "Crossfitted": "masktrain.fitting.crossfit",
-    "Ensemble": "masktrain.combining.ensemble",
-    "FitConfig": "masktrain.options.config",
-    "Fitted": "masktrain.fitting.fit",
-    "Plan": "masktrain.fitting.plan",
-    "Predictions": "masktrain.answering.predict",
-    "Protocol": "masktrain.fitting.protocol",
-    "Report": "masktrain.scoring.scored",
-    "Swept": "masktrain.fitting.sweep",
-    "calibrate": "masktrain.combining.calibrate",
+    "Composed": "masktrain.combine.compose",
+    "Crossfitted": "masktrain.study.crossfit",
+    "Ensemble": "masktrain.combine.ensemble",
+    "FitConfig": "masktrain.config.config",
+    "Fitted": "masktrain.study.fit",
+    "Plan": "masktrain.study.plan",
+    "Predictions": "masktrain.answer.predict",
+    "Protocol": "masktrain.study.protocol",
+    "Report": "masktrain.score.scored",
+    "Swept": "masktrain.study.sweep",
+    "calibrate": "masktrain.combine.calibrate",
     "compare": "masktrain.pages.compare",
-    "compose": "masktrain.combining.compose",
-    "crossfit": "masktrain.fitting.crossfit",
-    "ensemble": "masktrain.combining.ensemble",
-    "evaluate": "masktrain.answering.evaluate",
+    "compose": "masktrain.combine.compose",
+    "crossfit": "masktrain.study.crossfit",
+    "ensemble": "masktrain.combine.ensemble",
+    "evaluate": "masktrain.answer.evaluate",
     "explain": "masktrain.pages.explain",
-    "export": "masktrain.answering.export",
-    "fit": "masktrain.fitting.fit",
-    "init": "masktrain.fitting.protocol",
+    "export": "masktrain.answer.export",
+    "fit": "masktrain.study.fit",
+    "init": "masktrain.study.protocol",
     "open_view": "maskprep.dataset",
-    "pack": "masktrain.records.pack",
-    "plan": "masktrain.fitting.plan",
-    "predict": "masktrain.answering.predict",
+    "pack": "masktrain.runs.archive",
+    "plan": "masktrain.study.plan",
+    "predict": "masktrain.answer.predict",
     "report": "masktrain.pages.report",
-    "resume": "masktrain.fitting.fit",
-    "settings": "masktrain.fitting.protocol",
+    "resume": "masktrain.study.fit",
+    "settings": "masktrain.study.protocol",
     "standings": "masktrain.pages.standings",
-    "sweep": "masktrain.fitting.sweep",
-    "unpack": "masktrain.records.pack",
+    "sweep": "masktrain.study.sweep",
+    "unpack": "masktrain.runs.archive",
 }
 """Name → the module that has it."""
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import View
 from maskprep.labels import Attribute, Schema
+from masktrain.config.images import DataConfig
+from masktrain.config.settings import nearest
 from masktrain.data.folds import Split
-from masktrain.options.images import DataConfig
-from masktrain.options.settings import nearest
 
 _INTERVAL = re.compile(r"(-?\d+(?:\.\d+)?)(?:-|\.\.)(-?\d+(?:\.\d+)?)")
 

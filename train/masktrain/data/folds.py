@@ -21,9 +21,9 @@ from maskprep.base import UsageError, UserError, write_with
 from maskprep.dataset import View
 from maskprep.labels import Schema, open_duplicates, same_ids
 from maskprep.store import COLUMNS, Cache, Decision, to_csv
+from masktrain.config.images import DataConfig
 from masktrain.data import tasks
-from masktrain.data.answers import listed, read_csv
-from masktrain.options.images import DataConfig
+from masktrain.data.names import listed, read_csv
 
 VARYING_SHARE = 0.05
 """An attribute belongs to the person when it varies within fewer people than this (label errors do that)."""

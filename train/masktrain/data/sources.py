@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import View, open_view
 from maskprep.labels import same_ids
+from masktrain.config.images import DataConfig
 from masktrain.data import tasks
 from masktrain.data.folds import Split, usable_rows
-from masktrain.options.images import DataConfig
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError, fold
 from maskprep.dataset import View
 from maskprep.labels import Schema
-from masktrain.options.settings import nearest
-from masktrain.options.where import Where
+from masktrain.config.settings import nearest
+from masktrain.config.where import Where
 
 WHOLE = "whole label"
 """Column of a view's table that keeps the joint label of all attributes."""

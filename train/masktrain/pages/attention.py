@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from maskprep.base import UsageError, missing_extra
 from maskprep.labels import Schema
-from masktrain.learn.graph import Part
-from masktrain.learn.loop import normalise
-from masktrain.learn.networks import Paired, Several
-from masktrain.learn.targets import Head, Target
-from masktrain.learn.torchvision_ops import ensure_torchvision
-from masktrain.options.settings import nearest
+from masktrain.answer.graph import Part
+from masktrain.config.settings import nearest
+from masktrain.train.loop import normalise
+from masktrain.train.networks import Paired, Several
+from masktrain.train.targets import Head, Target
+from masktrain.train.torchvision_ops import ensure_torchvision
 
 METHODS = {
     "gradcam": "GradCAM",

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base import UsageError
-from masktrain.options.config import hash_of, keys
-from masktrain.records import heldout, runs
-from masktrain.scoring import metrics
+from masktrain.config.config import hash_of, keys
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.score import metrics
 
 MADE = ("ensemble.kind", "ensemble.members")
 """Settings that only what is made of other runs has."""
@@ -106,8 +107,8 @@ def _row(run: Path) -> Row:
 
 def _made_of_runs(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What an ensemble or a soup is made of, its scores on the people that its members held out, and their interval."""
-    from masktrain.answering import members
-    from masktrain.combining import soup
+    from masktrain.answer import members
+    from masktrain.combine import soup
     from masktrain.pages import standings
 
     if (run / members.FILE).is_file():

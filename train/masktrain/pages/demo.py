@@ -20,9 +20,9 @@ import numpy as np
 
 from maskprep.base import UserError, below, missing_extra, new_token, own_page
 from maskprep.photos import PhotoError, Pixels, load
-from masktrain.answering import draw as drawing
-from masktrain.answering import live, predictors
-from masktrain.answering.predictor import Predictor
+from masktrain.answer import draw as drawing
+from masktrain.answer import live, predictors
+from masktrain.answer.predictor import Predictor
 
 HOST, PORT = "127.0.0.1", 7860
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -100,7 +100,7 @@ def attend_with(predictor: Predictor) -> Attend | None:
         return None
     if importlib.util.find_spec("pytorch_grad_cam") is None:
         return None
-    from masktrain.answering import trained
+    from masktrain.answer import trained
     from masktrain.pages import attention
 
     parts = [p for p in trained.parts_of(predictor.source)[0] if p.place == 0]

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
-from masktrain.answering import evaluate, members, predictors, trained
-from masktrain.answering.predictor import Predictor, find_view
-from masktrain.learn.graph import Part
+from masktrain.answer import evaluate, members, predictors, trained
+from masktrain.answer.graph import Part
+from masktrain.answer.predictor import Predictor, find_view
 from masktrain.pages import attention, gallery
-from masktrain.records import heldout, runs
-from masktrain.records.heldout import HeldOut
-from masktrain.scoring import questions
-from masktrain.scoring.questions import Questions
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.runs.predictions import HeldOut
+from masktrain.score import questions
+from masktrain.score.questions import Questions
 
 FILE, DRAFT, TABLE = "explain.html", "decisions-draft.csv", "attention.csv"
 STUDIED = 256
@@ -72,7 +73,7 @@ def explain(
             the person; the map is their mean.
         out: folder to write to; by default ``RUN/explain``.
         method: one of :data:`masktrain.pages.attention.METHODS`.
-        split, answers, view: as for :func:`masktrain.answering.evaluate.evaluate`.
+        split, answers, view: as for :func:`masktrain.answer.evaluate.evaluate`.
         also: further runs whose held-out answers are counted: wrong in k of n.
         most: images shown of each pair of classes.
         sure: a wrong answer at least this probable becomes a line of the draft, for attributes with named classes.

@@ -19,10 +19,10 @@ from PIL import Image
 from maskprep.base import MADE_BY
 from maskprep.dataset import View
 from maskprep.photos import PhotoError, load
-from masktrain.answering import draw
+from masktrain.answer import draw
 from masktrain.pages import attention
 from masktrain.pages.report import STYLE
-from masktrain.scoring.questions import Questions
+from masktrain.score.questions import Questions
 
 HEIGHT = 170
 """Of a photo on the page, pixels."""
@@ -83,7 +83,7 @@ def page(case: Case, run: str, method: str, table: pd.DataFrame | None, *, pairs
         pairs: how many pairs of classes get a gallery.
         most: images of each.
     """
-    from masktrain.answering.predict import read_boxes
+    from masktrain.answer.predict import read_boxes
 
     boxes = read_boxes(case.pictures.path)
     names = case.pictures.schema.class_names

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from maskprep.base import UserError, write_with
 from maskprep.dataset import View, open_view
+from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
-from masktrain.learn.augment import by_class, shown
-from masktrain.learn.checkpoint import load_sidecar
-from masktrain.options.images import RECIPES, AugmentConfig
-from masktrain.records import heldout, runs
-from masktrain.scoring import calibration, metrics, origins, slices, weakest
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.score import calibration, metrics, origins, slices, weakest
+from masktrain.train.augment import by_class, shown
+from masktrain.train.checkpoint import load_sidecar
 
 FILE = "report.html"
 ERRORS, SAMPLES, MANY = 24, 12, 40

@@ -13,12 +13,13 @@ import numpy as np
 
 from maskprep.base import UsageError, write_with
 from maskprep.labels import Schema
-from masktrain.answering import members
-from masktrain.learn import checkpoint
+from masktrain.answer import members
 from masktrain.pages.report import STYLE
-from masktrain.records import heldout, runs
-from masktrain.records.heldout import HeldOut
-from masktrain.scoring import metrics, paired
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.runs.predictions import HeldOut
+from masktrain.score import metrics, paired
+from masktrain.train import checkpoint
 
 FILE = "standings.html"
 MARK = "<!-- masktrain standings -->"

@@ -1,0 +1,5 @@
+"""``python -m masktrain``, for torchrun."""
+
+from masktrain.cli.app import main
+
+main()

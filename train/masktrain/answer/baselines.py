@@ -1,0 +1,132 @@
+"""What a run must beat: the most frequent class, chance, and a linear probe on features that were never trained."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from maskprep.base import UserError
+from maskprep.dataset import View
+from masktrain.answer.predictor import Predictor
+from masktrain.data import folds
+from masktrain.runs import folder as runs
+from masktrain.score import guesses
+from masktrain.score.questions import Questions, same_source
+from masktrain.train import host, loop
+from masktrain.train.batches import Batches
+from masktrain.train.model import build
+
+PROBE = "tf_efficientnet_lite0"
+"""Network of the linear probe where the run did not start from pretrained weights; needs no hub."""
+
+Ints = NDArray[np.int64]
+
+
+def rows(
+    run: Path,
+    predictor: Predictor,
+    pictures: View,
+    asked: Questions,
+    data: dict[str, Any],
+    *,
+    probe: str | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> list[tuple[str, Ints]]:
+    """Each baseline's name and its answers [n]; whatever they know is from the run's training people.
+
+    Args:
+        probe: network of the linear probe, with its pretrained weights.
+
+    Raises:
+        UserError: the cache does not hold the people the run was trained on, or the weights cannot be had.
+    """
+    name = probe or _probe_of(run)
+    told = linear_probe(name, predictor, pictures, asked, data, batch_size=batch_size, device=device)
+    counts = np.array(data["classes"]["train"], dtype=np.float64)
+    return [*guesses.rows(counts, len(asked)), (f"linear probe on frozen {name}", told)]
+
+
+def linear_probe(
+    name: str,
+    predictor: Predictor,
+    pictures: View,
+    asked: Questions,
+    data: dict[str, Any],
+    *,
+    pretrained: bool = True,
+    batch_size: int = 64,
+    device: str = "auto",
+) -> Ints:
+    """Logistic regression on the features of a network that never saw these photos, fitted on the run's people.
+
+    Raises:
+        UserError: the cache does not hold these people.
+    """
+    if not same_source(pictures, data):
+        raise UserError(
+            f"The linear probe is fitted on the people the run was trained on; {pictures.path} holds others.",
+            "Evaluate on the cache of the run, or leave --baselines away.",
+        )
+    usable, _ = folds.usable_rows(pictures)
+    known = usable[pictures.table["person"].iloc[usable].isin(data["people"]["train"]).to_numpy()]
+    known = known[~np.isin(pictures.table["image"].to_numpy()[known], asked.images["image"].to_numpy())]
+    if not len(known):
+        raise UserError(f"{pictures.path} has no training images besides those that are asked about.")
+    where = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(asked.images["image"]).to_numpy()
+    cropped = ~np.isnan(where.astype(np.float64))
+    model = build(name, 0, pictures.size, pretrained=pretrained)
+    chosen = host.choose_device(device)
+    member = predictor.manual.members[0]
+    x, unknown = (
+        features(model.to(chosen).eval(), pictures, part, member.mean, member.std, chosen, batch_size)
+        for part in (known, where[cropped].astype(np.int64))
+    )
+    told = np.full(len(asked), predictor.manual.fallback, dtype=np.int64)
+    if cropped.any():
+        told[cropped] = regress(x, pictures.table["label"].iloc[known].to_numpy(dtype=np.int64), unknown)
+    return told
+
+
+def features(
+    model: torch.nn.Module,
+    view: View,
+    rows: Ints,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """Features float32 [n, d] of some rows of a view."""
+    scaled = (torch.tensor(v, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1).to(device) for v in (mean, std))
+    m, s = scaled
+    with torch.inference_mode():
+        parts = [
+            model(loop.normalise(b.pixels, m, s)).float().cpu()
+            for b in Batches(view, rows, batch_size, device).epoch(None)
+        ]
+    return np.asarray(torch.cat(parts).numpy())
+
+
+def regress(x: NDArray[np.float32], labels: Ints, unknown: NDArray[np.float32]) -> Ints:
+    """Logistic regression (scikit-learn's default ridge) on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged to the last digit
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(x, labels)
+    return np.asarray(model.predict(unknown), dtype=np.int64)
+
+
+def _probe_of(run: Path) -> str:
+    settings = runs.read_settings(run)
+    model = settings.get("model", {})
+    return str(model["name"]) if model.get("pretrained") and "name" in model else PROBE

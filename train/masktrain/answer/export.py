@@ -1,0 +1,235 @@
+"""Write what was trained in forms that need neither this program nor, for ONNX, torch; checked before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from maskprep.base import UsageError, UserError, fsync_replace, keep_whole, missing_extra, temporary_name, write_atomic
+from masktrain.answer import card, portable, predictors
+from masktrain.answer.graph import Graph
+from masktrain.answer.predictor import Predictor, check_size, find_view
+from masktrain.config.settings import nearest
+from masktrain.runs import folder as runs
+
+FORMATS = ("onnx", "pt2", "safetensors")
+FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "safetensors": "model.safetensors"}
+ABOUT, CARD = "model.json", "MODEL_CARD.md"
+LIMIT = 1e-4
+"""The largest difference between a probability of the exported model and the run's own that is accepted."""
+
+PARITY_CROPS = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: the files, the largest probability difference of each checked format, and over what crops."""
+
+    files: list[Path]
+    differences: dict[str, float]
+    crops: int
+    source: str
+
+
+def export(
+    run: Path,
+    out: Path | None = None,
+    *,
+    formats: tuple[str, ...] = FORMATS,
+    cache: Path | None = None,
+    force: bool = False,
+) -> Exported:
+    """Export a run or an ensemble, with a model card.
+
+    The graphs take crops as a cache holds them, uint8 [n, H, W, 3] RGB, one input for each kind of crops (named
+    ``crops_<view>``), and give ``probabilities`` float32 [n, C]; normalisation, combination and temperature are inside.
+    The ONNX file carries classes, schema, view geometry, mean and standard deviation as metadata; the .pt2 file
+    (:mod:`torch.export`) and the safetensors file have them beside as JSON. Every file is compared with the run on
+    real crops before it gets its name.
+
+    Args:
+        out: folder to write to, by default ``export`` in the run folder.
+        formats: any of :data:`FORMATS`.
+        cache: where the crops for the comparison are; by default the cache the run was trained on.
+        force: write over files in ``out`` that no export has written.
+
+    Raises:
+        UserError: not a run, no cache to compare on, onnx not installed, a difference above :data:`LIMIT`, or ``out``
+            holds files of another origin or lies among the photos.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            near = nearest(name, FORMATS)
+            raise UsageError(f"There is no format '{name}'.", f"Use {', '.join(near or FORMATS)}.")
+    if run.suffix == ".onnx":
+        raise UsageError(f"{run} is exported already.")
+    if out is not None:
+        _check_folder(run, out, [*(FILES[name] for name in formats), ABOUT, CARD], force)
+    predictor = predictors.load(run, "cpu")
+    crops, images = real_crops(predictor, run, cache)
+    expected = predictor.of_crops(crops)
+    graph = graph_of(predictor).eval()
+    folder = out or run / "export"
+    folder.mkdir(parents=True, exist_ok=True)
+    examples = tuple(torch.from_numpy(crops[i.view][:2]) for i in predictor.manual.inputs)
+    program = None
+    if {"onnx", "pt2"} & set(formats):
+        with _quietly():
+            count = torch.export.Dim("n", min=1)
+            program = torch.export.export(graph, examples, dynamic_shapes=(tuple({0: count} for _ in examples),))
+    files, differences = [], {}
+    for name in formats:
+        final = folder / FILES[name]
+        part = temporary_name(final)
+        part = part.with_name(f"{part.stem}-part{final.suffix}")
+        try:
+            got = _write(name, part, program, graph, examples, predictor, crops)
+            differences[name] = float(np.abs(got - expected).max())
+            if not differences[name] <= LIMIT:
+                raise UserError(
+                    f"The {name} file of {run} differs from the run by {differences[name]:.2g} in a probability"
+                    f" (limit {LIMIT:g}); it was not kept."
+                )
+            fsync_replace(part, final)
+        finally:
+            part.unlink(missing_ok=True)
+        files.append(final)
+    about = folder / ABOUT
+    write_atomic(about, (json.dumps(described(predictor), indent=2, ensure_ascii=False) + "\n").encode())
+    page = folder / CARD
+    write_atomic(page, card.write(run, predictor).encode())
+    return Exported([*files, about, page], differences, len(expected), images)
+
+
+def _check_folder(run: Path, out: Path, names: Sequence[str], force: bool) -> None:
+    """Refuse to write among the photos, and over files of a folder that holds no earlier export.
+
+    Raises:
+        UsageError: saying so.
+    """
+    runs.clear_of_photos([run], out)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if {"manual", "calibration"} <= json.loads((out / ABOUT).read_bytes()).keys():
+            return
+    for name in names:
+        keep_whole(out / name, force)
+
+
+def described(predictor: Predictor) -> dict[str, Any]:
+    """The manual and the calibration as plain values, for model.json."""
+    manual: dict[str, Any] = json.loads(predictor.manual.to_json())
+    return {"manual": manual, "calibration": json.loads(predictor.calibration.to_json())}
+
+
+def graph_of(predictor: Predictor) -> Graph:
+    """A trained thing as one network on the CPU."""
+    from masktrain.answer.trained import parts_of
+
+    parts, combination = parts_of(predictor.source)
+    return Graph(parts, combination, predictor.calibration.temperature)
+
+
+def real_crops(predictor: Predictor, run: Path, cache: Path | None) -> tuple[dict[str, NDArray[np.uint8]], str]:
+    """Crops to compare on, spread over a cache: for each input uint8 [n, H, W, 3]; and where they are from.
+
+    Raises:
+        UsageError: the run's cache is gone and no other is given.
+    """
+    where = cache or Path(runs.read_data(run)["cache"])
+    if not (where / "dataset.json").is_file():
+        raise UsageError(
+            f"The cache of {run} is no longer at {where}; exports are compared on real crops.",
+            "Name a cache with such crops: --cache CACHE",
+        )
+    views = [find_view(where, i) for i in predictor.manual.inputs]
+    shared = sorted(set.intersection(*(set(v.table["image"]) for v in views)))
+    chosen = [shared[i] for i in np.linspace(0, len(shared) - 1, min(PARITY_CROPS, len(shared))).round().astype(int)]
+    crops = {}
+    for wanted, view in zip(predictor.manual.inputs, views, strict=True):
+        check_size(wanted, view)
+        rows = view.table.reset_index().set_index("image")["index"].loc[chosen].to_numpy(dtype=np.int64)
+        crops[wanted.view] = view.gather(rows)
+    if not chosen:
+        raise UserError(f"{where} has no crops to compare on.")
+    return crops, str(where)
+
+
+def _write(
+    name: str,
+    file: Path,
+    program: Any,
+    graph: Graph,
+    examples: tuple[torch.Tensor, ...],
+    predictor: Predictor,
+    crops: Mapping[str, NDArray[np.uint8]],
+) -> NDArray[np.float32]:
+    """Write one format and compute the crops' probabilities from what was written."""
+    tensors = [torch.from_numpy(crops[i.view]) for i in predictor.manual.inputs]
+    if name == "onnx":
+        _write_onnx(file, program, examples, predictor)
+        return portable.load(file).of_crops(crops)
+    if name == "pt2":
+        extra = {k: json.dumps(v) for k, v in described(predictor).items()}
+        torch.export.save(program, file, extra_files=extra)
+        with _quietly(), torch.inference_mode():
+            return np.asarray(torch.export.load(file).module()(*tensors).numpy())
+    from safetensors.torch import load_file, save_file
+
+    state = {k: v.contiguous().clone() for k, v in graph.state_dict().items()}
+    save_file(state, file, metadata={k: json.dumps(v) for k, v in described(predictor).items()})
+    graph.load_state_dict(load_file(file))
+    with torch.inference_mode():
+        return np.asarray(graph(*tensors).numpy())
+
+
+def _write_onnx(file: Path, program: Any, examples: tuple[torch.Tensor, ...], predictor: Predictor) -> None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (the exporter needs it)
+    except ImportError as error:
+        raise missing_extra(error.name or "onnx", "onnx") from error
+    names = [f"crops_{i.view}" for i in predictor.manual.inputs]
+    held = io.BytesIO()
+    with _quietly():
+        written = torch.onnx.export(
+            program, examples, dynamo=True, input_names=names, output_names=["probabilities"], verbose=False
+        )
+        assert written is not None
+        held.write(written.model_proto.SerializeToString())
+    model = onnx.load_from_string(held.getvalue())
+    about = {
+        portable.MANUAL_KEY: predictor.manual.to_json(),
+        portable.CALIBRATION_KEY: predictor.calibration.to_json(),
+        "classes": json.dumps(predictor.manual.classes, ensure_ascii=False),
+        "mean": json.dumps([m.mean for m in predictor.manual.members]),
+        "std": json.dumps([m.std for m in predictor.manual.members]),
+    }
+    onnx.helper.set_model_props(model, about)
+    for place in [*model.graph.input, *model.graph.output]:
+        place.type.tensor_type.shape.dim[0].dim_param = "n"
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporters talk to developers of exporters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,269 @@
+"""What people see: the progress of a fit and the tables of scores. rich is imported only when something is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskprep.labels import Schema
+from masktrain.config.config import FitConfig
+from masktrain.score import weakest
+from masktrain.score.metrics import Interval, Scores
+from masktrain.study.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from masktrain.pages.compare import Comparison
+
+MANY = 12
+"""Classes that are no longer listed one by one."""
+
+
+class PrintedFit(Progress):
+    """A line per epoch, and a live bar while one runs if this is a terminal."""
+
+    @contextmanager
+    def running(
+        self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
+    ) -> Iterator[None]:
+        """Say what will be done, then show how it gets on."""
+        self.epochs, self.batch, self.images = config.optim.epochs, config.optim.batch_size, int(sum(about["drawn"]))
+        self.present = {n for n, k in zip(about["schema"].class_names, data["classes"]["val"], strict=True) if k}
+        self.done, self.loss = done, float("nan")
+        self.started = self.epoch_started = time.perf_counter()
+        for line in opening(run, config, data, about):
+            print(line)
+        if done or step:
+            within = f", step {step} of {about['steps']} of the next" if step else ""
+            print(f"Going on after epoch {done} of {self.epochs}{within}.")
+        sys.stdout.flush()
+        self.bar, self.task = None, None
+        if sys.stdout.isatty():
+            from rich import progress as bars
+
+            columns = (
+                bars.TextColumn("epoch {task.fields[epoch]}"),
+                bars.BarColumn(),
+                bars.TextColumn("{task.fields[text]}"),
+            )
+            self.bar = bars.Progress(*columns, transient=True)
+            self.task = self.bar.add_task("", total=self.images, epoch=f"{done + 1}/{self.epochs}", text="")
+        if self.bar is None:
+            yield
+            return
+        with self.bar:
+            yield
+
+    def say(self, text: str) -> None:
+        """Print it."""
+        print(text, flush=True)
+
+    def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
+        """Move the bar."""
+        if self.bar is None or self.task is None:
+            return
+        now = time.perf_counter()
+        self.loss = self.loss if loss is None else loss
+        rate = images / max(now - self.epoch_started, 1e-9)
+        left = ((self.epochs - epoch) * self.images + self.images - images) / rate
+        text = (
+            f"{rate:.0f} img/s  waits for data {waited / max(now - self.epoch_started, 1e-9):.0%}"
+            f"  loss {self.loss:.3f}  {clock(left)} left"
+        )
+        self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """One line, with the time left."""
+        now = time.perf_counter()
+        self.done += 1
+        per_epoch = now - self.epoch_started
+        self.epoch_started = now
+        line = (
+            epoch_line(record, self.epochs, self.batch) + f"  {clock(per_epoch * (self.epochs - record['epoch']))} left"
+        )
+        weak = weakest.line(record, self.present)
+        if self.bar is not None:
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            if weak:
+                self.bar.console.print(f"        {weak}", style="red", highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line + (f"\n        {weak}" if weak else ""), flush=True)
+
+
+def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """What a fit is about to do: data, people, classes, model."""
+    images, people, counts = data["images"], data["people"], data["classes"]
+    height, width = about["size"]
+    lines = [
+        f"run     {run or 'none, this only tries it'}",
+        f"data    {images['train']} images of {len(people['train'])} people to train on,"
+        f" {images['val']} of {len(people['val'])} held out; view '{data['view']}' {height}x{width}",
+        f"classes {min(counts['train'])} to {max(counts['train'])} training images each"
+        f" ({sum(c > 0 for c in counts['train'])} of {len(counts['train'])} occur),"
+        f" {min(counts['val'])} to {max(counts['val'])} held out",
+        f"model   {about['model']}, {about['parameters'] / 1e6:.1f} M parameters,"
+        f" {'pretrained' if config.model.pretrained else 'from scratch'},"
+        f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
+    ]
+    if config.run.protocol:
+        said = "".join(f"\n        deviates: {each}" for each in config.run.deviates)
+        lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
+    if config.sample.kind != "all" or config.sample.photos:
+        lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
+    if config.augment.classes:
+        lines.append(f"augment {', '.join(f'{r} for {n} images' for r, n in about['recipes'].items())} an epoch")
+    left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
+    left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
+    if left_out:
+        lines.insert(2, f"        left out: {', '.join(left_out)}")
+    if bins := data["training"].get("bins"):
+        named = "; ".join(f"{name} at {', '.join(f'{v:g}' for v in limits)}" for name, limits in bins.items())
+        moved = data["training"]["relabelled"]
+        lines.insert(3, f"        in training cut {named}: {moved} images have another label; scored as ever")
+    for extra in data.get("extra", ()):
+        gone = "".join(f", {n} {reason} left out" for reason, n in extra["left out"].items())
+        lines.insert(2, f"        {extra['images']} of them from {extra['cache']}, weight {extra['weight']:g}{gone}")
+    if linked := data["linked"]:
+        named = "; ".join(" = ".join(group[:4]) + (", ..." if len(group) > 4 else "") for group in linked[:3])
+        more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
+        lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
+    own_size = config.model.second != ""  # of two backbones, each sees the crops at its own size
+    if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
+        lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
+    return lines
+
+
+def shares(drawn: NDArray[np.int64], schema: Schema) -> str:
+    """Shares of the classes of each attribute among some images, given how many have each joint label."""
+    import numpy as np
+
+    texts = []
+    for k, name in enumerate(schema.joint):
+        axes = tuple(a for a in range(len(schema.sizes)) if a != k)
+        found = np.asarray(drawn).reshape(schema.sizes).sum(axes) / max(sum(drawn), 1)
+        if len(found) > MANY:
+            texts.append(f"{name} {found.min():.2%} to {found.max():.2%} each")
+        else:
+            texts.append(
+                f"{name} " + ", ".join(f"{c} {s:.0%}" for c, s in zip(schema[name].classes, found, strict=True))
+            )
+    return "; ".join(texts)
+
+
+def epoch_line(record: dict[str, Any], epochs: int, batch: int) -> str:
+    """One epoch in a line."""
+    mark = "*" if record["best_epoch"] == record["epoch"] else " "
+    return (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.3f}"
+        f"  val {record['val_loss']:.3f}  macro-F1 {record['macro_f1']:.4f}{mark}  accuracy {record['accuracy']:.4f}"
+        f"  {record['images_per_second']:.0f} img/s  data wait {record['data_wait']:.1%}"
+        + (f"  {n} stages frozen" if (n := record.get("frozen_stages")) else "")
+        + (f"  micro-batch {record['micro_batch']}" if record["micro_batch"] < batch else "")
+    )
+
+
+def scores(title: str, scores: Scores, interval: Interval) -> None:
+    """Print a table of scores: the headline, each attribute, each class."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(title, highlight=False, markup=False)
+    head = Table(box=box.SIMPLE_HEAD, header_style="")
+    for name in ("", "macro-F1", "accuracy"):
+        head.add_column(name, justify="left" if not name else "right")
+    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
+    head.add_row(
+        "joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}"
+    )
+    if len(scores.attributes) > 1:
+        for name, values in scores.attributes.items():
+            head.add_row(name, f"{values['macro_f1']:.4f}", f"{values['accuracy']:.4f}")
+    console.print(head)
+    table = Table(box=box.SIMPLE_HEAD, header_style="")
+    table.add_column("class")
+    for name in ("images", "predicted", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    for c in scores.classes:
+        table.add_row(c.name, str(c.support), str(c.predicted), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
+    console.print(table, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def planned(cache: Path, config: FitConfig, sheet: Path | None = None, force: bool = False) -> None:
+    """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
+    from maskprep.base import missing_note
+    from masktrain.study import plan as planning
+    from masktrain.study import samples
+
+    if sheet is not None:
+        samples.check(sheet, cache, force)
+    made = planning.plan(cache, config)
+    for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
+        print(line)
+    print(f"time    about {clock(made.seconds)} on this machine")
+    if sheet is not None:
+        print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
+        if note := missing_note():
+            print(f"note    {note}")
+
+
+def checked(cache: Path, config: FitConfig) -> bool:
+    """Print what the self-checks of a fit find, as they find it. Returns whether all is well."""
+    from masktrain.study import checkup
+
+    started, failed = time.perf_counter(), 0
+    for finding in checkup.check(cache, config):
+        failed += not finding.ok
+        print(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.said}", flush=True)
+        if finding.advice:
+            print(f"        {finding.advice}")
+    told = f"{failed} of the checks failed" if failed else "all well"
+    print(f"checked {told}, in {clock(time.perf_counter() - started)}")
+    return not failed
+
+
+def rates(cache: Path, config: FitConfig) -> None:
+    """Print a range test of the learning rate."""
+    from masktrain.study import ratefinder
+
+    for line in ratefinder.lines(ratefinder.find(cache, config), config):
+        print(line)
+
+
+def comparison(made: Comparison) -> None:
+    """Print runs beside each other."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table(box=box.SIMPLE_HEAD, header_style="")
+    attributes = list(made.rows[0].score["attributes"])
+    for name in ("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"):
+        table.add_column(name, justify="left" if name in ("run", "note") else "right", overflow="fold")
+    for row in made.rows:
+        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
+        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
+        cells = ["" if value is None else f"{value:.4f}" for value in each]
+        head = (row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}")
+        table.add_row(*head, *cells, row.note)
+    console.print(table, markup=False)
+    for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
+        for key, each in values.items():
+            print(f"{title}: {key} = {' | '.join(str(v) for v in each)}")
+    for warning in made.warnings:
+        print(f"Warning: {warning}", file=sys.stderr)

@@ -1,0 +1,377 @@
+"""Make one run out of several: votes, weighted means, stacking, or the mean of their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from maskprep.base import UsageError, UserError, write_json, write_with
+from masktrain.answer.combination import KINDS, Combination
+from masktrain.answer.members import FILE, Candidate, copy_in, read_candidate, write
+from masktrain.combine import budgets, epochs, soup, voting
+from masktrain.config.settings import nearest
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.runs.predictions import HeldOut
+from masktrain.score import metrics, paired
+from masktrain.score.paired import Paired
+
+ALL_KINDS = (*KINDS, "soup")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One group of members (the folds of one setting, or a single run) and how it does on its own.
+
+    Args:
+        name: of the runs.
+        score, interval: macro-F1 on the images that count.
+        weight: in the mean; None where the kind has none.
+        parameters: of all its networks, and ``ms`` they take for one image on this machine's CPU.
+    """
+
+    name: str
+    score: float
+    interval: metrics.Interval
+    weight: float | None
+    parameters: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A finished ensemble.
+
+    Args:
+        run: its folder.
+        entries: its groups.
+        images: how many images every group has an out-of-fold prediction for.
+        score, interval: macro-F1 of the combination there, fitted on other people than it is scored on.
+        against: compared with the group that is best there.
+        best: number of that group.
+        correlation: of the groups' errors, [groups, groups].
+        notes: what a reader must know.
+    """
+
+    run: Path
+    kind: str
+    entries: list[Entry]
+    images: int
+    score: float
+    interval: metrics.Interval
+    against: Paired | None
+    best: int
+    correlation: NDArray[np.float64]
+    notes: list[str] = field(default_factory=list)
+
+
+def ensemble(
+    given: Sequence[Path],
+    out: Path,
+    *,
+    kind: str = "soft",
+    cache: Path | None = None,
+    seed: int = 0,
+    budget: float | None = None,
+) -> Ensemble:
+    """Combine runs into one that evaluate, predict and export accept.
+
+    Runs with equal settings that held out different people are the folds of one model: they form a group and speak as
+    its mean. Whatever is fitted is fitted on out-of-fold predictions, and scored on people it was not fitted on.
+
+    Args:
+        given: run folders, or folders of run folders; of one run alone the epochs that it has kept.
+        out: folder of the ensemble, new or empty.
+        kind: one of :data:`ALL_KINDS`; see :class:`masktrain.answer.combination.Combination`. ``soup``
+            averages weights.
+        cache: for ``soup``, where the crops are if the cache has moved.
+        seed: which folds of the people the scoring uses.
+        budget: for ``greedy``, the most milliseconds that the members may take for an image together on this CPU.
+
+    Raises:
+        UserError: runs that do not go together, or no image that none of them was trained on.
+    """
+    if kind not in ALL_KINDS:
+        near = nearest(kind, ALL_KINDS)
+        raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
+    if budget is not None and kind != "greedy":
+        raise UsageError("Only greedy chooses among members by what they cost.", "Use --kind greedy with --budget.")
+    runs.clear_of_photos(given, out)
+    if len(given) == 1 and len(epochs.kept(given[0])) > 1:
+        return of_epochs(given[0], out, kind, cache, seed, budget)
+    found, left_out = expand(given)
+    if len(found) < 2:
+        raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
+    members = [read_candidate(folder) for folder in found]
+    check_alike(members)
+    runs.clear_of_photos(found, out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists.", "Choose another --out.")
+    if kind == "soup":
+        cooked = soup.cook(members, out, cache)
+        tables = np.stack([m.held.probabilities for m in members])
+        return _report(out, kind, members, range(len(members)), voting.Fitted(), tables, cooked, left_out)
+    groups = group(members)
+    tables, held = common(members, groups)
+    schema = members[0].sidecar.labels()
+    limit = None if budget is None else budgets.affordable(members, groups, budget)
+    answer = nested_answer(kind, tables, held.labels, limit)
+    combined = voting.nested(held.labels, held.people, schema, answer, seed)
+    fitted = voting.fit(kind, tables, held.labels, limit)
+    made = dataclasses.replace(held, probabilities=combined)
+    _write(out, kind, *budgets.taken(kind, members, groups, fitted), made)
+    return _report(out, kind, members, groups, fitted, tables, made, left_out)
+
+
+def of_epochs(
+    run: Path, out: Path, kind: str, cache: Path | None = None, seed: int = 0, budget: float | None = None
+) -> Ensemble:
+    """Combine the epochs that one run has kept (snapshots, arXiv 1704.00109), and tell how alike they are.
+
+    See :func:`ensemble` for the arguments; ``cache`` counts for every kind, as the epochs answer for the held-out
+    people first.
+    """
+    with epochs.apart(run, cache) as folders:
+        made = ensemble(folders, out, kind=kind, cache=cache, seed=seed, budget=budget)
+        notes = [epochs.advice(epochs.kept(run), made.correlation)]
+        if kind != "soup":
+            cooked = soup.cook([read_candidate(f) for f in folders], folders[0].parent / "soup", cache)
+            labels, said = cooked.labels, cooked.probabilities.argmax(1)
+            score = metrics.macro_f1(metrics.confusion(labels, said, cooked.probabilities.shape[1]))
+            notes.append(f"One network with the mean of their weights (--kind soup) has macro-F1 {score:.4f}.")
+    alike = "The members err on the same images"
+    return dataclasses.replace(made, notes=[*(n for n in made.notes if not n.startswith(alike)), *filter(None, notes)])
+
+
+def expand(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The run folders meant: themselves, or those inside a folder that is none; of a run of all folds its folds.
+
+    Returns:
+        Them, and sentences about what lies beside them and does not count.
+
+    Raises:
+        UsageError: a folder without runs, an ensemble, or a run named twice.
+    """
+    found: list[Path] = []
+    left_out: list[str] = []
+    for folder in given:
+        if (folder / runs.FOLDS).is_file():
+            found += runs.members(folder)
+            continue
+        if (folder / FILE).is_file():
+            raise UsageError(f"{folder} is an ensemble itself.", "Name the runs it was made of.")
+        inside: list[Path] = []
+        if not (folder / runs.CONFIG).is_file():
+            for each in sorted(file.parent for file in folder.glob(f"*/{runs.CONFIG}")):
+                if why := _no_member(each):
+                    left_out.append(f"{each} is left out: it is {why}.")
+                else:
+                    inside += runs.members(each) if (each / runs.FOLDS).is_file() else [each]
+            if left_out and not inside:
+                raise UsageError(f"{folder} holds no finished run.", " ".join(left_out))
+        found += inside or [folder]
+    if len({f.resolve() for f in found}) < len(found):
+        raise UsageError("A run is named twice.", "Use --kind greedy or weighted to give runs more weight than others.")
+    return found, left_out
+
+
+def _no_member(run: Path) -> str:
+    """Why a folder that nobody named is no member; empty if it is one."""
+    if not runs.finished(run):
+        return "not finished"
+    made = not (run / runs.FOLDS).is_file() and ((run / FILE).is_file() or (run / soup.FILE).is_file())
+    return "made of runs itself" if made else ""
+
+
+def check_alike(members: Sequence[Candidate]) -> None:
+    """Refuse runs that answer different questions, or that look for the subject in different ways.
+
+    Raises:
+        UsageError: naming two of them.
+    """
+    first = members[0]
+    for other in members[1:]:
+        if other.sidecar.classes != first.sidecar.classes:
+            raise UsageError(
+                f"{first.folder} and {other.folder} tell different classes.",
+                "Runs for parts of the label are put together with: masktrain compose",
+            )
+    check_preparation(members)
+
+
+def check_preparation(members: Sequence[Candidate]) -> None:
+    """Refuse runs that look for the subject in different ways."""
+    first = members[0]
+    for other in members[1:]:
+        mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
+        if mine != theirs:
+            differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
+            raise UsageError(
+                f"{first.folder} and {other.folder} were trained on crops found with other settings ({differ}),"
+                " so a photo cannot be prepared for both."
+            )
+
+
+def group(members: Sequence[Candidate]) -> list[int]:
+    """Number of each member's group: equal settings and view, and no image in common."""
+    kinds: list[tuple[str, set[str]]] = []
+    numbers = []
+    for member in members:
+        own = {k: v for k, v in member.settings.items() if k not in ("data", "run")}
+        key = json.dumps([own, member.sidecar.view, member.sidecar.geometry], sort_keys=True, default=str)
+        images = set(member.held.images.tolist())
+        for number, (other, seen) in enumerate(kinds):
+            if other == key and not seen & images:
+                seen |= images
+                numbers.append(number)
+                break
+        else:
+            kinds.append((key, images))
+            numbers.append(len(kinds) - 1)
+    return numbers
+
+
+def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], HeldOut]:
+    """Out-of-fold probabilities [groups, n, C] of the images that every group has one for, and those images.
+
+    Raises:
+        UserError: there are none; or runs that disagree on a label.
+    """
+    frames = []
+    for number in range(max(groups) + 1):
+        parts = [heldout.to_frame(m.held) for m, g in zip(members, groups, strict=True) if g == number]
+        frames.append(pd.concat(parts).set_index("image").sort_index())
+    shared = frames[0].index
+    for frame in frames[1:]:
+        shared = shared.intersection(frame.index)
+    if not len(shared):
+        raise UserError(
+            "The runs held out different people, and none was left out by all of them: there is nothing to score on.",
+            "Train them with the same --split-seed, or give all folds of each.",
+        )
+    shared = shared.sort_values()
+    labels = [frame.loc[shared, "label"].to_numpy(dtype=np.int64) for frame in frames]
+    if any((labels[0] != other).any() for other in labels[1:]):
+        raise UserError("The runs were trained on different labels of the same images.", "Train them on one cache.")
+    columns = [c for c in frames[0] if str(c).startswith("p_")]
+    tables = np.stack([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in frames])
+    people = frames[0].loc[shared, "person"].to_numpy(dtype=object)
+    return tables, HeldOut(shared.to_numpy(dtype=object), people, labels[0], tables[0])
+
+
+def nested_answer(
+    kind: str, tables: NDArray[np.float64], labels: NDArray[np.int64], budget: voting.Budget | None = None
+) -> Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.float64]]:
+    """For :func:`masktrain.combine.voting.nested`: combine some images by what is fitted on others."""
+    numbers = range(len(tables))
+
+    def answer(known: NDArray[np.bool_], asked: NDArray[np.bool_]) -> NDArray[np.float64]:
+        fitted = voting.fit(kind, tables[:, known], labels[known], budget)
+        with torch.inference_mode():
+            return np.asarray(combination(kind, numbers, fitted)(torch.from_numpy(tables[:, asked]).float()).numpy())
+
+    return answer
+
+
+def combination(kind: str, groups: Sequence[int], fitted: voting.Fitted) -> Combination:
+    """The module that combines members by what was fitted for their groups."""
+    weights = None if fitted.weights is None else fitted.weights.tolist()
+    return Combination(kind, groups, weights, fitted.coefficients, fitted.intercepts)
+
+
+def _write(
+    out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: HeldOut
+) -> None:
+    """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
+    folders = copy_in(out, members)
+    seen = sorted({p for m in members for p in m.data["people"]["train"]})
+    data = {
+        **members[0].data,
+        "folds": None,
+        "people": {"train": seen, "val": sorted(set(made.people.tolist()))},
+        "images": {**members[0].data["images"], "val": len(made)},
+        "classes": {
+            **members[0].data["classes"],
+            "val": np.bincount(made.labels, minlength=made.probabilities.shape[1]).tolist(),
+        },
+    }
+    write_json(out / runs.DATA, data)
+    frame = heldout.to_frame(made)
+    write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+    about = {"kind": kind, "members": [m.folder.resolve().name for m in members]}
+    write_with(out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False)))
+    learnt = (fitted.weights, fitted.coefficients, fitted.intercepts)
+    write(
+        out, kind, folders, groups, *(None if v is None else v.tolist() for v in learnt)
+    )  # last: now it is an ensemble
+
+
+def _report(
+    out: Path,
+    kind: str,
+    members: Sequence[Candidate],
+    groups: Sequence[int],
+    fitted: voting.Fitted,
+    tables: NDArray[np.float64],
+    made: HeldOut,
+    left_out: Sequence[str],
+) -> Ensemble:
+    """Scores, diversity and cost."""
+    classes, labels, people = tables.shape[2], made.labels, made.people.tolist()
+    answers = [table.argmax(1) for table in tables]
+    scores = [metrics.macro_f1(metrics.confusion(labels, a, classes)) for a in answers]
+    best = int(np.argmax(scores))
+    costs = [budgets.measure(m.folder) for m in members]
+    entries = []
+    for g, answered in enumerate(answers):
+        mine = [i for i, number in enumerate(groups) if number == g]
+        name = members[mine[0]].folder.name + (f" and {len(mine) - 1} more folds" if len(mine) > 1 else "")
+        weight = None if fitted.weights is None else float(fitted.weights[g])
+        parameters, ms = sum(costs[i][0] for i in mine), sum(costs[i][1] for i in mine)
+        interval = metrics.interval(labels, answered, people, classes)
+        entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
+    predicted = made.probabilities.argmax(1)
+    correlation = voting.error_correlation(np.array([a != labels for a in answers]))
+    notes = [*left_out, *_notes(members, groups, tables, correlation)]
+    return Ensemble(
+        run=out,
+        kind=kind,
+        entries=entries,
+        images=len(made),
+        score=metrics.macro_f1(metrics.confusion(labels, predicted, classes)),
+        interval=metrics.interval(labels, predicted, people, classes),
+        against=paired.compare(labels, predicted, answers[best], people, classes) if len(entries) > 1 else None,
+        best=best,
+        correlation=correlation,
+        notes=notes,
+    )
+
+
+def _notes(
+    members: Sequence[Candidate], groups: Sequence[int], tables: NDArray[np.float64], correlation: NDArray[np.float64]
+) -> list[str]:
+    notes = []
+    count = len(tables)
+    if len(members) > count:
+        notes.append(
+            "Folds of one model are scored by the one fold that had not seen the person; new photos are answered by the"
+            " mean of all folds."
+        )
+    if count > 1:
+        mean = float(correlation[~np.eye(count, dtype=bool)].mean())
+        if mean > voting.ALIKE:
+            notes.append(f"The members err on the same images (mean correlation {mean:.2f}): little is to be gained.")
+        notes.append("Which member is best was seen on the images it is compared on, so it looks a little too good.")
+    most = max(len(m.held) for m in members)
+    if tables.shape[1] < most // 2:
+        notes.append(f"Only {tables.shape[1]} images were held out by all; runs held out up to {most} each.")
+    return notes

@@ -1,0 +1,376 @@
+"""Run folders: their names, and the records that every run keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from maskprep.audit import OOF as OOF
+from maskprep.base import UsageError, UserError, check_shape, lock, read_json, write_with
+from maskprep.dataset import View
+from maskprep.store import Cache, is_cache
+from masktrain.config.config import FitConfig
+from masktrain.data import tasks
+from masktrain.data.bands import Training
+
+CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
+RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
+LOCK = ".lock"
+SHAPES: dict[str, dict[str, type]] = {
+    DATA: {
+        **dict.fromkeys(("cache", "view", "fingerprint"), str),
+        "images.train": int,
+        "images.val": int,
+        **{f"{part}.{side}": list for part in ("people", "classes") for side in ("train", "val")},
+    },
+    METRICS: {"epoch": int, "best_epoch": int, "macro_f1": float, "accuracy": float, "attributes": dict},
+    RESULT: {
+        "epochs": int,
+        "best.macro_f1": float,
+        "best.accuracy": float,
+        "best.attributes": dict,
+        "interval.low": float,
+        "interval.high": float,
+        "interval.people": int,
+    },
+    FOLDS: {"folds": int, "cache": str},
+    ENV: {},
+}
+"""What a run's records cannot do without."""
+
+OVER_FOLDS: dict[str, type] = {
+    "out_of_fold.macro_f1": float,
+    "out_of_fold.accuracy": float,
+    "out_of_fold.attributes": dict,
+    "interval.low": float,
+    "interval.high": float,
+}
+"""What folds.json has beside that when all folds are done."""
+
+MEND = "Restore it from a copy, or train anew: masktrain fit CACHE"
+
+
+def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs")) -> Path:
+    """Make the folder of a new run; an existing one is never written over.
+
+    Args:
+        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<number>``, the next free number.
+
+    Raises:
+        UsageError: ``out`` exists and is not empty.
+    """
+    if out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} already exists.", f"Choose another --out, or go on with it: masktrain fit --resume {out}"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"{config.model.name}-{config.hash()[:8]}"
+    number = 1
+    while True:
+        try:
+            (root / f"{name}-{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return root / f"{name}-{number}"
+
+
+def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
+    """A finished run of the same settings on the same data, if there is one (S1.15).
+
+    Args:
+        data: data.json of the fit; of the first fold where all are meant.
+        near: folders of runs to look into, whatever the runs in them are called, folds of a run of all folds too.
+        whole: whether a run of all folds is meant.
+    """
+    first = _first_line(config)
+    for folder in near:
+        for file in sorted(folder.glob(f"*/{CONFIG}")) + sorted(folder.glob(f"*/fold-*/{CONFIG}")):
+            try:
+                with file.open(encoding="utf-8", errors="replace") as lines:
+                    if lines.readline().strip() != first:
+                        continue
+            except OSError:  # not ours to read
+                continue
+            if whole != (file.parent / FOLDS).is_file() or not (file.parent / DATA).is_file():
+                continue
+            try:
+                theirs = read_data(file.parent) if finished(file.parent) else {}
+            except UserError:  # damaged, so nobody can use it
+                continue
+            if theirs and all(theirs.get(k, []) == data[k] for k in ("fingerprint", "folds", "extra")):
+                return file.parent
+    return None
+
+
+def beside(out: Path | None, root: Path = Path("runs")) -> tuple[Path, ...]:
+    """Folders in which a new run looks for one that is just like it: those beside it, and the usual one."""
+    return (root,) if out is None or out.parent.resolve() == root.resolve() else (out.parent, root)
+
+
+def finished(run: Path) -> bool:
+    """Whether a run, or a run of all folds, has come to its end; what is made of other runs is whole from the start.
+
+    Raises:
+        UserError: folds.json cannot be used.
+    """
+    if (run / FOLDS).is_file():
+        return "out_of_fold" in read_folds(run)
+    return (run / RESULT).is_file() or not (run / ENV).is_file()
+
+
+def _first_line(config: FitConfig) -> str:
+    """Of config.yaml: what tells the same settings without reading them."""
+    return f"# {config.hash()}"
+
+
+def locked(run: Path) -> AbstractContextManager[bool]:
+    """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
+
+    Raises:
+        UsageError: another process is training it.
+    """
+    return lock(run / LOCK, lambda process: UsageError(f"{run} is being trained by another process ({process})."))
+
+
+def write_config(run: Path, config: FitConfig) -> None:
+    """config.yaml: every value, not only those given."""
+    text = f"{_first_line(config)}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    write_with(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_config(run: Path) -> FitConfig:
+    """config.yaml of a run; settings it does not know yet have their defaults.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (run / CONFIG).is_file():
+        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    return FitConfig.from_dict(read_settings(run))
+
+
+def every_setting(run: Path) -> dict[str, dict[str, Any]]:
+    """config.yaml of a run as it stands, with the defaults of what it does not know yet.
+
+    To look at, not to train by: no plugin is needed.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it cannot be read.
+    """
+    if not (run / CONFIG).is_file():
+        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    kept = read_settings(run)
+    return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
+
+
+def data_record(view: View, training: Training) -> dict[str, Any]:
+    """What a run was trained on, as kept in data.json; the counts of its classes are those of the schema's limits.
+
+    Args:
+        view: the cache that people are held out of.
+    """
+    split, plain = training.split, training.view.table["label"].copy()
+    plain.iloc[: len(view)] = view.table["label"]
+    table = training.view.table.assign(label=plain)
+    train, val = table.iloc[split.train], table.iloc[split.val]
+    counts = {
+        side: np.bincount(rows["label"].to_numpy(dtype=np.int64), minlength=view.schema.num_classes).tolist()
+        for side, rows in (("train", train), ("val", val))
+    }
+    everything, whole = tasks.whole(view)
+    own = everything["label"].iloc[split.train[split.train < len(view)]].to_numpy(dtype=np.int64)
+    return {
+        "cache": str(view.path.resolve()),
+        "source": view.dataset.get("source"),
+        "view": view.name,
+        "fingerprint": view.fingerprint(),
+        "mattes": view.mattes_fingerprint(),
+        "folds": split.hash,
+        "images": {"train": len(train), "val": len(val), "left out": split.left_out, "without crop": len(view.missing)},
+        "classes": counts,
+        "whole": {"schema": whole.to_dict(), "train": np.bincount(own, minlength=whole.num_classes).tolist()},
+        "training": training.record,
+        "extra": training.extra,
+        "linked": [list(group) for group in split.linked],
+        "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
+    }
+
+
+def clear_of_photos(folders: Iterable[Path], out: Path | None, option: str = "--out") -> None:
+    """Nothing is written among the photos that runs were trained on, where their caches still are.
+
+    Raises:
+        UsageError: the path lies there.
+    """
+    for file in (run / name for run in folders for name in (DATA, FOLDS) if (run / name).is_file()):
+        cache = Path(_read(file.parent, file.name)["cache"])
+        if is_cache(cache):
+            Cache(cache).clear_of_photos(out, option)
+
+
+def read_data(run: Path) -> dict[str, Any]:
+    """data.json of a run.
+
+    Raises:
+        UsageError: there is none.
+        UserError: it cannot be used.
+    """
+    if not (run / DATA).is_file():
+        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE")
+    return _read(run, DATA)
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """result.json of a finished run.
+
+    Raises:
+        UserError: it is not finished, or the file cannot be used.
+    """
+    if not (run / RESULT).is_file():
+        raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
+    return _read(run, RESULT)
+
+
+def read_folds(run: Path) -> dict[str, Any]:
+    """folds.json of a run of all folds; ``out_of_fold`` is in it when all are done.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    about = _read(run, FOLDS)
+    if "out_of_fold" in about:
+        check_shape(about, OVER_FOLDS, str(run / FOLDS), MEND)
+    return about
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """env.json of a run, or of the first fold of one of all folds; empty where there is none.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    found = next((f for f in (run, run / "fold-1") if (f / ENV).is_file()), None)
+    return {} if found is None else _read(found, ENV)
+
+
+def _read(run: Path, name: str) -> dict[str, Any]:
+    return read_json(run / name, SHAPES[name], MEND)
+
+
+def changed(view: View, data: dict[str, Any], background: str) -> bool:
+    """Whether a view is no longer what a run was trained on.
+
+    Args:
+        data: data.json of the run.
+        background: what lay behind its subjects; without one of its own, mattes do not count.
+    """
+    mattes = data.get("mattes") if background == "original" else view.mattes_fingerprint()
+    return (view.fingerprint(), mattes) != (data["fingerprint"], data.get("mattes"))
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """config.yaml of a run as it stands, also when an earlier version wrote it.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{run / CONFIG} cannot be read: {error}.", MEND) from error
+    check_shape(settings, dict.fromkeys(settings, dict) if isinstance(settings, dict) else {}, str(run / CONFIG), MEND)
+    return dict(settings)
+
+
+def append_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Add one epoch to metrics.jsonl, on disk before the call returns."""
+    with (run / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The epochs of metrics.jsonl; a last line cut off by a crash is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    file = run / METRICS
+    if not file.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    lines = file.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{file} cannot be read: line {number} is damaged.", MEND) from error
+        check_shape(record, SHAPES[METRICS], f"{file}, line {number},", MEND)
+        records.append(record)
+    return records
+
+
+def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The record of the best epoch.
+
+    Args:
+        records: of the run's epochs so far, at least one.
+
+    Raises:
+        UserError: it is not among them.
+    """
+    best = next((r for r in records if r["epoch"] == records[-1]["best_epoch"]), None)
+    if best is None:
+        raise UserError(f"{run / METRICS} lacks its best epoch, {records[-1]['best_epoch']}.", MEND)
+    return best
+
+
+def keep_metrics(run: Path, epoch: int) -> None:
+    """Cut metrics.jsonl back to the epochs that the checkpoint knows.
+
+    Raises:
+        UserError: it lacks some of them.
+    """
+    kept = [r for r in read_metrics(run) if r["epoch"] <= epoch]
+    if [r["epoch"] for r in kept] != list(range(1, epoch + 1)):
+        raise UserError(f"{run / METRICS} holds {len(kept)} of the {epoch} epochs that the checkpoint knows.", MEND)
+    text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
+    write_with(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def members(run: Path) -> list[Path]:
+    """The runs of the folds.
+
+    Raises:
+        UsageError: not all of them are finished.
+    """
+    about = read_folds(run)
+    if "out_of_fold" not in about:
+        raise UsageError(f"Not all folds of {run} are finished.", f"Go on with: masktrain fit --resume {run}")
+    return [run / f"fold-{k}" for k in range(1, about["folds"] + 1)]
+
+
+def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
+    """oof.parquet: the held-out images with their people, labels and probabilities."""
+    table = view.table.iloc[rows]
+    frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
+    frame["label"] = table["label"].to_numpy(dtype=np.int64)
+    columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
+    write_with(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))

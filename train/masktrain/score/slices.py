@@ -1,0 +1,122 @@
+"""Scores of parts of the images: by crop status, by source, by mask state and age, or by any column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskprep.base import UsageError
+from maskprep.labels import Schema
+from masktrain.config.settings import nearest
+from masktrain.score import metrics
+
+DRAWS = 1000
+TOGETHER = "*"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One part of the images.
+
+    Args:
+        by: what they were parted by, such as ``status`` or ``mask*age``; ``value`` is this part's.
+        images, people: how many.
+        accuracy, low, high: with its 95 % interval over people.
+        macro_f1: mean F1 over the classes that occur among the part's truths.
+    """
+
+    by: str
+    value: str
+    images: int
+    people: int
+    accuracy: float
+    low: float
+    high: float
+    macro_f1: float
+
+
+def default(schema: Schema, columns: Sequence[str]) -> list[str]:
+    """What to part by where nothing is asked for: crop status and source where known, mask state and age."""
+    wanted = [name for name in ("status", "source") if name in columns]
+    pair = [name for name in ("mask", "age") if name in schema.joint]
+    return [*wanted, TOGETHER.join(pair)] if len(pair) == 2 else wanted
+
+
+def attributes(labels: NDArray[np.int64], schema: Schema) -> dict[str, NDArray[np.object_]]:
+    """The class of each attribute [n] of joint labels."""
+    parts = np.array([schema.decode(int(label)) for label in labels], dtype=np.int64).reshape(len(labels), -1)
+    return {name: np.array(schema[name].classes, dtype=object)[parts[:, i]] for i, name in enumerate(schema.joint)}
+
+
+def score(
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    people: Sequence[str],
+    schema: Schema,
+    columns: Mapping[str, Sequence[Any]],
+    by: Sequence[str],
+    seed: int = 0,
+) -> list[Slice]:
+    """Scores of every part.
+
+    Args:
+        truth, predicted: joint labels [n].
+        columns: values [n] of what is known about each image; the true attributes are known besides.
+        by: names of columns or attributes, several together as ``a*b``.
+
+    Raises:
+        UsageError: a name that is neither.
+    """
+    known = {**columns, **attributes(truth, schema)}
+    who = np.asarray(people, dtype=object)
+    found = []
+    for name in by:
+        parts = [part.strip() for part in name.split(TOGETHER)]
+        for part in parts:
+            if part not in known:
+                near = nearest(part, list(known))
+                raise UsageError(
+                    f"There is no column '{part}' to slice by.",
+                    f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}.",
+                )
+        values = [
+            " ".join("none" if v is None else str(v) for v in row)
+            for row in zip(*(known[p] for p in parts), strict=True)
+        ]
+        joined = np.array(values, dtype=object)
+        for value in sorted(set(values)):
+            inside = joined == value
+            found.append(_one(name, value, truth[inside], predicted[inside], who[inside], schema.num_classes, seed))
+    return found
+
+
+def _one(
+    by: str,
+    value: str,
+    truth: NDArray[np.int64],
+    predicted: NDArray[np.int64],
+    who: NDArray[np.object_],
+    n: int,
+    seed: int,
+) -> Slice:
+    matrix = metrics.confusion(truth, predicted, n)
+    f1, _ = metrics.f1_per_class(np.diag(matrix), matrix.sum(1), matrix.sum(0))
+    low, high = accuracy_interval(truth == predicted, who, seed)
+    return Slice(
+        by, value, len(truth), len(set(who)), metrics.accuracy(matrix), low, high, float(f1[matrix.sum(1) > 0].mean())
+    )
+
+
+def accuracy_interval(right: NDArray[np.bool_], people: NDArray[np.object_], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the share of right answers, resampling whole people."""
+    _, person = np.unique(people.astype(str), return_inverse=True)
+    images = np.bincount(person).astype(np.float64)
+    hits = np.bincount(person, weights=right)
+    k = len(images)
+    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=DRAWS)
+    low, high = np.quantile((weights @ hits) / (weights @ images), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,149 @@
+"""One fit for each fold: every person is held out once, and the models together are an ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maskprep.base import UsageError, UserError, write_json, write_with
+from maskprep.store import Cache
+from masktrain.answer import members
+from masktrain.config.config import FitConfig
+from masktrain.data import folds
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions as heldout
+from masktrain.score import metrics
+from masktrain.study import fit as fitting
+from masktrain.study.progress import Progress
+from masktrain.train import feed
+from masktrain.train.checkpoint import LAST
+
+
+@dataclass(frozen=True)
+class Crossfitted:
+    """Scores over all people, each held out once; ``folds`` are the macro-F1 of the folds on their own."""
+
+    run: Path
+    scores: metrics.Scores
+    interval: metrics.Interval
+    folds: list[float]
+
+
+def crossfit(
+    cache: Path,
+    config: FitConfig | None = None,
+    *,
+    out: Path | None = None,
+    note: str = "",
+    progress: Progress | None = None,
+) -> Crossfitted:
+    """Fit every fold of a cache.
+
+    The folder holds one run per fold (``fold-1``, ...), the out-of-fold probabilities of everyone, and can be given to
+    ``evaluate`` and ``predict``, which then take the mean over the folds' models.
+
+    Raises:
+        UserError: as :func:`masktrain.study.fit.fit`.
+    """
+    config = config or FitConfig()
+    check(config)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
+    view = feed.opened(cache, config)
+    Cache(cache).clear_of_photos(out)
+    config = feed.settled(view, config)
+    fitting.check(view, config)
+    count = folds.count(view, config.data)
+    first = runs.data_record(view, fitting.check(view, _fold(config, 1, count)))
+    if (twin := runs.twin(config, first, *runs.beside(out), whole=True)) is not None:
+        (progress or Progress()).say(f"note    {twin} is this very fit of all folds, finished")
+    run = runs.new_run(config, out)
+    runs.write_config(run, config)
+    write_json(run / runs.FOLDS, {"folds": count, "cache": str(cache.resolve()), "note": note})
+    return resume(run, progress=progress)
+
+
+def check(config: FitConfig) -> None:
+    """Refuse settings that name one fold where all are to be fitted.
+
+    Raises:
+        UsageError: saying how their number is set.
+    """
+    if config.data.fold:
+        raise UsageError(
+            f"All folds are to be fitted, and fold {config.data.fold} alone is asked for.",
+            "Leave one of the two out; the held-out share says how many folds there are, such as --val-ratio 0.2.",
+        )
+
+
+def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = None) -> Crossfitted:
+    """Go on with the folds that are not finished.
+
+    Args:
+        cache: where the cache is now, if it has moved.
+    """
+    about = runs.read_folds(run)
+    config = runs.read_config(run)
+    where = cache or Path(about["cache"])
+    fitted = []
+    for k in range(1, about["folds"] + 1):
+        own = _fold(config, k, about["folds"])
+        folder = run / f"fold-{k}"
+        if (folder / LAST).is_file():
+            fitted.append(fitting.resume(folder, cache, progress=progress))
+        else:
+            if folder.exists():
+                _clear(folder)
+            fitted.append(fitting.fit(where, own, out=folder, note=about.get("note", ""), progress=progress))
+    return _joined(run, where, config, about, fitted)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a fold that was stopped before its first checkpoint has written; it is begun anew.
+
+    Raises:
+        UserError: there is something else.
+    """
+    files = list(folder.iterdir()) if folder.is_dir() else [folder]
+    if other := [f for f in files if f.name not in fitting.FIRST and not f.name.startswith(".tmp-")]:
+        raise UserError(f"{other[0]} is no part of a run.", "Move it away, then resume again.")
+    for file in files:
+        file.unlink()
+
+
+def _fold(config: FitConfig, k: int, count: int) -> FitConfig:
+    """The settings of one fold."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, fold=f"{k}/{count}"))
+
+
+def _joined(
+    run: Path, cache: Path, config: FitConfig, about: dict[str, Any], fitted: list[fitting.Fitted]
+) -> Crossfitted:
+    """Score everyone with the model that did not know them, and write it all down."""
+    view = feed.opened(cache, config)
+    tables = [heldout.to_frame(heldout.read(f.run)).assign(fold=k) for k, f in enumerate(fitted, 1)]
+    oof = pd.concat(tables, ignore_index=True)
+    if oof["image"].duplicated().any():
+        raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")
+    truth = oof["label"].to_numpy(dtype=np.int64)
+    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    made = Crossfitted(
+        run,
+        metrics.score(truth, predicted, view.schema),
+        metrics.interval(truth, predicted, oof["person"].tolist(), view.schema.num_classes),
+        [f.best["macro_f1"] for f in fitted],
+    )
+    write_with(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))
+    data = runs.read_data(fitted[0].run)
+    everyone = sorted({*data["people"]["train"], *data["people"]["val"]})
+    write_json(run / runs.DATA, data | {"people": {"train": everyone, "val": everyone}})
+    scores = {"out_of_fold": made.scores.to_dict(), "interval": dataclasses.asdict(made.interval), "each": made.folds}
+    write_json(run / runs.FOLDS, about | scores)
+    members.write(run, "soft", [f.run.name for f in fitted], [0] * len(fitted))
+    return made

@@ -1,0 +1,190 @@
+"""Which network to choose: what timm's models cost, whether their weights are at hand, and what your runs scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maskprep.base import UsageError, UserError
+from maskprep.labels import MASK_SCHEMA
+from maskprep.weights import fetch as weights
+from masktrain.answer import cost
+from masktrain.config.config import FitConfig
+from masktrain.config.settings import nearest
+from masktrain.pages import standings
+from masktrain.train import host, lite, loop
+from masktrain.train.batches import Batch
+from masktrain.train.losses import make_objective
+from masktrain.train.model import build, import_timm, known_name
+from masktrain.train.networks import native_size_of
+from masktrain.train.targets import make_target
+
+FAMILIES = {
+    "EfficientNet-Lite: the first to try; fast on a CPU, and its weights need no hub.": (
+        "tf_efficientnet_lite0",
+        "tf_efficientnet_lite1",
+        "tf_efficientnet_lite2",
+    ),
+    "MobileNet: the smallest and fastest, for cameras and many frames.": ("mobilenetv3_large_100",),
+    "ResNet: plain and well understood; ResNet-18 for the mask alone, less so for all classes at once.": (
+        "resnet18",
+        "resnet50",
+    ),
+    "EfficientNet: more exact for its parameters, slower for its size; B4 wants larger crops.": (
+        "efficientnet_b0",
+        "tf_efficientnet_b4",
+    ),
+    "ConvNeXt: a strong CNN where there is a GPU.": ("convnext_tiny",),
+    "ViT: looks at the whole face at once; needs pretrained weights, a GPU and memory (model.checkpointing).": (
+        "vit_small_patch16_224",
+    ),
+    "Swin: a transformer for larger crops, with less memory than a ViT; errs differently from a CNN beside it.": (
+        "swin_tiny_patch4_window7_224",
+    ),
+}
+"""When to use a family → models to begin with."""
+
+STEPS = 2
+"""Training steps that are timed, after one that sets things up."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured at the native size: images per second, and bytes of activations for each image of a step."""
+
+    trained: float
+    answered: float
+    activations: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model.
+
+    Args:
+        name: as asked for.
+        parameters: with the classifier it was published with.
+        size: height and width its weights were trained at.
+        weights: ``here`` (on this machine), ``index`` (fetched from the package index when needed), ``hub``, ``none``.
+        licence: of the weights; empty where neither the registry nor timm says.
+        scores: macro-F1 of own runs of it, best first.
+    """
+
+    name: str
+    parameters: int
+    size: tuple[int, int]
+    weights: str
+    licence: str
+    scores: tuple[float, ...] = ()
+
+
+def choose(names: Sequence[str], own: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Heading → models: those that names or globs mean, or some of each family, and then those of own runs.
+
+    Raises:
+        UsageError: nothing goes by such a name.
+    """
+    timm = import_timm()
+    if not names:
+        listed = {identity(name) for each in FAMILIES.values() for name in each}
+        others = tuple(name for name in own if identity(name) not in listed)
+        return FAMILIES | ({"Others that your runs have tried.": others} if others else {})
+    found: list[str] = []
+    for name in names:
+        if not any(sign in name for sign in "*?["):
+            known_name(name)
+            found.append(name)
+        elif meant := timm.list_pretrained(name) if "." in name else timm.list_models(name):
+            found += meant
+        else:
+            near = nearest(name.replace("*", ""), timm.list_models(), 3)
+            raise UsageError(f"timm has no model like '{name}'.", f"Near names: {', '.join(near)}." if near else "")
+    return {"": tuple(dict.fromkeys(found))}
+
+
+def identity(name: str) -> str:
+    """One name for all the names of the same model and weights."""
+    known = known_name(name)
+    config = import_timm().models.get_pretrained_cfg(known)
+    return f"{known.partition('.')[0]}.{config.tag if config is not None else ''}"
+
+
+def look_up(name: str, scored: Mapping[str, list[float]] | None = None) -> Entry:
+    """What is known about a model without running it.
+
+    Args:
+        scored: see :func:`own_scores`.
+    """
+    timm, known = import_timm(), known_name(name)
+    with torch.device("meta"):  # no memory, no random numbers
+        model = timm.create_model(known)
+    config = timm.models.get_pretrained_cfg(known)
+    base = known.partition(".")[0]
+    if base in lite.BLOCKS_PER_STAGE:
+        file = base.removeprefix("tf_")
+        where = "here" if weights.status(file).status == "present" else "index"
+        licence = weights.find(file).licence
+    else:
+        where = "none" if config is None or not config.has_weights else "here" if _cached(config.hf_hub_id) else "hub"
+        licence = (config.license if config is not None else "") or ""
+    scores = sorted((scored or {}).get(identity(name), ()), reverse=True)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Entry(name, parameters, native_size_of(name), where, licence, tuple(scores))
+
+
+def _cached(hub_id: str | None) -> bool:
+    """Whether the hub's client has fetched the weights before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return hub_id is not None and isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
+
+
+def own_scores(folder: Path) -> dict[str, list[float]]:
+    """Macro-F1 of the runs in a folder by :func:`identity` of their model; those of several models are left out.
+
+    Raises:
+        UserError: there are no runs with a score, or they tell different classes.
+    """
+    found: dict[str, list[float]] = {}
+    for entry in (e for group in standings.standings([folder]).groups for e in group):
+        if import_timm().is_model(entry.model) and not entry.settings.get("model.second"):
+            found.setdefault(identity(entry.model), []).append(entry.scores.macro_f1)
+    return found
+
+
+def measure(name: str, device: str = "auto", batch: int = cost.BATCH) -> Cost:
+    """Train and ask a model, from random weights, at its native size.
+
+    Args:
+        batch: images at once.
+
+    Raises:
+        UserError: the device is not here, its memory does not do, or the model cannot be built.
+    """
+    where, size = host.choose_device(device), native_size_of(name)
+    rng = np.random.default_rng(0)
+    labels = np.arange(batch) % MASK_SCHEMA.num_classes
+    config = FitConfig.from_keys({"model.name": name, "optim.batch_size": batch})
+    objective = make_objective(make_target("joint", MASK_SCHEMA), labels, config)
+    model = build(name, MASK_SCHEMA.num_classes, size)
+    learner = loop.make_learner(model, config, objective, np.full(3, 0.5), np.full(3, 0.2), where)
+    pixels = torch.from_numpy(rng.integers(0, 256, (batch, 3, *size), dtype=np.uint8)).to(where)
+    images = Batch(np.arange(batch), pixels, torch.from_numpy(labels).to(where))
+    learner.model.train()
+    kept: dict[int, int] = {}
+    try:
+        with cost.activations(learner.model, kept):
+            float(loop.train_step(learner, images, config.optim)[1])
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            float(loop.train_step(learner, images, config.optim)[1])
+        trained = STEPS * batch / (time.perf_counter() - started)
+        answered = 1 / cost.seconds_to_answer(learner.model, size, learner.precision, batch)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"The memory does not do for {name} with {batch} images.", "Use --batch-size 1.") from error
+    return Cost(trained, answered, sum(kept.values()) / batch)

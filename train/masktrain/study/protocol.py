@@ -1,0 +1,326 @@
+"""Ground rules of a project, written before the first fit: view, folds, criterion, seeds, and what must be beaten.
+
+A protocol is a YAML file with the folds of the people beside it. Every fit on its cache keeps to it: the settings it
+names come from it, and others are an error or a recorded deviation (S3.24).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from maskprep.base import UsageError, UserError, read_yaml, write_with
+from maskprep.dataset import View, open_view
+from maskprep.store import Cache
+from masktrain.config.config import FitConfig, hash_of
+from masktrain.data import folds
+from masktrain.score import guesses, metrics
+from masktrain.train import criteria
+
+FILE = "protocol.yaml"
+"""Name of a cache's own protocol."""
+
+FORMAT = 1
+OWN = ("run.protocol", "run.deviates")
+"""Settings by which a run tells what it keeps to; nobody else sets them."""
+
+HEAD = """\
+# Ground rules for every fit on this cache, written before the first one by: masktrain init
+# `rules` are settings (any of `masktrain settings` may be added), `seeds` the seeds that may be used. masktrain fit
+# takes them from here; what contradicts them is an error, or with --deviate a deviation that the run keeps.
+"""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Rules that fits keep to.
+
+    Attributes:
+        file: where it is written.
+        rules: settings by dotted name; ``data.folds_file`` is relative to the file's folder.
+        count: folds in the folds file.
+        digest: sha256 of the folds file.
+        seeds: that fits may use, the first one where none is asked for.
+        found: what was there on the day it was written: data, classes, baselines (see :func:`init`).
+    """
+
+    file: Path
+    rules: dict[str, Any]
+    count: int
+    digest: str
+    seeds: tuple[int, ...]
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folds(self) -> Path:
+        """The folds file."""
+        return self.file.parent / str(self.rules["data.folds_file"])
+
+    def hash(self) -> str:
+        """Of what fits keep to: equal means equal rules, whatever the file is called."""
+        rules = {k: v for k, v in self.rules.items() if k != "data.folds_file"}
+        return hash_of({"rules": rules, "folds": self.digest, "seeds": list(self.seeds)})[:16]
+
+
+def init(
+    cache: Path,
+    out: Path | None = None,
+    *,
+    view: str | None = None,
+    select: str = "macro_f1",
+    count: int = 5,
+    split_seed: int = 0,
+    folds_file: Path | None = None,
+    seeds: Sequence[int] = (0,),
+    note: str = "",
+) -> Protocol:
+    """Write the ground rules of a cache, and what is there before the first fit.
+
+    Args:
+        cache: whose people are divided into folds.
+        out: the file, by default protocol.yaml in the cache; the folds are written beside it.
+        view: the crops that are compared; the only view, or ``face``.
+        select: the score that decides, see ``select.by``.
+        count: folds; ``split_seed`` says which split.
+        folds_file: folds that are there already, in place of new ones.
+        seeds: that fits may use.
+        note: what the project is to find out.
+
+    Returns:
+        The protocol. ``found`` holds ``data`` (images, people, left out, fingerprint), ``eval`` (images and labelled
+        ones of the split ``eval``), ``classes`` (name -> people, images, images in each fold) and ``baselines``
+        (name -> macro_f1, accuracy; over everyone, each fold answered by what the other folds hold).
+
+    Raises:
+        UsageError: the file exists, or there is no such score.
+        UserError: the cache or the folds cannot be used.
+    """
+    file = out or cache / FILE
+    Cache(cache).clear_of_photos(out)
+    if file.exists():
+        raise UsageError(
+            f"{file} already exists.",
+            "Rules that runs keep to are not written over; remove it or choose another --out.",
+        )
+    opened = open_view(cache, view)
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), opened.schema)
+    criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, select)
+    for seed in seeds:
+        FitConfig.from_keys({"run.seed": seed})
+    where = folds_file or file.with_suffix(".folds.csv")
+    if folds_file is None:
+        folds.write_file(opened, count, split_seed, where)
+    found = _found(opened, where)
+    rules = {
+        "data.view": opened.name,
+        "data.folds_file": Path(os.path.relpath(where.resolve(), file.parent.resolve())).as_posix(),
+        "select.by": select,
+    }
+    made = Protocol(file, rules, len(found["data"]["folds"]), _digest(where), tuple(dict.fromkeys(seeds)), found)
+    content = {
+        "format": FORMAT,
+        "written": datetime.date.today().isoformat(),
+        "note": note,
+        "rules": made.rules,
+        "seeds": list(made.seeds),
+        "folds": {"count": made.count, "sha256": made.digest},
+        "found": found,
+    }
+    text = HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_with(file, lambda part: part.write_text(text, encoding="utf-8"))
+    return made
+
+
+def read(file: Path) -> Protocol:
+    """A protocol from its file.
+
+    Raises:
+        UsageError: there is none, or it holds a setting that is unknown or of the wrong type.
+        UserError: it cannot be read, or its folds file has changed.
+    """
+    if not file.is_file():
+        raise UsageError(f"There is no protocol {file}.", "Write one with: masktrain init CACHE")
+    try:
+        content = read_yaml(file)
+        rules, seeds = {str(k): v for k, v in content["rules"].items()}, tuple(content["seeds"])
+        count, digest, form = int(content["folds"]["count"]), str(content["folds"]["sha256"]), content["format"]
+        made = Protocol(file, rules, count, digest, seeds, dict(content.get("found") or {}))
+        where = made.folds
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{file} is no protocol: {why}.", "Write one with: masktrain init CACHE") from error
+    if form != FORMAT or not seeds:
+        raise UserError(f"{file} has no seeds, or was written by another version.", "Write one with: masktrain init")
+    if wrong := sorted({*OWN, "run.seed"} & set(rules)):
+        raise UsageError(f"{file}: '{wrong[0]}' is no rule; seeds are listed under 'seeds'.")
+    try:
+        for seed in seeds:
+            FitConfig.from_keys({**rules, "run.seed": seed})
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from error
+    if not where.is_file():
+        raise UserError(f"The folds of {file} are gone: there is no {where}.")
+    if _digest(where) != digest:
+        raise UserError(
+            f"{where} is not what it was when {file} was written.",
+            "Restore it, or write other rules: masktrain init CACHE --out FILE",
+        )
+    return made
+
+
+def of(cache: Path, named: Path | None = None) -> Protocol | None:
+    """The protocol that counts for a cache: the one that is named, else its own, else none."""
+    if named is not None:
+        return read(named)
+    return read(cache / FILE) if (cache / FILE).is_file() else None
+
+
+def settings(cache: Path, given: Mapping[str, Any], named: Path | None = None, deviate: str = "") -> FitConfig:
+    """The settings of a fit: those given, and those that the protocol of the cache rules.
+
+    Args:
+        cache: to fit on.
+        given: settings by dotted name; None for one that is not said.
+        named: a protocol in place of the cache's own.
+        deviate: why settings contradict the protocol.
+
+    Raises:
+        UsageError: settings that contradict the protocol, without a reason; or a reason without such settings.
+    """
+    return FitConfig.from_keys(kept(given, of(cache, named), deviate))
+
+
+def kept(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") -> dict[str, Any]:
+    """Flat settings with what a protocol rules; see :func:`settings`."""
+    values = {k: v for k, v in given.items() if k not in OWN}
+    if rules is None:
+        if deviate:
+            raise UsageError("There is no protocol to deviate from.", "Write one with: masktrain init CACHE")
+        return values
+    against = contradictions(values, rules)
+    if against and not deviate:
+        what = "; ".join(f"{key}={value}, not {ruled}" for key, value, ruled in against)
+        raise UsageError(
+            f"This contradicts the ground rules in {rules.file}: {what}.",
+            "Leave it out. A fit may deviate if it says why, and keeps that: masktrain fit --deviate REASON",
+        )
+    if deviate and not against:
+        raise UsageError(f"Nothing deviates from {rules.file}.", "Leave --deviate out.")
+    broken = {key for key, *_ in against}
+    ruled = {k: v for k, v in rules.rules.items() if k != "data.folds_file"}
+    if not broken & FOLDS:
+        ruled["data.folds_file"] = str(rules.folds)
+    if values.get("run.seed") is None:
+        ruled["run.seed"] = rules.seeds[0]
+    said = tuple(f"{key}={value}, not {ruled}: {deviate}" for key, value, ruled in against)
+    values |= {k: v for k, v in ruled.items() if k not in broken}
+    return values | {"run.protocol": rules.hash(), "run.deviates": said}
+
+
+FOLDS = {"data.folds_file", "data.fold", "data.val_ratio", "data.split_seed"}
+"""Settings that say who is held out; any other than the protocol's makes other folds."""
+
+
+def contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str, Any, Any]]:
+    """Settings that are not what a protocol says: their names, values, and what the protocol has."""
+    found: list[tuple[str, Any, Any]] = []
+    for key, ruled in rules.rules.items():
+        value = given.get(key)
+        if value is None or key == "data.folds_file":
+            continue
+        if (list(value) if isinstance(value, tuple) else value) != ruled:
+            found.append((key, value, ruled))
+    file, fold, seed = (given.get(key) for key in ("data.folds_file", "data.fold", "run.seed"))
+    if file and not (Path(file).is_file() and _digest(Path(file)) == rules.digest):
+        found.append(("data.folds_file", file, rules.folds))
+    if fold and folds.numbered(fold)[1] != rules.count:
+        found.append(("data.fold", fold, f"one of {rules.count}"))
+    usual = FitConfig().data
+    for key, default in (("data.val_ratio", usual.val_ratio), ("data.split_seed", usual.split_seed)):
+        if key not in rules.rules and given.get(key) not in (None, default):
+            found.append((key, given[key], f"the folds of {rules.folds}"))
+    if seed is not None and seed not in rules.seeds:
+        found.append(("run.seed", seed, " or ".join(map(str, rules.seeds))))
+    return found
+
+
+def _found(view: View, file: Path) -> dict[str, Any]:
+    """Data, eval split, classes and baselines; see :func:`init`."""
+    usable, left_out = folds.usable_rows(view)
+    count = 1 + max(folds.read_file(file, view.table["person"].iloc[usable]).values())
+    splits = [folds.split(view, 0.5, 0, fold=f"{k}/{count}", file=str(file)) for k in range(1, count + 1)]
+    labels, people = view.table["label"], view.table["person"]
+    classes = view.schema.num_classes
+    held = [labels.iloc[s.val].to_numpy(dtype=np.int64) for s in splits]
+    images = np.stack([np.bincount(part, minlength=classes) for part in held])
+    truth, total = np.concatenate(held), images.sum(0)
+    told: dict[str, list[Any]] = {}
+    for part, counts in zip(held, images, strict=True):
+        for name, answers in guesses.rows((total - counts).astype(np.float64), len(part)):
+            told.setdefault(name, []).append(answers)
+    baselines = {}
+    for name, parts in told.items():
+        scores = metrics.score(truth, np.concatenate(parts), view.schema)
+        baselines[name] = {"macro_f1": round(scores.macro_f1, 4), "accuracy": round(scores.accuracy, 4)}
+    own = view.table.iloc[usable]
+    each = own.groupby(own["label"].astype(int))["person"].nunique()
+    judged = [t[t["split"] != "train"] for t in (view.table, view.missing)]
+    return {
+        "data": {
+            "images": len(usable),
+            "people": int(people.iloc[usable].nunique()),
+            "left out": left_out | ({"no crop": n} if (n := int((view.missing["split"] == "train").sum())) else {}),
+            "folds": [{"images": len(s.val), "people": int(people.iloc[s.val].nunique())} for s in splits],
+            "fingerprint": view.fingerprint(),
+        },
+        "eval": {
+            "what": "split 'eval': never trained on, never chosen by; scored once, when everything is decided",
+            "images": sum(len(t) for t in judged),
+            "labelled": sum(int(t["label"].notna().sum()) for t in judged),
+        },
+        "classes": {
+            name: {"people": int(each.get(k, 0)), "images": int(total[k]), "folds": images[:, k].tolist()}
+            for k, name in enumerate(view.schema.class_names)
+        },
+        "baselines": baselines,
+    }
+
+
+def lines(made: Protocol) -> list[str]:
+    """What was found and what was ruled, in words."""
+    data, judged, classes = made.found["data"], made.found["eval"], made.found["classes"]
+    gone = ", ".join(f"{n} {why}" for why, n in data["left out"].items())
+    said = [f"data    {data['images']} images of {data['people']} people; view '{made.rules['data.view']}'"]
+    said += [f"        left out: {gone}"] if gone else []
+    said.append(
+        f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
+        if judged["images"]
+        else "eval    no split 'eval' in this cache: keep some people out of it, or the folds are all there is"
+    )
+    width = max(len(name) for name in classes)
+    said.append(f"{'class':{width}}  people  images  in each fold")
+    for name, told in classes.items():
+        each = " ".join(f"{n:4d}" for n in told["folds"])
+        said.append(f"{name:{width}}  {told['people']:6d}  {told['images']:6d} {each}")
+    for name, told in classes.items():
+        if told["images"] and not all(told["folds"]):
+            said.append(f"note    {name} is missing in {told['folds'].count(0)} of {made.count} folds")
+    for name, scores in made.found["baselines"].items():
+        said.append(f"beat    {name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}")
+    seeds = ", ".join(map(str, made.seeds))
+    said.append(f"rules   {made.count} folds of people, chosen by {made.rules['select.by']}, seeds {seeds}")
+    said.append(f"written {made.file} and its folds {made.folds}")
+    return said
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

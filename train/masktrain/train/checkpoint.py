@@ -1,0 +1,180 @@
+"""What a fit leaves behind: the best weights to use, and the last state to go on from. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskprep.base import UsageError, UserError, write_json, write_with
+from maskprep.crops import Background
+from maskprep.labels import Schema
+from masktrain.train.targets import Target, make_target
+
+BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All it takes to use the weights: nothing has to be typed again or guessed (kept as best.json).
+
+    Attributes:
+        model: timm's name.
+        schema: what is classified; ``classes`` are the names of its joint classes in index order.
+        view: name of the view, ``geometry`` its view.json, ``size`` height and width of its crops.
+        mean, std: per channel, 0..1.
+        settings: the preprocessing settings of the cache, to prepare raw photos in the same way.
+        fallback: the most frequent training class, the answer for a photo without a crop.
+        epoch, score: when and how good (validation macro-F1).
+        target: what the outputs mean, see :mod:`masktrain.train.targets`.
+        cosine: scale of a classifier by direction, 0 for a linear one.
+        tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
+        second: timm's name of the second backbone, empty for none; ``route`` that of a cascade.
+        background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
+    """
+
+    model: str
+    schema: dict[str, Any]
+    classes: list[str]
+    view: str
+    size: list[int]
+    geometry: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    settings: dict[str, Any]
+    fallback: int
+    epoch: int = 0
+    score: float = 0.0
+    format: int = FORMAT
+    target: str = "joint"
+    cosine: float = 0.0
+    tta: str = "none"
+    background: str = "original"
+    colour: list[int] = field(default_factory=lambda: [128, 128, 128])
+    second: str = ""
+    route: str = "soft"
+
+    @property
+    def backbones(self) -> str:
+        """timm's names of its backbones, for people: ``a`` or ``a + b``."""
+        return " + ".join(n for n in (self.model, self.second) if n)
+
+    def labels(self) -> Schema:
+        """The schema as an object."""
+        return Schema.from_dict(self.schema)
+
+    def behind(self) -> Background:
+        """What is to lie behind the subjects of crops that are looked at; random ones are for training only."""
+        return Background(self.background, (self.colour[0], self.colour[1], self.colour[2]))
+
+    def answers(self) -> Target:
+        """The target as an object."""
+        return make_target(self.target, self.labels(), self.route)
+
+
+def save_best(run: Path, model: nn.Module, sidecar: Sidecar, settings: Mapping[str, Any]) -> None:
+    """Write best.safetensors and best.json; the sidecar is in the header of the weights too, and so is every setting
+    of the fit, as in config.yaml (S3.19)."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    header = {"sidecar": json.dumps(asdict(sidecar)), "settings": json.dumps(settings)}
+    write_weights(run / BEST, lambda part: save_file(state, part, metadata=header))
+    write_json(run / SIDECAR, asdict(sidecar))
+
+
+def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
+    """The best model of a run, ready to predict.
+
+    Raises:
+        UsageError: the folder is not a run with a best model.
+        UserError: the weights do not fit the model that the sidecar names.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from masktrain.train.networks import assemble
+
+    sidecar = load_sidecar(run)
+    size = (sidecar.size[0], sidecar.size[1])
+    model = assemble(sidecar.answers(), sidecar.model, size, second=sidecar.second, cosine=sidecar.cosine)
+    try:
+        model.load_state_dict(load_file(run / BEST))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{run / BEST} cannot be used: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval(), sidecar
+
+
+def load_sidecar(run: Path) -> Sidecar:
+    """best.json of a run."""
+    if not (run / SIDECAR).is_file() or not (run / BEST).is_file():
+        started = (run / LAST).is_file()
+        raise UsageError(
+            f"{run} {'has no finished epoch yet' if started else 'is not a run: it has no ' + SIDECAR}.",
+            f"Go on with it: masktrain fit --resume {run}" if started else "Make one with: masktrain fit CACHE",
+        )
+    try:
+        return Sidecar(**json.loads((run / SIDECAR).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{run / SIDECAR} cannot be read: {error}") from error
+
+
+def save_last(run: Path, state: dict[str, Any]) -> None:
+    """Write last.ckpt: tensors and plain values only.
+
+    Raises:
+        UserError: see :func:`write_weights`.
+    """
+    write_weights(run / LAST, lambda part: torch.save(state, part))
+
+
+def write_weights(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a large file of a run, whole or not at all; see :func:`maskprep.base.files.write_with`.
+
+    Raises:
+        UserError: it could not be written, most often as the disk is full; libraries say so in errors of their own.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        write_with(file, write)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(file.parent).free / 2**20
+        raise UserError(
+            f"'{file}' could not be written ({str(error).splitlines()[0]}); {free:.0f} MiB are free there.",
+            "Make room and run the command again; a run that has begun goes on with: masktrain fit --resume RUN",
+        ) from error
+
+
+def load_last(run: Path) -> dict[str, Any]:
+    """Read last.ckpt; nothing in it is ever executed.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not (run / LAST).is_file():
+        raise UsageError(f"{run} cannot be resumed: it has no {LAST}.", "Start a run with: masktrain fit CACHE")
+    try:
+        state: dict[str, Any] = torch.load(run / LAST, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file shows in many ways
+        raise UserError(f"{run / LAST} cannot be read: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """Hash over the bytes of all tensors: equal means bit-identical weights."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
