@@ -27,8 +27,7 @@ from masktrain.config.config import FitConfig
 from masktrain.pages import attention, demo
 from masktrain.pages.explain import explain
 from masktrain.study.fit import fit
-from masktrain.train.model import build
-from masktrain.train.networks import Paired, Several
+from masktrain.train.model import Paired, Several, build
 
 pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
 

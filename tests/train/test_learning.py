@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masktrain.train.batches import Batch
 from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
@@ -22,13 +23,10 @@ from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
 from masktrain.train import checkpoint, loop
-from masktrain.train.batches import Batch
 from masktrain.train.freezing import freeze, frozen_stages, stages, thawed
 from masktrain.train.losses import make_objective
-from masktrain.train.model import build
-from masktrain.train.networks import Several
+from masktrain.train.model import Several, build, recompute
 from masktrain.train.optim import climb, descend, make_optimizer, set_learning_rate
-from masktrain.train.recomputation import recompute
 from masktrain.train.targets import make_target
 
 Make = Callable[..., FitConfig]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from masktrain.train.batches import Batches
 from torch import nn
 
 from maskprep.dataset.view import open_view
@@ -19,7 +20,6 @@ from masktrain.data.folds import split
 from masktrain.study import checkup, ratefinder
 from masktrain.study.rehearsal import Rehearsal, prepare
 from masktrain.train import feed
-from masktrain.train.batches import Batches
 
 Make = Callable[..., FitConfig]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from masktrain.train.batches import Batch
 from torch import nn
 
 from maskprep.dataset.view import open_view
@@ -28,10 +29,9 @@ from masktrain.data import bands
 from masktrain.runs import folder as runs
 from masktrain.study.fit import fit, resume
 from masktrain.train import checkpoint, feed, loop
-from masktrain.train.batches import Batch
 from masktrain.train.freezing import stages
 from masktrain.train.losses import make_objective, number_loss
-from masktrain.train.networks import Paired, Several, assemble
+from masktrain.train.model import Paired, Several, assemble
 from masktrain.train.optim import make_optimizer, set_learning_rate
 from masktrain.train.targets import Head, make_target
 

@@ -1,8 +1,12 @@
+from .compositing import DRAW as DRAW
 from .compositing import GROUND_KEPT as GROUND_KEPT
 from .compositing import NOTHING_FOUND as NOTHING_FOUND
 from .compositing import SOLID as SOLID
 from .compositing import Background as Background
 from .compositing import cut_out as cut_out
+from .compositing import empty_ground as empty_ground
+from .compositing import foreground as foreground
+from .compositing import noise as noise
 from .compositing import place as place
 from .crop import CHANNELS as CHANNELS
 from .crop import FOREGROUND as FOREGROUND

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import open_view
@@ -23,23 +23,24 @@ from masktrain.config.sections import SelectConfig
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.train import checkpoint, loop
-from masktrain.train.averaging import mean_state
-from masktrain.train.batches import Batches
+from masktrain.train.criteria import criterion
+from masktrain.train.optim import mean_state
+from masktrain.train.pixels import Crops
 
 FOLDER = "epochs"
 
 
 @dataclasses.dataclass(frozen=True)
 class Soup:
-    """Averaged weights: of which epochs, their scores, validation probabilities [n, C], and the learner they are in."""
+    """Averaged weights: of which epochs, their scores, validation probabilities [n, C], and the network."""
 
     epochs: list[int]
     scores: dict[str, Any]
     probabilities: NDArray[np.float32]
-    learner: loop.Learner
+    model: nn.Module
 
 
-def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
+def keep(run: Path, learner: loop.State, config: SelectConfig) -> None:
     """Keep the weights of the epoch that is done if it is one of ``select.every``, and no more than ``select.last``."""
     from safetensors.torch import save_file
 
@@ -55,9 +56,9 @@ def keep(run: Path, learner: loop.Learner, config: SelectConfig) -> None:
 
 def cook(
     run: Path,
-    learner: loop.Learner,
+    learner: loop.State,
     config: SelectConfig,
-    val: Batches,
+    val: Crops,
     evaluate: Callable[[NDArray[np.float32]], dict[str, Any]],
 ) -> Soup | None:
     """The average of the epochs that are kept, if it scores higher than the best of all epochs.
@@ -75,12 +76,11 @@ def cook(
         states: list[dict[str, Tensor]] = [load_file(_file(run, e)) for e in epochs]
         net = copy.deepcopy(learner.scored)
         net.load_state_dict(mean_state(states))
-        own = dataclasses.replace(learner, average=net)
-        probabilities, loss = loop.predict(own, val)
-        return Soup(epochs, {"val_loss": loss, **evaluate(probabilities)}, probabilities, own)
+        probabilities, loss = loop.predict(learner, val, network=net)
+        return Soup(epochs, {"val_loss": loss, **evaluate(probabilities)}, probabilities, net)
 
     def worth(soup: Soup) -> float:
-        return loop.criterion(soup.scores, config.by)
+        return criterion(soup.scores, config.by)
 
     ranked = sorted(told, key=lambda e: (-learner.scores[e - 1], e))
     if config.soup == "uniform":
@@ -137,12 +137,12 @@ def apart(run: Path, cache: Path | None = None) -> Iterator[list[Path]]:
                 shutil.copy2(run / name, own / name)
             heldout.to_frame(told).to_parquet(own / runs.OOF, compression="zstd", index=False)
             named = dataclasses.replace(sidecar, epoch=epoch, score=metrics.macro_f1(matrix))
-            checkpoint.save_best(own, predictor.model, named, runs.read_settings(run))
+            checkpoint.save_best(own, predictor.model.state_dict(), named, runs.read_settings(run))
             found.append(own)
         yield found
 
 
-def alike(run: Path, learner: loop.Learner, val: Batches) -> tuple[list[int], NDArray[np.float64]]:
+def alike(run: Path, learner: loop.State, val: Crops) -> tuple[list[int], NDArray[np.float64]]:
     """The epochs that a run has kept, and how their errors on the held-out people correlate [epochs, epochs]."""
     from safetensors.torch import load_file
 
@@ -151,7 +151,7 @@ def alike(run: Path, learner: loop.Learner, val: Batches) -> tuple[list[int], ND
     for epoch in told:
         net = copy.deepcopy(learner.scored)
         net.load_state_dict(load_file(_file(run, epoch)))
-        probabilities, _ = loop.predict(dataclasses.replace(learner, average=net), val)
+        probabilities, _ = loop.predict(learner, val, network=net)
         wrong.append(probabilities.argmax(1) != val.labels)
     return told, voting.error_correlation(np.array(wrong))
 

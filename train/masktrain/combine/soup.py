@@ -19,7 +19,7 @@ from masktrain.runs import predictions as heldout
 from masktrain.runs.predictions import HeldOut
 from masktrain.score import metrics
 from masktrain.train import checkpoint
-from masktrain.train.averaging import mean_state
+from masktrain.train.optim import mean_state
 
 FILE, OF = "soup.json", "mean of"
 
@@ -83,7 +83,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     frame = heldout.to_frame(made)
     write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
-    checkpoint.save_best(out, predictor.model, sidecar, runs.read_settings(out))
+    checkpoint.save_best(out, predictor.model.state_dict(), sidecar, runs.read_settings(out))
     return made
 
 

@@ -61,6 +61,19 @@ class DataConfig(Section):
         "More caches to train on, never to validate on: PATH, or PATH=2 to see each of its images twice in an epoch.",
         "S1.10, S1.18, S1.22",
     )
+    teacher: str = setting(
+        "",
+        "Learn from the out-of-fold answers of a run of all folds or an ensemble (distillation). They were made with"
+        " the people that are held out here, so compare on the eval split.",
+        "arXiv 1503.02531",
+    )
+    teacher_share: float = setting(
+        0.7,
+        "Share of the teacher's answers in what is taught; the rest are the labels.",
+        "arXiv 1503.02531",
+        low=0,
+        high=1,
+    )
     fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
     folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
     background: str = setting(
@@ -123,9 +136,10 @@ class AugmentConfig(Section):
 
     recipe: str = setting(
         "light",
-        "Augmentation: none, light, base, strong, or batched (much as light, but whole batches at once on the device).",
+        "Augmentation: none, light, base, strong, or albumentations:FILE.yaml (a list of albumentations, on the CPU).",
         "S0.30, S1.24, S2.13",
         choices=RECIPES,
+        prefix="albumentations:",
     )
     classes: tuple[str, ...] = setting(
         (),

@@ -13,8 +13,7 @@ from maskprep.base import UsageError
 from masktrain.config.settings import Section, setting
 
 SCHEDULES = ["cosine", "constant", "step", "multistep", "exponential", "cyclic", "restarts", "onecycle", "plateau"]
-TARGETS = ("joint", "heads", "ordinal", "number", "separate", "cascade")
-ROUTES = ("soft", "hard")
+TARGETS = ("joint", "heads", "ordinal", "number")
 LOSSES = ["ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin"]
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 SOUPS = ("none", "uniform", "greedy")
@@ -77,17 +76,10 @@ class TargetConfig(Section):
     kind: str = setting(
         "auto",
         "joint (one answer per joint class), heads (one per attribute), ordinal (heads that know the order of bins),"
-        " number (a head that answers with the number itself), separate (one network per attribute), cascade (one"
-        " network for the first attribute, and one for each of its classes that tells the others) or auto (number where"
-        " the data tells one, otherwise joint).",
-        "S0.5, S0.6, S1.30, S4.27, S4.30; number is 0.05 better than joint in benchmarks/RESULTS.md",
+        " number (a head that answers with the number itself) or auto (number where the data tells one, otherwise"
+        " joint). For a network of its own for each attribute see fit --parts.",
+        "number is 0.05 better than joint in benchmarks/RESULTS.md",
         choices=(*TARGETS, "auto"),
-    )
-    route: str = setting(
-        "soft",
-        "In a cascade, weigh the networks by the probability of their class (soft) or ask the likeliest alone (hard).",
-        "S1.32",
-        choices=ROUTES,
     )
     number_share: float = setting(
         0.5, "Share of the number's own error in the loss of a head that answers with it.", "S4.30", low=0, high=1
@@ -142,14 +134,19 @@ class OptimConfig(Section):
     """Optimiser."""
 
     epochs: int = setting(8, "Passes over the training images.", "S1.41: 10 are enough in practice", low=1)
-    batch_size: int = setting(16, "Images per step.", "more updates than 32; not measured on its own", low=1)
+    batch_size: int = setting(
+        0,
+        "Images per step; 0 for 16, or 64 on a GPU with more than 3,000 images in an epoch.",
+        "16: more updates than 32",
+        low=0,
+    )
     optimizer: str = setting("adamw", "Name of a timm optimiser.", "AdamW, arXiv 1711.05101; S0.7")
     lr: float = setting(
-        1e-3,
-        "Peak learning rate; a tenth or less for transformers.",
+        0.0,
+        "Peak learning rate, a tenth or less of the default for transformers; 0 for 1e-3 times the root of the batch"
+        " size over 16.",
         "measured: 3e-4 is too low for EfficientNet-Lite0, 1e-3 to 3e-3 are alike at batches of 32",
         low=0,
-        open_low=True,
     )
     weight_decay: float = setting(0.02, "Weight decay; none on biases and norms.", "timm", low=0)
     layer_decay: float = setting(
@@ -217,6 +214,7 @@ class SelectConfig(Section):
         "S0.34",
     )
     patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
+    stop_by: str = setting("", "Score of the patience, where it is not that of the selection.", "S0.34")
     last: int = setting(0, "Last epochs whose weights are kept, for soup.", "S2.6", low=0)
     every: int = setting(
         1,
@@ -258,8 +256,11 @@ class RunConfig(Section):
     amp: str = setting(
         "auto", "Mixed precision: auto (16 bits on CUDA, none on a CPU), off, bf16 or fp16.", "S4.5", choices=AMP
     )
-    compile: bool = setting(
-        False, "Compile the network for training (torch.compile); pays on GPUs, after a minute or so.", "torch"
+    compile: bool | None = setting(
+        None,
+        "Compile the training step (torch.compile, with CUDA graphs); by default on a GPU when a fit sees more than"
+        " 300,000 images, which pays for the minute it takes.",
+        "torch",
     )
     deterministic: bool = setting(
         False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.", "issue 6: exact resume"

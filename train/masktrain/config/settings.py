@@ -22,6 +22,7 @@ def setting(
     high: float = math.inf,
     open_low: bool = False,
     choices: Sequence[str] = (),
+    prefix: str = "",
 ) -> Any:
     """A dataclass field with what there is to know about it.
 
@@ -30,8 +31,9 @@ def setting(
         source: paper, checklist item or measurement that the setting or its default comes from.
         low, high: limits, both allowed; with ``open_low`` the lower one is not.
         choices: the allowed names; plugins may add to a list.
+        prefix: names that begin with it are allowed too.
     """
-    limits = {"low": low, "high": high, "open_low": open_low, "choices": choices}
+    limits = {"low": low, "high": high, "open_low": open_low, "choices": choices, "prefix": prefix}
     return field(default=default, metadata={"help": help, "source": source, **limits})
 
 
@@ -89,7 +91,8 @@ def _one_checked(f: dataclasses.Field[Any], kinds: tuple[Any, ...], value: Any) 
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise UsageError(f"'{f.name}' must be {_words(kinds)}, not {value!r}.")
     about = f.metadata
-    if about["choices"] and value not in about["choices"]:
+    open_end = about["prefix"] and str(value).startswith(about["prefix"])
+    if about["choices"] and value not in about["choices"] and not open_end:
         near = nearest(value, about["choices"])
         raise UsageError(
             f"'{f.name}' must be one of {', '.join(about['choices'])}, not '{value}'.",

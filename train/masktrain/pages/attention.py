@@ -20,7 +20,7 @@ from maskprep.labels import Schema
 from masktrain.answer.graph import Part
 from masktrain.config.settings import nearest
 from masktrain.train.loop import normalise
-from masktrain.train.networks import Paired, Several
+from masktrain.train.model import Paired, Several
 from masktrain.train.targets import Head, Target
 from masktrain.train.torchvision_ops import ensure_torchvision
 

@@ -20,7 +20,7 @@ from maskprep.dataset import View
 from maskprep.store import Cache, is_cache
 from masktrain.config.config import FitConfig
 from masktrain.data import tasks
-from masktrain.data.bands import Training
+from masktrain.data.trainset import TrainSet
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
@@ -177,15 +177,13 @@ def every_setting(run: Path) -> dict[str, dict[str, Any]]:
     return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
 
 
-def data_record(view: View, training: Training) -> dict[str, Any]:
+def data_record(view: View, training: TrainSet) -> dict[str, Any]:
     """What a run was trained on, as kept in data.json; the counts of its classes are those of the schema's limits.
 
     Args:
         view: the cache that people are held out of.
     """
-    split, plain = training.split, training.view.table["label"].copy()
-    plain.iloc[: len(view)] = view.table["label"]
-    table = training.view.table.assign(label=plain)
+    split, table = training.split, training.view.table
     train, val = table.iloc[split.train], table.iloc[split.val]
     counts = {
         side: np.bincount(rows["label"].to_numpy(dtype=np.int64), minlength=view.schema.num_classes).tolist()

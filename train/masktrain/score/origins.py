@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from maskprep.audit import LIKELY
 from maskprep.labels import Schema
-from masktrain.data import bands
+from masktrain.data import labels as bands
 from masktrain.score import paired
 
 Ints = NDArray[np.int64]

@@ -16,12 +16,13 @@ from maskprep.store import Cache
 from masktrain.answer import members
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
 from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
-from masktrain.train import feed
+from masktrain.train import device as devices
 from masktrain.train.checkpoint import LAST
 
 
@@ -55,13 +56,14 @@ def crossfit(
     check(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
-    view = feed.opened(cache, config)
+    view = open_view_of(cache, config)
     Cache(cache).clear_of_photos(out)
-    config = feed.settled(view, config)
-    fitting.check(view, config)
+    device = devices.choose_device(config.run.device)
     count = folds.count(view, config.data)
-    first = runs.data_record(view, fitting.check(view, _fold(config, 1, count)))
-    if (twin := runs.twin(config, first, *runs.beside(out), whole=True)) is not None:
+    first = TrainSet.open(view, _fold(config, 1, count))
+    config = fitting.settled(first, config, device)
+    fitting.check(first, config)
+    if (twin := runs.twin(config, runs.data_record(view, first), *runs.beside(out), whole=True)) is not None:
         (progress or Progress()).say(f"note    {twin} is this very fit of all folds, finished")
     run = runs.new_run(config, out)
     runs.write_config(run, config)
@@ -126,7 +128,7 @@ def _joined(
     run: Path, cache: Path, config: FitConfig, about: dict[str, Any], fitted: list[fitting.Fitted]
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
-    view = feed.opened(cache, config)
+    view = open_view_of(cache, config)
     tables = [heldout.to_frame(heldout.read(f.run)).assign(fold=k) for k, f in enumerate(fitted, 1)]
     oof = pd.concat(tables, ignore_index=True)
     if oof["image"].duplicated().any():

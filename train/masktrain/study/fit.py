@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from maskprep.dataset import View
 from maskprep.store import Cache
 from masktrain.combine import epochs
 from masktrain.config.config import FitConfig
-from masktrain.data import bands, folds
+from masktrain.data import folds, labels
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.pages import report
 from masktrain.runs import environment
 from masktrain.runs import folder as runs
@@ -29,18 +29,27 @@ from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
 from masktrain.study import loggers
 from masktrain.study.progress import Progress
-from masktrain.study.snapshots import Snapshots
-from masktrain.train import checkpoint, criteria, feed, host, loop, parallel
-from masktrain.train.augment import by_class, described, draw_seed
-from masktrain.train.batches import Batches
-from masktrain.train.losses import make_objective
-from masktrain.train.model import check_size, native_size
-from masktrain.train.networks import assemble, native_statistics
-from masktrain.train.targets import make_target
+from masktrain.study.recorder import Recorder
+from masktrain.train import checkpoint, criteria, loop
+from masktrain.train import device as devices
+from masktrain.train.augment import Augmenter
+from masktrain.train.draws import draw_seed
+from masktrain.train.losses import Objective
+from masktrain.train.model import assemble, check_size, native_size, native_statistics
+from masktrain.train.pixels import Feed, held_out
+from masktrain.train.sampling import make_sampler
+from masktrain.train.targets import Target, make_target
 
 AUGMENT = "augment.json"
 FIRST = (runs.CONFIG, runs.DATA, runs.ENV, AUGMENT)
 """What a run holds before its first checkpoint."""
+
+MANY = 3000
+"""Training images from which on a GPU gets larger batches."""
+LONG = 300_000
+"""Images of a whole fit from which on compiling the step pays."""
+MEASURED = 2000
+"""The most crops whose mean and deviation are measured behind another background."""
 
 
 @dataclass(frozen=True)
@@ -70,113 +79,26 @@ def fit(
         progress: what shows how it gets on; nothing by default.
 
     Raises:
-        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C or SIGTERM
-            (exit 130 and 143).
+        UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C, SIGTERM or
+            SIGHUP (exit status 128 and the signal's number).
     """
-    config = config or FitConfig()
-    view = feed.opened(cache, config)
+    view, progress = open_view_of(cache, config := config or FitConfig()), progress or Progress()
     Cache(cache).clear_of_photos(out)
-    config = feed.settled(view, config)
-    training = check(view, config)
-    device = _device(config)
-    mean, std = statistics(training, config)
-    learner = make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
-
-    data = runs.data_record(view, training)
-    if (twin := runs.twin(config, data, *runs.beside(out))) is not None:
-        (progress or Progress()).say(f"note    {twin} is this very fit, finished")
-
-    def begin() -> Path:
-        run = runs.new_run(config, out)
-        runs.write_config(run, config)
-        write_json(run / runs.DATA, data)
-        write_json(run / runs.ENV, environment.describe(str(device)) | {"note": note})
-        write_json(run / AUGMENT, described(config.augment.recipe, config.run.seed, config.augment.classes))
-        return run
-
-    run = parallel.from_first(begin)
-    sidecar = checkpoint.Sidecar(
-        model=config.model.name,
-        schema=view.schema.to_dict(),
-        classes=list(view.schema.class_names),
-        view=view.name,
-        size=list(view.size),
-        geometry=view.info,
-        mean=mean.tolist(),
-        std=std.tolist(),
-        settings=view.dataset.get("settings", {}),
-        fallback=int(np.argmax(data["classes"]["train"])),
-        target=config.target.kind,
-        cosine=_cosine(config),
-        tta=config.run.tta,
-        background=config.data.background,
-        colour=colour(training, config),
-        second=config.model.second,
-        route=config.target.route,
-    )
-    try:
-        _save_last(run, learner, config, sidecar)
-    except UserError:  # without a checkpoint the run could not go on, and its folder would be in the way of another
-        for name in FIRST:
-            (run / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            run.rmdir()
-        raise
-    return _train(run, view, training, learner, config, sidecar, progress or Progress())
-
-
-def _device(config: FitConfig) -> torch.device:
-    """The device, ready, and together with the other processes if there are several."""
-    if config.run.deterministic:
-        host.make_deterministic()
-    device = host.choose_device(config.run.device)
-    parallel.start(device)
-    return device
-
-
-def check(view: View, config: FitConfig) -> bands.Training:
-    """The training part of a view's split; settings that cannot be met are found here, before anything is written.
-
-    Raises:
-        UserError: what cannot be met.
-    """
-    if view.schema.num_classes < 2:
-        raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
-    training = feed.training_of(view, config)
-    feed.sampler_of(training, config)
-    by_class(config.augment, view.schema, np.zeros(0, dtype=np.int64))
-    loggers.check(config.run.log)
-    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), view.schema)
-    criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, config.select.by)
-    return training
-
-
-def statistics(training: bands.Training, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people or timm.
-
-    Raises:
-        UserError: crops without mattes where the settings need them.
-    """
-    view, split = training.view, training.split
-    if config.data.background != "original":
-        view.need_mattes(np.concatenate([split.train, split.val]))
-    if config.data.statistics == "model":
-        return native_statistics(config.model.name)
-    return view.mean_std(split.train, foreground=config.data.statistics == "foreground")
-
-
-def background(config: FitConfig, colour: Sequence[int], rows: NDArray[np.int64]) -> Background:
-    """What is to lie behind the subjects in training; random ones are borrowed from some table rows."""
-    red, green, blue = colour
-    return Background(config.data.background, (red, green, blue), config.run.seed, rows)
-
-
-def colour(training: bands.Training, config: FitConfig) -> list[int]:
-    """R, G, B of a background of one colour: as given, or the mean of the training people's crops or foregrounds."""
-    if config.data.background == "mean":
-        mean, _ = training.view.mean_std(training.split.train, foreground=config.data.statistics == "foreground")
-        return [int(v) for v in np.rint(mean * 255)]
-    return list(parse_colour(config.data.colour))
+    data = TrainSet.open(view, config)
+    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
+    config = settled(data, config, device)
+    check(data, config)
+    devices.start(device)
+    mean, std = statistics(data, config)
+    state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
+    record = runs.data_record(view, data)
+    if config.run.device == "auto" and (why := devices.without_gpu()):
+        progress.say(f"note    trained on the CPU: {why}")
+    if (twin := runs.twin(config, record, *runs.beside(out))) is not None:
+        progress.say(f"note    {twin} is this very fit, finished")
+    run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
+    sidecar = _sidecar(config, data, record, mean, std)
+    return _train(run, view, data, state, sidecar, progress, new=True)
 
 
 def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = None) -> Fitted:
@@ -188,71 +110,162 @@ def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = 
     Raises:
         UserError: the run has no checkpoint, or the cache is no longer the one it was started on.
     """
-    state = checkpoint.load_last(run)
-    config = FitConfig.from_dict(json.loads(state["config"]))
-    sidecar = checkpoint.Sidecar(**json.loads(state["sidecar"]))
-    data = runs.read_data(run)
-    view = feed.opened(cache or Path(data["cache"]), config, data["view"])
-    training = feed.training_of(view, config)
-    now = (training.split.hash, training.extra)
-    if runs.changed(view, data, config.data.background) or now != (data["folds"], data.get("extra", [])):
+    saved = checkpoint.load_last(run)
+    config = FitConfig.from_dict(json.loads(saved["config"]))
+    sidecar = checkpoint.Sidecar(**json.loads(saved["sidecar"]))
+    record = runs.read_data(run)
+    view = open_view_of(cache or Path(record["cache"]), config, record["view"])
+    data = TrainSet.open(view, config)
+    recipes = Augmenter(config.augment, view.schema, view.size, config.run.seed).to_dict()
+    now = (data.split.hash, data.extra, json.loads(json.dumps(recipes)))
+    then = (record["folds"], record.get("extra", []), json.loads((run / AUGMENT).read_text(encoding="utf-8")))
+    if runs.changed(view, record, config.data.background) or now != then:
         raise UserError(
-            f"The cache {view.path} has changed since {run} was started: other crops, mattes, labels or people.",
+            f"The cache {view.path} has changed since {run} was started (other crops, mattes, labels or people), or a"
+            " file of albumentations has.",
             f"Start a new run: masktrain fit {view.path}",
         )
-    device = _device(config)
-    mean, std = np.array(sidecar.mean), np.array(sidecar.std)
-    learner = make_learner(config, training, mean, std, device, pretrained=False)
-    learner.load(state["learner"])
-    return _train(run, view, training, learner, config, sidecar, progress or Progress())
+    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
+    devices.start(device)
+    state = make_state(config, data, np.array(sidecar.mean), np.array(sidecar.std), device, pretrained=False)
+    state.load(saved["learner"])
+    return _train(run, view, data, state, sidecar, progress or Progress(), new=False)
 
 
-def make_learner(
+def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfig:
+    """The settings with everything decided that they leave to the data and the device.
+
+    The target is ``number`` if the classes of an attribute are bins of a number that the training images tell (not only
+    by one number for each class) and the classifier is linear, otherwise ``joint``.
+    """
+    target, optim, run = config.target, config.optim, config.run
+    if target.kind == "auto":
+        numeric = labels.numeric_attributes(data.view, data.split.train)
+        target = replace(target, kind="number" if numeric and config.model.head == "linear" else "joint")
+    on_gpu = device.type == "cuda"
+    if not optim.batch_size:
+        optim = replace(optim, batch_size=64 if on_gpu and len(data) > MANY else 16)
+    if not optim.lr:
+        optim = replace(optim, lr=float(f"{1e-3 * (optim.batch_size / 16) ** 0.5:.3g}"))
+    if run.compile is None:
+        run = replace(run, compile=on_gpu and len(data) * optim.epochs > LONG)
+    return replace(config, target=target, optim=optim, run=run)
+
+
+def check(data: TrainSet, config: FitConfig) -> None:
+    """Find settings that cannot be met before anything is written.
+
+    Raises:
+        UserError: what cannot be met.
+    """
+    make_sampler(data, config.sample, config.run.seed)
+    Augmenter(config.augment, data.view.schema, data.view.size, config.run.seed).to_dict()
+    loggers.check(config.run.log)
+    nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), data.view.schema)
+    for by in (config.select.by, config.select.stop_by or config.select.by):
+        criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, by)
+
+
+def statistics(data: TrainSet, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (0..1, float64 [3]) that crops are normalised by, from the training people or timm.
+
+    Behind another background than the photo's they are measured over the crops as they are trained on.
+
+    Raises:
+        UserError: crops without mattes where the settings need them.
+    """
+    view, split, wanted = data.view, data.split, config.data
+    if wanted.background != "original":
+        view.need_mattes(np.concatenate([split.train, split.val]))
+    if wanted.statistics == "model":
+        return native_statistics(config.model.name)
+    if wanted.background == "original" or wanted.statistics == "foreground":
+        return view.mean_std(split.train, foreground=wanted.statistics == "foreground")
+    rows = split.train[:: -(-len(split.train) // MEASURED)]
+    behind = view.before(background(config, colour(data, config), split.train))
+    sums = np.zeros((2, 3))
+    for start in range(0, len(rows), 64):
+        values = behind.gather(rows[start : start + 64], epoch=1).astype(np.float64) / 255
+        sums += [values.sum((0, 1, 2)), (values**2).sum((0, 1, 2))]
+    mean, square = sums / (len(rows) * view.size[0] * view.size[1])
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def background(config: FitConfig, colour: Sequence[int], rows: NDArray[np.int64]) -> Background:
+    """What is to lie behind the subjects in training; random ones are borrowed from some table rows."""
+    red, green, blue = colour
+    return Background(config.data.background, (red, green, blue), config.run.seed, rows)
+
+
+def colour(data: TrainSet, config: FitConfig) -> list[int]:
+    """R, G, B of a background of one colour: as given, or the mean of the training people's crops or foregrounds."""
+    if config.data.background == "mean":
+        mean, _ = data.view.mean_std(data.split.train, foreground=config.data.statistics == "foreground")
+        return [int(v) for v in np.rint(mean * 255)]
+    return list(parse_colour(config.data.colour))
+
+
+def target_of(data: TrainSet, config: FitConfig) -> Target:
+    """What the network answers."""
+    return make_target(config.target.kind, data.view.schema, data.limits)
+
+
+def make_state(
     config: FitConfig,
-    training: bands.Training,
+    data: TrainSet,
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     device: torch.device,
     pretrained: bool,
-) -> loop.Learner:
-    """Model, loss and optimiser of a fit, ready for its first step."""
-    view, split = training.view, training.split
-    target = make_target(config.target.kind, view.schema, config.target.route)
-    labels = view.table["label"].iloc[split.train].to_numpy(dtype=np.int64)
-    objective = make_objective(target, labels, config)
+) -> loop.State:
+    """Model, loss and optimiser of a fit, ready for its first step.
+
+    Class weights are those of what an epoch draws.
+    """
+    target, cosine = target_of(data, config), _cosine(config)
+    drawn = data.truth[make_sampler(data, config.sample, config.run.seed).order(1)].sum(0, dtype=np.float64)
+    objective = Objective(target, drawn, config.loss, config.target, cosine > 0)
     torch.manual_seed(draw_seed(config.run.seed))  # the weights of the classifier
     model = assemble(
-        target,
         config.model.name,
-        view.size,
+        target.outputs,
+        data.view.size,
         second=config.model.second,
         pretrained=pretrained,
         dropout=config.model.dropout,
         drop_path=config.model.drop_path,
-        cosine=_cosine(config),
+        cosine=cosine,
     )
-    check_size(model, config.model.name, view.size)
-    return loop.make_learner(model, config, objective, mean, std, device)
+    check_size(model, config.model.name, data.view.size)
+    return loop.make_state(model, config, objective, mean, std, device)
 
 
-def outline(learner: loop.Learner, train: Batches, view: View, config: FitConfig) -> dict[str, Any]:
+def feeds(data: TrainSet, config: FitConfig, colour: Sequence[int], device: torch.device) -> tuple[Feed, Any]:
+    """The batches that are trained on, and the crops that are scored."""
+    view = data.view.before(background(config, colour, data.split.train))
+    return Feed(data, view, config, target_of(data, config).numbers, device), held_out(data, view, config, device)
+
+
+def outline(state: loop.State, train: Feed, data: TrainSet) -> dict[str, Any]:
     """What is about to be trained, on what and how often, for people.
 
     ``recipes``: images that each augmentation takes in an epoch; ``drawn``: images of each class in an epoch;
     ``weights``: weights of the classes in the loss, for each head.
     """
+    order, view = train.order(1), data.view
     return {
-        "model": config.model.name,
-        "parameters": sum(p.numel() for p in learner.model.parameters()),
-        "native size": native_size(learner.model),
+        "model": state.config.model.name,
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "native size": native_size(state.model),
         "size": view.size,
-        "device": str(learner.precision.device),
-        "precision": str(learner.precision.dtype or torch.float32).removeprefix("torch."),
+        "device": str(state.device),
+        "precision": str(state.precision.dtype or torch.float32).removeprefix("torch."),
         "steps": train.steps,
+        "batch": train.batch,
         "schema": view.schema,
-        "weights": learner.objective.class_weights(),
-        "recipes": {r: int((train.kinds[train.order(1)] == k).sum()) for k, r in enumerate(train.recipes)},
-        "drawn": np.bincount(train.labels[train.order(1)], minlength=view.schema.num_classes),
+        "weights": state.objective.class_weights(),
+        "recipes": {r: int((train.kinds[order] == k).sum()) for k, r in enumerate(train.recipes)},
+        "drawn": np.bincount(train.labels[order].reshape(-1), minlength=view.schema.num_classes),
     }
 
 
@@ -263,79 +276,111 @@ def _cosine(config: FitConfig) -> float:
     return config.loss.scale if config.model.head == "cosine" else 0.0
 
 
+def _begin(
+    config: FitConfig, data: TrainSet, record: dict[str, Any], device: torch.device, out: Path | None, note: str
+) -> Path:
+    """The folder of a new run with what it holds before its first checkpoint."""
+    view, run = data.view, runs.new_run(config, out)
+    runs.write_config(run, config)
+    write_json(run / runs.DATA, record)
+    write_json(run / runs.ENV, environment.describe(str(device)) | {"note": note})
+    write_json(run / AUGMENT, Augmenter(config.augment, view.schema, view.size, config.run.seed).to_dict())
+    return run
+
+
+def _sidecar(
+    config: FitConfig,
+    data: TrainSet,
+    record: dict[str, Any],
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+) -> checkpoint.Sidecar:
+    view = data.view
+    return checkpoint.Sidecar(
+        model=config.model.name,
+        schema=view.schema.to_dict(),
+        classes=list(view.schema.class_names),
+        view=view.name,
+        size=list(view.size),
+        geometry=view.info,
+        mean=mean.tolist(),
+        std=std.tolist(),
+        settings=view.dataset.get("settings", {}),
+        fallback=int(np.argmax(record["classes"]["train"])),
+        target=config.target.kind,
+        cosine=_cosine(config),
+        tta=config.run.tta,
+        background=config.data.background,
+        colour=colour(data, config),
+        second=config.model.second,
+        limits={name: list(limits) for name, limits in data.limits.items()},
+    )
+
+
 def _train(
     run: Path,
     view: View,
-    training: bands.Training,
-    learner: loop.Learner,
-    config: FitConfig,
+    data: TrainSet,
+    state: loop.State,
     sidecar: checkpoint.Sidecar,
     progress: Progress,
+    *,
+    new: bool,
 ) -> Fitted:
-    split, device = training.split, learner.precision.device
-    folds.check(training.view.table, split, folds.copies(view))
-    behind = background(config, sidecar.colour, split.train)
-    train = feed.batches_of(training, config, behind, device)
-    val = feed.held_out(view, split, config, behind, device)
+    """Train from where the state stands to the end, and write it all down."""
+    config = state.config
+    folds.check(data.view.table, data.split, folds.copies(view))
+    train, val = feeds(data, config, sidecar.colour, state.device)
+    recorder = Recorder(run, state, data, sidecar, train.steps)
 
     def evaluate(probabilities: NDArray[np.float32]) -> dict[str, Any]:
         scores = metrics.score(val.labels, probabilities.argmax(1), view.schema)
-        kept = {k: getattr(scores, k) for k in ("macro_f1", "macro_f1_all", "accuracy", "attributes")}
-        return kept | {"class_f1": {c.name: c.f1 for c in scores.classes}}
+        named = {k: getattr(scores, k) for k in ("macro_f1", "macro_f1_all", "accuracy", "attributes")}
+        return named | {"class_f1": {c.name: c.f1 for c in scores.classes}}
 
-    def after_epoch(record: dict[str, Any], probabilities: NDArray[np.float32], best: bool) -> None:
-        if parallel.rank():
-            return
-        runs.append_metrics(run, record)
-        if best:
-            named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
-            checkpoint.save_best(run, learner.scored, named, config.to_dict())
-            runs.write_oof(run, view, split.val, probabilities)
-        epochs.keep(run, learner, config.select)
-        _save_last(run, learner, config, sidecar)
-        logs.update()
-
-    about = outline(learner, train, view, config)
-
-    def stopped(code: int) -> UserError:
-        return UserError(
-            f"Stopped in epoch {learner.epoch + 1} of {config.optim.epochs}, after {learner.step} of {train.steps}"
-            " steps; everything done so far is kept.",
-            f"Go on with: masktrain fit --resume {run}",
-            code=code,
-        )
-
-    def keep() -> None:
-        if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
-            _save_last(run, learner, config, sidecar)
-
-    agree = functools.partial(parallel.highest, device=device) if parallel.world() > 1 else None
-    snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped, agree)
-    where = (learner.epoch, learner.step)
-    if parallel.rank():
-        with snapshots.listening():
-            loop.fit(learner, config, train, val, evaluate, after_epoch, Progress(), snapshots.pause)
-        return _told(Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
-    with runs.locked(run), progress.running(run, config, runs.data_record(view, training), about, *where):
-        runs.keep_metrics(run, learner.epoch)
-        with loggers.logging(run, config.run.log) as logs, snapshots.listening():
-            loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
-        made = epochs.cook(run, learner, config.select, val, evaluate)
-        if config.select.soup != "none" and (said := epochs.advice(*epochs.alike(run, learner, val))):
-            progress.say(f"note    {said}")
+    if devices.rank():
+        with recorder.recording():
+            loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, Progress())
+        return _parted(Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(runs.locked(run))
+        about, where = outline(state, train, data), (state.epoch, state.step)
+        if new:
+            _first_checkpoint(recorder)
+        runs.keep_metrics(run, state.epoch)
+        stack.enter_context(progress.running(run, config, runs.data_record(view, data), about, *where))
+        logs = stack.enter_context(loggers.logging(run, config.run.log))
+        stack.enter_context(recorder.recording())
+        recorder.update_logs = logs.update
+        loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress)
+        made = epochs.cook(run, state, config.select, val, evaluate)
+        if config.select.soup != "none" and (advice := epochs.advice(*epochs.alike(run, state, val))):
+            progress.say(f"note    {advice}")
         if made is not None:
-            named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
-            checkpoint.save_best(run, made.learner.scored, named, config.to_dict())
-            runs.write_oof(run, view, split.val, made.probabilities)
+            recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.model.state_dict())
+        recorder.flush()
         fitted = _finished(run, view, made)
-    return _told(fitted)
+    return _parted(fitted)
 
 
-def _told(fitted: Fitted) -> Fitted:
-    """What the first process found, for all of them; then they part."""
-    found = parallel.from_first(lambda: fitted)
-    parallel.finish()
-    return found
+def _first_checkpoint(recorder: Recorder) -> None:
+    """Write the state before the first step; a run without one could not go on, and would be in the way of another."""
+    try:
+        recorder.save()
+        recorder.flush()
+    except UserError:
+        for name in FIRST:
+            (recorder.run / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            recorder.run.rmdir()
+        raise
+
+
+def _parted(fitted: Fitted) -> Fitted:
+    """What the first process made, for all of them; then they part."""
+    made = devices.broadcast(lambda: fitted)
+    devices.finish()
+    return made
 
 
 def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
@@ -351,18 +396,3 @@ def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)
-
-
-def _save_last(run: Path, learner: loop.Learner, config: FitConfig, sidecar: checkpoint.Sidecar) -> None:
-    if parallel.rank():
-        return
-    checkpoint.save_last(
-        run,
-        {
-            "format": checkpoint.FORMAT,
-            "learner": learner.state(),
-            "config": json.dumps(config.to_dict()),
-            "config_hash": config.hash(),
-            "sidecar": json.dumps(dataclasses.asdict(sidecar)),
-        },
-    )

@@ -20,8 +20,7 @@ from masktrain.pages import standings
 from masktrain.train import host, lite, loop
 from masktrain.train.batches import Batch
 from masktrain.train.losses import make_objective
-from masktrain.train.model import build, import_timm, known_name
-from masktrain.train.networks import native_size_of
+from masktrain.train.model import build, import_timm, known_name, native_size_of
 from masktrain.train.targets import make_target
 
 FAMILIES = {

@@ -19,6 +19,8 @@ from masktrain.train.targets import Target, make_target
 
 BEST, SIDECAR, LAST = "best.safetensors", "best.json", "last.ckpt"
 FORMAT = 1
+STATE_FORMAT = 2
+"""Of last.ckpt, which goes with the version that wrote it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Sidecar:
         target: what the outputs mean, see :mod:`masktrain.train.targets`.
         cosine: scale of a classifier by direction, 0 for a linear one.
         tta: ``mirror`` if the score is that of the mean over the crop and its mirror image.
-        second: timm's name of the second backbone, empty for none; ``route`` that of a cascade.
+        second: timm's name of the second backbone, empty for none.
+        route: of a cascade, as earlier versions trained.
+        limits: attribute -> limits of its classes in training, where they are not the schema's.
         background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
     """
 
@@ -60,6 +64,7 @@ class Sidecar:
     colour: list[int] = field(default_factory=lambda: [128, 128, 128])
     second: str = ""
     route: str = "soft"
+    limits: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def backbones(self) -> str:
@@ -76,15 +81,19 @@ class Sidecar:
 
     def answers(self) -> Target:
         """The target as an object."""
-        return make_target(self.target, self.labels(), self.route)
+        return make_target(self.target, self.labels(), self.limits)
 
 
-def save_best(run: Path, model: nn.Module, sidecar: Sidecar, settings: Mapping[str, Any]) -> None:
+def save_best(run: Path, weights: Mapping[str, Tensor], sidecar: Sidecar, settings: Mapping[str, Any]) -> None:
     """Write best.safetensors and best.json; the sidecar is in the header of the weights too, and so is every setting
-    of the fit, as in config.yaml (S3.19)."""
+    of the fit, as in config.yaml.
+
+    Args:
+        weights: state dict of the network.
+    """
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     header = {"sidecar": json.dumps(asdict(sidecar)), "settings": json.dumps(settings)}
     write_weights(run / BEST, lambda part: save_file(state, part, metadata=header))
     write_json(run / SIDECAR, asdict(sidecar))
@@ -100,11 +109,12 @@ def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from masktrain.train.networks import assemble
+    from masktrain.train.model import assemble
 
     sidecar = load_sidecar(run)
     size = (sidecar.size[0], sidecar.size[1])
-    model = assemble(sidecar.answers(), sidecar.model, size, second=sidecar.second, cosine=sidecar.cosine)
+    outputs = sidecar.answers().outputs
+    model = assemble(sidecar.model, outputs, size, second=sidecar.second, cosine=sidecar.cosine)
     try:
         model.load_state_dict(load_file(run / BEST))
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -153,6 +163,28 @@ def write_weights(file: Path, write: Callable[[Path], object]) -> None:
         ) from error
 
 
+def on_host(value: Any) -> Any:
+    """A copy of nested dicts and lists with all tensors on the CPU, in memory of their own.
+
+    Copies from a GPU are only queued; they are whole when the device has come as far (see :func:`copied`).
+    """
+    if isinstance(value, Tensor):
+        pinned = value.device.type == "cuda"
+        return torch.empty_like(value, device="cpu", pin_memory=pinned).copy_(value.detach(), non_blocking=pinned)
+    if isinstance(value, Mapping):
+        return {k: on_host(v) for k, v in value.items()}
+    return [on_host(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def copied(device: torch.device) -> Callable[[], None]:
+    """What waits until everything that is queued on a device now is done; for a thread that writes a copy."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
+
+
 def load_last(run: Path) -> dict[str, Any]:
     """Read last.ckpt; nothing in it is ever executed.
 
@@ -165,6 +197,11 @@ def load_last(run: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(run / LAST, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file shows in many ways
         raise UserError(f"{run / LAST} cannot be read: {str(error).splitlines()[0]}") from error
+    if state.get("format") != STATE_FORMAT:
+        raise UserError(
+            f"{run} was begun by another version of masktrain, whose draws were others; it cannot be gone on with.",
+            "Its best weights can be used as they are; for more training start a new run: masktrain fit CACHE",
+        )
     return state
 
 

@@ -1,4 +1,7 @@
-"""The training loop: one step, one epoch, one fit. On a GPU nothing in a step waits for the device."""
+"""The training loop: one step, one epoch, one fit. Within an epoch no value is read from the device.
+
+The loss that is shown is copied while the device works on; a GPU's queue runs dry once an epoch, for the scores.
+"""
 
 from __future__ import annotations
 
@@ -16,49 +19,57 @@ from torch import Tensor, nn
 
 from maskprep.base import UsageError, UserError
 from masktrain.config.config import FitConfig
-from masktrain.config.sections import OptimConfig
-from masktrain.train import parallel
-from masktrain.train.augment import draw_seed
-from masktrain.train.averaging import average_of, decay_at, update_average
-from masktrain.train.batches import Batch, Batches
-from masktrain.train.criteria import criterion as criterion
+from masktrain.train import device as devices
+from masktrain.train.augment import Augmenter
+from masktrain.train.criteria import criterion
+from masktrain.train.device import Precision, choose_precision
+from masktrain.train.draws import draw_seed
 from masktrain.train.freezing import check as check_freezing
 from masktrain.train.freezing import freeze, frozen_stages, stages, thawed
-from masktrain.train.host import Precision, choose_precision, compiled
 from masktrain.train.losses import Objective
-from masktrain.train.networks import Several
-from masktrain.train.optim import climb, descend, make_optimizer, set_learning_rate
-from masktrain.train.recomputation import kept_buffers, recompute
-from masktrain.train.schedules import learning_rate, plateau_drops
+from masktrain.train.model import kept_buffers, recompute
+from masktrain.train.optim import (
+    WeightAverage,
+    learning_rate,
+    make_optimizer,
+    plateau_drops,
+    sam_perturb,
+    sam_restore,
+    set_learning_rate,
+)
+from masktrain.train.pixels import Batch, Crops, Feed
 from masktrain.train.targets import Target
 
-LOG_EVERY = 20
-"""Steps between two looks at the loss; each look makes a GPU's queue run dry once."""
+SKIPPED = 20
+"""Steps in a row without a finite loss after which a fit in fp16 ends; in other precisions it ends after the first."""
+
+OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOC")
 
 
 class Progress(Protocol):
     """Shows how a fit gets on; see :mod:`masktrain.cli.show`."""
 
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
-        """After a step: images done in this epoch, the epoch's mean loss now and then, seconds waited for data."""
+        """After a step: images done in this epoch, the epoch's mean loss so far, seconds waited for data."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """After an epoch, with its line of metrics.jsonl."""
 
 
 @dataclass
-class Learner:
-    """All that changes while training; its :meth:`state` is enough to go on bit by bit, at any step.
+class State:
+    """All that changes while training; :meth:`to_dict` is enough to go on bit by bit, at any step.
 
     Attributes:
-        average: running average of the weights, which is then what is scored and kept.
-        epoch, step: whole epochs done, and steps done in the one that runs.
-        sums: of the epoch that runs: loss over its images and how many were right.
-        seen: images of the epoch that runs.
+        model: the network; ``average`` the running average of its weights, which is then what is scored and kept.
+        mean, std: what crops are normalised by, 0..255, float32 [1, 3, 1, 1].
         micro: images on the device at once.
-        scores: of every epoch so far, by the criterion of selection; higher is better.
-        forward: the network as it is trained, compiled or not.
-        checkpointing: activations are computed again for the gradients.
+        epoch, step: whole epochs done, and steps done in the one that runs.
+        sums: of the epoch that runs, on the device: loss over its images, how many were right, and steps in a row
+            without a finite loss.
+        seen: images of the epoch that runs.
+        scores: of every epoch so far by the criterion of selection, ``stops`` by that of early stopping; higher is
+            better.
     """
 
     model: nn.Module
@@ -68,16 +79,23 @@ class Learner:
     mean: Tensor
     std: Tensor
     scaler: torch.amp.GradScaler
-    average: nn.Module | None = None
-    mirror: bool = False
+    config: FitConfig
+    average: WeightAverage | None = None
     micro: int = 0
     epoch: int = 0
     step: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     seen: int = 0
     scores: list[float] = field(default_factory=list)
-    forward: Callable[[Tensor], Tensor] | None = None
-    checkpointing: bool = False
+    stops: list[float] = field(default_factory=list)
+    frozen: int = 0
+    loss_of: Callable[..., tuple[Tensor, Tensor]] | None = None
+    parallel: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.precision.device
 
     @property
     def best(self) -> int:
@@ -87,21 +105,24 @@ class Learner:
     @property
     def scored(self) -> nn.Module:
         """The network that is scored and kept: the average of its weights if there is one."""
-        return self.average or self.model
+        return self.average.model if self.average else self.model
 
     def new_epoch(self) -> None:
         """Nothing of the next epoch is done yet."""
-        device = self.precision.device
         # a GPU is slow at float64
-        lost = torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        kind = torch.float64 if self.device.type == "cpu" else torch.float32
         self.step, self.seen = 0, 0
-        self.sums = {"loss": lost, "right": torch.zeros((), dtype=torch.int64, device=device)}
+        self.sums = {
+            "loss": torch.zeros((), dtype=kind, device=self.device),
+            "right": torch.zeros((), dtype=torch.int64, device=self.device),
+            "skipped": torch.zeros((), dtype=torch.int64, device=self.device),
+        }
 
-    def state(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Tensors and plain values. No generator states: every draw is a function of (seed, epoch, step, image)."""
         return {
             "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": self.average.model.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
@@ -110,28 +131,30 @@ class Learner:
             "seen": self.seen,
             "micro": self.micro,
             "scores": list(self.scores),
+            "stops": list(self.stops),
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up a state that :meth:`state` gave."""
+        """Take up what :meth:`to_dict` gave."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch, self.scores = int(state["epoch"]), list(state["scores"])
-        self.step, self.seen, self.micro = int(state["step"]), int(state["seen"]), int(state["micro"])
-        self.sums = {k: v.to(self.precision.device) for k, v in state["sums"].items()}
+        for name in ("epoch", "step", "seen", "micro"):
+            setattr(self, name, int(state[name]))
+        self.scores, self.stops = list(state["scores"]), list(state["stops"])
+        self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
 
 
-def make_learner(
+def make_state(
     model: nn.Module,
     config: FitConfig,
     objective: Objective,
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     device: torch.device,
-) -> Learner:
+) -> State:
     """Put a model on a device together with its optimiser and its loss.
 
     Args:
@@ -149,78 +172,72 @@ def make_learner(
     if config.model.freeze:
         frozen_stages(1, 1, len(stages(model)), config.model.freeze, 0.0)
     model = model.to(device)
-    learner = Learner(
+    state = State(
         model=model,
         optimizer=make_optimizer(model, config.optim),
         objective=objective.to(device),
         precision=precision,
-        mean=torch.tensor(mean * 255, dtype=torch.float32, device=device).view(1, 3, 1, 1),
-        std=torch.tensor(std * 255, dtype=torch.float32, device=device).view(1, 3, 1, 1).clamp(min=1.0),
+        mean=torch.tensor(mean * 255, dtype=torch.float32).view(1, 3, 1, 1).to(device),
+        std=torch.tensor(std * 255, dtype=torch.float32).view(1, 3, 1, 1).clamp(min=1.0).to(device),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16),
-        average=average_of(model) if config.optim.ema else None,
-        mirror=config.run.tta == "mirror",
-        micro=config.optim.micro_batch or config.optim.batch_size,
-        forward=compiled(model) if config.run.compile else None,
-        checkpointing=config.model.checkpointing,
+        config=config,
+        average=WeightAverage(model, config.optim.ema) if config.optim.ema else None,
+        micro=config.optim.micro_batch,
     )
-    learner.new_epoch()
-    return learner
+    state.new_epoch()
+    return state
 
 
 def fit(
-    learner: Learner,
-    config: FitConfig,
-    train: Batches,
-    val: Batches,
+    state: State,
+    train: Feed,
+    val: Crops,
     evaluate: Callable[[NDArray[np.float32]], dict[str, Any]],
-    after_epoch: Callable[[dict[str, Any], NDArray[np.float32], bool], None],
-    progress: Progress,
+    keep: Callable[[dict[str, Any], NDArray[np.float32]], None],
     pause: Callable[[], None],
+    progress: Progress,
 ) -> None:
-    """Train from where the learner stands to the last epoch, or until no epoch is better for too long.
+    """Train from where the state stands to the last epoch, or until no epoch is better for too long.
 
     Args:
-        evaluate: scores of the validation probabilities [n, C]; ``select.by`` says which one decides.
-        after_epoch: called with the epoch's metrics, the probabilities and whether it is the best so far.
-        pause: called wherever the learner's state is whole and may be kept; raises to stop.
+        evaluate: scores of the validation probabilities [n, C].
+        keep: called with each epoch's metrics and probabilities.
+        pause: called wherever the state is whole and may be kept; raises to stop.
     """
-    for epoch in range(learner.epoch + 1, config.optim.epochs + 1):
-        if config.select.patience and learner.epoch - learner.best >= config.select.patience:
+    config = state.config
+    for epoch in range(state.epoch + 1, config.optim.epochs + 1):
+        if config.select.patience and epochs_since_best(state.stops) >= config.select.patience:
             break
-        started = time.perf_counter()
-        seen = learner.seen
-        trained = train_epoch(learner, config, train, epoch, progress, pause)
+        started, seen = time.perf_counter(), state.seen
+        trained = train_epoch(state, train, epoch, progress, pause)
         seconds = time.perf_counter() - started
-        parallel.average_buffers(learner.model, learner.average)
-        here = pause if parallel.world() == 1 else _go_on  # the others wait, and cannot agree to stop meanwhile
-        probabilities, loss = parallel.from_first(lambda: predict(learner, val, here))  # noqa: B023
+        probabilities, loss = predict(state, val, pause)
         scores = {"val_loss": loss, **evaluate(probabilities)}
-        learner.scores.append(criterion(scores, config.select.by))
+        state.scores.append(criterion(scores, config.select.by))
+        state.stops.append(criterion(scores, config.select.stop_by or config.select.by))
         record = {
             "epoch": epoch,
             "step": epoch * train.steps,
             **trained,
             **scores,
-            "best_epoch": learner.best,
-            "micro_batch": learner.micro,
+            "best_epoch": state.best,
+            "micro_batch": state.micro or train.batch,
             "seconds": round(time.perf_counter() - started, 3),
-            "images_per_second": round((learner.seen - seen) / seconds, 1),
+            "images_per_second": round((state.seen - seen) / seconds, 1),
             "data_wait": round(train.waited / seconds, 4),
         }
-        learner.epoch = epoch
-        learner.new_epoch()
-        after_epoch(record, probabilities, learner.best == epoch)
+        state.epoch = epoch
+        state.new_epoch()
+        keep(record, probabilities)
         progress.epoch(record)
 
 
-def train_epoch(
-    learner: Learner,
-    config: FitConfig,
-    train: Batches,
-    epoch: int,
-    progress: Progress,
-    pause: Callable[[], None],
-) -> dict[str, Any]:
+def epochs_since_best(scores: Sequence[float]) -> int:
+    """Epochs since the first one with the best score."""
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+
+def train_epoch(state: State, train: Feed, epoch: int, progress: Progress, pause: Callable[[], None]) -> dict[str, Any]:
     """One pass over the training images, or what is left of it.
 
     Returns:
@@ -229,162 +246,264 @@ def train_epoch(
     Raises:
         UserError: the loss is no longer a number.
     """
-    frozen = wake(learner.model, config, epoch, learner.scores)
+    config = state.config
+    set_train_mode(state, epoch)
     steps = config.optim.epochs * train.steps
-    drops = plateau_drops(learner.scores, config.schedule.patience)
-    for i, batch in enumerate(train.epoch(epoch, learner.step), learner.step):
-        own = (parallel.rank(),) * (parallel.world() > 1)
-        torch.manual_seed(draw_seed(config.run.seed, epoch, i, *own))  # dropout
+    drops = plateau_drops(state.scores, config.schedule.patience)
+    rank = (devices.rank(),) * (devices.world_size() > 1)
+    meter = Meter(state)
+    for i, batch in enumerate(train.epoch(epoch, state.step), state.step):
+        torch.manual_seed(draw_seed(config.run.seed, epoch, i, *rank))  # dropout
         done = (epoch - 1) * train.steps + i
-        set_learning_rate(learner.optimizer, learning_rate(done, steps, config.optim.lr, config.schedule, drops))
-        outputs, loss = train_step(learner, batch, config.optim, done / steps)
-        if learner.average is not None:
-            update_average(learner.average, learner.model, decay_at(done, config.optim.ema))
-        right = (learner.objective.target.probabilities(outputs).argmax(1) == batch.labels).sum()
-        parallel.add_up([right])
-        learner.sums["loss"] += loss * len(batch)
-        learner.sums["right"] += right
-        learner.seen += len(batch)
-        learner.step = i + 1
-        mean = _mean_loss(learner, epoch) if i % LOG_EVERY == LOG_EVERY - 1 else None
-        progress.step(epoch, learner.seen, mean, train.waited)
+        set_learning_rate(state.optimizer, learning_rate(done, steps, config.optim.lr, config.schedule, drops))
+        loss, right = train_step(state, batch, train.augmenter, done / steps)
+        if state.average is not None:
+            state.average.update(done)
+        loss, right = devices.all_reduce_mean(loss), devices.all_reduce_sum(right)
+        finite = torch.isfinite(loss)
+        state.sums["loss"] += torch.where(finite, loss, 0.0) * train.batch
+        state.sums["right"] += right
+        state.sums["skipped"].copy_(torch.where(finite, 0, state.sums["skipped"] + 1))
+        state.seen += train.batch
+        state.step = i + 1
+        progress.step(epoch, state.seen, meter.mean(epoch), train.waited)
         pause()
+    meter.check(int(state.sums["skipped"]), epoch)
     return {
-        "train_loss": _mean_loss(learner, epoch),
-        "train_accuracy": float(learner.sums["right"]) / learner.seen,
+        "train_loss": float(state.sums["loss"]) / state.seen,
+        "train_accuracy": float(state.sums["right"]) / state.seen,
         "lr": learning_rate(epoch * train.steps - 1, steps, config.optim.lr, config.schedule, drops),
-        **({"frozen_stages": frozen} if config.model.freeze else {}),
+        **({"frozen_stages": state.frozen} if config.model.freeze else {}),
     }
 
 
-def wake(model: nn.Module, config: FitConfig, epoch: int, scores: Sequence[float] = ()) -> int:
-    """Make a network ready to learn, but for the stages that are frozen in an epoch.
+class Meter:
+    """The mean loss of an epoch so far, read without waiting for the device.
 
-    Args:
-        scores: of the epochs before, by the criterion of selection; higher is better.
-
-    Returns:
-        How many stages are frozen.
+    Raises:
+        UserError: the loss is no longer a number.
     """
-    model.train()
-    if not config.model.freeze:
-        return 0
-    groups = stages(model)
-    count = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
-    if config.model.thaw_on_plateau and thawed(scores, config.select.patience):
-        count = 0
-    freeze(model, groups, count)
-    return count
+
+    def __init__(self, state: State) -> None:
+        self.state, self.seen = state, 0
+        self._copy: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def mean(self, epoch: int) -> float | None:
+        """The mean loss as it was some steps ago on a GPU; None before the first."""
+        state = self.state
+        if state.device.type != "cuda":
+            self.check(int(state.sums["skipped"]), epoch)
+            return float(state.sums["loss"]) / state.seen
+        value = None
+        if self._copy is not None:
+            if not self._copy[1].query():  # type: ignore[no-untyped-call]
+                return None
+            loss, skipped = self._copy[0].tolist()
+            self.check(int(skipped), epoch)
+            value = loss / self.seen
+        both = torch.stack([state.sums["loss"], state.sums["skipped"].float()])
+        host = torch.empty(2, pin_memory=True)
+        host.copy_(both, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._copy, self.seen = (host, event), state.seen
+        return value
+
+    def check(self, skipped: int, epoch: int) -> None:
+        """End a fit whose loss is no number: at once, or in fp16 when scaling does not mend it.
+
+        Raises:
+            UserError: saying where.
+        """
+        if skipped >= (SKIPPED if self.state.scaler.is_enabled() else 1):
+            raise UserError(
+                f"The loss is no finite number in epoch {epoch}, at step {self.state.step} or shortly before.",
+                "Try a lower --lr, or --amp off on a GPU.",
+            )
 
 
-def _mean_loss(learner: Learner, epoch: int) -> float:
-    mean = float(learner.sums["loss"]) / learner.seen
-    if not math.isfinite(mean):
-        raise UserError(
-            f"The loss is {mean} in epoch {epoch}, at step {learner.step} or shortly before.",
-            "Try a lower --lr, or --amp off on a GPU.",
+def set_train_mode(state: State, epoch: int) -> None:
+    """Make a network ready to learn in an epoch, but for the stages that are frozen, and the function of its loss."""
+    state.model.train()
+    config, frozen = state.config, 0
+    if config.model.freeze:
+        groups = stages(state.model)
+        frozen = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
+        if config.model.thaw_on_plateau and thawed(state.scores, config.select.patience):
+            frozen = 0
+        freeze(state.model, groups, frozen)
+    if state.loss_of is None or frozen != state.frozen:
+        state.loss_of = make_loss(state)
+    state.frozen = frozen
+
+
+def make_loss(state: State) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The function from a batch to its loss and how many are right, for several processes, and compiled if so set."""
+    network = state.model
+    if devices.world_size() > 1:
+        state.parallel = nn.parallel.DistributedDataParallel(
+            network,
+            device_ids=[state.device] if state.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            static_graph=state.config.model.checkpointing,
         )
-    return mean
+        network = state.parallel
+
+    def loss_of(
+        pixels: Tensor, truth: Tensor, labels: Tensor, numbers: Tensor | None, weighted: bool
+    ) -> tuple[Tensor, Tensor]:
+        with state.precision.context():
+            outputs = network(normalise(pixels, state.mean, state.std))
+        loss = state.objective(outputs, truth, numbers, weighted)
+        with torch.no_grad():
+            right = (state.objective.target.probabilities(outputs).argmax(1) == labels).sum()
+        return loss, right
+
+    def of_batch(batch: Batch, augmenter: Augmenter, weighted: bool) -> tuple[Tensor, Tensor]:
+        return loss_of(batch.images(augmenter), batch.truth, batch.labels, batch.numbers, weighted)
+
+    if not state.config.run.compile:
+        return of_batch
+    mode = "reduce-overhead" if state.device.type == "cuda" and devices.world_size() == 1 else None
+    made = torch.compile(of_batch, dynamic=False, fullgraph=devices.world_size() == 1, mode=mode, backend=BACKEND)
+
+    def compiled(batch: Batch, augmenter: Augmenter, weighted: bool) -> tuple[Tensor, Tensor]:
+        try:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            loss, right = made(batch, augmenter, weighted)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            why = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"The network cannot be compiled here: {why}", "Set run.compile=false.") from error
+        return loss, right
+
+    return compiled
 
 
-def train_step(learner: Learner, batch: Batch, config: OptimConfig, done: float = 0.0) -> tuple[Tensor, Tensor]:
+BACKEND = "inductor"
+"""What compiles a step; tests take another."""
+
+
+def train_step(state: State, batch: Batch, augmenter: Augmenter, done: float = 0.0) -> tuple[Tensor, Tensor]:
     """One update.
 
     Args:
+        augmenter: applies what is still to be done to the images.
         done: share of the training that is done.
 
     Returns:
-        The outputs and the loss, detached and still on the device.
+        The loss, and how many images are right; on the device.
 
     Raises:
         UserError: memory does not do for a single image.
     """
-    outputs, loss = gradients(learner, batch, done)
+    config = state.config.optim
+    weighted = done >= state.objective.defer
+    loss, right = gradients(state, batch, augmenter, weighted)
     if config.sam:
-        before = climb(learner.model, config.sam)
-        learner.optimizer.zero_grad(set_to_none=True)
-        gradients(learner, batch, done)
-        descend(before)
+        before = sam_perturb(state.model, config.sam)
+        state.optimizer.zero_grad(set_to_none=True)
+        gradients(state, batch, augmenter, weighted)
+        sam_restore(before)
     if config.clip:
-        learner.scaler.unscale_(learner.optimizer)
-        for net in learner.model.nets if isinstance(learner.model, Several) else [learner.model]:
-            nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
-    learner.optimizer.zero_grad(set_to_none=True)
-    return outputs, loss
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss, right
 
 
-def gradients(learner: Learner, batch: Batch, done: float) -> tuple[Tensor, Tensor]:
+def gradients(state: State, batch: Batch, augmenter: Augmenter, weighted: bool) -> tuple[Tensor, Tensor]:
     """Add up the gradients of a batch in parts that the memory can hold; smaller ones as soon as it runs out."""
-    truth, forward = batch.truth(math.prod(learner.objective.target.sizes)), learner.forward or learner.model
     while True:
-        parts = []
         try:
-            for start in range(0, len(truth), learner.micro):
-                part = slice(start, start + learner.micro)
-                with learner.precision.context():
-                    outputs = forward(normalise(batch.pixels[part], learner.mean, learner.std))
-                own, numbers = truth[part], None if batch.numbers is None else batch.numbers[part]
-                loss = learner.objective(outputs, own, done, numbers) * (len(own) / len(batch))
-                with kept_buffers(learner.model) if learner.checkpointing else nullcontext():
-                    learner.scaler.scale(loss).backward()
-                parts.append((outputs.detach(), loss.detach()))
-            outputs, loss = torch.cat([o for o, _ in parts]), torch.stack([v for _, v in parts]).sum()
-            parallel.add_up([*(p.grad for p in learner.model.parameters() if p.grad is not None), loss])
-            return outputs, loss
-        except torch.OutOfMemoryError as error:
-            learner.optimizer.zero_grad(set_to_none=True)
-            parts.clear()
-            if learner.micro == 1:
+            return _backward(state, batch, augmenter, weighted)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and not any(t in str(error) for t in OUT_OF_MEMORY):
+                raise
+            size = min(state.micro or len(batch), len(batch))
+            if size == 1 or devices.world_size() > 1:
                 raise UserError(
-                    "The memory of the GPU does not do for a single image.",
-                    "Set model.checkpointing=true, or choose a smaller model or view.",
+                    f"The memory of the GPU does not do for {size} image{'s' * (size > 1)} at once.",
+                    f"Set optim.micro_batch={max(1, size // 2)} or model.checkpointing=true, or choose a smaller model"
+                    " or view.",
                 ) from error
-            learner.micro = (min(learner.micro, len(truth)) + 1) // 2
+        # here the error and the graph that its traceback holds are gone
+        state.optimizer.zero_grad(set_to_none=True)
+        state.micro = (size + 1) // 2
         torch.cuda.empty_cache()
 
 
+def _backward(state: State, batch: Batch, augmenter: Augmenter, weighted: bool) -> tuple[Tensor, Tensor]:
+    assert state.loss_of is not None
+    count = -(-len(batch) // state.micro) if state.micro else 1
+    size = -(-len(batch) // count)
+    losses, rights = [], []
+    for start in range(0, len(batch), size):
+        part = batch if count == 1 else batch.part(start, start + size)
+        last = start + size >= len(batch)
+        waits: Any = nullcontext() if last or state.parallel is None else state.parallel.no_sync()  # type: ignore[operator]
+        with waits:
+            loss, right = state.loss_of(part, augmenter, weighted)
+            loss = loss * (len(part) / len(batch))
+            with kept_buffers(state.model) if state.config.model.checkpointing else nullcontext():
+                state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        rights.append(right)
+    return torch.stack(losses).sum(), torch.stack(rights).sum()
+
+
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels uint8 [n, 3, H, W] to zero mean and unit deviation; ``mean`` and ``std`` in 0..255, [1, 3, 1, 1]."""
-    return pixels.to(mean.dtype).sub_(mean).div_(std)
+    """Crops uint8 [n, H, W, 3] to zero mean and unit deviation, float32 [n, 3, H, W] in channels_last.
 
-
-def _go_on() -> None:
-    pass
+    Args:
+        mean, std: in 0..255, [1, 3, 1, 1].
+    """
+    return pixels.permute(0, 3, 1, 2).to(mean.dtype).sub_(mean).div_(std)
 
 
 def predict(
-    learner: Learner, batches: Batches, pause: Callable[[], None] = _go_on
+    state: State, crops: Crops, pause: Callable[[], None] = lambda: None, network: nn.Module | None = None
 ) -> tuple[NDArray[np.float32], float]:
-    """Probabilities float32 [n, C] of images in the order of their rows, and their mean negative log-likelihood."""
-    parts = []
+    """Probabilities float32 [n, C] of images in the order of their rows, and their mean negative log-likelihood.
+
+    Several processes share the images.
+
+    Args:
+        network: one of the same kind in place of the state's.
+    """
+    rank, world = devices.rank(), devices.world_size()
+    devices.broadcast_buffers(state.model, state.scored)
+    rows = np.array_split(crops.rows, world)[rank] if world > 1 else crops.rows
+    own = crops if world == 1 else Crops(crops.view, rows, crops.batch, crops.device)
+    mirror, parts = state.config.run.tta == "mirror", []
     for part in probabilities_of(
-        learner.scored, learner.objective.target, batches, learner.mean, learner.std, learner.precision, learner.mirror
+        network or state.scored, state.objective.target, own, state.mean, state.std, state.precision, mirror
     ):
         parts.append(part)
-        pause()
-    joined = torch.cat(parts).cpu()
-    labels = torch.from_numpy(batches.labels)
-    right = joined.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)[labels >= 0]
-    return joined.numpy(), float(-right.double().clamp(min=1e-12).log().mean())
+        if world == 1:  # several processes cannot agree to stop here
+            pause()
+    here = torch.cat(parts).cpu().numpy() if parts else np.zeros((0, state.objective.target.classes), np.float32)
+    joined = np.concatenate(devices.all_gather(here))
+    known = crops.labels >= 0
+    right = joined[known, crops.labels[known]].astype(np.float64)
+    return joined, float(-np.log(np.maximum(right, 1e-12)).mean()) if len(right) else math.nan
 
 
 def probabilities_of(
     model: nn.Module,
     target: Target,
-    batches: Batches,
+    crops: Crops,
     mean: Tensor,
     std: Tensor,
     precision: Precision,
     mirror: bool = False,
 ) -> Iterator[Tensor]:
-    """Probabilities float32 [n, C] batch by batch, without augmentation; with ``mirror`` the mean of both sides."""
+    """Probabilities float32 [n, C] batch by batch; with ``mirror`` the mean of both sides."""
     model.eval()
     with torch.inference_mode():
-        for batch in batches.epoch(None):
-            pixels = normalise(batch.pixels, mean, std)
-            views = [pixels, pixels.flip(3)] if mirror else [pixels]
+        for batch in crops:
+            pixels = normalise(batch, mean, std)
             with precision.context():
-                outputs = [model(v) for v in views]
+                outputs = [model(v) for v in ([pixels, pixels.flip(3)] if mirror else [pixels])]
             yield torch.stack([target.probabilities(o) for o in outputs]).mean(0)

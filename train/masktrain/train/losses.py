@@ -1,7 +1,6 @@
 """Losses by name. All take shares of classes as the truth, so that mixed and smoothed labels need no second form.
 
-``truth`` is float [n, K] with rows that add up to 1; for plain labels it is one-hot. A head that is asked about some
-images only gets rows that add up to less, or to nothing, for the others.
+``truth`` is float [n, K] with rows that add up to 1; for plain labels it is one-hot.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskprep.base import UsageError
-from masktrain.config.config import FitConfig
 from masktrain.config.plugins import Registry
 from masktrain.config.sections import LOSSES, LossConfig, TargetConfig
 from masktrain.train.targets import Head, Target
@@ -63,14 +61,14 @@ def number_loss(given: Tensor, wanted: Tensor) -> Tensor:
     return functional.smooth_l1_loss(given, wanted, reduction="none", beta=0.1).mean()
 
 
-def ldam_margins(counts: NDArray[np.int64], largest: float) -> NDArray[np.float64]:
+def ldam_margins(counts: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
     """Margin of each class, n^-1/4 scaled so that the rarest that occurs has ``largest`` (arXiv 1906.07413)."""
     margins = np.where(counts > 0, np.maximum(counts, 1) ** -0.25, 0.0)
     scaled: NDArray[np.float64] = margins * (largest / max(margins.max(), 1e-12))
     return scaled
 
 
-def class_weights(counts: NDArray[np.int64], kind: str, beta: float = 0.9999) -> NDArray[np.float64] | None:
+def class_weights(counts: NDArray[np.float64], kind: str, beta: float = 0.9999) -> NDArray[np.float64] | None:
     """Weight of each class in the loss by its count n in the training images, or None.
 
     sqrt n^-1/2, inverse 1/n, log 1/log(1+n), effective (1-beta)/(1-beta^n) (arXiv 1901.05555). Scaled to a mean of 1
@@ -99,30 +97,31 @@ class Criterion(nn.Module):
 
     Args:
         name: one of ``sections.LOSSES``.
-        counts: training images of each class of the head, int64 [K].
+        counts: draws of each class of the head in an epoch, float64 [K].
     """
 
     weights: Tensor | None
     margins: Tensor
 
-    def __init__(self, name: str, head: Head, counts: NDArray[np.int64], config: LossConfig) -> None:
+    def __init__(
+        self, name: str, head: Head, counts: NDArray[np.float64], config: LossConfig, cosine: bool = False
+    ) -> None:
         super().__init__()
         weights = class_weights(counts, config.class_weights, config.beta)
         self.register_buffer("weights", None if weights is None else torch.from_numpy(weights).float())
-        self.register_buffer("margins", torch.from_numpy(ldam_margins(counts, config.margin) * config.scale).float())
+        # LDAM scales logits and margins alike: a cosine head's outputs are scaled, those of a linear one are not
+        margins = ldam_margins(counts, config.margin) * (config.scale if cosine else 1.0)
+        self.register_buffer("margins", torch.from_numpy(margins).float())
         self.name, self.head, self.config = name, head, config
 
     def forward(self, outputs: Tensor, truth: Tensor, weighted: bool = True) -> Tensor:
         """Loss of the head's outputs [n, outputs] against shares of its classes [n, K].
 
         Args:
-            truth: rows that add up to how much the image counts.
             weighted: whether the class weights count yet.
         """
-        weight = truth.sum(1)  # 0 for an image that this head is not asked about
-        if self.weights is not None and weighted:
-            weight = truth @ self.weights.to(truth.dtype)
-        truth = truth / truth.sum(1, keepdim=True).clamp(min=1e-12)
+        counts = self.weights is not None and weighted
+        weight = truth @ self.get_buffer("weights").to(truth.dtype) if counts else torch.ones_like(truth[:, 0])
         smooth = truth + self.config.label_smoothing * (1 / truth.shape[1] - truth)
         if self.name in ("bce", "soft_margin"):
             odds, asked = self.head.binary(outputs, smooth)
@@ -144,65 +143,60 @@ class Criterion(nn.Module):
 
 
 class Objective(nn.Module):
-    """The loss of all outputs: the weighted mean of the losses of the heads; of separate networks, the weighted sum.
+    """The loss of all outputs: the weighted mean of the losses of the heads.
 
     Args:
         target: what the outputs mean.
-        counts: training images of each joint class, int64 [C].
+        counts: draws of each joint class in an epoch, float64 [C]; class weights are made of what is drawn, so that
+            sampling and weights do not both make up for a rare class.
+        cosine: whether the classifier is one by direction.
 
     Raises:
-        UsageError: weights or losses that are not one for each head, or a loss that does not fit a head.
+        UsageError: weights or losses that are not one for each head.
     """
 
-    def __init__(self, target: Target, counts: NDArray[np.int64], config: LossConfig, heads: TargetConfig) -> None:
+    def __init__(
+        self,
+        target: Target,
+        counts: NDArray[np.float64],
+        config: LossConfig,
+        heads: TargetConfig,
+        cosine: bool = False,
+    ) -> None:
         super().__init__()
         names = _per_head(target, heads.losses, config.name, "target.losses")
         weights = _per_head(target, heads.weights, 1.0, "target.weights")
         if sum(weights) <= 0:
             raise UsageError("The weights of the heads add up to nothing.", "Set target.weights to numbers above 0.")
         self.target, self.defer = target, config.defer
-        # an image is asked once about each attribute, also where a head for every state is there to answer
-        total = sum(dict(zip([h.name for h in target.heads], weights, strict=True)).values())
-        if target.kind == "separate":
-            total = 1.0  # each network learns as it would alone
-        self.shares, self.number_share = [w / total for w in weights], heads.number_share
-        tables = target.truths(torch.from_numpy(counts.astype(np.float64)).unsqueeze(0))
-        of_heads = [t[0].numpy().round().astype(np.int64) for t in tables]
+        self.shares, self.number_share = [w / sum(weights) for w in weights], heads.number_share
+        of_heads = [t[0].numpy() for t in target.truths(torch.from_numpy(counts).unsqueeze(0))]
         self.criteria = nn.ModuleList(
-            Criterion(n, h, c, config) for n, h, c in zip(names, target.heads, of_heads, strict=True)
+            Criterion(n, h, c, config, cosine) for n, h, c in zip(names, target.heads, of_heads, strict=True)
         )
 
     def class_weights(self) -> dict[str, list[float]]:
-        """Weights of the classes, for each head that has some; the heads of a cascade's states one after another."""
-        found: dict[str, list[float]] = {}
-        for head, criterion in zip(self.target.heads, self.criteria, strict=True):
-            if isinstance(criterion, Criterion) and criterion.weights is not None:
-                found.setdefault(head.name, []).extend(criterion.weights.tolist())
-        return found
+        """Weights of the classes, for each head that has some."""
+        parts = zip(self.target.heads, self.criteria, strict=True)
+        return {h.name: c.get_buffer("weights").tolist() for h, c in parts if c.weights is not None}
 
-    def forward(self, outputs: Tensor, truth: Tensor, done: float = 1.0, numbers: Tensor | None = None) -> Tensor:
+    def forward(self, outputs: Tensor, truth: Tensor, numbers: Tensor | None = None, weighted: bool = True) -> Tensor:
         """Loss of outputs [n, outputs] against shares of the joint classes [n, C].
 
         Args:
-            done: share of the training that is done, 0..1; class weights count from ``loss.defer`` on.
             numbers: of the attributes that are answered with a number, [n, numbers], NaN where they are not known.
+            weighted: whether the class weights count yet, see :attr:`defer`.
         """
-        split, weighted, found = self.target.split(outputs), done >= self.defer, []
-        asked = iter(() if numbers is None else numbers.to(split[0].dtype).unbind(1))
+        split, total = self.target.split(outputs), outputs.new_zeros((), dtype=torch.float32)
+        known = iter(() if numbers is None else numbers.to(split[0].dtype).unbind(1))
         parts = zip(self.target.heads, self.criteria, split, self.target.truths(truth), self.shares, strict=True)
         for head, criterion, part, own, share in parts:
             value = criterion(part, own, weighted)
             if head.limits and numbers is not None:
-                off = number_loss(part[:, 0], (next(asked) - head.centre) / head.unit)
+                off = number_loss(part[:, 0], (next(known) - head.centre) / head.unit)
                 value = (1 - self.number_share) * value + self.number_share * off
-            found.append(share * value)
-        return torch.stack(found).sum()
-
-
-def make_objective(target: Target, labels: NDArray[np.int64], config: FitConfig) -> Objective:
-    """The loss of a fit, with class counts from the training labels (joint, [n])."""
-    counts = np.bincount(labels, minlength=int(np.prod(target.sizes)))
-    return Objective(target, counts, config.loss, config.target)
+            total = total + share * value
+        return total
 
 
 def _of_plugin(name: str, logits: Tensor, truth: Tensor, config: LossConfig) -> Tensor:
@@ -219,9 +213,8 @@ def _of_plugin(name: str, logits: Tensor, truth: Tensor, config: LossConfig) -> 
 
 
 def _per_head(target: Target, given: tuple[T, ...], otherwise: T, what: str) -> tuple[T, ...]:
-    """A value for each head; the heads of one attribute have the same."""
-    names = list(dict.fromkeys(h.name for h in target.heads))
+    """A value for each head."""
+    names = [h.name for h in target.heads]
     if given and len(given) != len(names):
         raise UsageError(f"'{what}' has {len(given)} values; the target has {len(names)} heads: {', '.join(names)}.")
-    value = dict(zip(names, given, strict=False))
-    return tuple(value.get(h.name, otherwise) for h in target.heads)
+    return given or (otherwise,) * len(names)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.base import UsageError, UserError
 from masktrain.config.settings import nearest
 from masktrain.train.torchvision_ops import ensure_torchvision
+
+Size = tuple[int, int]
 
 HUB_TIMEOUT = 10
 """Seconds to wait for the hub's first answer."""
@@ -35,7 +40,7 @@ class Cosine(nn.Linear):
 def build(
     name: str,
     num_classes: int,
-    size: tuple[int, int],
+    size: Size,
     *,
     pretrained: bool = False,
     dropout: float = 0.0,
@@ -179,3 +184,155 @@ def _without_hub() -> bool:
         return False  # it answered
     except OSError:
         return True
+
+
+class Paired(nn.Module):
+    """Two backbones whose features are put side by side before one classifier.
+
+    For timm's optimisers and :mod:`masktrain.train.freezing` it is like a network of timm; layers are counted back from
+    the last ones, so that the classifiers are one stage.
+
+    Args:
+        nets: networks without classifiers.
+        sizes: height and width at which each sees the crops.
+        outputs: of the classifier.
+        dropout: of the features.
+        cosine: scale of a classifier by direction; 0 for a linear one.
+    """
+
+    def __init__(
+        self, nets: Sequence[nn.Module], sizes: Sequence[Size], outputs: int, dropout: float, cosine: float
+    ) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+        self.pretrained_cfg = getattr(nets[0], "pretrained_cfg", {})
+        self.sizes, self.dropout = list(sizes), dropout
+        with torch.inference_mode():
+            width = sum(net.eval()(torch.zeros(1, 3, *s)).shape[1] for net, s in zip(nets, sizes, strict=True))
+        self.classifier = Cosine(width, outputs, cosine) if cosine else nn.Linear(width, outputs)
+        if not cosine:  # as timm begins its classifiers
+            nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+            nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Outputs [n, outputs] of pixels [n, 3, H, W]."""
+        found = [net(resized(pixels, size)) for net, size in zip(self.nets, self.sizes, strict=True)]
+        return self.classifier(nn.functional.dropout(torch.cat(found, 1), self.dropout, self.training))  # type: ignore[no-any-return]
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Number of the stage of a parameter, or of its layer if not ``coarse``."""
+        timm = import_timm()
+        found: dict[str, int] = {}
+        for k, net in enumerate(self.nets):
+            matcher: Any = getattr(net, "group_matcher", None)
+            if matcher is None:
+                raise UsageError(f"The stages of {type(net).__name__} are not known, so it cannot be frozen.")
+            layers = timm.models.group_parameters(net, matcher(coarse=coarse), reverse=True)
+            found |= {f"nets.{k}.{name}": layer - max(layers.values()) for name, layer in layers.items()}
+        return lambda name: found.get(name, 1)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are not to decay."""
+        found: set[str] = set()
+        for k, net in enumerate(self.nets):
+            still: Any = getattr(net, "no_weight_decay", set)
+            found |= {f"nets.{k}.{name}" for name in still()}
+        return found
+
+
+def resized(pixels: Tensor, size: Size) -> Tensor:
+    """Pixels [n, 3, H, W] at another size, bilinear."""
+    if pixels.shape[2:] == size:
+        return pixels
+    return nn.functional.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
+
+
+def assemble(
+    name: str,
+    outputs: int,
+    size: Size,
+    *,
+    second: str = "",
+    pretrained: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    cosine: float = 0.0,
+) -> nn.Module:
+    """A network of one backbone or of two, in channels_last.
+
+    Args:
+        name: timm's name of the model.
+        outputs: of the classifier.
+        size: height and width of the crops.
+        second: another model whose features are put beside those of the first; each then sees the crops at the size
+            its weights were trained at.
+
+    Raises:
+        UsageError, UserError: as :func:`build`.
+    """
+    if not second:
+        return build(name, outputs, size, pretrained=pretrained, dropout=dropout, drop_path=drop_path, cosine=cosine)
+    sizes = [native_size_of(each) for each in (name, second)]
+    nets = [
+        build(each, 0, own, pretrained=pretrained, drop_path=drop_path)
+        for each, own in zip((name, second), sizes, strict=True)
+    ]
+    return Paired(nets, sizes, outputs, dropout, cosine).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def native_size_of(name: str) -> Size:
+    """Height and width that a model's weights were trained at, by timm's name of it.
+
+    Raises:
+        UsageError: as :func:`masktrain.train.model.known_name`.
+    """
+    config = import_timm().models.get_pretrained_cfg(known_name(name))
+    size = (config.input_size if config is not None else (3, 224, 224))[1:]
+    return int(size[0]), int(size[1])
+
+
+def native_statistics(name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation (0..1, float64 [3]) that a model's weights were trained with, by timm's name of it.
+
+    Raises:
+        UsageError: as :func:`masktrain.train.model.known_name`, or timm knows none.
+    """
+    config = import_timm().models.get_pretrained_cfg(known_name(name))
+    if config is None:
+        raise UsageError(f"timm knows no mean and std of {name}.", "Set data.statistics=whole.")
+    return np.array(config.mean, dtype=np.float64), np.array(config.std, dtype=np.float64)
+
+
+def recompute(model: nn.Module) -> None:
+    """Have a network keep only what its blocks are given: activations are computed again (arXiv 1604.06174).
+
+    Raises:
+        UsageError: timm cannot do so with this network.
+    """
+    if isinstance(model, Paired):
+        for net in model.nets:
+            recompute(net)
+        return
+    turn_on: Any = getattr(model, "set_grad_checkpointing", None)
+    try:
+        if turn_on is None:
+            raise NotImplementedError
+        turn_on(True)
+    except (AssertionError, AttributeError, NotImplementedError):
+        raise UsageError(
+            f"{type(model).__name__} cannot compute its activations anew.",
+            "Set model.checkpointing=false, and optim.micro_batch to as many images as the memory can hold.",
+        ) from None
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Leave running statistics as they are: what is computed anew must not count twice."""
+    buffers = list(model.buffers())
+    before = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)

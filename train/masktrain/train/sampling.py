@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError
-from maskprep.dataset import View
 from masktrain.config.images import SAMPLES, SampleConfig
 from masktrain.config.plugins import Registry
 from masktrain.config.settings import nearest
+from masktrain.data.trainset import TrainSet
 
 Ints = NDArray[np.int64]
 
@@ -42,10 +42,6 @@ class Sampler:
     config: SampleConfig
     seed: int
 
-    def __len__(self) -> int:
-        """Draws of an epoch, the same in all of them."""
-        return len(self.order(1))
-
     def order(self, epoch: int) -> Ints:
         """Positions of an epoch's images, in the order they are trained on."""
         rng = np.random.default_rng([self.seed, epoch])
@@ -68,61 +64,35 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class Several:
+class MixedSources:
     """Draws the images of an epoch from several sources, each sampled by itself and coming as often as its weight.
 
     Args:
-        labels: joint label of each training image, int64 [n].
         parts: of each source its sampler, the positions of its images, and how often they come.
         seed: of the run.
     """
 
-    labels: Ints
     parts: tuple[tuple[Sampler, Ints, float], ...]
     seed: int
-
-    def __len__(self) -> int:
-        """Draws of an epoch, the same in all of them."""
-        return sum(max(1, round(weight * len(sampler))) for sampler, _, weight in self.parts)
 
     def order(self, epoch: int) -> Ints:
         """Positions of an epoch's images, in the order they are trained on."""
         rng = np.random.default_rng([self.seed, epoch, len(self.parts)])
-        drawn = [
-            _draw(places[sampler.order(epoch)], max(1, round(weight * len(sampler))), rng)
-            for sampler, places, weight in self.parts
-        ]
+        drawn = []
+        for sampler, places, weight in self.parts:
+            order = sampler.order(epoch)
+            drawn.append(_draw(places[order], max(1, round(weight * len(order))), rng))
         return rng.permutation(np.concatenate(drawn))
 
 
-def make_samplers(
-    view: View, rows: Ints, number: Ints, weights: tuple[float, ...], config: SampleConfig, seed: int
-) -> Sampler | Several:
-    """The sampler of training rows from several sources.
-
-    Args:
-        number: source of each of the view's rows, int64.
-        weights: how often the images of each source come in an epoch.
-
-    Raises:
-        UsageError: see :func:`make_sampler`.
-    """
-    if len(weights) == 1:
-        return make_sampler(view, rows, config, seed)
-    places = [np.flatnonzero(number[rows] == k).astype(np.int64) for k in range(len(weights))]
-    parts = [(make_sampler(view, rows[p], config, seed), p, w) for p, w in zip(places, weights, strict=True) if len(p)]
-    return Several(view.table["label"].iloc[rows].to_numpy(dtype=np.int64), tuple(parts), seed)
-
-
-def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sampler:
-    """The sampler of some training rows.
+def make_sampler(data: TrainSet, config: SampleConfig, seed: int) -> Sampler | MixedSources:
+    """What draws the images of an epoch from a training set.
 
     Raises:
         UsageError: ``sample.by`` is no attribute, or ``sample.shares`` are not one for each of its classes, or are 0
             for all that have training images. Those without images leave their shares to the others.
     """
-    table, schema = view.table.iloc[rows], view.schema
-    labels = table["label"].to_numpy(dtype=np.int64)
+    schema, labels, people = data.view.schema, data.labels, data.people
     classes, groups = schema.num_classes, labels
     if config.by != "joint":
         if config.by not in schema.joint:
@@ -130,7 +100,7 @@ def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sam
             hint = f"Did you mean '{near[0]}'?" if near else f"Choose joint, {', '.join(schema.joint)}."
             raise UsageError(f"'sample.by' is '{config.by}', which is no attribute.", hint)
         k = schema.joint.index(config.by)
-        classes, groups = schema.sizes[k], np.array([schema.decode(int(v))[k] for v in labels], dtype=np.int64)
+        classes, groups = schema.sizes[k], np.unravel_index(labels, schema.sizes)[k].astype(np.int64)
     if config.kind == "weighted" and (len(config.shares) != classes or sum(config.shares) <= 0):
         raise UsageError(
             f"'sample.shares' has {len(config.shares)} values; {config.by} has {classes} classes.",
@@ -138,11 +108,18 @@ def make_sampler(view: View, rows: Ints, config: SampleConfig, seed: int) -> Sam
         )
     if config.kind == "weighted" and not any(config.shares[k] for k in np.unique(groups).tolist()):
         raise UsageError(
-            f"'sample.shares' wants only classes of {config.by} that none of {len(rows)} training images has.",
+            f"'sample.shares' wants only classes of {config.by} that none of {len(labels)} training images has.",
             "Give a share to a class that has some; see them with: masktrain fit CACHE --dry-run",
         )
-    people = np.unique(table["person"].astype(str), return_inverse=True)[1].astype(np.int64)
-    return Sampler(labels, people, groups, config, seed)
+    if len(data.weights) == 1:
+        return Sampler(labels, people, groups, config, seed)
+    places = [np.flatnonzero(data.source == k) for k in range(len(data.weights))]
+    parts = [
+        (Sampler(labels[p], people[p], groups[p], config, seed), p, weight)
+        for p, weight in zip(places, data.weights, strict=True)
+        if len(p)
+    ]
+    return MixedSources(tuple(parts), seed)
 
 
 def quota(config: SampleConfig, names: Ints, counts: Ints) -> Ints:

@@ -1,12 +1,14 @@
-"""What the networks answer: one label, one per attribute, one with ordered classes or a number; always one table.
+"""What a network answers: one label, one per attribute, one with ordered classes or a number; always one table.
 
 Every target turns the outputs into one probability per joint class, so that scores, files and ensembles have a
-single path (S0.4, S0.6).
+single path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,17 +79,23 @@ class Head:
         """
         if not (self.ordinal or self.limits):
             return outputs, truth
-        return self._above(outputs)[0], truth.flip(1).cumsum(1).flip(1)[:, 1:]
+        return self._above(outputs)[0], torch.stack([truth[:, k:].sum(1) for k in range(1, self.classes)], 1)
 
     def _above(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds of lying above each limit, falling from limit to limit, and by how much they fall."""
+        """Log-odds of lying above each limit, falling from limit to limit, and by how much they fall.
+
+        Sums are written out: CUDA has no deterministic cumsum, and a tensor of the limits would be sent in every step.
+        """
         if self.limits:
             spread = nn.functional.softplus(outputs[:, 1:]) + NARROWEST
-            ends = torch.tensor(self.limits, dtype=outputs.dtype, device=outputs.device)
-            ends = (ends - self.centre) / self.unit
-            return (outputs[:, :1] - ends) / spread, ends.diff() / spread
+            ends = [(limit - self.centre) / self.unit for limit in self.limits]
+            above = torch.cat([outputs[:, :1] - end for end in ends], 1) / spread
+            return above, torch.cat([(b - a) / spread for a, b in itertools.pairwise(ends)] or [spread[:, :0]], 1)
         gap = nn.functional.softplus(outputs[:, 1:])
-        return torch.cat([outputs[:, :1], -gap], 1).cumsum(1), gap
+        odds = [outputs[:, 0]]
+        for k in range(gap.shape[1]):
+            odds.append(odds[-1] - gap[:, k])
+        return torch.stack(odds, 1), gap
 
 
 @dataclass(frozen=True)
@@ -97,29 +105,22 @@ class Target:
     Args:
         kind: one of ``sections.TARGETS``.
         sizes: classes of each attribute, in joint order.
-        heads: one for the joint label, or one for each attribute; for ``cascade`` one for the first attribute and then,
-            for each of its classes, one for each other attribute.
-        networks: how many heads each network answers; several networks have their outputs side by side.
-        route: ``soft`` weighs the answers for each class of the first attribute by its probability, ``hard`` takes
-            those for the most probable class alone (S1.32).
+        heads: one for the joint label, or one for each attribute.
     """
 
     kind: str
     sizes: tuple[int, ...]
     heads: tuple[Head, ...]
-    networks: tuple[int, ...] = (1,)
-    route: str = "soft"
 
     @property
     def outputs(self) -> int:
-        """How many outputs there are."""
+        """How many outputs the network has."""
         return sum(h.outputs for h in self.heads)
 
     @property
-    def network_outputs(self) -> list[int]:
-        """How many outputs each network has."""
-        heads = iter(self.heads)
-        return [sum(next(heads).outputs for _ in range(count)) for count in self.networks]
+    def classes(self) -> int:
+        """How many joint classes there are."""
+        return math.prod(self.sizes)
 
     @property
     def numbers(self) -> list[str]:
@@ -132,74 +133,43 @@ class Target:
         return list(torch.split(wide, [h.outputs for h in self.heads], 1))
 
     def truths(self, truth: Tensor) -> list[Tensor]:
-        """Shares of the joint classes [n, C] as shares of each head's classes [n, K].
-
-        Those of a head that is asked about one class of the first attribute add up to that class's share.
-        """
-        if self.kind == "joint":
-            return [truth]
-        cube = truth.view(len(truth), *self.sizes)
-        if self.kind != "cascade":
-            return _margins(cube)
-        parts = [_margins(cube)[0]]
-        for state in range(self.sizes[0]):
-            parts += _margins(cube[:, state])
-        return parts
-
-    def routes(self, outputs: Tensor) -> Tensor:
-        """How much each network of a cascade but the first counts [n, classes], by the first one's outputs."""
-        states = self.heads[0].logits(outputs).softmax(1)
-        if self.route == "hard":
-            return nn.functional.one_hot(states.argmax(1), self.sizes[0]).to(states.dtype)
-        return states
+        """Shares of the joint classes [n, C] as shares of each head's classes [n, K]."""
+        return [truth] if self.kind == "joint" else _margins(truth.view(len(truth), *self.sizes))
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Probability of each joint class [n, C] of outputs [n, outputs]; heads are taken as independent."""
-        apart = self.split(outputs)
-        parts = [h.logits(o).softmax(1) for h, o in zip(self.heads, apart, strict=True)]
-        if self.kind != "cascade":
-            return _product(parts)
-        states, others = self.routes(apart[0]), len(self.sizes) - 1
-        tables = [_product(parts[1 + k * others : 1 + (k + 1) * others]) for k in range(self.sizes[0])]
-        return torch.cat([states[:, k : k + 1] * table for k, table in enumerate(tables)], 1)
+        return _product([h.logits(o).softmax(1) for h, o in zip(self.heads, self.split(outputs), strict=True)])
 
 
-def make_target(kind: str, schema: Schema, route: str = "soft") -> Target:
+def make_target(kind: str, schema: Schema, limits: Mapping[str, Sequence[float]] | None = None) -> Target:
     """The target of a schema.
 
+    Args:
+        limits: attribute -> limits of its classes in training, where they are not the schema's.
+
     Raises:
-        UsageError: ``ordinal`` or ``number`` without an attribute whose classes are bins of a number, ``separate`` or
-            ``cascade`` with a single attribute.
+        UsageError: ``ordinal`` or ``number`` without an attribute whose classes are bins of a number.
     """
-    if kind == "auto":
-        raise ValueError("masktrain.train.feed.settled decides what auto is")
     if kind == "joint":
         return Target(kind, schema.sizes, (Head("joint", schema.num_classes),))
+    if kind not in ("heads", "ordinal", "number"):
+        raise ValueError(f"no target '{kind}'")
     binned = [name for name in schema.joint if schema[name].bins]
-    if kind in ("ordinal", "number") and not binned:
+    if kind != "heads" and not binned:
         raise UsageError(
             f"None of {', '.join(schema.joint)} has bins of a number, so no classes have an order.",
             "Choose --target joint or heads.",
-        )
-    if kind in ("separate", "cascade") and len(schema.joint) < 2:
-        raise UsageError(
-            f"There is only {schema.joint[0]} to tell, so there is nothing to part.", "Use --target joint."
         )
     heads = tuple(
         Head(
             name,
             len(schema[name].classes),
             ordinal=kind == "ordinal" and name in binned,
-            limits=tuple(map(float, schema[name].bins)) if kind == "number" else (),
+            limits=tuple(map(float, (limits or {}).get(name, schema[name].bins))) if kind == "number" else (),
         )
         for name in schema.joint
     )
-    if kind == "separate":
-        return Target(kind, schema.sizes, heads, (1,) * len(heads))
-    if kind == "cascade":
-        states, others = heads[0].classes, heads[1:]
-        return Target(kind, schema.sizes, (heads[0], *others * states), (1, *(len(others),) * states), route)
-    return Target(kind, schema.sizes, heads, (len(heads),))
+    return Target(kind, schema.sizes, heads)
 
 
 def _margins(cube: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""Which class a number belongs to in training, and which numbers are too near a limit to learn from.
+"""What training images are taught: limits of numbers in training, numbers left out, and labels shared near a limit.
 
 Everything that is scored keeps the limits of the schema: only the training part of a split has other labels and fewer
-images, and what was changed is counted and kept with the run (S1.23, S4.9, S4.31).
+images, and what was changed is counted and kept with the run.
 """
 
 from __future__ import annotations
@@ -49,28 +49,6 @@ class Bands:
         return bool(self.bins or self.drops or self.margins or self.soft)
 
 
-@dataclass(frozen=True)
-class Training:
-    """The training part of a split as it is learnt from.
-
-    Attributes:
-        view: the view, its labels by the limits of training where they are trained on; for nothing but training.
-        split: the split, less the images that are not trained on.
-        record: what was changed: bins, dropped (reason -> images), relabelled (images) and, with soft labels, shared
-            (images); empty without any bands.
-        soft: shares of the joint classes of each training image, float32 [n, C]; None for plain labels.
-        number, weights, extra: what comes from further caches, see :class:`masktrain.data.sources.Sources`.
-    """
-
-    view: View
-    split: Split
-    record: dict[str, Any]
-    soft: NDArray[np.float32] | None = None
-    number: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    weights: tuple[float, ...] = (1.0,)
-    extra: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
 def parse(data: DataConfig, schema: Schema) -> Bands:
     """The settings of ``data`` that are about numbers in training, checked against a schema.
 
@@ -99,22 +77,29 @@ def parse(data: DataConfig, schema: Schema) -> Bands:
     return Bands(bins, drops, margins, soft)
 
 
-def prepare(view: View, split: Split, data: DataConfig) -> Training:
-    """Relabel and thin out the training part of a split; the held-out part stays as it is.
+def truths(view: View, split: Split, data: DataConfig) -> tuple[Split, NDArray[np.float32], dict[str, Any], Bands]:
+    """What the training images of a split are taught: relabelled, thinned out and shared as the settings say.
+
+    The held-out part of the split stays as it is.
+
+    Returns:
+        The split less the images that are not trained on; shares of the joint classes of each training image, float32
+        [n, C]; what was changed: bins, dropped (reason -> images), relabelled and shared (images), empty without any
+        such settings; and the settings.
 
     Raises:
         UsageError: see :func:`parse`.
         UserError: a class has no training image left.
     """
-    bands = parse(data, view.schema)
+    bands, table, schema = parse(data, view.schema), view.table, view.schema
+    plain = table["label"].iloc[split.train].to_numpy(dtype=np.int64)
     if not bands:
-        return Training(view, split, {})
-    table = view.table
-    reason = pd.Series([None] * len(table), index=table.index, dtype=object)
-    labels = table["label"].copy()
+        return split, np.eye(schema.num_classes, dtype=np.float32)[plain], {}, bands
+    reason = np.full(len(plain), None, dtype=object)
+    labels = plain.copy()
     for name in sorted({*bands.bins, *bands.drops, *bands.margins}):
-        numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
-        limits = bands.bins.get(name, view.schema[name].bins)
+        numbers = _numbers(view, split.train, name)
+        limits = bands.bins.get(name, schema[name].bins)
         for low, high in bands.drops.get(name, ()):
             reason[(numbers >= low) & (numbers <= high)] = f"{name} {low:g}-{high:g}, in training only"
         for limit in limits if name in bands.margins else ():
@@ -122,33 +107,34 @@ def prepare(view: View, split: Split, data: DataConfig) -> Training:
             inside = (numbers >= limit - margin) & (numbers < limit + margin)
             reason[inside] = f"{name} within {margin:g} of {limit:g}, in training only"
         if name in bands.bins:
-            labels.iloc[split.train] = _relabelled(view.schema, name, limits, labels, numbers, split.train)
-    left_out = reason.iloc[split.train].dropna()
-    kept = split.train[reason.iloc[split.train].isna().to_numpy()]
-    counts = {str(k): int(n) for k, n in left_out.value_counts().sort_index().items()}
-    _check_classes(view.schema, labels, split.train, kept, {*bands.bins, *bands.drops, *bands.margins})
+            labels = _relabelled(schema, name, limits, labels, numbers)
+    kept = pd.isna(reason)
+    _check_classes(schema, labels, kept, {*bands.bins, *bands.drops, *bands.margins})
+    counts = {str(k): int(n) for k, n in pd.Series(reason[~kept]).value_counts().sort_index().items()}
+    left = dataclasses.replace(split, train=split.train[kept], left_out={**split.left_out, **counts})
     record = {
         "bins": {name: list(limits) for name, limits in bands.bins.items()},
         "dropped": counts,
-        "relabelled": int((labels.iloc[kept] != table["label"].iloc[kept]).sum()),
+        "relabelled": int((labels[kept] != plain[kept]).sum()),
     }
-    changed = dataclasses.replace(view, table=table.assign(label=labels))
-    shares = shared_labels(changed, kept, bands) if bands.soft else None
-    if shares is not None:
-        record["shared"] = int((shares.max(1) < 0.99).sum())
-    left = dataclasses.replace(split, train=kept, left_out={**split.left_out, **counts})
-    return Training(changed, left, record, shares)
+    truth = np.eye(schema.num_classes, dtype=np.float32)[labels[kept]]
+    if bands.soft:
+        truth = shared_labels(view, left.train, truth, bands)
+        record["shared"] = int((truth.max(1) < 0.99).sum())
+    return left, truth, record, bands
 
 
-def shared_labels(view: View, rows: NDArray[np.int64], bands: Bands) -> NDArray[np.float32]:
-    """Shares of the joint classes of some rows, float32 [n, C], as if their numbers had a normal error (S4.30).
+def shared_labels(view: View, rows: NDArray[np.int64], truth: NDArray[np.float32], bands: Bands) -> NDArray[np.float32]:
+    """Shares of the joint classes of some rows, float32 [n, C], as if their numbers had a normal error.
 
     Whole numbers, such as years of age, are taken for the middle of their unit, so that 59 and 60 are as far from 60.
     Images whose number is not known keep their label.
+
+    Args:
+        truth: their labels as shares, float32 [n, C].
     """
-    schema, table = view.schema, view.table.iloc[rows]
-    labels = table["label"].to_numpy(dtype=np.int64)
-    cube = np.eye(schema.num_classes)[labels].reshape(len(rows), *schema.sizes)
+    schema = view.schema
+    cube = truth.astype(np.float64).reshape(len(rows), *schema.sizes)
     for name, error in bands.soft.items():
         axis = 1 + schema.joint.index(name)
         numbers = _known(view, rows, name)
@@ -177,7 +163,7 @@ def numbers_of(view: View, rows: NDArray[np.int64], names: Sequence[str]) -> NDA
     return np.stack([_known(view, rows, name).astype(np.float32) for name in names], 1)
 
 
-def told_by_number(view: View, rows: NDArray[np.int64]) -> list[str]:
+def numeric_attributes(view: View, rows: NDArray[np.int64]) -> list[str]:
     """The attributes whose classes are bins of a number, and of which some rows tell more numbers than classes."""
     found = []
     for name in view.schema.joint:
@@ -219,33 +205,22 @@ def _known(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64
 
 
 def _relabelled(
-    schema: Schema,
-    name: str,
-    limits: tuple[float, ...],
-    labels: pd.Series[Any],
-    numbers: NDArray[np.float64],
-    rows: NDArray[np.int64],
-) -> list[int]:
-    """Joint labels of some rows with one attribute cut at other limits."""
+    schema: Schema, name: str, limits: tuple[float, ...], labels: NDArray[np.int64], numbers: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Joint labels [n] with one attribute cut at other limits."""
     attribute = Attribute(name, schema[name].classes, limits)
+    indices = np.array(np.unravel_index(labels, schema.sizes))
     place = schema.joint.index(name)
-    found = []
-    for row in rows.tolist():
-        indices: list[int | None] = list(schema.decode(int(labels.iloc[row])))
-        indices[place] = attribute.index(numbers[row])
-        label = schema.encode(indices)
-        assert label is not None  # it had a label, so its number is one
-        found.append(label)
-    return found
+    cut = [attribute.index(number) for number in numbers]
+    indices[place] = [k if new is None else new for k, new in zip(indices[place], cut, strict=True)]
+    joint: NDArray[np.int64] = np.ravel_multi_index(tuple(indices), schema.sizes).astype(np.int64)
+    return joint
 
 
-def _check_classes(
-    schema: Schema, labels: pd.Series[Any], before: NDArray[np.int64], after: NDArray[np.int64], names: set[str]
-) -> None:
+def _check_classes(schema: Schema, labels: NDArray[np.int64], kept: NDArray[np.bool_], names: set[str]) -> None:
     for name in sorted(names):
-        place = schema.joint.index(name)
-        had, has = ({schema.decode(int(v))[place] for v in labels.iloc[rows]} for rows in (before, after))
-        if lost := sorted(had - has):
+        classes = np.unravel_index(labels, schema.sizes)[schema.joint.index(name)]
+        if lost := sorted({*classes.tolist()} - {*classes[kept].tolist()}):
             raise UserError(
                 f"No training image of {name} {schema[name].classes[lost[0]]} is left.",
                 "Drop less with --drop-intervals and --label-margin, or move the limits with --train-bins.",
