@@ -250,7 +250,7 @@ def same_bytes(cache: Path, folder: Path, model: str) -> str:
 def out_of_memory(cache: Path) -> str:
     """What a batch that is too large for the GPU ends in."""
     bench = Bench(cache, config_of(cache, model__name="resnet50", optim__batch_size=4096))
-    free, total = torch.cuda.mem_get_info()
+    _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(min(1.0, 6 * 2**30 / total))
     try:
         bench.step(next(bench.batches()))

@@ -316,7 +316,7 @@ class Feed:
     def _ahead(
         self, plans: Iterator[_Plan], make: Callable[[_Plan], tuple[Tensor, Tensor | None]], workers: int
     ) -> Iterator[tuple[_Plan, tuple[Tensor, Tensor | None]]]:
-        """Steps made by threads before they are asked for; on a GPU their pixels are copied on a stream of their own."""
+        """Steps made by threads ahead of time; on a GPU their pixels are copied on a stream of their own."""
         stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
         def copied(pixels: Tensor | None) -> Tensor | None:
