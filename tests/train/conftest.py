@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from maskprep.labels import Attribute, Schema
 from masktrain.config.config import FitConfig
 
 TINY = {
@@ -62,6 +66,40 @@ def config() -> Callable[..., FitConfig]:
 def cache(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that no test changes."""
     return synthetic.write_cache(tmp_path_factory.mktemp("cache") / "people")
+
+
+@pytest.fixture(scope="session")
+def aged(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that no test changes, of classes gender x age: people of 20, 21, ... 69 years, one of unknown age."""
+    schema = Schema((Attribute("gender", ("male", "female")), Attribute("age", bins=(30, 60))))
+    cache: Path = synthetic.write_cache(tmp_path_factory.mktemp("aged") / "cache", people=50, eval_people=2)
+    labels = pd.read_parquet(cache / "labels.parquet")
+    known = labels["person"].notna()
+    labels["age"] = pd.to_numeric(labels["person"]) + 20.0
+    joint = [schema.label({"gender": g, "age": a}) for g, a in zip(labels["gender"], labels["age"], strict=True)]
+    labels["label"] = pd.Series(joint, dtype="Int64").where(known)
+    labels["age"] = labels["age"].where(labels["age"] != 25)
+    labels.to_parquet(cache / "labels.parquet")
+    dataset = json.loads((cache / "dataset.json").read_text())
+    (cache / "dataset.json").write_text(json.dumps({**dataset, "schema": schema.to_dict()}))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def fed(config: Callable[..., FitConfig]) -> Callable[..., Any]:
+    """``fed(cache, **settings)``: the training set of a fit, its batches, and the crops that are scored."""
+    import torch
+
+    from masktrain.data.trainset import TrainSet, open_view_of
+    from masktrain.study import fit
+
+    def made(cache: Path, **changes: object) -> Any:
+        cpu, settings = torch.device("cpu"), config(**changes)
+        data = TrainSet.open(open_view_of(cache, settings), settings)
+        settings = fit.settled(data, settings, cpu)
+        return data, *fit.feeds(data, settings, fit.colour(data, settings), cpu)
+
+    return made
 
 
 @pytest.fixture(scope="session")

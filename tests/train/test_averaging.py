@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from masktrain.train.averaging import average_of, decay_at, update_average
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,7 +19,6 @@ from masktrain.answer import inference
 from masktrain.config.config import FitConfig
 from masktrain.study.fit import fit
 from masktrain.train import checkpoint
-from masktrain.train.averaging import average_of, decay_at, update_average
 
 Make = Callable[..., FitConfig]
 

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from masktrain.train.batches import Batches
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answer import inference, predictors
 from masktrain.study.fit import background, check, colour, fit, resume, statistics
-from masktrain.train.batches import Batches
 
 CPU = torch.device("cpu")
 

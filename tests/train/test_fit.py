@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from masktrain.study.snapshots import Snapshots
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -30,7 +31,6 @@ from masktrain.data import folds
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
-from masktrain.study.snapshots import Snapshots
 from masktrain.train import checkpoint, criteria, loop
 
 Make = Callable[..., FitConfig]

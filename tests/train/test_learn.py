@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from masktrain.train.batches import Batches
 from torch import nn
 
 from maskprep.dataset.view import open_view
@@ -18,7 +19,6 @@ from masktrain.config.images import AugmentConfig
 from masktrain.config.sections import OptimConfig
 from masktrain.train import devices, host, loop, model, networks
 from masktrain.train.augment import Augment, draw_seed
-from masktrain.train.batches import Batches
 from masktrain.train.optim import make_optimizer
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masktrain.train.batches import Batch
 from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
@@ -18,7 +19,6 @@ from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import LOSSES, TARGETS, LossConfig
 from masktrain.train import loop
-from masktrain.train.batches import Batch
 from masktrain.train.losses import class_weights, focal, ldam_margins, make_objective, soft_f1
 from masktrain.train.targets import Head, make_target
 

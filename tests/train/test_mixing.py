@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masktrain.train.batches import Batch, Batches
+from masktrain.train.mixing import cutmix, halves, mixup
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError
@@ -19,8 +21,6 @@ from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.study.fit import fit
 from masktrain.study.plan import plan
 from masktrain.train.augment import Augment, by_class, described, shown
-from masktrain.train.batches import Batch, Batches
-from masktrain.train.mixing import cutmix, halves, mixup
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")

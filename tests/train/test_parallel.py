@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from masktrain.study.snapshots import Snapshots
+from masktrain.train.batches import Batches
 from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
@@ -22,9 +24,7 @@ from masktrain.config.config import FitConfig
 from masktrain.config.images import AugmentConfig
 from masktrain.runs import folder as runs
 from masktrain.study.fit import fit
-from masktrain.study.snapshots import Snapshots
 from masktrain.train import batched, checkpoint, host, loop
-from masktrain.train.batches import Batches
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")
