@@ -211,10 +211,11 @@ def sweep(
     seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
     workers: Annotated[
         int,
-        typer.Option(min=1, help="So many trials at once, by Ray (pip install 'maskprep[ray]'); random or grid only."),
+        typer.Option(min=1, help="Processes, started by Ray (pip install 'maskprep[ray]')."),
     ] = 1,
 ) -> None:
-    """Look for good settings: many fits over a space of them, within so many trials or hours; goes on if stopped."""
+    """Look for good settings: many fits over a space of them, within so many trials or hours. The same command
+    goes on with a sweep that was stopped; started several times, it fits several trials at once."""
     from maskprep.base import UsageError
     from masktrain.cli import show, show_runs
     from masktrain.config import recipes

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
     from masktrain.score.scored import Report
-    from masktrain.study.sweep import Swept
-    from masktrain.study.trials import Trial
+    from masktrain.study.sweep import Swept, Trial
 
 MANY = 12
 """Members of which every two are no longer compared in a table."""
@@ -221,7 +220,7 @@ def trial(done: Trial, sofar: Swept) -> None:
 
 def swept(done: Swept) -> None:
     """A sweep: its trials, best first, what matters, and how to use the best."""
-    from masktrain.study import sweep, trials
+    from masktrain.study import sweep
 
     ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
     names = list(ranked[0].values) if ranked else []
@@ -241,4 +240,4 @@ def swept(done: Swept) -> None:
     if len(done.trials) > 1:
         print(f"note    the best of {len(done.trials)} looks at the same people flatters itself; score it on others")
     print(f"next    masktrain fit CACHE --config {done.out / sweep.BEST} --split-seed 1")
-    print(f"        masktrain evaluate {done.out / trials.folder(done.best.number)} CACHE --split eval")
+    print(f"        masktrain evaluate {done.out / sweep.folder(done.best.number)} CACHE --split eval")
