@@ -293,12 +293,13 @@ def settings(
         list[str] | None, typer.Argument(metavar="[KEY|SECTION]...", help="Only these, such as loss or optim.lr.")
     ] = None,
 ) -> None:
-    """List every setting with its default, its help and where it comes from (what S1.24 is: docs/training.md)."""
+    """List every setting with its default, its help and, where there is one, its source."""
     for key in dict.fromkeys(key for name in names for key in named(name)) if names else keys():
         about = describe(key)
         default = about.default if not isinstance(about.default, tuple) else ",".join(map(str, about.default))
         print(f"{key} = {'none' if default is None else default}")
-        print(f"    {about.metadata['help']} ({about.metadata['source']})")
+        source = about.metadata["source"]
+        print(f"    {about.metadata['help']}" + (f" ({source})" if source else ""))
 
 
 cli_rules.register(app)

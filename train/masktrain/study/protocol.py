@@ -1,7 +1,7 @@
 """Ground rules of a project, written before the first fit: view, folds, criterion, seeds, and what must be beaten.
 
 A protocol is a YAML file with the folds of the people beside it. Every fit on its cache keeps to it: the settings it
-names come from it, and others are an error or a recorded deviation (S3.24).
+names come from it, and others are an error or a recorded deviation.
 """
 
 from __future__ import annotations
