@@ -19,7 +19,7 @@ from maskprep.errors import UsageError, UserError
 from masktrain.config import recipes
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
-from masktrain.study import space, sweep
+from masktrain.study import space, sweep, trials
 from masktrain.study.progress import Progress
 from masktrain.train.checkpoint import weights_hash
 
@@ -176,10 +176,10 @@ def stop(*_: object, **__: object) -> None:
 def test_a_journal_that_cannot_be_read_is_told(cache: Path, tmp_path: Path, text: str) -> None:
     read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005]}"))
     sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
-    (tmp_path / "out" / sweep.JOURNAL).write_text(text)
+    (tmp_path / "out" / trials.JOURNAL).write_text(text)
     with pytest.raises(UserError, match=r"journal cannot be read"):
         sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
-    (tmp_path / "out" / sweep.JOURNAL).unlink()  # as before there was one
+    (tmp_path / "out" / trials.JOURNAL).unlink()  # as before there was one
     with pytest.raises(UsageError, match="is a sweep of an earlier version"):
         sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
 
@@ -190,7 +190,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
     assert [t.state for t in whole.trials] == ["done"] * 3
     assert len({t.values["optim.lr"] for t in whole.trials}) == 3
     for t in whole.trials:
-        own = runs.read_config(tmp_path / "whole" / sweep.folder(t.number))
+        own = runs.read_config(tmp_path / "whole" / trials.folder(t.number))
         assert (own.optim.lr, own.loss.name) == (t.values["optim.lr"], t.values["loss.name"])
         assert len(t.epochs) == 2 and t.score == max(t.epochs)
 
@@ -308,7 +308,7 @@ def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path
     assert without_times(two) == without_times(one) and sorted(seen) == [1, 2, 3, 4]
     assert {t.state for t in one.trials} == {"done", "failed"}
     for t in (t for t in one.trials if t.state == "done"):
-        a, b = (load_file(tmp_path / f / sweep.folder(t.number) / "best.safetensors") for f in ("one", "two"))
+        a, b = (load_file(tmp_path / f / trials.folder(t.number) / "best.safetensors") for f in ("one", "two"))
         assert weights_hash(a) == weights_hash(b)
     assert (tmp_path / "one/best.yaml").read_text() == (tmp_path / "two/best.yaml").read_text()
 

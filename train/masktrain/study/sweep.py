@@ -28,46 +28,24 @@ from masktrain.study import crossfit
 from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
 from masktrain.study.space import Space
+from masktrain.study.trials import JOURNAL, Trial, finished, folder, journal
 from masktrain.train import feed
 from masktrain.train.checkpoint import LAST
 
 if TYPE_CHECKING:
     import optuna
 
-ABOUT, BEST, JOURNAL, LOCKS = "sweep.json", "best.yaml", "optuna.journal", "locks"
+ABOUT, BEST, LOCKS = "sweep.json", "best.yaml", "locks"
 KINDS = ("tpe", "random", "grid")
 TRIALS_USUAL = 20
+STOPPED = (129, 130, 143)
+"""Exit status of a fit that a hang-up, Ctrl-C or SIGTERM has stopped."""
 HOPELESS = 3
 """So many failures at the start end a sweep."""
-STARTUP = 4
-"""So many trials must have come to an epoch before one is pruned there."""
 BUDGET = ("total", "hours")
 """What may be another when a sweep goes on."""
 WEIGHED = 10
 """So many finished trials it takes to say which settings matter."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One finished fit of a sweep.
-
-    Attributes:
-        number: from 1 on.
-        values: of the varied settings.
-        score: macro-F1 on the held-out people, 0..1; of a pruned trial its best so far, None of one that failed.
-        state: ``done``, ``pruned`` (was worse than the median at the same epoch) or ``failed``.
-        seconds: it took.
-        epochs: macro-F1 after each epoch, folds after one another.
-        why: it failed.
-    """
-
-    number: int
-    values: dict[str, Any]
-    score: float | None
-    state: str
-    seconds: float
-    epochs: list[float]
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +80,10 @@ class _Reporting(Progress):
             raise optuna.TrialPruned
 
 
+class _TakenError(UserError):
+    """Another process fits this trial."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """All that a process needs to work on a sweep."""
@@ -116,34 +98,11 @@ class _Job:
     prune: bool
     seed: int
 
-    def study(self) -> optuna.Study:
-        """Optuna's study, in the folder of the sweep.
-
-        Raises:
-            UserError: it cannot be read.
-        """
-        import optuna
-        from optuna.storages import journal
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        file = str(self.out / JOURNAL)
-        pruner = (
-            optuna.pruners.MedianPruner(STARTUP, n_min_trials=STARTUP) if self.prune else optuna.pruners.NopPruner()
-        )
-        try:
-            backend = journal.JournalFileBackend(file, journal.JournalFileOpenLock(file))
-            storage = optuna.storages.JournalStorage(backend)
-            return optuna.create_study(
-                storage=storage, pruner=pruner, study_name="sweep", direction="maximize", load_if_exists=True
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} cannot be read: {error!r}.", "Choose another --out.") from error
-
     def work(self, progress: Progress, each: Callable[[Trial, Swept], None]) -> Swept:
         """Fit one trial after another until there are as many as there are to be, or the time is up."""
-        study, started = self.study(), time.monotonic()
+        study, started = journal(self.out, self.prune), time.monotonic()
         while True:
-            done = _finished(study)
+            done = finished(study)
             usual = sum(t.seconds for t in done) / max(len(done), 1)
             if done and self.hours is not None and time.monotonic() - started + usual > self.hours * 3600:
                 return self.swept(study, out_of_time=len(done) < self.total)
@@ -162,8 +121,6 @@ class _Job:
         """A trial that this process alone fits: one whose process has ended, or a new one; None if there is none."""
         import optuna
 
-        states = optuna.trial.TrialState
-
         with ExitStack() as stack:
 
             def alone(number: int) -> bool:
@@ -174,11 +131,11 @@ class _Job:
                 return True
 
             with lock(self.out / LOCKS / "next"):
-                begun = study.get_trials(deepcopy=False, states=(states.RUNNING,))
+                begun = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
                 stopped = next((t for t in begun if alone(t.number)), None)
                 if stopped is not None:
                     trial = optuna.Trial(study, stopped._trial_id)
-                elif (number := len(study.get_trials(deepcopy=False))) < self.total:
+                elif (number := sum(t.state.name != "WAITING" for t in study.get_trials(deepcopy=False))) < self.total:
                     trial = self._new(study, number)
                     alone(trial.number)
                 else:
@@ -192,7 +149,7 @@ class _Job:
         seed = self.seed * 1_000_003 + number
         study.sampler = TPESampler(seed=seed, multivariate=True) if self.kind == "tpe" else RandomSampler(seed)
         if self.kind == "grid":
-            study.enqueue_trial(self.space.grid()[number])
+            study.enqueue_trial(self.space.grid()[number], skip_if_exists=True)
         return study.ask()
 
     def _fit(self, study: optuna.Study, trial: optuna.Trial, progress: Progress) -> None:
@@ -211,7 +168,7 @@ class _Job:
             for checkpoint in run.rglob(LAST):  # nobody goes on with it
                 checkpoint.unlink()
         except UserError as error:
-            if error.code in (130, 143):
+            if error.code in STOPPED:
                 raise
             state = optuna.trial.TrialState.FAIL
             trial.set_user_attr("why", error.message)
@@ -224,7 +181,7 @@ class _Job:
 
     def swept(self, study: optuna.Study, out_of_time: bool = False) -> Swept:
         """The sweep so far."""
-        done = _finished(study)
+        done = finished(study)
         scored = [t for t in done if t.state == "done"]
         best = max(scored, key=lambda t: (t.score or 0.0, -t.number), default=None)
         importance: dict[str, float] = {}
@@ -233,10 +190,6 @@ class _Job:
 
             importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
         return Swept(self.out, done, best, importance, out_of_time, self.total)
-
-
-class _TakenError(UserError):
-    """Another process fits this trial."""
 
 
 def sweep(
@@ -284,7 +237,7 @@ def sweep(
         raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
     if workers > 1 and "run.plugins" in (base or {}):
         raise UsageError("Plugins are loaded in this process alone.", "Start the command several times instead.")
-    for extra, package in (("sweep", "optuna"), *([("ray", "ray")] if workers > 1 else [])):
+    for extra, package in [("sweep", "optuna"), ("ray", "ray")][: 1 + (workers > 1)]:
         try:
             importlib.import_module(package)
         except ImportError as error:
@@ -306,8 +259,7 @@ def sweep(
 def _side_by_side(job: _Job, workers: int, each: Callable[[Trial, Swept], None]) -> Swept:
     """Let processes of Ray's work on a sweep: on this machine, or on the cluster that RAY_ADDRESS names.
 
-    Each computes with as many threads as this one, as sums of floats depend on their number, and has a share of the
-    GPUs.
+    Each has as many threads as this one, as sums of floats depend on their number, and a share of the GPUs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -319,8 +271,8 @@ def _side_by_side(job: _Job, workers: int, each: Callable[[Trial, Swept], None])
     try:
         gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers)
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_worker)
-        study = job.study()
-        shown = {t.number for t in _finished(study)}
+        study = journal(job.out, job.prune)
+        shown = {t.number for t in finished(study)}
         waiting = [remote.remote(job, torch.get_num_threads()) for _ in range(workers)]
         late = False
         while waiting:
@@ -359,7 +311,7 @@ def _stoppable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         pass
     except UserError as error:
-        if error.code not in (130, 143):
+        if error.code not in STOPPED:
             raise
         code = error.code
     raise UserError(f"The sweep {out} was stopped; all that is done is kept.", "The same command goes on.", code=code)
@@ -435,24 +387,6 @@ def _score(cache: Path, config: FitConfig, run: Path, folds: bool, progress: Pro
         return whole.scores.macro_f1
     single = fitting.resume(run, progress=progress) if begun else fitting.fit(cache, config, out=run, progress=progress)
     return float(single.best["macro_f1"])
-
-
-def _finished(study: optuna.Study) -> list[Trial]:
-    """The finished trials of a study, in order."""
-    names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
-    found = []
-    for t in study.get_trials(deepcopy=False):
-        if t.state.name in names:
-            epochs = [value for _, value in sorted(t.intermediate_values.items())]
-            score = max(epochs) if t.state.name == "PRUNED" else t.value
-            about = {"values": {}, "seconds": 0.0, "why": ""} | t.user_attrs
-            found.append(Trial(t.number + 1, score=score, state=names[t.state.name], epochs=epochs, **about))
-    return found
-
-
-def folder(number: int) -> str:
-    """Name of a trial's run."""
-    return f"trial-{number:03}"
 
 
 def _write_best(out: Path, settings: dict[str, Any], swept: Swept) -> None:
