@@ -64,7 +64,9 @@ def models(
     runs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Show what your own runs in this folder scored.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once while measuring.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once while measuring. [default: as many as a fit takes]")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Tell what models cost: parameters, native size, weights and licence, speed and memory; by default some of each
