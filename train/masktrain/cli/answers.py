@@ -103,7 +103,7 @@ def _without_run(context: typer.Context) -> None:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble, or an exported .onnx.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or ensemble, or exported .onnx or .pt2.")],
     source: Annotated[
         Path,
         typer.Argument(
@@ -144,7 +144,7 @@ def predict(
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
     from maskprep.base import missing_note
     from masktrain.answer import predict as predicting
-    from masktrain.answer import sheet
+    from masktrain.answer.table import STDOUT
 
     written = predicting.predict(
         run,
@@ -165,7 +165,7 @@ def predict(
         workers=workers,
         force=force,
     )
-    said = sys.stderr if out == sheet.STDOUT else sys.stdout
+    said = sys.stderr if out == STDOUT else sys.stdout
     print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=said)
     if draw is not None:
         print(f"written {draw}: {written.drawn} pictures", file=said)
