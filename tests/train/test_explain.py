@@ -22,7 +22,7 @@ from maskprep.errors import UsageError, UserError
 from maskprep.store import decisions
 from maskprep.store.decisions import read_decisions
 from masktrain.answer import model
-from masktrain.answer.graph import Graph, Network, Product
+from masktrain.answer.graph import Graph, Network
 from masktrain.config.config import FitConfig
 from masktrain.pages import attention, demo
 from masktrain.pages.explain import explain
@@ -174,7 +174,7 @@ def test_without_places_there_is_no_map(run: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
     predictor = model.load(run)
     known = predictor.graph.networks[0]
-    blind = replace(predictor, source=Graph([Product([(Network(flat, known.sidecar, known.precision), None)])]))
+    blind = replace(predictor, source=Graph([Network(flat, known.sidecar, known.precision)]))
     with pytest.raises(UsageError, match="nothing can be shown"):
         attention.networks_of(blind.graph.networks[0])
     assert demo.attend_with(predictor) is not None and demo.attend_with(blind) is None

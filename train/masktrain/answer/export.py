@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError, fsync_replace, keep_whole, missing_extra, temporary_name, write_atomic
 from masktrain.answer import card
 from masktrain.answer.graph import Graph
-from masktrain.answer.model import CALIBRATION_KEY, SPEC_KEY, Model, find_view, load, rows_of
+from masktrain.answer.model import CALIBRATION_KEY, EXPORTED, SPEC_KEY, Model, find_view, load, rows_of
 from masktrain.config.settings import nearest
 from masktrain.runs import folder as runs
 
@@ -72,7 +72,7 @@ def export(
         if name not in FORMATS:
             near = nearest(name, FORMATS)
             raise UsageError(f"There is no format '{name}'.", f"Use {', '.join(near or FORMATS)}.")
-    if run.is_file():
+    if run.suffix in EXPORTED:
         raise UsageError(f"{run} is exported already.")
     if out is not None:
         _check_folder(run, out, [*(FILES[name] for name in formats), ABOUT, CARD], force)
@@ -128,9 +128,8 @@ def _check_folder(run: Path, out: Path, names: Sequence[str], force: bool) -> No
 
 
 def described(model: Model) -> dict[str, Any]:
-    """The manual and the calibration as plain values, for model.json."""
-    manual: dict[str, Any] = json.loads(model.spec.to_json())
-    return {"manual": manual, "calibration": json.loads(model.calibration.to_json())}
+    """The specification and the calibration as plain values, for model.json."""
+    return {"manual": json.loads(model.spec.to_json()), "calibration": json.loads(model.calibration.to_json())}
 
 
 def real_crops(model: Model, run: Path, cache: Path | None) -> tuple[dict[str, NDArray[np.uint8]], str]:
@@ -186,14 +185,12 @@ def _write_onnx(file: Path, program: Any, examples: tuple[torch.Tensor, ...], mo
     except ImportError as error:
         raise missing_extra(error.name or "onnx", "onnx") from error
     names = [f"crops_{i.view}" for i in model.spec.inputs]
-    held = io.BytesIO()
     with _quietly():
         written = torch.onnx.export(
             program, examples, dynamo=True, input_names=names, output_names=["probabilities"], verbose=False
         )
-        assert written is not None
-        held.write(written.model_proto.SerializeToString())
-    made = onnx.load_from_string(held.getvalue())
+    assert written is not None
+    made = written.model_proto
     about = {
         SPEC_KEY: model.spec.to_json(),
         CALIBRATION_KEY: model.calibration.to_json(),

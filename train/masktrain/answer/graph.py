@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +35,31 @@ TINY = 1e-6
 """Probabilities below this count as this where logarithms are taken."""
 
 
-@dataclass(frozen=True)
-class JointMap:
+class JointMap(nn.Module):
     """A linear map from a network's probabilities [n, K] to a factor for every joint class [n, C].
 
     The factor of a joint class is the probability of its classes of the attributes that the network answers; for joint
     classes that the network is not asked about it is 1. The product of the factors of networks that answer every
     attribute once is a table of joint probabilities.
 
-    Attributes:
-        matrix: float32 [K, C].
-        offset: float32 [C], 1 where the network is not asked.
+    Args:
+        matrix: [K, C].
+        offset: [C], 1 where the network is not asked.
         own: the network's class that stands for each joint class, int64 [C].
     """
 
-    matrix: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    own: NDArray[np.int64]
+    matrix: Tensor
+    offset: Tensor
 
-    def __call__(self, table: Tensor) -> Tensor:
+    def __init__(self, matrix: NDArray[np.bool_], offset: NDArray[np.bool_], own: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.own, self.asked = own, ~offset
+        self.register_buffer("matrix", torch.from_numpy(matrix).float())
+        self.register_buffer("offset", torch.from_numpy(offset).float())
+
+    def forward(self, table: Tensor) -> Tensor:
         """Factors [n, C] of probabilities [n, K]."""
-        matrix, offset = (torch.from_numpy(v).to(table.device) for v in (self.matrix, self.offset))
-        return table @ matrix + offset
+        return table @ self.matrix + self.offset
 
 
 def joint_map(whole: Schema, own: Schema, attributes: Sequence[str], where: Where | None = None) -> JointMap:
@@ -82,8 +84,7 @@ def joint_map(whole: Schema, own: Schema, attributes: Sequence[str], where: Wher
     if where is not None:
         classes = [whole[where.attribute].classes.index(c) for c in where.classes]
         asked = np.isin(theirs[:, whole.joint.index(where.attribute)], classes)
-    matrix = (same(attributes) & asked).astype(np.float32)
-    return JointMap(matrix, (~asked).astype(np.float32), same(shared).argmax(0).astype(np.int64))
+    return JointMap(same(attributes) & asked, ~asked, same(shared).argmax(0).astype(np.int64))
 
 
 class Combination(nn.Module):
@@ -202,62 +203,15 @@ def tta_views(pixels: Tensor, looks: str) -> Iterator[Tensor]:
             yield turn(seen)
 
 
-class Product(nn.Module):
-    """Networks that see one kind of crops and each answer a part of the joint label: the product of their factors.
-
-    Args:
-        networks: with the map of each; None for one that answers the whole label.
-        hard: the first network decides: its likeliest class counts as certain.
-    """
-
-    def __init__(self, networks: Sequence[tuple[Network, JointMap | None]], hard: bool = False) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(network for network, _ in networks)
-        self.maps, self.hard = nn.ModuleList(_Map(m) for _, m in networks), hard
-        for network, map_ in networks:
-            _let_answer(network, map_)
-
-    def forward(self, crops: Tensor) -> Tensor:
-        """Probabilities [n, C] of crops."""
-        tables: list[Tensor] = [network(crops) for network in self.networks]
-        if self.hard:
-            tables[0] = nn.functional.one_hot(tables[0].argmax(1), tables[0].shape[1]).to(tables[0].dtype)
-        factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
-        table: Tensor = factors[0]
-        for factor in factors[1:]:
-            table = table * factor
-        return table
-
-
-class _Map(nn.Module):
-    """A :class:`JointMap` as a module, so that it is on the device and in exported files."""
-
-    def __init__(self, given: JointMap | None) -> None:
-        super().__init__()
-        self.on = given is not None
-        if given is not None:
-            self.register_buffer("matrix", torch.from_numpy(given.matrix))
-            self.register_buffer("offset", torch.from_numpy(given.offset))
-
-    def forward(self, table: Tensor) -> Tensor:
-        return table @ self.get_buffer("matrix") + self.get_buffer("offset") if self.on else table
-
-
-def _let_answer(network: Network, given: JointMap | None) -> None:
-    """Say which classes of the whole a network that a map follows answers for."""
-    if given is not None:
-        network.asked = network.asked[given.own] & (given.offset == 0)
-        network.own = network.own[given.own]
-
-
 class Graph(nn.Module):
     """All networks, what combines them, and a temperature.
 
     Args:
-        members: of an ensemble or a composition; one for a single run.
-        maps: of the members of a composition, from what each answers to the whole joint label.
-        places: number of the input that each member sees.
+        members: networks, or graphs of several that see one kind of crops.
         combination: takes the members' probabilities [members, n, C] to one table; None for a single member.
+        places: number of the input that each member sees.
+        maps: of members that answer a part, to the whole joint label.
+        hard: the first member decides: its likeliest class counts as certain.
 
     Attributes:
         temperature: see :class:`masktrain.score.calibration.Calibration`; 1 for none.
@@ -265,25 +219,29 @@ class Graph(nn.Module):
 
     def __init__(
         self,
-        members: Sequence[Product],
-        combination: nn.Module | None = None,
-        places: Sequence[int] = (0,),
-        maps: Sequence[JointMap | None] = (),
+        members: Sequence[Network | Graph],
+        combination: Combination | None = None,
+        places: Sequence[int] | None = None,
+        maps: Sequence[JointMap | None] | None = None,
+        hard: bool = False,
     ) -> None:
         super().__init__()
         maps = maps or [None] * len(members)
-        self.members, self.maps = nn.ModuleList(members), nn.ModuleList(_Map(m) for m in maps)
-        self.places, self.combination, self.temperature = list(places), combination, 1.0
-        for number, (member, place, given) in enumerate(zip(members, places, maps, strict=True)):
+        self.members, self.maps = nn.ModuleList(members), nn.ModuleList(m or nn.Identity() for m in maps)
+        self.places, self.combination = list(places or [0] * len(members)), combination
+        self.hard, self.temperature = hard, 1.0
+        for number, (member, place, to_joint) in enumerate(zip(members, self.places, maps, strict=True)):
             for network in _networks(member):
                 network.place, network.member = place, number
-                _let_answer(network, given)
+                if to_joint is not None:
+                    network.asked = network.asked[to_joint.own] & to_joint.asked
+                    network.own = network.own[to_joint.own]
         self.to(self.device).eval()
 
     @property
     def networks(self) -> list[Network]:
         """All networks, member by member."""
-        return [network for member in self.members for network in _networks(member)]
+        return _networks(self)
 
     @property
     def network(self) -> nn.Module:
@@ -303,9 +261,11 @@ class Graph(nn.Module):
 
     def forward(self, *crops: Tensor) -> Tensor:
         """Probabilities float32 [n, C] of crops uint8 [n, H, W, 3], one tensor for each input."""
-        runs = zip(self.members, self.maps, self.places, strict=True)
-        tables = [to_joint(member(crops[place])) for member, to_joint, place in runs]
-        table: Tensor = tables[0] if self.combination is None else self.combination(torch.stack(tables))
+        tables: list[Tensor] = [m(crops[place]) for m, place in zip(self.members, self.places, strict=True)]
+        if self.hard:
+            tables[0] = nn.functional.one_hot(tables[0].argmax(1), tables[0].shape[1]).to(tables[0].dtype)
+        factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
+        table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
         if self.temperature != 1.0:
             table = (table.clamp(min=1e-12).log() / self.temperature).softmax(1)
         return table
@@ -321,7 +281,7 @@ def _networks(member: nn.Module) -> list[Network]:
     return [module for module in member.modules() if isinstance(module, Network)]
 
 
-def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: str = MEANS[0]) -> Product:
+def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: str = MEANS[0]) -> Network | Graph:
     """The best networks of one run on a device.
 
     Args:
@@ -341,14 +301,13 @@ def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: st
     looks = looks or sidecar.tta
     if sidecar.target not in SPLIT:
         model, _ = checkpoint.load_best(run, precision.device)
-        return Product([(Network(model, sidecar, precision, looks, mean), None)])
-    return Product(
-        [
-            (Network(model.to(precision.device).eval(), part, precision, looks, mean), to_joint)
-            for part, to_joint, model in _split(run, sidecar)
-        ],
-        hard=sidecar.target == "cascade" and sidecar.route == "hard",
-    )
+        return Network(model, sidecar, precision, looks, mean)
+    networks, maps = [], []
+    for part, to_joint, model in _split(run, sidecar):
+        networks.append(Network(model.to(precision.device).eval(), part, precision, looks, mean))
+        maps.append(to_joint)
+    hard = sidecar.target == "cascade" and sidecar.route == "hard"
+    return Graph(networks, Combination(PRODUCT, range(len(networks))), None, maps, hard)
 
 
 SPLIT = ("separate", "cascade")

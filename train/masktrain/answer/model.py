@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -36,12 +36,11 @@ Pixels = NDArray[np.uint8]
 Table = NDArray[np.float32]
 
 
-class Source(Protocol):
-    """What computes: a :class:`masktrain.answer.graph.Graph`, or an exported file."""
+@dataclass(frozen=True)
+class Program:
+    """An exported file: ``answer`` gives probabilities [n, C] of a batch, uint8 [n, H, W, 3] for each input."""
 
-    def answer(self, crops: Sequence[Pixels]) -> Table:
-        """Probabilities float32 [n, C] of a batch, uint8 [n, H, W, 3] for each input."""
-        ...
+    answer: Callable[[Sequence[Pixels]], Table]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Model:
     """Something trained, with what must be known to use it; ``name`` is where it lies, for people."""
 
     spec: ModelSpec
-    source: Source
+    source: Graph | Program
     calibration: Calibration = field(default_factory=Calibration)
     name: str = "The model"
 
@@ -65,9 +64,7 @@ class Model:
         Raises:
             UsageError: it is an exported file.
         """
-        from masktrain.answer.graph import Graph
-
-        if not isinstance(self.source, Graph):
+        if isinstance(self.source, Program):
             raise UsageError(f"{self.name} has no networks of torch; give the run that it was exported from.")
         return self.source
 
@@ -151,33 +148,7 @@ def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "p
     return Model(spec, graph, calibrations.load(run, len(spec.classes)), str(run))
 
 
-@dataclass(frozen=True)
-class Onnx:
-    """An ONNX session from crops, one input per kind of crops, to probabilities."""
-
-    session: Any
-
-    def answer(self, crops: Sequence[Pixels]) -> Table:
-        """Probabilities of the images."""
-        names = [place.name for place in self.session.get_inputs()]
-        return np.asarray(self.session.run(None, dict(zip(names, crops, strict=True)))[0])
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program of :mod:`torch.export`."""
-
-    module: Any
-
-    def answer(self, crops: Sequence[Pixels]) -> Table:
-        """Probabilities of the images."""
-        import torch
-
-        with torch.inference_mode():
-            return np.asarray(self.module(*(torch.from_numpy(np.ascontiguousarray(c)) for c in crops)).numpy())
-
-
-def _open_onnx(file: Path) -> tuple[Source, Mapping[str, str]]:
+def _open_onnx(file: Path) -> tuple[Program, Mapping[str, str]]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -185,18 +156,28 @@ def _open_onnx(file: Path) -> tuple[Source, Mapping[str, str]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return Onnx(session), session.get_modelmeta().custom_metadata_map
+    names = [place.name for place in session.get_inputs()]
+
+    def answer(crops: Sequence[Pixels]) -> Table:
+        return np.asarray(session.run(None, dict(zip(names, crops, strict=True)))[0])
+
+    return Program(answer), session.get_modelmeta().custom_metadata_map
 
 
-def _open_program(file: Path) -> tuple[Source, Mapping[str, str]]:
+def _open_pt2(file: Path) -> tuple[Program, Mapping[str, str]]:
     import torch
 
     about = dict.fromkeys(("manual", "calibration"), "")
-    program = Program(torch.export.load(file, extra_files=about).module())
-    return program, {SPEC_KEY: about["manual"], CALIBRATION_KEY: about["calibration"]}
+    module = torch.export.load(file, extra_files=about).module()
+
+    def answer(crops: Sequence[Pixels]) -> Table:
+        with torch.inference_mode():
+            return np.asarray(module(*(torch.from_numpy(np.ascontiguousarray(c)) for c in crops)).numpy())
+
+    return Program(answer), {SPEC_KEY: about["manual"], CALIBRATION_KEY: about["calibration"]}
 
 
-EXPORTED: dict[str, Callable[[Path], tuple[Source, Mapping[str, str]]]] = {".onnx": _open_onnx, ".pt2": _open_program}
+EXPORTED: dict[str, Callable[[Path], tuple[Program, Mapping[str, str]]]] = {".onnx": _open_onnx, ".pt2": _open_pt2}
 
 
 def _exported(file: Path) -> Model:

@@ -235,7 +235,7 @@ def _line(part: Part) -> tuple[str, str, str, str, float]:
     """A part for people, with macro-F1 of its attributes over all that it held out."""
     places = [part.schema.joint.index(name) for name in part.attributes]
     asked = Schema(tuple(part.schema[name] for name in part.attributes))
-    matrix = joint_map(part.schema, part.schema, part.attributes).matrix  # 1 where two classes agree in what is asked
+    matrix = joint_map(part.schema, part.schema, part.attributes).matrix.numpy()  # 1 where two agree in what is asked
     told = (part.held.probabilities @ matrix).argmax(1)
     truth, answered = (
         np.array([asked.encode([part.schema.decode(int(k))[p] for p in places]) for k in values], dtype=np.int64)
