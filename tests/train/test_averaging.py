@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from maskprep.dataset.view import open_view
-from masktrain.answer import inference
+from masktrain.answer import model
 from masktrain.config.config import FitConfig
 from masktrain.study.fit import fit
 from masktrain.train import checkpoint
@@ -55,20 +55,22 @@ def test_the_average_is_what_is_scored_and_kept(cache: Path, config: Make, tmp_p
 
 def test_the_mirror_image_counts_as_much_as_the_crop(run: Path, cache: Path) -> None:
     view = open_view(cache)
-    plain, both = inference.load(run), inference.load(run, tta="mirror")
+    plain, both = model.load(run), model.load(run, tta="mirror")
     rows = np.arange(12)
     mirrored = view.gather(rows)[:, :, ::-1].copy()
     pixels = torch.from_numpy(mirrored).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (plain.sidecar.mean, plain.sidecar.std))
+    network = plain.graph.networks[0]
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (network.sidecar.mean, network.sidecar.std))
     with torch.inference_mode():
-        other = plain.model(((pixels - mean) / std).float()).softmax(1).numpy()
+        other = network.model(((pixels - mean) / std).float()).softmax(1).numpy()
     np.testing.assert_allclose(both(view, rows), (plain(view, rows) + other) / 2, atol=1e-6)
     assert np.abs(both(view, rows) - plain(view, rows)).max() > 1e-4
 
 
 def test_a_run_validated_with_its_mirror_image_predicts_so(cache: Path, config: Make, tmp_path: Path) -> None:
     made = fit(cache, config(run__tta="mirror", optim__epochs=1), out=tmp_path / "run").run
-    assert inference.load(made).mirror and not inference.load(made, tta="none").mirror
+    looks = [model.load(made, tta=tta).graph.networks[0].looks for tta in (None, "none")]
+    assert looks == ["mirror", "none"]
 
 
 @pytest.mark.parametrize("kind, head", [("heads", "cosine"), ("heads", "linear"), ("joint", "cosine")])
@@ -77,14 +79,15 @@ def test_what_is_kept_answers_as_what_was_trained(
 ) -> None:
     """The scores of the best epoch come out again from the files alone."""
     made = fit(cache, config(target__kind=kind, model__head=head, optim__epochs=1), out=tmp_path / "run").run
-    view, predictor = open_view(cache), inference.load(made)
+    view, predictor = open_view(cache), model.load(made)
     import pandas as pd
 
     oof = pd.read_parquet(made / "oof.parquet").set_index("image")
     rows = np.flatnonzero(view.table["image"].isin(oof.index))
     expected = oof.loc[view.table["image"].iloc[rows]].filter(like="p_").to_numpy()
     np.testing.assert_allclose(predictor(view, rows), expected, atol=1e-5)
-    assert predictor.sidecar.target == kind and (predictor.sidecar.cosine > 0) == (head == "cosine")
+    sidecar = predictor.graph.networks[0].sidecar
+    assert sidecar.target == kind and (sidecar.cosine > 0) == (head == "cosine")
 
 
 def test_a_sidecar_of_before_targets_means_joint(run: Path, tmp_path: Path) -> None:
@@ -93,5 +96,5 @@ def test_a_sidecar_of_before_targets_means_joint(run: Path, tmp_path: Path) -> N
     for key in ("target", "cosine", "tta"):
         del old[key]
     (copy / "best.json").write_text(json.dumps(old))
-    predictor = inference.load(copy)
-    assert predictor.sidecar.answers().kind == "joint" and not predictor.mirror
+    (network,) = model.load(copy).graph.networks
+    assert network.target.kind == "joint" and network.looks == "none"

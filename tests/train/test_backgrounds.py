@@ -16,7 +16,7 @@ from masktrain.train.batches import Batches
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import inference, predictors
+from masktrain.answer import model
 from masktrain.study.fit import background, check, colour, fit, resume, statistics
 
 CPU = torch.device("cpu")
@@ -45,9 +45,9 @@ def test_a_run_keeps_its_background_and_prediction_uses_it(
     view = open_view(matted)
     assert sidecar["background"] == "mean"
     assert sidecar["colour"] == [round(v * 255) for v in sidecar["mean"]]
-    bare, predictor = inference.load(fitted.run, "cpu"), predictors.load(fitted.run, "cpu")
+    predictor = model.load(fitted.run, "cpu")
     rows = np.arange(6)
-    dressed = view.before(bare.sidecar.behind())
+    dressed = view.before(predictor.graph.networks[0].sidecar.behind())
     (batch,) = Batches(dressed, rows, 8, CPU).epoch(None)
     assert (outside(batch.pixels) == sidecar["colour"]).all()
     oof = pd.read_parquet(fitted.run / "oof.parquet").set_index("image")
@@ -55,7 +55,8 @@ def test_a_run_keeps_its_background_and_prediction_uses_it(
     probabilities = predictor(view, where)
     kept = oof.loc[view.table["image"].iloc[where]].filter(regex=r"^p_\d+$").to_numpy()
     np.testing.assert_allclose(probabilities, kept, atol=1e-5)  # as in validation
-    assert np.abs(bare(view, where) - probabilities).max() > 1e-4  # and it matters
+    bare = predictor.of_crops({"face": view.gather_original(where)})
+    assert np.abs(bare - probabilities).max() > 1e-4  # and it matters
 
 
 def test_random_backgrounds_are_drawn_in_training_alone(
@@ -64,9 +65,8 @@ def test_random_backgrounds_are_drawn_in_training_alone(
     settings = config(data__background="random", optim__epochs=1)
     fitted = fit(matted, settings, out=tmp_path / "run")
     rows, view = np.arange(20), open_view(matted)
-    np.testing.assert_array_equal(
-        predictors.load(fitted.run, "cpu")(view, rows), inference.load(fitted.run, "cpu")(view, rows)
-    )
+    predictor = model.load(fitted.run, "cpu")
+    np.testing.assert_array_equal(predictor(view, rows), predictor.of_crops({"face": view.gather_original(rows)}))
     view = view.before(background(settings, (128, 128, 128), rows))
     (plain,) = Batches(view, rows, 32, CPU).epoch(None)
     np.testing.assert_array_equal(plain.pixels.permute(0, 2, 3, 1).numpy(), view.gather_original(rows))

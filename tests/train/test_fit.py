@@ -104,7 +104,7 @@ def test_the_whole_config_is_written_and_read_back(run: Path, config: Make) -> N
 
 def test_the_weights_know_every_setting(run: Path) -> None:
     with safe_open(run / "best.safetensors", "pt") as weights:
-        kept = json.loads(weights.metadata()["settings"])
+        kept = json.loads(weights.metadata()["run"])["settings"]
     assert kept == yaml.safe_load((run / "config.yaml").read_text())
 
 

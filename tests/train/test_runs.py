@@ -16,7 +16,7 @@ import yaml
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import inference, predictors
+from masktrain.answer import model
 from masktrain.config import recipes
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
@@ -49,7 +49,7 @@ def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory)
         with pytest.raises(UserError, match="Stopped in epoch 1 of 2"):
             crossfit.crossfit(cache, settings, out=out, note="does it add up?")
     with pytest.raises(UsageError, match="Not all folds"):
-        predictors.load(out)
+        model.load(out)
     (out / "fold-3").mkdir()  # as a kill before its first checkpoint leaves it
     for name in ("config.yaml", "data.json", ".tmp-7-env.json"):
         (out / "fold-3" / name).write_text("half")
@@ -85,8 +85,8 @@ def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
 
 def test_the_folds_answer_together(crossed: Path, cache: Path, call: Call, tmp_path: Path) -> None:
     view, rows = open_view(cache), np.arange(9)
-    together = predictors.load(crossed)(view, rows)
-    each = [inference.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
+    together = model.load(crossed)(view, rows)
+    each = [model.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
     np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
     assert call("predict", crossed, cache, "--out", tmp_path / "p.csv") == 0
     answers = tmp_path / "answers.csv"

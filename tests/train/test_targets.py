@@ -20,7 +20,7 @@ from torch import nn
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain.answer import export, inference
+from masktrain.answer import export, model
 from masktrain.config.config import FitConfig
 from masktrain.config.images import DataConfig
 from masktrain.config.recipes import read
@@ -241,7 +241,7 @@ def test_a_fit_is_used_exported_and_resumed_like_any_other(
     assert p.shape[1] == 6 and np.allclose(p.sum(1), 1, atol=1e-5)
     view = open_view(aged)
     rows = view.table.reset_index().set_index("image")["index"].loc[oof["image"]].to_numpy(dtype=np.int64)
-    np.testing.assert_allclose(inference.load(done)(view, rows), p, atol=1e-5)
+    np.testing.assert_allclose(model.load(done)(view, rows), p, atol=1e-5)
     again = resume(done)
     assert again.epochs == 1 and again.run == done
     kind = "onnx" if "target__route" in settings or "model__second" in settings else "safetensors"

@@ -261,7 +261,7 @@ def predict(
     """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
     from maskprep.base import missing_note
     from masktrain.answer import predict as predicting
-    from masktrain.answer import sheet
+    from masktrain.answer.table import STDOUT
 
     written = predicting.predict(
         run,
@@ -282,7 +282,7 @@ def predict(
         workers=workers,
         force=force,
     )
-    stream = sys.stderr if out == sheet.STDOUT else sys.stdout
+    stream = sys.stderr if out == STDOUT else sys.stdout
     print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=stream)
     if draw is not None:
         print(f"written {draw}: {written.drawn} pictures", file=stream)
