@@ -17,7 +17,8 @@ from masktrain.data import folds
 from masktrain.runs import folder as runs
 from masktrain.score import guesses
 from masktrain.score.questions import Questions, same_source
-from masktrain.train import host, loop
+from masktrain.train import device as devices
+from masktrain.train import loop
 from masktrain.train.model import build
 
 PROBE = "tf_efficientnet_lite0"
@@ -80,7 +81,7 @@ def linear_probe(
     where = rows_of(pictures, asked.images["image"])
     cropped = where >= 0
     network = build(name, 0, pictures.size, pretrained=pretrained)
-    chosen = host.choose_device(device)
+    chosen = devices.choose_device(device)
     member = model.spec.members[0]
     x, unknown = (
         features(network.to(chosen).eval(), pictures, part, member.mean, member.std, chosen, batch_size)

@@ -17,7 +17,8 @@ from maskprep.base import UsageError
 from maskprep.labels import Schema
 from masktrain.config.settings import nearest
 from masktrain.config.where import Where
-from masktrain.train import checkpoint, host
+from masktrain.train import checkpoint
+from masktrain.train import device as devices
 from masktrain.train.checkpoint import Sidecar
 from masktrain.train.loop import normalise
 
@@ -160,7 +161,12 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, sidecar: Sidecar, precision: host.Precision, looks: str = "none", mean: str = MEANS[0]
+        self,
+        model: nn.Module,
+        sidecar: Sidecar,
+        precision: devices.Precision,
+        looks: str = "none",
+        mean: str = MEANS[0],
     ) -> None:
         super().__init__()
         self.model, self.sidecar, self.precision, self.looks, self.mean_of = model, sidecar, precision, looks, mean
@@ -296,7 +302,7 @@ def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: st
             near = nearest(str(value), known)
             hint = f"Did you mean '{near[0]}'?" if near else f"Use {', '.join(known)}."
             raise UsageError(f"There is no --{name} '{value}'.", hint)
-    precision = host.choose_precision(host.choose_device(device), "auto")
+    precision = devices.choose_precision(devices.choose_device(device), "auto")
     sidecar = checkpoint.load_sidecar(run)
     looks = looks or sidecar.tta
     if sidecar.target not in SPLIT:
