@@ -2,7 +2,7 @@
 
     python benchmarks/gather.py CACHE [--view NAME] [--images 2000] [--batch-size 64]
 
-Both give shuffled batches of uint8 images, without augmentation, from files that the system has in memory: the cache as
+Both give batches of uint8 images, without augmentation, from files that the system has in memory: the cache as
 the trainer reads it (one thread), the JPEG files (quality 95) through torchvision's ImageFolder and torch's DataLoader
 with 0 and with 2 workers that stay alive. Best of several passes each; the faster DataLoader is the peer.
 """
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from maskprep.dataset.view import View, open_view
-from masktrain.train.batches import Batches
-from masktrain.train.host import choose_device
+from masktrain.train.device import choose_device
+from masktrain.train.pixels import Crops
 from masktrain.train.torchvision_ops import ensure_torchvision
 
 
@@ -78,8 +78,8 @@ def main() -> None:
     rows = np.random.default_rng(0).permutation(len(view))[: options.images].astype(np.int64)
     height, width = view.size
     print(f"{len(rows)} crops of {height}x{width}, batches of {options.batch_size}, {os.cpu_count()} cores")
-    batches = Batches(view, rows, options.batch_size, choose_device("cpu"))
-    ours = rate(lambda: sum(len(batch.pixels) for batch in batches.epoch(1)))
+    batches = Crops(view, rows, options.batch_size, choose_device("cpu"))
+    ours = rate(lambda: sum(len(pixels) for pixels in batches))
     print(f"cache, one thread            {ours:10,.0f} img/s  {1000 / ours:.4f} ms/img")
     peers = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -31,21 +31,22 @@ from maskprep.pipeline import config as configuration
 from maskprep.pipeline import session as pipeline
 from maskprep.pipeline.session import Session
 from maskprep.store.tables import read_table
-from masktrain.answer import predict, predictors, trained
+from masktrain.answer import predict
+from masktrain.answer.graph import Network
+from masktrain.answer.model import load, open_for
 
 
-def alone(source: trained.Single, size: tuple[int, int], images: int, batch_size: int) -> Callable[[], int]:
+def alone(network: Network, size: tuple[int, int], images: int, batch_size: int) -> Callable[[], int]:
     """Forward passes over as many images as the cache has, one batch in memory."""
-    member = source.member
-    batch = torch.randn(min(batch_size, images), 3, *size, device=member.precision.device)
+    batch = torch.randn(min(batch_size, images), 3, *size, device=network.precision.device)
     batch = batch.contiguous(memory_format=torch.channels_last)
     steps = -(-images // batch_size)
 
     def one() -> int:
-        with torch.inference_mode(), member.precision.context():
+        with torch.inference_mode(), network.precision.context():
             for _ in range(steps):
-                for _ in range(2 if member.mirror else 1):
-                    last = member.model(batch)
+                for _ in range(2 if "mirror" in network.looks else 1):
+                    last = network.model(batch)
         last.float().sum().item()  # wait for the device
         return steps * len(batch)
 
@@ -62,10 +63,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
-    predictor = predictors.load(options.run)
-    if not isinstance(predictor.source, trained.Single):
+    predictor = load(options.run)
+    if len(predictor.graph.networks) > 1:
         parser.error("RUN must be a single run, so that there is one model to compare with")
-    view = predictors.open_for(predictor, options.cache)
+    view = open_for(predictor, options.cache)
     rows = np.arange(min(options.images, len(view)))
     size = (int(view.size[0]), int(view.size[1]))
     with tempfile.TemporaryDirectory() as name:
@@ -79,7 +80,7 @@ def main() -> None:
             return predict.predict(options.run, options.cache, folder / "p.csv", batch_size=options.batch_size).rows
 
         work: dict[str, Callable[[], int]] = {
-            "model alone": alone(predictor.source, size, len(rows), options.batch_size),
+            "model alone": alone(predictor.graph.networks[0], size, len(rows), options.batch_size),
             "cache": cached,
         }
         work["cache, whole"] = whole
@@ -88,7 +89,7 @@ def main() -> None:
             linked.mkdir()
             for k, file in enumerate(walk(options.photos).files[: options.images]):
                 shutil.copy2(options.photos / file.image, linked / f"{k:06d}{Path(file.image).suffix}")
-            settings = predictor.manual.settings
+            settings = predictor.spec.settings
 
             def from_photos() -> int:
                 return predict.predict(options.run, linked, folder / "q.csv", batch_size=options.batch_size).rows
@@ -110,7 +111,7 @@ def main() -> None:
                 if number or what in ("photos", "detection"):  # these have nothing to warm up
                     best[what] = max(best[what], images / (time.perf_counter() - started))
                 print(f"round {number}: {what}", flush=True)
-    model = predictor.manual.members[0].model
+    model = predictor.spec.members[0].model
     print(f"\n{model}, {size[0]}x{size[1]}, {len(rows)} images, batches of {options.batch_size}\n")
     print("| what | images per second | of its bound |\n|---|---:|---:|")
     for what, rate in best.items():

@@ -30,31 +30,37 @@ import torch
 from PIL import Image
 from torch import nn
 
-from maskprep.dataset.view import View, open_view
+from maskprep.dataset import View
 from maskprep.errors import UserError
+from maskprep.labels import Schema
 from masktrain.config.config import FitConfig, assignments
+from masktrain.config.images import AugmentConfig
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.study import fit as fitting
-from masktrain.train import feed, host, loop
-from masktrain.train.augment import transforms
-from masktrain.train.batches import Batch
+from masktrain.train import device as devices
+from masktrain.train import loop
+from masktrain.train.augment import Augmenter
+from masktrain.train.draws import AUGMENT, keys
+from masktrain.train.pixels import Batch, Feed
 from masktrain.train.torchvision_ops import ensure_torchvision
 
 Step = Callable[[], int]
 
 
-class Light:
-    """An albumentations recipe for an image of torchvision's ImageFolder; normalised float32 [3, H, W]."""
+class Augmented:
+    """A recipe of masktrain for an image of torchvision's ImageFolder; normalised float32 [3, H, W]."""
 
-    def __init__(self, recipe: str, mean: np.ndarray, std: np.ndarray) -> None:
-        import albumentations
-
-        self.compose = albumentations.Compose(transforms(recipe))
+    def __init__(self, recipe: str, size: tuple[int, int], mean: np.ndarray, std: np.ndarray) -> None:
+        self.augmenter, self.count = Augmenter(AugmentConfig(recipe=recipe), Schema(()), size, 0), 0
         self.mean, self.std = (v.astype(np.float32) for v in (mean, std))
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
         """One augmented image."""
-        pixels = self.compose(image=np.asarray(picture))["image"]
-        return torch.from_numpy(((pixels / np.float32(255) - self.mean) / self.std).transpose(2, 0, 1))
+        pixels, first = np.array(picture)[None], torch.zeros(1, dtype=torch.int64)
+        self.count += 1
+        what = self.augmenter.transforms(keys(0, 1, first + self.count, first, AUGMENT), first)
+        self.augmenter.apply_on_host(pixels, what, first.numpy())
+        return torch.from_numpy(((pixels[0] / np.float32(255) - self.mean) / self.std).transpose(2, 0, 1))
 
 
 def write_jpegs(view: View, rows: np.ndarray, folder: Path) -> None:
@@ -72,50 +78,51 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def ours(learner: loop.Learner, config: FitConfig, batches: Any) -> Step:
+def ours(state: loop.State, feed: Feed) -> Step:
     """A step as `masktrain fit` does it."""
-    feeding = (batch for epoch in count(1) for batch in batches.epoch(epoch))
+    feeding = (batch for epoch in count(1) for batch in feed.epoch(epoch))
 
     def step() -> int:
         batch = next(feeding)
-        loop.train_step(learner, batch, config.optim)
+        loop.train_step(state, batch, feed.augmenter)
         return len(batch)
 
     return step
 
 
-def synthetic(learner: loop.Learner, config: FitConfig, size: tuple[int, int]) -> Step:
+def synthetic(state: loop.State, feed: Feed) -> Step:
     """A step on a batch that is there already."""
-    device, n = learner.precision.device, config.optim.batch_size
-    pixels = torch.randint(0, 256, (n, *size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
-    classes = int(np.prod(learner.objective.target.sizes))
-    batch = Batch(np.arange(n), pixels, torch.arange(n, device=device) % classes)
+    n, classes = feed.batch, state.objective.target.classes
+    pixels = torch.randint(0, 256, (n, *feed.view.size, 3), dtype=torch.uint8, device=state.device)
+    labels = torch.arange(n, device=state.device) % classes
+    numbers = None if feed.numbers is None else feed.numbers[:n]
+    batch = Batch(pixels, nn.functional.one_hot(labels, classes).float(), labels, numbers)
 
     def step() -> int:
-        loop.train_step(learner, batch, config.optim)
+        loop.train_step(state, batch, feed.augmenter)
         return n
 
     return step
 
 
-def plain(learner: loop.Learner, config: FitConfig, loader: Any) -> Step:
+def plain(state: loop.State, config: FitConfig, loader: Any) -> Step:
     """A step on what another loader gives: normalised pixels and labels."""
-    feeding, device = endless(loader), learner.precision.device
-    classes = int(np.prod(learner.objective.target.sizes))
+    feeding, device = endless(loader), state.device
+    classes = state.objective.target.classes
 
     def step() -> int:
         pixels, labels = next(feeding)
         pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
         truth = nn.functional.one_hot(labels.to(device, non_blocking=True), classes).float()
-        with learner.precision.context():
-            outputs = learner.model(pixels)
-        learner.scaler.scale(learner.objective(outputs, truth)).backward()
+        with state.precision.context():
+            outputs = state.model(pixels)
+        state.scaler.scale(state.objective(outputs, truth)).backward()
         if config.optim.clip:
-            learner.scaler.unscale_(learner.optimizer)
-            nn.utils.clip_grad_norm_(learner.model.parameters(), config.optim.clip)
-        learner.scaler.step(learner.optimizer)
-        learner.scaler.update()
-        learner.optimizer.zero_grad(set_to_none=True)
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
         return len(labels)
 
     return step
@@ -140,14 +147,14 @@ def timm_loader(folder: Path, size: tuple[int, int], config: FitConfig, device: 
     )
 
 
-def folder_loader(folder: Path, config: FitConfig, mean: np.ndarray, std: np.ndarray) -> Any:
+def folder_loader(folder: Path, size: tuple[int, int], config: FitConfig, mean: np.ndarray, std: np.ndarray) -> Any:
     """ImageFolder, albumentations and torch's DataLoader."""
     ensure_torchvision()
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
     return DataLoader(
-        ImageFolder(str(folder), transform=Light(config.augment.recipe, mean, std)),
+        ImageFolder(str(folder), transform=Augmented(config.augment.recipe, size, mean, std)),
         batch_size=config.optim.batch_size,
         shuffle=True,
         drop_last=True,
@@ -183,30 +190,29 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     args = parser.parse_args()
-    view = open_view(args.cache, args.view)
-    chosen = {"data.view": view.name, "model.name": args.model, "model.pretrained": False, "run.device": args.device}
+    chosen = {"model.name": args.model, "model.pretrained": False, "run.device": args.device}
+    chosen |= {"data.view": args.view} if args.view else {}
     config = FitConfig.from_keys(chosen | {"optim.batch_size": args.batch_size} | assignments(args.settings))
-    config = feed.settled(view, config)
-    training = fitting.check(view, config)
-    device = host.choose_device(config.run.device)
-    mean, std = fitting.statistics(training, config)
-    behind = fitting.background(config, fitting.colour(training, config), training.split.train)
-    batches = feed.batches_of(training, config, behind, device)
+    data = TrainSet.open(open_view_of(args.cache, config), config)
+    device, view = devices.choose_device(config.run.device), data.view
+    config = fitting.settled(data, config, device)
+    mean, std = fitting.statistics(data, config)
+    feed, _ = fitting.feeds(data, config, fitting.colour(data, config), device)
 
-    def learner() -> loop.Learner:
-        made = fitting.make_learner(config, training, mean, std, device, pretrained=False)
-        loop.wake(made.model, config, 1)
+    def state() -> loop.State:
+        made = fitting.make_state(config, data, mean, std, device, pretrained=False)
+        loop.set_train_mode(made, 1)
         return made
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_jpegs(view, training.split.train[: args.images], folder)
+        write_jpegs(view, data.split.train[: args.images], folder)
         # folders of classes that occur are numbered from 0, as the labels of the loss need no meaning here
         steps: dict[str, Step] = {
-            "masktrain": ours(learner(), config, batches),
-            "synthetic": synthetic(learner(), config, view.size),
-            "timm": plain(learner(), config, timm_loader(folder, view.size, config, device)),
-            "folder": plain(learner(), config, folder_loader(folder, config, mean, std)),
+            "masktrain": ours(state(), feed),
+            "synthetic": synthetic(state(), feed),
+            "timm": plain(state(), config, timm_loader(folder, view.size, config, device)),
+            "folder": plain(state(), config, folder_loader(folder, view.size, config, mean, std)),
         }
         rates: dict[str, list[float]] = {n: [] for n in steps}
         for _ in range(args.rounds):

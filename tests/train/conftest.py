@@ -103,28 +103,6 @@ def fed(config: Callable[..., FitConfig]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def answers() -> Callable[..., Any]:
-    """``answers(run, view, rows)``: probabilities by the files of a run alone, as its fit scored them."""
-    import numpy as np
-    import torch
-
-    from masktrain.train import checkpoint, loop
-    from masktrain.train.device import Precision
-    from masktrain.train.pixels import Crops
-
-    def made(run: Path, view: Any, rows: Any, mirror: bool | None = None) -> Any:
-        cpu = torch.device("cpu")
-        net, sidecar = checkpoint.load_best(run, cpu)
-        crops = Crops(view.before(sidecar.behind()), np.asarray(rows), 64, cpu)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1).float() * 255 for v in (sidecar.mean, sidecar.std))
-        mirror = sidecar.tta == "mirror" if mirror is None else mirror
-        parts = loop.probabilities_of(net, sidecar.answers(), crops, mean, std, Precision(cpu, None), mirror)
-        return torch.cat(list(parts)).numpy()
-
-    return made
-
-
-@pytest.fixture(scope="session")
 def run(cache: Path, config: Callable[..., FitConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test changes."""
     from masktrain.study.fit import fit

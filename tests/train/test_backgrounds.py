@@ -16,6 +16,7 @@ import torch
 from maskprep.base import UsageError, UserError
 from maskprep.crops import DRAW
 from maskprep.dataset import open_view
+from masktrain.answer import model
 from masktrain.data.trainset import TrainSet
 from masktrain.study.fit import colour, fit, resume, statistics
 from masktrain.train import checkpoint
@@ -38,7 +39,7 @@ def outside(pixels: np.ndarray) -> np.ndarray:
 
 
 def test_a_run_keeps_its_background_and_is_scored_before_it(
-    matted: Path, tmp_path: Path, config: Callable[..., Any], answers: Callable[..., Any]
+    matted: Path, tmp_path: Path, config: Callable[..., Any]
 ) -> None:
     fitted = fit(matted, config(data__background="mean", optim__epochs=1), out=tmp_path / "run")
     sidecar, view = checkpoint.load_sidecar(fitted.run), open_view(matted)
@@ -48,7 +49,7 @@ def test_a_run_keeps_its_background_and_is_scored_before_it(
     oof = pd.read_parquet(fitted.run / "oof.parquet").set_index("image")
     where = view.table.index[view.table["image"].isin(oof.index)].to_numpy()
     kept = oof.loc[view.table["image"].iloc[where]].filter(regex=r"^p_\d+$").to_numpy()
-    np.testing.assert_allclose(answers(fitted.run, view, where), kept, atol=1e-5)
+    np.testing.assert_allclose(model.load(fitted.run)(view, where), kept, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mean", "blur"])

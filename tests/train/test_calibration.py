@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import predictors
+from masktrain.answer import model
 from masktrain.answer.evaluate import evaluate
 from masktrain.combine import calibrate
 from masktrain.runs import predictions as heldout
@@ -154,10 +154,10 @@ def test_it_is_fitted_on_other_people_than_it_is_scored_on(own_run: Path, monkey
 def test_the_run_uses_it_from_then_on(own_run: Path, cache: Path) -> None:
     before = evaluate(own_run, cache)
     view, rows = open_view(cache), np.arange(10)
-    plain = predictors.load(own_run)(view, rows)
+    plain = model.load(own_run)(view, rows)
     done = calibrate.calibrate(own_run, thresholds="always")
     assert done.kept and done.calibration.thresholds is not None
-    predictor = predictors.load(own_run)
+    predictor = model.load(own_run)
     assert predictor.calibration == done.calibration
     np.testing.assert_allclose(predictor(view, rows), done.calibration.temper(plain), atol=1e-6)
     again = evaluate(own_run, cache)  # on the very people: left out, and said so
@@ -171,10 +171,10 @@ def test_what_cannot_be_calibrated(own_run: Path) -> None:
     assert "always" in error.value.hint
     (own_run / "calibration.json").write_text('{"temperature": 1.5, "thresholds": [1, 2]}')
     with pytest.raises(UserError, match="does not fit this model"):
-        predictors.load(own_run)
+        model.load(own_run)
     (own_run / "calibration.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        predictors.load(own_run)
+        model.load(own_run)
     (own_run / "calibration.json").unlink()
     (own_run / "oof.parquet").unlink()
     with pytest.raises(UsageError, match=r"has no oof\.parquet"):
@@ -185,4 +185,4 @@ def test_the_command(own_run: Path, call: Callable[..., int], capsys: pytest.Cap
     assert call("calibrate", own_run, "--thresholds", "never") == 0
     said = capsys.readouterr().out
     assert "temperature" in said and "limits per class: macro-F1" in said
-    assert predictors.load(own_run).calibration.thresholds is None
+    assert model.load(own_run).calibration.thresholds is None

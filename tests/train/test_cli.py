@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from masktrain.cli import app as cli
+from masktrain.cli import fit
 from masktrain.config import config
 
 Call = Callable[..., int]
@@ -67,13 +67,13 @@ def test_an_error_of_the_system_is_said_and_not_traced(
     cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert call("folds", cache, "--out", tmp_path / "file/folds.csv") == 1
+    assert call("init", cache, "--out", tmp_path / "file/rules.yaml") == 1
     assert capsys.readouterr().err == f"Error: File exists: '{tmp_path / 'file'}'\n"
 
 
 def test_every_option_is_a_setting() -> None:
-    assert set(cli.OPTIONS.values()) <= set(config.keys())
-    assert len(set(cli.OPTIONS.values())) == len(cli.OPTIONS)  # none twice; --set reaches the others
+    assert set(fit.OPTIONS.values()) <= set(config.keys())
+    assert len(set(fit.OPTIONS.values())) == len(fit.OPTIONS)  # none twice; --set reaches the others
 
 
 def test_settings_by_name(cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:

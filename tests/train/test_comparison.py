@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import baselines, predictors
+from masktrain.answer import baselines, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
@@ -110,7 +110,7 @@ def test_baselines(
         "linear probe on frozen test_resnet",
     ]
     counts = runs.read_data(own_run)["classes"]["train"]
-    view = predictors.open_for(predictors.load(own_run), cache)
+    view = model.open_for(model.load(own_run), cache)
     asked = questions.ask(view, view.schema, runs.read_data(own_run))
     always = np.full(len(asked), np.argmax(counts))
     assert report.rivals[0].accuracy == pytest.approx(accuracy_score(asked.truth, always))
@@ -129,8 +129,8 @@ def test_the_probe_is_scikit_learns_and_never_sees_whom_it_is_asked_about(
     scaler = StandardScaler().fit(x)
     theirs = LogisticRegression(max_iter=300).fit(scaler.transform(x), y).predict(scaler.transform(new))
     np.testing.assert_array_equal(baselines.regress(x, y, new), theirs)
-    predictor = predictors.load(own_run)
-    view, data = predictors.open_for(predictor, cache), runs.read_data(own_run)
+    predictor = model.load(own_run)
+    view, data = model.open_for(predictor, cache), runs.read_data(own_run)
     asked = questions.ask(view, view.schema, data)
     seen: list[set[str]] = []
     features = baselines.features

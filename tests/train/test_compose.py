@@ -18,9 +18,9 @@ import yaml
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
-from masktrain.answer import export, predictors, trained
+from masktrain.answer import export, model
 from masktrain.answer.evaluate import evaluate
-from masktrain.answer.spread import spread
+from masktrain.answer.graph import joint_map
 from masktrain.cli import app as cli
 from masktrain.combine.compose import compose
 from masktrain.config.config import FitConfig
@@ -74,17 +74,17 @@ def test_a_part_of_the_label_by_hand() -> None:
 
 
 def test_what_parts_say_about_joint_classes_by_hand() -> None:
-    age = spread(MASK_SCHEMA, Schema((MASK_SCHEMA["age"],)), ["age"])
+    age = joint_map(MASK_SCHEMA, Schema((MASK_SCHEMA["age"],)), ["age"])
     given = torch.tensor([[0.2, 0.5, 0.3]])
     assert age(given)[0].tolist() == pytest.approx([0.2, 0.5, 0.3] * 6)
     assert age.own.tolist() == [0, 1, 2] * 6
-    worn = spread(MASK_SCHEMA, Schema((MASK_SCHEMA["age"],)), ["age"], Where("mask", ("wear",)))
+    worn = joint_map(MASK_SCHEMA, Schema((MASK_SCHEMA["age"],)), ["age"], Where("mask", ("wear",)))
     assert worn(given)[0].tolist() == pytest.approx([0.2, 0.5, 0.3] * 2 + [1.0] * 12)
     both = Schema((MASK_SCHEMA["gender"], MASK_SCHEMA["age"]))
     joint = torch.tensor([[0.1, 0.2, 0.1, 0.3, 0.1, 0.2]])
-    gender = spread(MASK_SCHEMA, both, ["gender"])
+    gender = joint_map(MASK_SCHEMA, both, ["gender"])
     assert gender(joint)[0].tolist() == pytest.approx(([0.4] * 3 + [0.6] * 3) * 3)
-    mask = spread(MASK_SCHEMA, Schema((MASK_SCHEMA["mask"],)), ["mask"])
+    mask = joint_map(MASK_SCHEMA, Schema((MASK_SCHEMA["mask"],)), ["mask"])
     whole = mask(torch.tensor([[0.7, 0.2, 0.1]])) * gender(joint) * age(given)
     assert float(whole.sum()) == pytest.approx(1.0) and float(whole[0, 6 + 3 + 1]) == pytest.approx(0.2 * 0.6 * 0.5)
 
@@ -133,14 +133,14 @@ def test_parts_with_views_of_their_own_become_one_run(parts: dict[str, Path], ca
     made = compose([f"mask={mine['mask']}", f"gender={mine['gender']}"], tmp_path / "whole")
     face, small = open_view(cache2, "face"), open_view(cache2, "small")
     rows = np.array([7, 2, 90, 33])
-    mask, gender = predictors.load(mine["mask"])(face, rows), predictors.load(mine["gender"])(small, rows)
+    mask, gender = model.load(mine["mask"])(face, rows), model.load(mine["gender"])(small, rows)
     for folder in mine.values():
         shutil.rmtree(folder)  # it needs nothing but itself
     by_hand = (mask[:, :, None] * gender[:, None, :]).reshape(4, 6)
-    predictor = predictors.load(tmp_path / "whole")
+    predictor = model.load(tmp_path / "whole")
     np.testing.assert_allclose(predictor(face, rows), by_hand, atol=1e-6)
-    assert [i.size for i in predictor.manual.inputs] == [(32, 32), (16, 16)]
-    assert predictor.schema == face.schema and predictor.manual.fallback in (0, 1)
+    assert [i.size for i in predictor.spec.inputs] == [(32, 32), (16, 16)]
+    assert predictor.schema == face.schema and predictor.spec.fallback in (0, 1)
     # out of fold: the product of what the parts said of people they did not know, and its score
     one, two = (pd.read_parquet(parts[n] / "oof.parquet").set_index("image") for n in ("mask", "gender"))
     oof = pd.read_parquet(tmp_path / "whole" / "oof.parquet").set_index("image")
@@ -154,24 +154,24 @@ def test_parts_with_views_of_their_own_become_one_run(parts: dict[str, Path], ca
     page = standings.standings([tmp_path / "whole", parts["joint"]])
     assert "whole" in str(page) and "joint" in str(page)
     done = export.export(tmp_path / "whole", formats=("onnx",), cache=cache2)
-    np.testing.assert_allclose(predictors.load(done.files[0])(face, rows), by_hand, atol=1e-4)
+    np.testing.assert_allclose(model.load(done.files[0])(face, rows), by_hand, atol=1e-4)
 
 
 def test_branches_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     compose([f"mask={parts['joint']}", f"gender={parts['bare']}", f"gender={parts['worn']}"], tmp_path / "c")
     face, rows = open_view(cache2, "face"), np.array([7, 2, 90, 33])
-    joint, bare, worn = (predictors.load(parts[n])(face, rows) for n in ("joint", "bare", "worn"))
+    joint, bare, worn = (model.load(parts[n])(face, rows) for n in ("joint", "bare", "worn"))
     mask = joint.reshape(4, 3, 2).sum(2)
     by_hand = np.concatenate([mask[:, :1] * worn, mask[:, 1:2] * bare, mask[:, 2:] * bare], 1)
-    found = predictors.load(tmp_path / "c")(face, rows)
+    found = model.load(tmp_path / "c")(face, rows)
     np.testing.assert_allclose(found, by_hand, atol=1e-6)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     # who looks: the mask network for every class, the others where they are asked
-    networks, _ = trained.parts_of(predictors.load(tmp_path / "c").source)
-    asked = np.array([network.asked(np.arange(6)) for network in networks]).tolist()
+    networks = model.load(tmp_path / "c").graph.networks
+    asked = np.array([network.asked for network in networks]).tolist()
     assert asked == [[True] * 6, [False] * 2 + [True] * 4, [True] * 2 + [False] * 4]
     pytest.importorskip("pytorch_grad_cam")
-    pictures = explain.Lookers(tmp_path / "c", predictors.load(tmp_path / "c"), "gradcam", face)
+    pictures = explain.Lookers(tmp_path / "c", model.load(tmp_path / "c"), "gradcam", face)
     _, seen = pictures.maps(rows, np.array([0, 1, 4, 5]), ["nobody"] * 4)
     wanted = [(networks[0], networks[2])] * 2 + [(networks[0], networks[1])] * 2
     crops = face.gather(rows)

@@ -100,6 +100,11 @@ def test_a_run_that_gives_no_numbers_answers_nothing(run: Path, cache: Path, tmp
         state = load_file(own / "best.safetensors")
         next(value for value in state.values() if value.ndim == 4).view(-1)[0] = float("nan")
         save_file(state, own / "best.safetensors")
+        with pytest.raises(UserError, match=r"best\.safetensors is not the file that best\.json was written for"):
+            predict(own, cache, tmp_path / "p.csv")
+        sidecar = json.loads((own / "best.json").read_text())
+        del sidecar["sha256"]  # as earlier versions wrote it
+        (own / "best.json").write_text(json.dumps(sidecar))
     with pytest.raises(UserError, match=r"damaged gives no finite probabilities for \d+ of \d+ crops"):
         predict(own, cache, tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()

@@ -28,7 +28,7 @@ from PIL import Image
 
 from maskprep.errors import UserError
 from maskprep.weights.fetch import locate
-from masktrain.answer import live, predictors
+from masktrain.answer import live, model
 from masktrain.pages import demo
 
 
@@ -44,7 +44,7 @@ class Eye:
 
 
 def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
-    predictor = predictors.load(run)
+    predictor = model.load(run)
     crop = synthetic.draw(2, 1, (32, 32), np.random.default_rng(0))
     matte = np.full((32, 32), 7, np.uint8)
     chosen = live.Subject("ambiguous", (40.0, 40.0, 100.0, 110.0), "close call", {"face": crop}, {"face": matte})
@@ -74,7 +74,7 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
 def test_the_attention_of_a_run(run: Path, synthetic: Any) -> None:
     if find_spec("pytorch_grad_cam") is None:
         pytest.skip("grad-cam is not installed")
-    attend = demo.attend_with(predictors.load(run))
+    attend = demo.attend_with(model.load(run))
     assert attend is not None
     crop = synthetic.draw(0, 0, (32, 32), np.random.default_rng(0))
     shown = attend(crop, 0)
@@ -180,7 +180,7 @@ def page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(demo, "MAX_UPLOAD", 200_000)
     eye: Any = Eye(live.Subject("no_face", None, "no face found"))
     eye.config = SimpleNamespace(index=SimpleNamespace(max_megapixels=9.0))
-    app = demo.make_app(demo.build(predictors.load(run), eye, "a run"), "127.0.0.1", "TOKEN")
+    app = demo.make_app(demo.build(model.load(run), eye, "a run"), "127.0.0.1", "TOKEN")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import inference, predictors
+from masktrain.answer import model
 from masktrain.answer.evaluate import evaluate
 from masktrain.cli import app as cli
 from masktrain.combine import budgets, ensemble, epochs, voting
@@ -41,14 +41,14 @@ def test_the_epochs_of_a_run_vote(kept: Path, cache: Path, tmp_path: Path) -> No
     held = heldout.read(kept)
     view = open_view(cache)
     rows = view.table.reset_index().set_index("image")["index"].loc[held.images].to_numpy()
-    one = inference.load(kept, "cpu")
+    one = model.load(kept, "cpu")
     told = []
     for epoch in (2, 3, 4):
-        one.model.load_state_dict(load_file(kept / f"epochs/{epoch:05d}.safetensors"))
+        one.graph.network.load_state_dict(load_file(kept / f"epochs/{epoch:05d}.safetensors"))
         told.append(one(view, rows))
     mean = np.mean(told, axis=0)
     np.testing.assert_allclose(heldout.read(tmp_path / "all").probabilities, mean, atol=1e-6)
-    np.testing.assert_allclose(predictors.load(tmp_path / "all", "cpu")(view, rows), mean, atol=1e-6)
+    np.testing.assert_allclose(model.load(tmp_path / "all", "cpu")(view, rows), mean, atol=1e-6)
     f1 = [metrics.macro_f1(metrics.confusion(held.labels, p.argmax(1), 6)) for p in told]
     assert [e.score for e in made.entries] == pytest.approx(f1)
     assert made.score == pytest.approx(metrics.macro_f1(metrics.confusion(held.labels, mean.argmax(1), 6)))

@@ -17,9 +17,9 @@ from sklearn.metrics import f1_score
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import export, predictors
-from masktrain.answer.combination import Combination
+from masktrain.answer import export, model
 from masktrain.answer.evaluate import evaluate
+from masktrain.answer.graph import Combination
 from masktrain.answer.predict import predict
 from masktrain.combine import ensemble
 from masktrain.config.config import FitConfig
@@ -67,11 +67,11 @@ def test_members_of_different_views(fitted: dict[str, Path], cache2: Path, tmp_p
     assert made.against is not None and made.against.low <= made.against.difference <= made.against.high
     shutil.copytree(tmp_path / "e", tmp_path / "moved")  # it needs nothing but itself
     shutil.rmtree(tmp_path / "e")
-    predictor = predictors.load(tmp_path / "moved")
-    assert [(i.view, i.size) for i in predictor.manual.inputs] == [("face", (32, 32)), ("small", (16, 16))]
+    predictor = model.load(tmp_path / "moved")
+    assert [(i.view, i.size) for i in predictor.spec.inputs] == [("face", (32, 32)), ("small", (16, 16))]
     face, small = open_view(cache2, "face"), open_view(cache2, "small")
     rows = np.array([5, 3, 60])
-    tables = np.stack([predictors.load(fitted["large"])(face, rows), predictors.load(fitted["small"])(small, rows)])
+    tables = np.stack([model.load(fitted["large"])(face, rows), model.load(fitted["small"])(small, rows)])
     if kind == "soft":
         np.testing.assert_allclose(predictor(face, rows), tables.mean(0), atol=1e-6)
     kept = json.loads((tmp_path / "moved" / "ensemble.json").read_text())
@@ -82,7 +82,7 @@ def test_members_of_different_views(fitted: dict[str, Path], cache2: Path, tmp_p
     assert len(pd.read_csv(tmp_path / "p.csv")) == 20
     if kind == "stack":
         done = export.export(tmp_path / "moved", formats=("onnx",))
-        portable = predictors.load(done.files[0])
+        portable = model.load(done.files[0])
         np.testing.assert_allclose(portable(face, rows), predictor(face, rows), atol=1e-4)
     with pytest.raises(UsageError, match="several kinds of crops"):
         evaluate(tmp_path / "moved", cache2, view="face")
@@ -161,7 +161,7 @@ def test_soup(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     held = heldout.read(tmp_path / "s")
     view = open_view(cache2, "face")
     rows = view.table.reset_index().set_index("image")["index"].loc[held.images].to_numpy()
-    np.testing.assert_allclose(predictors.load(tmp_path / "s")(view, rows), held.probabilities, atol=1e-5)
+    np.testing.assert_allclose(model.load(tmp_path / "s")(view, rows), held.probabilities, atol=1e-5)
     assert made.score == pytest.approx(
         f1_score(held.labels, held.probabilities.argmax(1), average="macro", zero_division=0), abs=1e-9
     )

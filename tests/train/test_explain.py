@@ -21,8 +21,8 @@ from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.store import decisions
 from maskprep.store.decisions import read_decisions
-from masktrain.answer import predictors, trained
-from masktrain.answer.graph import Part
+from masktrain.answer import model
+from masktrain.answer.graph import Graph, Network
 from masktrain.config.config import FitConfig
 from masktrain.pages import attention, demo
 from masktrain.pages.explain import explain
@@ -33,15 +33,15 @@ pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="g
 
 
 @pytest.fixture(scope="module")
-def part(run: Path) -> Part:
-    return trained.parts_of(predictors.load(run).source)[0][0]
+def part(run: Path) -> Network:
+    return model.load(run).graph.networks[0]
 
 
 FAMILIES = {"test_resnet": "cnn", "test_convnext": "cnn", "test_vit": "vit", "swin_tiny_patch4_window7_224": "swin"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_layer_is_found_by_family(part: Part, name: str) -> None:
+def test_the_layer_is_found_by_family(part: Network, name: str) -> None:
     torch.manual_seed(0)
     size = (64, 64) if name.startswith("swin") else (32, 32)
     model = build(name, 6, size)
@@ -49,7 +49,7 @@ def test_the_layer_is_found_by_family(part: Part, name: str) -> None:
     assert layer.family == FAMILIES[name]
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (3, *size, 3), dtype=np.uint8)
-    own = replace(part, model=model, sidecar=replace(part.sidecar, model=name, size=list(size)))
+    own = Network(model, replace(part.sidecar, model=name, size=list(size)), part.precision)
     found = attention.maps(own, crops, np.array([0, 1, 5]), batch_size=2)
     assert found.shape == (3, *size) and found.min() >= 0 and found.max() <= 1
     alone = attention.maps(own, crops[1:2], np.array([1]))
@@ -76,12 +76,12 @@ class Corner(nn.Module):
 
 
 @pytest.mark.parametrize("method", attention.METHODS)
-def test_the_map_lies_where_the_evidence_is(part: Part, method: str) -> None:
+def test_the_map_lies_where_the_evidence_is(part: Network, method: str) -> None:
     crops = np.zeros((2, 32, 32, 3), np.uint8)
     crops[:, :16, :16, 0] = 255
     crops[:, 16:, 16:, 2] = 255
     sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3)
-    found = attention.maps(replace(part, model=Corner(), sidecar=sidecar), crops, np.array([1, 0]), method)
+    found = attention.maps(Network(Corner(), sidecar, part.precision), crops, np.array([1, 0]), method)
     if method == "eigencam":  # knows no classes
         return
     alpha = np.zeros((2, 32, 32), np.uint8)
@@ -115,7 +115,7 @@ class Spot(nn.Module):
         return self.outputs + self.forward_features(pixels).mean((2, 3))
 
 
-def quarters(part: Part, label: int) -> dict[str, float]:
+def quarters(part: Network, label: int) -> dict[str, float]:
     """Attention in each quarter of a red crop, relative to the upper left one."""
     red = np.zeros((1, 32, 32, 3), np.uint8)
     red[..., 0] = 255
@@ -124,32 +124,32 @@ def quarters(part: Part, label: int) -> dict[str, float]:
     return {name: total / sums["tl"] for name, total in sums.items()}
 
 
-def test_separate_networks_have_their_maps_meant(part: Part) -> None:
+def test_separate_networks_have_their_maps_meant(part: Network) -> None:
     nets = Several([Spot("tl", 0, 0, 0), Spot("br", 0, 0)])
     sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="separate")
-    found = quarters(replace(part, model=nets, sidecar=sidecar), 3)
+    found = quarters(Network(nets, sidecar, part.precision), 3)
     assert found["br"] == pytest.approx(1, abs=0.01) and found["tr"] < 0.2 and found["bl"] < 0.2
 
 
 @pytest.mark.parametrize("route", ["soft", "hard"])
-def test_a_cascade_shows_the_networks_that_were_asked(part: Part, route: str) -> None:
+def test_a_cascade_shows_the_networks_that_were_asked(part: Network, route: str) -> None:
     share = np.array([0.1, 0.3, 0.6])
     first = Spot("tl", *np.log(share))
     nets = Several([first, *(Spot(q, 0, 0) for q in ("tr", "bl", "br"))])
     sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="cascade", route=route)
-    alone = quarters(replace(part, model=Several([first, *[Spot("tl", 0, 0)] * 3]), sidecar=sidecar), 0)
+    alone = quarters(Network(Several([first, *[Spot("tl", 0, 0)] * 3]), sidecar, part.precision), 0)
     for state, own in enumerate(("tr", "bl", "br")):
-        found = quarters(replace(part, model=nets, sidecar=sidecar), 2 * state + 1)
+        found = quarters(Network(nets, sidecar, part.precision), 2 * state + 1)
         say = share[state] if route == "soft" else float(state == 2)
         # a map is coarse: each of both spills a little into the other's quarter
         assert found[own] == pytest.approx((say + alone[own]) / (1 + say * alone[own]), abs=0.01)
 
 
-def test_two_backbones_have_their_maps_meant(part: Part) -> None:
+def test_two_backbones_have_their_maps_meant(part: Network) -> None:
     net = Paired([Spot("tl", 0, 0), Spot("tr", 0)], [(32, 32), (24, 24)], 6, 0.0, 0.0)
     nn.init.ones_(net.classifier.weight)
     sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, second="other")
-    found = quarters(replace(part, model=net, sidecar=sidecar), 4)
+    found = quarters(Network(net, sidecar, part.precision), 4)
     assert found["tr"] == pytest.approx(1, abs=0.05) and found["bl"] < 0.2 and found["br"] < 0.2
 
 
@@ -163,7 +163,7 @@ def test_runs_of_several_networks_are_explained(
     done = explain(run, own_cache, split="val")
     shares = pd.read_csv(done.folder / "attention.csv")
     assert len(shares) == done.images and shares["attention"].between(0, 1).all()
-    attend = demo.attend_with(predictors.load(run))
+    attend = demo.attend_with(model.load(run))
     assert attend is not None
     crop = open_view(own_cache).gather(np.array([0]))[0]
     assert np.abs(attend(crop, 0).astype(int) - crop).max() > 20
@@ -171,13 +171,11 @@ def test_runs_of_several_networks_are_explained(
 
 def test_without_places_there_is_no_map(run: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
-    predictor = predictors.load(run)
-    single = predictor.source
-    assert isinstance(single, trained.Single)
-    member = replace(single.member, model=flat)
-    blind = replace(predictor, source=replace(single, member=member))
+    predictor = model.load(run)
+    known = predictor.graph.networks[0]
+    blind = replace(predictor, source=Graph([Network(flat, known.sidecar, known.precision)]))
     with pytest.raises(UsageError, match="nothing can be shown"):
-        attention.networks_of(trained.parts_of(blind.source)[0][0])
+        attention.networks_of(blind.graph.networks[0])
     assert demo.attend_with(predictor) is not None and demo.attend_with(blind) is None
 
 
@@ -188,7 +186,7 @@ def test_shares_by_hand() -> None:
     assert shares[0] == pytest.approx(0.75) and np.isnan(shares[1])
 
 
-def test_errors_of_use(part: Part, run: Path, cache: Path) -> None:
+def test_errors_of_use(part: Network, run: Path, cache: Path) -> None:
     with pytest.raises(UsageError, match="no --method 'gradcan'") as error:
         explain(run, cache, method="gradcan")
     assert "gradcam" in error.value.hint

@@ -19,7 +19,7 @@ import torch
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import card, export, portable, predictors
+from masktrain.answer import card, export, model
 from masktrain.answer.predict import predict
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
@@ -37,7 +37,7 @@ def test_every_format_answers_as_the_run_does(run: Path, cache: Path, exported: 
     assert all(0 <= d < 1e-4 for d in exported.differences.values())
     view = open_view(cache)
     rows = np.arange(3, 20)
-    expected = predictors.load(run)(view, rows)
+    expected = model.load(run)(view, rows)
     # read with the libraries alone, as another program would
     session = onnxruntime.InferenceSession(str(exported.files[0]))
     for part in (rows[:1], rows):  # the batch may have any size
@@ -53,8 +53,8 @@ def test_the_file_says_how_it_is_to_be_used(run: Path, cache: Path, exported: ex
     sidecar = json.loads((run / "best.json").read_text())
     assert json.loads(held["classes"]) == sidecar["classes"] == list(open_view(cache).schema.class_names)
     assert json.loads(held["mean"]) == [sidecar["mean"]] and json.loads(held["std"]) == [sidecar["std"]]
-    manual = portable.load(exported.files[0]).manual
-    assert manual == predictors.load(run).manual and manual.inputs[0].size == (32, 32)
+    spec = model.load(exported.files[0]).spec
+    assert spec == model.load(run).spec and spec.inputs[0].size == (32, 32)
     beside = json.loads((exported.files[0].parent / "model.json").read_text())
     assert beside["manual"]["members"][0]["model"] == "test_resnet"
 
@@ -100,10 +100,10 @@ def test_temperature_is_in_the_graph_and_limits_beside_it(run: Path, cache: Path
     assert done.files[0] == own / "export" / "model.onnx"
     view = open_view(cache)
     rows = np.arange(40)
-    plain = predictors.load(run)(view, rows).astype(np.float64)
+    plain = model.load(run)(view, rows).astype(np.float64)
     by_hand = np.sqrt(plain) / np.sqrt(plain).sum(1, keepdims=True)  # p^(1/2)
     for source in (own, done.files[0]):
-        predictor = predictors.load(source)
+        predictor = model.load(source)
         np.testing.assert_allclose(predictor(view, rows), by_hand, atol=1e-4)
         np.testing.assert_array_equal(predictor.decide(by_hand), (by_hand * thresholds).argmax(1))
 
@@ -120,13 +120,13 @@ def test_what_cannot_be_exported(run: Path, cache: Path, tmp_path: Path) -> None
     export.export(own, formats=("safetensors",), cache=cache)
     (tmp_path / "bad.onnx").write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"bad\.onnx is no ONNX file"):
-        predictors.load(tmp_path / "bad.onnx")
+        model.load(tmp_path / "bad.onnx")
     with pytest.raises(UsageError, match="does not exist"):
-        predictors.load(tmp_path / "none.onnx")
+        model.load(tmp_path / "none.onnx")
 
 
 def test_the_card_is_filled_from_the_run(run: Path) -> None:
-    text = card.write(run, predictors.load(run))
+    text = card.write(run, model.load(run))
     data = runs.read_data(run)
     best = max(runs.read_metrics(run), key=lambda r: r["macro_f1"])
     assert f"{data['images']['train']} images of 24 people; {data['images']['val']} images of 6 people" in text
@@ -154,9 +154,9 @@ def test_other_targets_and_mirror_images(
     own = fit(cache, config(target__kind=target, run__tta="mirror", optim__epochs=1), out=tmp_path / "run").run
     done = export.export(own, formats=("onnx",))
     view, rows = open_view(cache), np.arange(30)
-    mirrored = predictors.load(own)(view, rows)
+    mirrored = model.load(own)(view, rows)
     assert done.differences["onnx"] < 1e-4
-    np.testing.assert_allclose(predictors.load(done.files[0])(view, rows), mirrored, atol=1e-4)
-    assert np.abs(predictors.load(own, tta="none")(view, rows) - mirrored).max() > 1e-3
+    np.testing.assert_allclose(model.load(done.files[0])(view, rows), mirrored, atol=1e-4)
+    assert np.abs(model.load(own, tta="none")(view, rows) - mirrored).max() > 1e-3
     with pytest.raises(UsageError, match="--tta has no meaning"):
-        predictors.load(done.files[0], tta="mirror")
+        model.load(done.files[0], tta="mirror")

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +25,7 @@ from safetensors.torch import load_file
 
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import open_view
+from masktrain.answer import model
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
 from masktrain.runs import folder as runs
@@ -105,7 +105,7 @@ def test_the_whole_config_is_written_and_read_back(run: Path, config: Make) -> N
 
 def test_the_weights_know_every_setting(run: Path) -> None:
     with safe_open(run / "best.safetensors", "pt") as weights:
-        kept = json.loads(weights.metadata()["settings"])
+        kept = json.loads(weights.metadata()["run"])["settings"]
     assert kept == yaml.safe_load((run / "config.yaml").read_text())
 
 
@@ -430,14 +430,14 @@ def test_the_average_is_what_is_scored_and_kept(cache: Path, config: Make, tmp_p
     assert best != 2 or best_hash(made) == checkpoint.weights_hash(state["average"])
 
 
-def test_the_mirror_image_counts_as_much_as_the_crop(run: Path, cache: Path, answers: Callable[..., Any]) -> None:
+def test_the_mirror_image_counts_as_much_as_the_crop(run: Path, cache: Path) -> None:
     view, rows = open_view(cache), np.arange(12)
     net, sidecar = checkpoint.load_best(run, torch.device("cpu"))
     pixels = torch.from_numpy(view.gather(rows)[:, :, ::-1].copy()).permute(0, 3, 1, 2).float()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (sidecar.mean, sidecar.std))
     with torch.inference_mode():
         other = net(((pixels - mean) / std).float()).softmax(1).numpy()
-    plain, both = (answers(run, view, rows, mirror) for mirror in (False, True))
+    plain, both = (model.load(run, tta="mirror" if mirror else "none")(view, rows) for mirror in (False, True))
     np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-6)
     assert np.abs(both - plain).max() > 1e-4
 
@@ -447,7 +447,7 @@ def test_the_mirror_image_counts_as_much_as_the_crop(run: Path, cache: Path, ans
     [("heads", "cosine", "none"), ("heads", "linear", "mirror"), ("joint", "cosine", "none")],
 )
 def test_what_is_kept_answers_as_what_was_trained(
-    cache: Path, config: Make, answers: Callable[..., Any], tmp_path: Path, kind: str, head: str, tta: str
+    cache: Path, config: Make, tmp_path: Path, kind: str, head: str, tta: str
 ) -> None:
     """The scores of the best epoch come out again from the files alone."""
     settings = config(target__kind=kind, model__head=head, run__tta=tta, optim__epochs=1)
@@ -455,7 +455,7 @@ def test_what_is_kept_answers_as_what_was_trained(
     view, oof = open_view(cache), pd.read_parquet(made / "oof.parquet").set_index("image")
     rows = np.flatnonzero(view.table["image"].isin(oof.index))
     expected = oof.loc[view.table["image"].iloc[rows]].filter(like="p_").to_numpy()
-    np.testing.assert_allclose(answers(made, view, rows), expected, atol=1e-5)
+    np.testing.assert_allclose(model.load(made)(view, rows), expected, atol=1e-5)
     sidecar = checkpoint.load_sidecar(made)
     assert (sidecar.target, sidecar.tta, sidecar.cosine > 0) == (kind, tta, head == "cosine")
 

@@ -71,6 +71,7 @@ def test_what_is_logged_is_what_metrics_say_and_nothing_twice(
     wandb, mlflow = Wandb(), Mlflow()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setattr(loggers, "check", lambda kinds: None)
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     lines = (copy / runs.METRICS).read_text().splitlines(keepends=True)
     (copy / runs.METRICS).write_text("".join(lines[:2]))
@@ -106,6 +107,34 @@ def test_tensorboard_reads_what_a_fit_logs(cache: Path, config: Make, tmp_path: 
         found = [(e.step, e.value) for e in events.Scalars(name)]
         assert found == [(r["epoch"], pytest.approx(loggers.flat(r)[name], rel=1e-6)) for r in records]
     assert json.loads((done / loggers.SENT).read_text())["tensorboard"]["epoch"] == 2
+
+
+def test_a_key_for_mlflow_and_none_for_two_classes() -> None:
+    names = ["<30", ">=30", "<=30", ">30", "=30", "30", "30-59", "30+", "30,", "wear/male/>=60", "안 씀"]
+    keys = [loggers.mlflow_key(name) for name in names]
+    assert keys[0] == "lt 30" and keys[9] == "wear/male/ge 60" and len(set(keys)) == len(names)
+    assert all(set(key) <= set("_/. -") | {c for c in key if c.isalnum()} for key in keys)
+
+
+def test_mlflow_reads_what_a_fit_logs(
+    run: Path, synthetic: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package itself, with the names of classes that it refuses as they are."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    records = runs.read_metrics(copy)
+    for record in records:
+        record["class_f1"]["wear/>=60"] = record["macro_f1"]
+    (copy / runs.METRICS).write_text("".join(json.dumps(r) + "\n" for r in records))
+    with loggers.logging(copy, ("mlflow",)):
+        pass
+    name = json.loads((copy / loggers.SENT).read_text())["mlflow"]["name"]
+    client = mlflow.tracking.MlflowClient()
+    sent = client.get_metric_history(name, "class_f1/wear/ge 60")
+    assert [(m.step, m.value) for m in sent] == [(r["epoch"], r["macro_f1"]) for r in records]
+    assert client.get_run(name).data.params["optim.epochs"] == "3"
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

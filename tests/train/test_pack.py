@@ -16,7 +16,7 @@ import pytest
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
-from masktrain.answer import predictors
+from masktrain.answer import model
 from masktrain.answer.evaluate import evaluate
 from masktrain.cli import app as cli
 from masktrain.combine import ensemble
@@ -37,7 +37,7 @@ def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None
     shutil.copytree(cache, moved)
     rows = np.arange(5)
     view = open_view(moved)
-    np.testing.assert_array_equal(predictors.load(back)(view, rows), predictors.load(run)(open_view(cache), rows))
+    np.testing.assert_array_equal(model.load(back)(view, rows), model.load(run)(open_view(cache), rows))
     assert evaluate(back, moved, split="val").scores == evaluate(run, cache, split="val").scores
     assert compare([run, back]).rows[0].score == compare([run, back]).rows[1].score
     (run / "eval-people-val.json").unlink()
@@ -63,10 +63,10 @@ def test_an_ensemble_is_one_file(run: Path, cache: Path, config: Callable[..., F
     other = fit(cache, config(run__seed=3, optim__epochs=1), out=tmp_path / "other").run
     both = ensemble.ensemble([run, other], tmp_path / "both").run
     pack.pack(both, tmp_path / "both.zip")
-    wanted = predictors.load(both)(open_view(cache), np.arange(4))
+    wanted = model.load(both)(open_view(cache), np.arange(4))
     shutil.rmtree(both)
     back = pack.unpack(tmp_path / "both.zip", tmp_path / "back").place
-    np.testing.assert_array_equal(predictors.load(back)(open_view(cache), np.arange(4)), wanted)
+    np.testing.assert_array_equal(model.load(back)(open_view(cache), np.arange(4)), wanted)
 
 
 def test_nothing_is_written_over(run: Path, tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ from PIL import Image
 from maskprep.crops.crop import sums
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import draw, footage, inference, listed, live, predictors, sheet, watch
-from masktrain.answer.manual import Input, Manual
-from masktrain.answer.predict import predict
-from masktrain.answer.predictor import Predictor
+from masktrain.answer import draw, graph, live, model, table, video
+from masktrain.answer.model import Model
+from masktrain.answer.predict import link, predict, read_list
+from masktrain.answer.spec import CropSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]
 
@@ -142,21 +142,21 @@ def test_nothing_is_written_beside_photos_that_were_named(run: Path, tmp_path: P
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_a_sheet_takes_any_name_and_leaves_no_part(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / f"p.{form}"
-    with sheet.Sheet(out, {"ImageID": str, "ans": int}) as written:
+    with table.TableWriter(out, {"ImageID": str, "ans": int}) as written:
         written.add([{"ImageID": "b\udcff.jpg", "ans": 1}])  # a name of a file that is not UTF-8
     if form == "parquet":
         assert pd.read_parquet(out)["ImageID"].tolist() == ["b\\udcff.jpg"]
     else:
         assert "b\\udcff.jpg" in out.read_text(encoding="utf-8")
     before = out.read_bytes()
-    flush = sheet.Sheet._flush
+    flush = table.TableWriter._flush
 
-    def full(self: sheet.Sheet) -> None:
+    def full(self: table.TableWriter) -> None:
         flush(self)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sheet.Sheet, "_flush", full)
-    with pytest.raises(OSError, match="No space left"), sheet.Sheet(out, {"ImageID": str, "ans": int}) as written:
+    monkeypatch.setattr(table.TableWriter, "_flush", full)
+    with pytest.raises(OSError, match="No space left"), table.TableWriter(out, {"ImageID": str, "ans": int}) as written:
         written.add([{"ImageID": "c.jpg", "ans": 2}])
     assert [p.name for p in tmp_path.iterdir()] == [out.name] and out.read_bytes() == before
 
@@ -183,15 +183,16 @@ def test_lists_name_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     pd.DataFrame({"ImageID": names, "ans": 0}).to_csv(tmp_path / "l.csv", index=False)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(str(tmp_path / n) for n in names)))
     for k, source in enumerate([tmp_path / "l.txt", tmp_path / "l.csv", Path("-")]):
-        found = listed.gather(source, tmp_path / f"links{k}")
-        assert [Path(name).as_posix().endswith(n) for (name, _), n in zip(found.rows, names, strict=True)] == [True] * 5
-        linked = [None if image is None else (found.folder / image).read_bytes().decode() for _, image in found.rows]
+        folder = tmp_path / f"links{k}"
+        rows, paths = link(*read_list(source), folder)
+        assert [Path(name).as_posix().endswith(n) for (name, _), n in zip(rows, names, strict=True)] == [True] * 5
+        linked = [None if image is None else (folder / image).read_bytes().decode() for _, image in rows]
         assert linked == ["b/x.jpg", "a/x.jpg", None, "b/x.jpg", "b/y.odd"]
-        assert len(list(found.folder.iterdir())) == 3  # one link a photo
-        assert found.paths[str(found.rows[4][1])] == (tmp_path / "b/y.odd").resolve()
+        assert len(list(folder.iterdir())) == 3  # one link a photo
+        assert paths[str(rows[4][1])] == (tmp_path / "b/y.odd").resolve()
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(UserError, match="names no photos"):
-        listed.gather(tmp_path / "none.txt", tmp_path / "links9")
+        read_list(tmp_path / "none.txt")
 
 
 # ---------------------------------------------------------------- looks
@@ -199,31 +200,31 @@ def test_lists_name_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_looks_at_crops() -> None:
     crops = torch.arange(48 * 48, dtype=torch.float32).view(1, 1, 48, 48).expand(2, 3, 48, 48)
-    plain, mirrored = inference.looks_at(crops, "mirror")
+    plain, mirrored = graph.tta_views(crops, "mirror")
     assert torch.equal(plain, crops) and torch.equal(mirrored, crops.flip(3))
-    shifted = list(inference.looks_at(crops, "shifts"))
+    shifted = list(graph.tta_views(crops, "shifts"))
     assert len(shifted) == 5 and torch.equal(shifted[0], crops)
     step = 2  # 48 / 24
     for seen, (dy, dx) in zip(shifted[1:], [(-step, 0), (step, 0), (0, -step), (0, step)], strict=True):
         for y, x in ((0, 0), (20, 30), (47, 47)):
             assert seen[0, 0, y, x] == crops[0, 0, np.clip(y + dy, 0, 47), np.clip(x + dx, 0, 47)]
-    assert len(list(inference.looks_at(crops, "mirror+shifts"))) == 10
+    assert len(list(graph.tta_views(crops, "mirror+shifts"))) == 10
 
 
 def test_means_of_looks(run: Path, cache: Path) -> None:
     view, rows = open_view(cache), np.arange(9)
-    plain, both = (inference.load(run, tta=t)(view, rows).astype(np.float64) for t in ("none", "mirror"))
+    plain, both = (model.load(run, tta=t)(view, rows).astype(np.float64) for t in ("none", "mirror"))
     other = 2 * both - plain  # what the mirror images alone say
     geometric = np.sqrt(plain * other.clip(1e-12))
     geometric /= geometric.sum(1, keepdims=True)
-    logit = inference.load(run, tta="mirror", mean="logit")(view, rows)
+    logit = model.load(run, tta="mirror", mean="logit")(view, rows)
     np.testing.assert_allclose(logit, geometric, atol=2e-5)
     assert np.abs(logit - both).max() > 1e-4
-    shifts = inference.load(run, tta="shifts")(view, rows)
+    shifts = model.load(run, tta="shifts")(view, rows)
     assert np.abs(shifts - plain).max() > 1e-4 and np.abs(shifts.sum(1) - 1).max() < 1e-5
     for wrong in ({"tta": "shift"}, {"mean": "logits"}):
         with pytest.raises(UsageError, match=r"There is no --tta") as error:
-            inference.load(run, **wrong)
+            model.load(run, **wrong)
         assert "Did you mean" in error.value.hint
 
 
@@ -254,13 +255,13 @@ def test_the_mean_over_views(run: Path, cache: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- pictures that stream
 
 
-class Eye:
+class Finder:
     """Sees a face in every picture whose first pixel is not 0, and one more where it is over 100."""
 
-    def __init__(self, manual: Manual, synthetic: Any) -> None:
-        self.rng, self.manual, self.draw = np.random.default_rng(0), manual, synthetic.draw
+    def __init__(self, spec: ModelSpec, synthetic: Any) -> None:
+        self.rng, self.spec, self.draw = np.random.default_rng(0), spec, synthetic.draw
 
-    def look(self, pixels: Pixels, everyone: bool = False) -> list[live.Subject]:
+    def find(self, pixels: Pixels, everyone: bool = False) -> list[live.Subject]:
         first = int(pixels[0, 0, 0])
         if first == 0:
             return [live.Subject("no_face", None, "no face found")]
@@ -272,30 +273,31 @@ class Eye:
 
 
 @pytest.fixture(scope="module")
-def predictor(run: Path) -> Predictor:
-    return predictors.load(run)
+def predictor(run: Path) -> Model:
+    return model.load(run)
 
 
 def frame(value: int) -> Pixels:
     return np.full((240, 320, 3), value, np.uint8)
 
 
-def pictures(values: list[int]) -> Iterator[watch.Picture]:
+def pictures(values: list[int]) -> Iterator[video.Picture]:
     for k, value in enumerate(values):
-        yield watch.Picture(f"v#{k}", {"frame": k}, frame(value))
+        yield video.Picture(f"v#{k}", {"frame": k}, frame(value))
 
 
-def test_every_picture_has_its_rows_and_marks(predictor: Predictor, synthetic: Any) -> None:
-    eye: Any = Eye(predictor.manual, synthetic)
+def test_every_picture_has_its_rows_and_marks(predictor: Model, synthetic: Any) -> None:
+    finder: Any = Finder(predictor.spec, synthetic)
     rows: list[dict[str, Any]] = []
     shown: list[Pixels] = []
     values = [1, 0, 101, *[2] * 20]
-    done = watch.watch(predictor, eye, pictures(values), rows.extend, faces="all", show=shown.append, likeliest=True)
+    done = video.Stream(predictor, finder, everyone=True, likeliest=True)
+    done.run(pictures(values), rows.extend, shown.append)
     assert (done.pictures, done.answered, done.rows, done.drawn) == (23, 22, 24, 23)
     assert [(r["frame"], r["face"], r["status"]) for r in rows[:4]] == [
         (0, 0, "ok"), (1, 0, "no_face"), (2, 0, "ok"), (2, 1, "other"),
     ]  # fmt: skip
-    assert rows[1]["ans"] == predictor.manual.fallback and "mask" not in rows[1] and "x0" not in rows[1]
+    assert rows[1]["ans"] == predictor.spec.fallback and "mask" not in rows[1] and "x0" not in rows[1]
     assert [r["ans"] // 2 for r in rows if r["frame"] != 1] == [1, 2, 2, *[2] * 20]  # each with its own crop
     assert rows[3]["x0"] == 200.0 and done.unanswered == {"v#1": "no_face"}
     for value, picture in zip(values, shown, strict=True):
@@ -304,45 +306,45 @@ def test_every_picture_has_its_rows_and_marks(predictor: Predictor, synthetic: A
         assert (picture != value).any()  # a label in any case
 
 
-def test_what_is_held_does_not_grow(predictor: Predictor, synthetic: Any) -> None:
-    eye: Any = Eye(predictor.manual, synthetic)
+def test_what_is_held_does_not_grow(predictor: Model, synthetic: Any) -> None:
+    finder: Any = Finder(predictor.spec, synthetic)
     alive: list[weakref.ref[Any]] = []
     most = 0
 
-    def many() -> Iterator[watch.Picture]:
+    def many() -> Iterator[video.Picture]:
         nonlocal most
-        for k in range(5 * watch.BATCH):
+        for k in range(5 * video.BATCH):
             pixels = frame(k % 3)
             alive.append(weakref.ref(pixels))
-            yield watch.Picture(f"{k}", {}, pixels)
+            yield video.Picture(f"{k}", {}, pixels)
             del pixels
             if k % 7 == 0:
                 gc.collect()
                 most = max(most, sum(ref() is not None for ref in alive))
 
-    done = watch.watch(predictor, eye, many(), lambda rows: None)
-    assert done.pictures == 5 * watch.BATCH and most <= 2 * watch.BATCH
-    assert len(done.unanswered) == watch.EXAMPLES  # some of 27
+    done = video.Stream(predictor, finder).run(many(), lambda rows: None)
+    assert done.pictures == 5 * video.BATCH and most <= 2 * video.BATCH
+    assert len(done.unanswered) == video.EXAMPLES  # some of 27
 
 
-def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(predictor: Predictor, synthetic: Any) -> None:
-    eye: Any = Eye(predictor.manual, synthetic)
+def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(predictor: Model, synthetic: Any) -> None:
+    finder: Any = Finder(predictor.spec, synthetic)
     rows: list[dict[str, Any]] = []
 
-    def stopped() -> Iterator[watch.Picture]:
+    def stopped() -> Iterator[video.Picture]:
         yield from pictures([1, 2])
         raise KeyboardInterrupt
 
-    done = watch.watch(predictor, eye, stopped(), rows.extend, batch=1)
+    done = video.Stream(predictor, finder, batch=1).run(stopped(), rows.extend)
     assert [r["ImageID"] for r in rows] == ["v#0", "v#1"] and done.warnings == ["Stopped after 2 pictures."]
 
 
 def test_a_video_is_written_and_read(tmp_path: Path) -> None:
     file = tmp_path / "v.avi"
-    with footage.Film(file, 10.0) as film:
+    with video.VideoWriter(file, 10.0) as film:
         for value in (0, 60, 120, 180, 240):
             film.add(np.full((49, 64, 3), (value, 30, 255 - value), np.uint8))  # an odd side
-    with footage.Footage(file) as shown:
+    with video.VideoReader(file) as shown:
         frames = list(shown)
         assert shown.announced == 5 and [f.seconds for f in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert frames[0].pixels.shape == (48, 64, 3)
@@ -350,10 +352,10 @@ def test_a_video_is_written_and_read(tmp_path: Path) -> None:
         assert np.abs(found.pixels.mean((0, 1)) - (value, 30, 255 - value)).max() < 12  # red is red
     before = file.read_bytes()
     with pytest.raises(UsageError, match="already exists"):
-        footage.Film(file, 10.0)
+        video.VideoWriter(file, 10.0)
     with pytest.raises(UsageError, match="writes a video"):
-        footage.check_film(tmp_path / "v.png")
-    with pytest.raises(RuntimeError), footage.Film(tmp_path / "half.avi", 10.0) as film:
+        video.check_video(tmp_path / "v.png")
+    with pytest.raises(RuntimeError), video.VideoWriter(tmp_path / "half.avi", 10.0) as film:
         film.add(frame(1))
         raise RuntimeError
     assert sorted(p.name for p in tmp_path.iterdir()) == ["v.avi"] and file.read_bytes() == before
@@ -362,10 +364,10 @@ def test_a_video_is_written_and_read(tmp_path: Path) -> None:
 def test_what_is_no_video(run: Path, tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"no video at all")
     with pytest.raises(UserError, match=r"v\.mp4 cannot be read as a video"):
-        footage.Footage(tmp_path / "v.mp4")
+        video.VideoReader(tmp_path / "v.mp4")
     with pytest.raises(UserError, match="There is no camera 97"):
-        footage.Footage(Path("97"))
-    assert footage.is_camera(Path("0")) and not footage.is_camera(tmp_path)
+        video.VideoReader(Path("97"))
+    assert video.is_camera(Path("0")) and not video.is_camera(tmp_path)
     with pytest.raises(UsageError, match="--faces and --frames are for videos"):
         predict(run, tmp_path, tmp_path / "p.csv", faces="all")
 
@@ -402,13 +404,13 @@ def test_a_picture_in_memory_is_cut_like_a_photo(
     Image.fromarray(photo).save(tmp_path / "photos/a.png")
     pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1)
     view = open_view(tmp_path / "cache", "v")
-    manual = Manual({}, (Input("v", (64, 48), {}),), (), settings, 0)
-    with live.open_eye(manual) as eye:
-        one, two = eye.look(photo)[0], eye.look(photo, everyone=True)
-        nothing = eye.look(np.full((90, 90, 3), 120, np.uint8))
+    manual = ModelSpec({}, (CropSpec("v", (64, 48), {}),), (), settings, 0)
+    with live.open_finder(manual) as finder:
+        one, two = finder.find(photo)[0], finder.find(photo, everyone=True)
+        nothing = finder.find(np.full((90, 90, 3), 120, np.uint8))
     assert np.array_equal(one.crops["v"], view.gather([0])[0])
     subjects = pd.read_parquet(tmp_path / "cache/subjects.parquet").iloc[0]
-    assert one.status == subjects["status"] and one.box == pytest.approx([subjects[c] for c in watch.BOX])
+    assert one.status == subjects["status"] and one.box == pytest.approx([subjects[c] for c in table.BOX])
     assert one.status == status
     if status == "ok":
         assert [s.status for s in two] == ["ok", "other"] and two[1].box is not None and two[1].box[0] > 380
@@ -434,9 +436,9 @@ def test_a_tight_picture_in_memory_is_moved_and_shrunk_like_a_photo(
     Image.fromarray(photo).save(tmp_path / "photos/a.png")
     pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1)
     assert read_geometry(Cache(tmp_path / "cache"), "v")["margin"].iloc[0] < 0.6, "it was shrunk"
-    manual = Manual({}, (Input("v", (48, 48), {}),), (), settings, 0)
-    with live.open_eye(manual) as eye:
-        subject = eye.look(photo)[0]
+    manual = ModelSpec({}, (CropSpec("v", (48, 48), {}),), (), settings, 0)
+    with live.open_finder(manual) as finder:
+        subject = finder.find(photo)[0]
     assert np.array_equal(subject.crops["v"], open_view(tmp_path / "cache", "v").gather([0])[0])
 
 
@@ -456,12 +458,12 @@ def test_no_faces_are_looked_for_where_the_model_sees_whole_pictures(
     (tmp_path / "photos").mkdir()
     Image.fromarray(photo).save(tmp_path / "photos/a.png")
     pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1)
-    manual = Manual({}, (Input("v", (32, 32), {}),), (), settings, 0)
-    with live.open_eye(manual) as eye:
-        [subject] = eye.look(photo, everyone=True)
+    manual = ModelSpec({}, (CropSpec("v", (32, 32), {}),), (), settings, 0)
+    with live.open_finder(manual) as finder:
+        [subject] = finder.find(photo, everyone=True)
     row = pd.read_parquet(tmp_path / "cache/subjects.parquet").iloc[0]
     assert (subject.status, subject.reason) == (row["status"], row["reason"]) == ("given", row["reason"])
-    assert subject.box == tuple(row[c] for c in watch.BOX) == (0, 0, 90, 60)
+    assert subject.box == tuple(row[c] for c in table.BOX) == (0, 0, 90, 60)
     assert np.array_equal(subject.crops["v"], open_view(tmp_path / "cache", "v").gather([0])[0])
 
 
@@ -490,8 +492,8 @@ def test_a_picture_in_memory_is_chosen_by_its_matte_where_the_cache_did_so(
         settings["choose"] = {"matte": on == "matted"}
         pipeline.prepare(tmp_path / "photos", tmp_path / on, settings, "v", 1)
         known = Session(tmp_path / on).subjects().candidates("a.png")
-        with live.open_eye(Manual({}, (Input("v", (64, 48), {}),), (), settings, 0)) as eye:
-            seen = eye.look(photo, everyone=True)
+        with live.open_finder(ModelSpec({}, (CropSpec("v", (64, 48), {}),), (), settings, 0)) as finder:
+            seen = finder.find(photo, everyone=True)
         marks[on] = [s.mark for s in seen]
         assert marks[on] == pytest.approx([c.mark for c in known])
     assert marks["plain"] != pytest.approx(marks["matted"])
@@ -522,14 +524,14 @@ def test_a_background_in_memory_is_that_of_a_cache(portrait: Pixels, tmp_path: P
     Image.fromarray(portrait).save(tmp_path / "photos/a.png")
     pipeline.prepare(tmp_path / "photos", tmp_path / "cache", settings, "v", 1, matted=True)
     view = open_view(tmp_path / "cache", "v")
-    wanted = Input("v", (64, 48), {}, "colour", (0, 255, 0))
-    with live.open_eye(Manual({}, (wanted,), (), settings, 0)) as eye:
-        seen = eye.look(portrait)[0]
+    wanted = CropSpec("v", (64, 48), {}, "colour", (0, 255, 0))
+    with live.open_finder(ModelSpec({}, (wanted,), (), settings, 0)) as finder:
+        seen = finder.find(portrait)[0]
     assert np.array_equal(seen.mattes["v"], view.gather_alpha([0])[0])
     assert np.array_equal(seen.crops["v"], wanted.of(view).gather([0])[0])
     assert (seen.crops["v"] != view.gather([0])[0]).any()
     with (
         pytest.raises(UserError, match="do not say how"),
-        live.open_eye(Manual({}, (wanted,), (), {k: v for k, v in settings.items() if k != "matte"}, 0)),
+        live.open_finder(ModelSpec({}, (wanted,), (), {k: v for k, v in settings.items() if k != "matte"}, 0)),
     ):
         pass

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from masktrain.train.batches import Batches
 from PIL import Image
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
-from masktrain.cli import rules as cli_rules
 from masktrain.config.config import FitConfig
 from masktrain.config.images import AugmentConfig
 from masktrain.data import folds
@@ -27,7 +27,6 @@ from masktrain.pages import compare
 from masktrain.runs import folder as runs
 from masktrain.study import protocol, samples, space
 from masktrain.study.fit import fit, resume
-from masktrain.train.batches import Batches
 
 FIT = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 
@@ -170,7 +169,7 @@ def test_from_the_command_line(
     (ruled / "protocol.folds.csv").unlink()
     assert call("init", ruled, "--folds", 3, "--select", "mask.macro_f1") == 0
     said = capsys.readouterr().out
-    assert "148 images of 30 people" in said and "beat    most frequent class: macro-F1 0." in said
+    assert "148 images of 30 people" in said and "baseline most frequent class: macro-F1 0." in said
     assert call("fit", ruled, *FIT, "--select", "accuracy") == 2
     assert "select.by=accuracy, not mask.macro_f1" in capsys.readouterr().err
     assert call("fit", ruled, *FIT, "--set", "run.deviates=x") == 2
@@ -187,15 +186,22 @@ def test_from_the_command_line(
     assert call("fit", "--resume", tmp_path / "a", "--deviate", "x") == 2
 
 
+def test_folds_alone_are_a_part_of_init(
+    ruled: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("folds", ruled, "--out", "folds.csv") == 2
+    assert "masktrain init CACHE --folds 5" in capsys.readouterr().err
+
+
 def test_a_sweep_keeps_to_it(ruled: Path, tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("fixed: {optim.epochs: 1}\nspace: {optim.lr: [0.001, 0.01]}")
-    base = cli_rules.swept(ruled, {"model.name": "test_resnet"}, space.read(file), None)
+    base = protocol.of_sweep(ruled, {"model.name": "test_resnet"}, space.read(file), None)
     assert base["data.folds_file"] == str(ruled / "protocol.folds.csv") and base["run.seed"] == 4
     assert base["run.protocol"] and "optim.lr" not in base and "optim.epochs" not in base
     file.write_text("space: {select.by: [accuracy, macro_f1]}")
     with pytest.raises(UsageError, match=r"contradicts.*select\.by=several values"):
-        cli_rules.swept(ruled, {}, space.read(file), None)
+        protocol.of_sweep(ruled, {}, space.read(file), None)
 
 
 def test_folds_move_with_the_cache(ruled: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from maskprep.errors import UserError
-from masktrain.answer import predictors
+from masktrain.answer import model
 from masktrain.pages import compare, report, standings
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
@@ -26,10 +26,10 @@ READERS: dict[str, list[Callable[[Path], Any]]] = {
     "metrics.jsonl": [lambda run: compare.compare([run]), report.report, resume],
     "result.json": [lambda run: compare.compare([run]), report.report],
     "env.json": [lambda run: standings.standings([run]), report.report],
-    "calibration.json": [predictors.load],
+    "calibration.json": [model.load],
     "oof.parquet": [heldout.read, report.report, lambda run: standings.standings([run]), resume],
     "folds.json": [runs.members, crossfit.resume, lambda run: compare.compare([run])],
-    "ensemble.json": [predictors.load, lambda run: standings.standings([run])],
+    "ensemble.json": [model.load, lambda run: standings.standings([run])],
 }
 
 EMPTY = {"config.yaml": "", "oof.parquet": "", "data.json": "", "calibration.json": "", "folds.json": ""}

@@ -16,7 +16,7 @@ import yaml
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
-from masktrain.answer import inference, predictors
+from masktrain.answer import model
 from masktrain.config import recipes
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
@@ -49,7 +49,7 @@ def crossed(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory)
         with pytest.raises(UserError, match="Stopped in epoch 1 of 2"):
             crossfit.crossfit(cache, settings, out=out, note="does it add up?")
     with pytest.raises(UsageError, match="Not all folds"):
-        predictors.load(out)
+        model.load(out)
     (out / "fold-3").mkdir()  # as a kill before its first checkpoint leaves it
     for name in ("config.yaml", "data.json", ".tmp-7-env.json"):
         (out / "fold-3" / name).write_text("half")
@@ -85,8 +85,8 @@ def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
 
 def test_the_folds_answer_together(crossed: Path, cache: Path, call: Call, tmp_path: Path) -> None:
     view, rows = open_view(cache), np.arange(9)
-    together = predictors.load(crossed)(view, rows)
-    each = [inference.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
+    together = model.load(crossed)(view, rows)
+    each = [model.load(crossed / f"fold-{k}")(view, rows) for k in (1, 2, 3)]
     np.testing.assert_allclose(together, np.mean(each, axis=0), atol=1e-6)
     assert call("predict", crossed, cache, "--out", tmp_path / "p.csv") == 0
     answers = tmp_path / "answers.csv"
@@ -99,18 +99,19 @@ def test_all_folds_from_the_command_line(
     cache: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "32", "--augment", "none"]
-    assert call("folds", cache, "--out", tmp_path / "folds.csv", "--folds", "2") == 0
-    assert "30 people in 2 folds" in capsys.readouterr().out
-    file = ["--folds-file", tmp_path / "folds.csv"]
+    assert call("init", cache, "--out", tmp_path / "rules.yaml", "--folds", "2") == 0
+    assert "2 folds of people" in capsys.readouterr().out
+    file = ["--folds-file", tmp_path / "rules.folds.csv"]
     assert call("fit", cache, *fast, *file, "--folds", "all", "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "30 people, each by the model that did not know them" in " ".join(said.split())
+    assert "30 people, each by the model that was not trained on them" in " ".join(said.split())
     assert said.count("of 15 held out") == 2
-    sides = pd.read_csv(tmp_path / "folds.csv", dtype=str)
+    sides = pd.read_csv(tmp_path / "rules.folds.csv", dtype=str)
     held_out = runs.read_data(tmp_path / "run" / "fold-2")["people"]["val"]
     assert held_out == sorted(sides["person"][sides["fold"] == "2"])
     assert call("fit", "--resume", tmp_path / "run") == 0
-    assert call("folds", cache, "--out", tmp_path / "folds.csv") == 2
+    (tmp_path / "rules.yaml").unlink()
+    assert call("init", cache, "--out", tmp_path / "rules.yaml", "--folds", "2") == 2  # nor are folds written over
 
 
 def test_one_fold_of_several(cache: Path) -> None:
@@ -144,7 +145,7 @@ def test_folds_files_that_do_not_fit(cache: Path, tmp_path: Path, text: str, sai
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_says_what_it_is_and_holds_settings(name: str) -> None:
-    assert recipes.text(name).startswith("# ") and "(S" in recipes.text(name).splitlines()[0]
+    assert recipes.text(name).startswith("# ") and "(S" not in recipes.text(name)
     values = recipes.read(name)
     assert values and FitConfig.from_keys(values) != FitConfig()
 

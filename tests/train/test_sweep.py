@@ -20,9 +20,10 @@ from masktrain.config import recipes
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
 from masktrain.study import space, sweep, trials
+from masktrain.study.progress import Progress
 from masktrain.train.checkpoint import weights_hash
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 TINY = {"model.name": "test_resnet", "model.pretrained": False, "optim.epochs": 2, "optim.batch_size": 16}
 SPACE = """
@@ -45,16 +46,19 @@ def without_times(done: sweep.Swept) -> list[dict[str, Any]]:
     return [dataclasses.asdict(t) | {"seconds": 0} for t in done.trials]
 
 
+def every(varied: space.Varied) -> list[Any]:
+    """The value in the trial of each place in the grid."""
+    return [varied.suggest(optuna.trial.FixedTrial({varied.key: place})) for place in varied.grid()]
+
+
 def test_a_space_is_read(tmp_path: Path) -> None:
     text = SPACE + "  optim.batch_size: {low: 8, high: 32, step: 8}\n  target.weights: [[1, 1], [1, 2]]\n"
     read = space.read(spaced(tmp_path, text))
     assert read.fixed == {"data.val_ratio": 0.34, "schedule.warmup": 0}
     rate, loss, batch, weights = read.varied
     assert (rate.key, rate.low, rate.high, rate.log) == ("optim.lr", 1e-4, 1e-2, True)
-    assert loss.every() == ["ce", "focal"] and batch.every() == [8, 16, 24, 32]
-    for each in (loss, batch, weights):
-        assert [each.meant(each.drawn(value)) for value in each.every()] == each.every()
-    assert FitConfig.from_keys({"target.weights": weights.every()[1]}).target.weights == (1, 2)
+    assert every(loss) == ["ce", "focal"] and every(batch) == [8, 16, 24, 32]
+    assert FitConfig.from_keys({"target.weights": every(weights)[1]}).target.weights == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,7 @@ def test_a_wrong_space_is_told(tmp_path: Path, text: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "every"),
+    ("given", "values"),
     [
         ("{low: 0.1, high: 0.75, step: 0.2}", [0.1, 0.3, 0.5, 0.7]),
         ("{low: 0.1, high: 0.4, step: 0.1}", [0.1, 0.2, 0.3, 0.4]),
@@ -106,20 +110,15 @@ def test_a_wrong_space_is_told(tmp_path: Path, text: str, says: str) -> None:
         ("{low: 1000, high: 1000.002, step: 0.001}", [1000, 1000.001, 1000.002]),
     ],
 )
-def test_numbers_with_a_step_are_those_that_optuna_is_told(tmp_path: Path, given: str, every: list[float]) -> None:
+def test_numbers_with_a_step_are_those_of_the_file(tmp_path: Path, given: str, values: list[float]) -> None:
     (varied,) = space.read(spaced(tmp_path, f"space: {{optim.lr: {given}}}")).varied
-    assert varied.every() == every
-    distribution = varied.distribution()
-    places = range(distribution.low, distribution.high + 1, distribution.step)
-    assert [varied.meant(i) for i in places] == every
-    assert [varied.drawn(value) for value in every] == list(places)
+    assert every(varied) == values
 
 
 def test_a_number_stays_within_its_range_when_it_is_rounded(tmp_path: Path) -> None:
-    (varied,) = space.read(spaced(tmp_path, "space: {optim.lr: {low: 0.1234567, high: 0.7654321}}")).varied
-    for drawn in (0.1234567, 0.5, 0.7654321):
-        assert varied.distribution()._contains(varied.drawn(varied.meant(drawn)))
-    assert varied.meant(0.33333333) == 0.333333
+    (varied,) = space.read(spaced(tmp_path, "space: {optim.lr: {low: 0.1234564, high: 0.7654327}}")).varied
+    fixed = [optuna.trial.FixedTrial({"optim.lr": value}) for value in (0.1234564, 0.33333333, 0.7654327)]
+    assert [varied.suggest(trial) for trial in fixed] == [0.1234564, 0.333333, 0.7654327]
 
 
 def test_a_grid_that_is_too_large_is_told_before_it_is_made(cache: Path, tmp_path: Path) -> None:
@@ -173,25 +172,16 @@ def stop(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"number": 1}', "1"])
-def test_trials_that_cannot_be_read_are_told(tmp_path: Path, line: str) -> None:
-    (tmp_path / trials.TRIALS).write_text(line)
-    with pytest.raises(UserError, match=r"trials\.jsonl cannot be read"):
-        trials.read(tmp_path, {"optim.lr"})
-    done = trials.Trial(1, {"optim.wd": 1}, 0.5, "done", 1.0, [0.5])
-    trials.write(tmp_path, [done])
-    assert trials.read(tmp_path, {"optim.wd"}) == [done]
-    with pytest.raises(UserError, match="other settings"):
-        trials.read(tmp_path, {"optim.lr"})
-
-
-def test_below_the_median_by_hand() -> None:
-    others = [[0.1, 0.5], [0.2, 0.3], [0.3, 0.9], [0.4]]
-    assert trials.below_median([0.24], others)  # the median of 0.1, 0.2, 0.3, 0.4 is 0.25
-    assert not trials.below_median([0.26], others)
-    assert not trials.below_median([0.0, 0.0], others)  # three came that far, four are needed
-    assert trials.below_median([0.2, 0.4], [*others, [0.6, 0.1]])  # 0.5, 0.3, 0.9, 0.6: 0.55
-    assert not trials.below_median([0.56, 0.4], [*others, [0.6, 0.1]])  # its best counts
+@pytest.mark.parametrize("text", ["{\n{}\n", "[1]\n", '{"op_code": 4}\n'])
+def test_a_journal_that_cannot_be_read_is_told(cache: Path, tmp_path: Path, text: str) -> None:
+    read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005]}"))
+    sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
+    (tmp_path / "out" / trials.JOURNAL).write_text(text)
+    with pytest.raises(UserError, match=r"journal cannot be read"):
+        sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
+    (tmp_path / "out" / trials.JOURNAL).unlink()  # as before there was one
+    with pytest.raises(UsageError, match="is a sweep of an earlier version"):
+        sweep.sweep(cache, read, tmp_path / "out", base=TINY | {"optim.epochs": 1}, kind="grid")
 
 
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp_path: Path) -> None:
@@ -204,18 +194,17 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
         assert (own.optim.lr, own.loss.name) == (t.values["optim.lr"], t.values["loss.name"])
         assert len(t.epochs) == 2 and t.score == max(t.epochs)
 
-    class StopError(Exception):
-        pass
+    class Stopping(Progress):
+        """Ctrl-C after the first epoch of the second trial."""
 
-    def stop(trial: trials.Trial, sofar: sweep.Swept) -> None:
-        if trial.number == 2:
-            raise StopError
+        def epoch(self, record: dict[str, Any]) -> None:
+            if (tmp_path / "halved/trial-002").is_dir():
+                raise KeyboardInterrupt
 
-    with pytest.raises(StopError):
-        sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False, each=stop)
-    (tmp_path / "halved" / "trial-003").mkdir()  # killed before its first snapshot
-    (tmp_path / "halved" / "trial-003" / "config.yaml").write_text("half")
-    halved = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False)
+    how = {"base": TINY, "trials": 3, "prune": False}
+    with pytest.raises(UserError, match="was stopped"):
+        sweep.sweep(cache, read, tmp_path / "halved", progress=Stopping(), **how)
+    halved = sweep.sweep(cache, read, tmp_path / "halved", **how)
     assert without_times(halved) == without_times(whole)
     again = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False)
     assert again.trials == halved.trials  # nothing is done twice
@@ -224,6 +213,21 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
     best = recipes.read(tmp_path / "whole" / sweep.BEST)
     assert whole.best is not None and best["optim.lr"] == whole.best.values["optim.lr"]
     assert best["data.val_ratio"] == 0.34 and best["model.name"] == "test_resnet"
+
+
+def test_another_process_takes_the_trials_that_nobody_has(cache: Path, tmp_path: Path) -> None:
+    """The second one starts while the first is in its first trial."""
+    read, how = space.read(spaced(tmp_path)), {"base": TINY | {"optim.epochs": 1}, "trials": 2, "prune": False}
+    second: list[sweep.Swept] = []
+
+    class Starting(Progress):
+        def epoch(self, record: dict[str, Any]) -> None:
+            if not second:
+                second.append(sweep.sweep(cache, read, tmp_path / "out", **how))
+
+    first = sweep.sweep(cache, read, tmp_path / "out", progress=Starting(), **how)
+    assert [t.number for t in second[0].trials] == [2]
+    assert [t.number for t in first.trials] == [1, 2] and {t.state for t in first.trials} == {"done"}
 
 
 def test_trials_that_cannot_be_trained_are_kept_as_such(cache: Path, tmp_path: Path) -> None:
@@ -292,7 +296,7 @@ space:
 
 
 def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path) -> None:
-    """Scores of every epoch, weights bit for bit, and the order of the trials; one of them cannot be trained."""
+    """Scores of every epoch, and weights bit for bit; one of them cannot be trained."""
     pytest.importorskip("ray")
     read = space.read(spaced(tmp_path, RANDOM))
     how = {"base": {k: v for k, v in TINY.items() if k != "optim.epochs"}, "kind": "random", "prune": False}
@@ -301,25 +305,18 @@ def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path
     two = sweep.sweep(
         cache, read, tmp_path / "two", trials=4, workers=2, each=lambda t, sofar: seen.append(t.number), **how
     )
-    assert without_times(two) == without_times(one) and seen == [1, 2, 3, 4]
+    assert without_times(two) == without_times(one) and sorted(seen) == [1, 2, 3, 4]
     assert {t.state for t in one.trials} == {"done", "failed"}
     for t in (t for t in one.trials if t.state == "done"):
-        a, b = (load_file(tmp_path / f / sweep.folder(t.number) / "best.safetensors") for f in ("one", "two"))
+        a, b = (load_file(tmp_path / f / trials.folder(t.number) / "best.safetensors") for f in ("one", "two"))
         assert weights_hash(a) == weights_hash(b)
     assert (tmp_path / "one/best.yaml").read_text() == (tmp_path / "two/best.yaml").read_text()
 
 
-@pytest.mark.parametrize(
-    "how, said",
-    [
-        ({"kind": "tpe", "prune": False}, "tpe learns from the trials before"),
-        ({"kind": "random", "prune": True}, "pruned depends on the trials before"),
-        ({"kind": "grid", "prune": False, "base": {"run.plugins": ["a.py@0"]}}, "in this process alone"),
-    ],
-)
-def test_what_cannot_be_done_side_by_side(cache: Path, tmp_path: Path, how: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        sweep.sweep(cache, space.read(spaced(tmp_path)), tmp_path / "out", workers=2, **how)
+def test_plugins_are_not_loaded_side_by_side(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path))
+    with pytest.raises(UsageError, match="in this process alone"):
+        sweep.sweep(cache, read, tmp_path / "out", workers=2, base={"run.plugins": ["a.py@0"]})
     assert not (tmp_path / "out").exists()
 
 

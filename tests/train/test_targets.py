@@ -16,6 +16,7 @@ from torch import nn
 from maskprep.base import UsageError
 from maskprep.dataset import open_view
 from maskprep.labels import Attribute, Schema
+from masktrain.answer import model
 from masktrain.config.config import FitConfig
 from masktrain.config.recipes import read
 from masktrain.config.sections import OptimConfig
@@ -86,7 +87,7 @@ def test_batches_carry_numbers_and_shared_labels(aged: Path, fed: Callable[..., 
     ],
 )
 def test_a_fit_is_used_and_resumed_like_any_other(
-    aged: Path, config: Make, answers: Callable[..., Any], tmp_path: Path, settings: dict[str, Any]
+    aged: Path, config: Make, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     done = fit(aged, config(optim__epochs=1, **settings), out=tmp_path / "run").run
     oof = pd.read_parquet(done / runs.OOF)
@@ -94,7 +95,7 @@ def test_a_fit_is_used_and_resumed_like_any_other(
     assert p.shape[1] == 6 and np.allclose(p.sum(1), 1, atol=1e-5)
     view = open_view(aged)
     rows = view.table.reset_index().set_index("image")["index"].loc[oof["image"]].to_numpy(dtype=np.int64)
-    np.testing.assert_allclose(answers(done, view, rows), p, atol=1e-5)
+    np.testing.assert_allclose(model.load(done)(view, rows), p, atol=1e-5)
     again = resume(done)
     assert again.epochs == 1 and again.run == done
 

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from maskprep.labels.schema import Attribute, Schema
-from masktrain.answer.combination import Combination
+from masktrain.answer.graph import Combination
 from masktrain.combine import ensemble, voting
 
 

@@ -7,65 +7,9 @@ rules of the cache.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from maskprep.dataset import open_view
-    from masktrain.answer.evaluate import evaluate
-    from masktrain.answer.export import export
-    from masktrain.answer.predict import Predictions, predict
-    from masktrain.combine.calibrate import Calibrated, calibrate
-    from masktrain.combine.compose import Composed, compose
-    from masktrain.combine.ensemble import Ensemble, ensemble
-    from masktrain.config.config import FitConfig
-    from masktrain.pages.compare import Comparison, compare
-    from masktrain.pages.explain import explain
-    from masktrain.pages.report import report
-    from masktrain.pages.standings import standings
-    from masktrain.runs.archive import pack, unpack
-    from masktrain.score.scored import Report
-    from masktrain.study.crossfit import Crossfitted, crossfit
-    from masktrain.study.fit import Fitted, fit, resume
-    from masktrain.study.plan import Plan, plan
-    from masktrain.study.protocol import Protocol, init, settings
-    from masktrain.study.sweep import Swept, sweep
-
-__all__ = [
-    "Calibrated",
-    "Comparison",
-    "Composed",
-    "Crossfitted",
-    "Ensemble",
-    "FitConfig",
-    "Fitted",
-    "Plan",
-    "Predictions",
-    "Protocol",
-    "Report",
-    "Swept",
-    "calibrate",
-    "compare",
-    "compose",
-    "crossfit",
-    "ensemble",
-    "evaluate",
-    "explain",
-    "export",
-    "fit",
-    "init",
-    "open_view",
-    "pack",
-    "plan",
-    "predict",
-    "report",
-    "resume",
-    "settings",
-    "standings",
-    "sweep",
-    "unpack",
-]
-
-_HOMES = {
+HOMES = {
     "Calibrated": "masktrain.combine.calibrate",
     "Comparison": "masktrain.pages.compare",
     "Composed": "masktrain.combine.compose",
@@ -99,16 +43,18 @@ _HOMES = {
     "sweep": "masktrain.study.sweep",
     "unpack": "masktrain.runs.archive",
 }
-"""Name → the module that has it."""
+"""Name -> the module that has it."""
+
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in HOMES:
         raise AttributeError(f"module 'masktrain.api' has no attribute '{name}'")
-    found = getattr(importlib.import_module(_HOMES[name]), name)
+    found = getattr(importlib.import_module(HOMES[name]), name)
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return list(HOMES)

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from maskprep.base import UserError
 from maskprep.dataset import View
-from masktrain.answer.predictor import Predictor
+from masktrain.answer.model import Model, rows_of
 from masktrain.data import folds
 from masktrain.runs import folder as runs
 from masktrain.score import guesses
 from masktrain.score.questions import Questions, same_source
-from masktrain.train import host, loop
-from masktrain.train.batches import Batches
+from masktrain.train import device as devices
+from masktrain.train import loop
 from masktrain.train.model import build
 
 PROBE = "tf_efficientnet_lite0"
@@ -30,7 +29,7 @@ Ints = NDArray[np.int64]
 
 def rows(
     run: Path,
-    predictor: Predictor,
+    model: Model,
     pictures: View,
     asked: Questions,
     data: dict[str, Any],
@@ -48,14 +47,14 @@ def rows(
         UserError: the cache does not hold the people the run was trained on, or the weights cannot be had.
     """
     name = probe or _probe_of(run)
-    told = linear_probe(name, predictor, pictures, asked, data, batch_size=batch_size, device=device)
+    told = linear_probe(name, model, pictures, asked, data, batch_size=batch_size, device=device)
     counts = np.array(data["classes"]["train"], dtype=np.float64)
     return [*guesses.rows(counts, len(asked)), (f"linear probe on frozen {name}", told)]
 
 
 def linear_probe(
     name: str,
-    predictor: Predictor,
+    model: Model,
     pictures: View,
     asked: Questions,
     data: dict[str, Any],
@@ -79,23 +78,23 @@ def linear_probe(
     known = known[~np.isin(pictures.table["image"].to_numpy()[known], asked.images["image"].to_numpy())]
     if not len(known):
         raise UserError(f"{pictures.path} has no training images besides those that are asked about.")
-    where = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(asked.images["image"]).to_numpy()
-    cropped = ~np.isnan(where.astype(np.float64))
-    model = build(name, 0, pictures.size, pretrained=pretrained)
-    chosen = host.choose_device(device)
-    member = predictor.manual.members[0]
+    where = rows_of(pictures, asked.images["image"])
+    cropped = where >= 0
+    network = build(name, 0, pictures.size, pretrained=pretrained)
+    chosen = devices.choose_device(device)
+    member = model.spec.members[0]
     x, unknown = (
-        features(model.to(chosen).eval(), pictures, part, member.mean, member.std, chosen, batch_size)
-        for part in (known, where[cropped].astype(np.int64))
+        features(network.to(chosen).eval(), pictures, part, member.mean, member.std, chosen, batch_size)
+        for part in (known, where[cropped])
     )
-    told = np.full(len(asked), predictor.manual.fallback, dtype=np.int64)
+    told = np.full(len(asked), model.spec.fallback, dtype=np.int64)
     if cropped.any():
         told[cropped] = regress(x, pictures.table["label"].iloc[known].to_numpy(dtype=np.int64), unknown)
     return told
 
 
 def features(
-    model: torch.nn.Module,
+    network: torch.nn.Module,
     view: View,
     rows: Ints,
     mean: list[float],
@@ -106,11 +105,11 @@ def features(
     """Features float32 [n, d] of some rows of a view."""
     scaled = (torch.tensor(v, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1).to(device) for v in (mean, std))
     m, s = scaled
+    parts = []
     with torch.inference_mode():
-        parts = [
-            model(loop.normalise(b.pixels, m, s)).float().cpu()
-            for b in Batches(view, rows, batch_size, device).epoch(None)
-        ]
+        for part in np.array_split(rows, max(1, -(-len(rows) // batch_size))):
+            pixels = torch.from_numpy(view.gather(part)).to(device).permute(0, 3, 1, 2)
+            parts.append(network(loop.normalise(pixels, m, s)).float().cpu())
     return np.asarray(torch.cat(parts).numpy())
 
 

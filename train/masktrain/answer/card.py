@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from maskprep.base import read_json
-from masktrain.answer.predictor import Predictor
+from masktrain.answer.model import Model
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics, slices
@@ -29,9 +29,9 @@ FEW = 30
 """Training images below which a class is named among the limits."""
 
 
-def write(run: Path, predictor: Predictor) -> str:
+def write(run: Path, predictor: Model) -> str:
     """The card of a run or an ensemble, in Markdown."""
-    manual = predictor.manual
+    manual = predictor.spec
     data = runs.read_data(run)
     kind = f"ensemble of {len(manual.members)} networks ({manual.combination})" if manual.combination else "network"
     lines = [
@@ -62,8 +62,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     return [f"| {' | '.join(map(text, row))} |" for row in [head, marks, *rows]] + [""]
 
 
-def _models(run: Path, predictor: Predictor) -> list[str]:
-    manual = predictor.manual
+def _models(run: Path, predictor: Model) -> list[str]:
+    manual = predictor.spec
     rows = [
         (m.model, m.run, m.view, "x".join(map(str, next(i.size for i in manual.inputs if i.view == m.view))))
         for m in manual.members
@@ -107,7 +107,7 @@ def _data(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _scores(run: Path, predictor: Predictor) -> list[str]:
+def _scores(run: Path, predictor: Model) -> list[str]:
     if not (run / runs.OOF).is_file():
         return ["## Scores on held-out people", "", "None: nobody was held out by all of its members.", ""]
     held, schema = heldout.read(run), predictor.schema
@@ -152,11 +152,11 @@ def _evaluations(run: Path) -> list[str]:
     return [*lines, *notes, ""] if notes else lines
 
 
-def _limits(data: dict[str, Any], classes: Sequence[str], predictor: Predictor) -> list[str]:
+def _limits(data: dict[str, Any], classes: Sequence[str], predictor: Model) -> list[str]:
     counts = data["classes"]["train"]
     absent = [c for c, n in zip(classes, counts, strict=True) if n == 0]
     rare = [f"{c} ({n})" for c, n in zip(classes, counts, strict=True) if 0 < n < FEW]
-    choose = predictor.manual.settings.get("choose", {})
+    choose = predictor.spec.settings.get("choose", {})
     lines = [
         "## Limits",
         "",
@@ -171,7 +171,7 @@ def _limits(data: dict[str, Any], classes: Sequence[str], predictor: Predictor) 
     return [*lines, ""]
 
 
-def _licences(predictor: Predictor) -> list[str]:
+def _licences(predictor: Model) -> list[str]:
     """Of the pretrained weights and of the detectors that cut the crops; the run's own weights have what you give."""
     from maskprep.faces import DETECTORS
     from maskprep.weights import REGISTRY
@@ -179,19 +179,19 @@ def _licences(predictor: Predictor) -> list[str]:
 
     timm = import_timm()
     rows: list[tuple[str, str, str]] = []
-    for name in dict.fromkeys(n for m in predictor.manual.members for n in m.model.split(" + ")):
+    for name in dict.fromkeys(n for m in predictor.spec.members for n in m.model.split(" + ")):
         config = timm.models.get_pretrained_cfg(known_name(name))
         licence = getattr(config, "license", None) or "not stated by timm"
         rows.append((name, "pretrained weights in timm, if the run started from them", licence))
-    for name in predictor.manual.settings.get("detect", {}).get("detectors", ()):
+    for name in predictor.spec.settings.get("detect", {}).get("detectors", ()):
         if name in DETECTORS:
             rows.append((name, "face detector that cuts the crops", REGISTRY[DETECTORS[name].weight].licence))
     return ["## Licences of the weights it builds on", "", *table(("weights", "what for", "licence"), rows)]
 
 
-def _geometry(predictor: Predictor) -> str:
+def _geometry(predictor: Model) -> str:
     seen = []
-    for place in predictor.manual.inputs:
+    for place in predictor.spec.inputs:
         about = {k: place.geometry.get(k) for k in ("margin", "align", "crop", "border")}
         said = ", ".join(f"{k} {v}" for k, v in about.items() if v is not None)
         seen.append(f"{place.view}: {place.size[0]}x{place.size[1]}" + (f", {said}" if said else ""))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from masktrain.train.host import Precision
+from masktrain.train.device import Precision
 
 BATCH = 16
 """Images that are timed at once."""

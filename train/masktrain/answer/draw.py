@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from maskprep.base import UsageError, font, nfc, write_with
 from maskprep.labels import Schema
+from masktrain.answer.table import attribute_probabilities
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -34,10 +35,9 @@ class Mark:
 
 def mark_of(schema: Schema, answer: int, probabilities: NDArray[np.float32], box: Box | None) -> Mark:
     """The answer for one face: each attribute's class with its probability."""
-    cube = probabilities.reshape(schema.sizes)
     lines = []
-    for axis, (name, index) in enumerate(zip(schema.joint, schema.decode(answer), strict=True)):
-        sure = cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))[index]
+    for name, index in zip(schema.joint, schema.decode(answer), strict=True):
+        sure = attribute_probabilities(schema, probabilities, name)[index]
         lines.append(f"{schema[name].classes[index]}  {sure:.0%}")
     return Mark(box, tuple(lines), COLOURS[schema.decode(answer)[0] % len(COLOURS)])
 

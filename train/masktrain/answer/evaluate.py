@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,13 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError, write_json
 from maskprep.dataset import View
 from masktrain.answer import baselines as simple
-from masktrain.answer import predictors
-from masktrain.answer.members import FILE as ENSEMBLE
-from masktrain.answer.predictor import Predictor
+from masktrain.answer.model import Model, load, open_for, rows_of
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import calibration, metrics, origins, questions, slices, submission
 from masktrain.score.calibration import Calibration
 from masktrain.score.questions import Questions
 from masktrain.score.scored import Report, Rival, rival
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What something trained says to some questions.
-
-    Args:
-        probabilities: float32 [n, C], predicted: [n].
-        cropped: whether an image has a crop [n].
-        known: whether there is an answer that counts [n]: of held-out images an ensemble has only those it kept.
-    """
-
-    probabilities: NDArray[np.float32]
-    predicted: NDArray[np.int64]
-    cropped: NDArray[np.bool_]
-    known: NDArray[np.bool_]
 
 
 def evaluate(
@@ -70,7 +51,7 @@ def evaluate(
         probe: network of the linear probe; by default the run's own, if it started from pretrained weights.
         by: what to slice by, columns or attributes, several together as ``a*b``; see
             :func:`masktrain.score.slices.default`.
-        tta: see :func:`masktrain.answer.predictors.load`, with ``tta_mean``.
+        tta: see :func:`masktrain.answer.model.load`, with ``tta_mean``.
 
     Returns:
         The report; it is written to ``eval-<cache>-<split>.json`` in the run folder, too, with answers to
@@ -84,85 +65,94 @@ def evaluate(
             f"{run} is a file, not a run folder.",
             "Exported files can be used with masktrain predict; predictions must be a CSV file.",
         )
-    predictor = predictors.load(run, device, tta, tta_mean)
-    pictures = predictors.open_for(predictor, cache, view)
-    schema, data = predictor.schema, runs.read_data(run)
+    model = load(run, device, tta, tta_mean)
+    pictures = open_for(model, cache, view)
+    schema, data = model.schema, runs.read_data(run)
     asked = questions.ask(pictures, schema, data, answers, split)
-    predictor, warnings = _fair(predictor, pictures, asked, data)
-    given = answer(run, predictor, pictures, asked, batch_size)
-    asked, given = asked.take(given.known), _take(given, given.known)
-    kept = asked.split == "val" and (run / ENSEMBLE).is_file()
+    model, warnings = _fair(model, pictures, asked, data)
+    given = predictions(run, model, pictures, asked, batch_size)
+    asked = asked.take(asked.images["image"].isin(given["image"]).to_numpy())
+    table, predicted, cropped = probabilities(given), given["ans"].to_numpy(), given["cropped"].to_numpy()
+    kept = _kept(run, asked)
     if kept:
         asked = dataclasses.replace(asked, what="of people held out, as answered by its members that had not seen them")
-    warnings += _warnings(asked, pictures, predictor, data, seen=not kept)
+    warnings += _warnings(asked, pictures, model, data, seen=not kept)
     rivals = []
     if against is not None:
-        rivals.append(_other(against, cache, asked, given, predictor, warnings, batch_size, device, tta, tta_mean))
+        rivals.append(_other(against, cache, asked, predicted, model, warnings, batch_size, device, tta, tta_mean))
     if baselines or probe is not None:
-        rows = simple.rows(run, predictor, pictures, asked, data, probe=probe, batch_size=batch_size, device=device)
-        rivals += [rival(name, asked, given.predicted, told) for name, told in rows]
+        rows = simple.rows(run, model, pictures, asked, data, probe=probe, batch_size=batch_size, device=device)
+        rivals += [rival(name, asked, predicted, told) for name, told in rows]
     columns = {name: values for name, values in asked.columns(cache).items() if name not in schema.names}
     if by is None:
         by = slices.default(schema, list(columns))
     seen = questions.same_source(pictures, data) and asked.images["person"].isin(data["people"]["train"]).any()
-    fair = given.probabilities if kept or not seen else None
+    fair = table if kept or not seen else None
     known = origins.gather(cache, asked.images, schema, asked.truth, fair)
     report = Report(
         run=str(run),
         cache=str(cache),
         view=pictures.name,
         what=f"{len(asked)} images {asked.what}",
-        scores=metrics.score(asked.truth, given.predicted, schema),
-        interval=metrics.interval(asked.truth, given.predicted, asked.people, schema.num_classes),
-        ece=calibration.ece(given.probabilities[given.cropped], asked.truth[given.cropped]),
-        slices=slices.score(asked.truth, given.predicted, asked.people, schema, columns, by),
+        scores=metrics.score(asked.truth, predicted, schema),
+        interval=metrics.interval(asked.truth, predicted, asked.people, schema.num_classes),
+        ece=calibration.ece(table[cropped], asked.truth[cropped]),
+        slices=slices.score(asked.truth, predicted, asked.people, schema, columns, by),
         rivals=rivals,
-        without_crop=asked.images["image"][~given.cropped].tolist(),
+        without_crop=asked.images["image"][~cropped].tolist(),
         warnings=warnings,
         file=run / questions.report_name(cache, asked, answers, split),
-        origins=origins.rank(asked.truth, given.predicted, asked.people, schema, known),
+        origins=origins.rank(asked.truth, predicted, asked.people, schema, known),
     )
     write_json(report.file, report.to_dict())
     return report
 
 
-def answer(run: Path, predictor: Predictor, pictures: View, asked: Questions, batch_size: int) -> Answers:
-    """What a run says to some questions about the images of a view.
+def predictions(run: Path, model: Model, pictures: View, asked: Questions, batch_size: int = 64) -> pd.DataFrame:
+    """What a run says to some questions about the images of a view, in their order.
 
     Images without a crop get the most frequent training class. An ensemble answers for people that its members held
-    out by what it has kept of them, as each of the others may have seen them.
+    out by what it has kept of them, as each of the others may have seen them; it leaves out images it has not kept.
+
+    Returns:
+        image, person, label (the truth), ans, cropped (whether there is a crop), and p_0, p_1, ... of the classes.
     """
-    manual = predictor.manual
-    probabilities = np.zeros((len(asked), len(manual.classes)), dtype=np.float32)
-    probabilities[:, manual.fallback] = 1.0
-    rows = pd.Series(pictures.table.index, index=pictures.table["image"]).reindex(asked.images["image"]).to_numpy()
-    cropped = ~np.isnan(rows.astype(np.float64))
+    spec, rows = model.spec, rows_of(pictures, asked.images["image"])
+    cropped, table = rows >= 0, np.zeros((len(asked), len(model.spec.classes)), dtype=np.float32)
+    table[:, spec.fallback] = 1.0
     known = np.ones(len(asked), dtype=bool)
-    if asked.split == "val" and (run / ENSEMBLE).is_file():
+    if _kept(run, asked):
         held = heldout.read(run)
-        place = pd.Series(np.arange(len(held)), index=held.images).reindex(asked.images["image"]).to_numpy()
-        found = cropped & ~np.isnan(place.astype(np.float64))
-        known = found | ~cropped
-        probabilities[found] = predictor.calibration.temper(held.probabilities[place[found].astype(np.int64)])
+        place = pd.Index(held.images).get_indexer(pd.Index(asked.images["image"]))
+        known = (place >= 0) | ~cropped
+        table[cropped & known] = model.calibration.temper(held.probabilities[place[cropped & known]])
     else:
-        probabilities[cropped] = predictor(pictures, rows[cropped].astype(np.int64), batch_size)
-    predicted = predictor.decide(probabilities)
-    predicted[~cropped] = manual.fallback
-    return Answers(probabilities, predicted, cropped, known)
+        table[cropped] = model(pictures, rows[cropped], batch_size)
+    predicted = np.where(cropped, model.decide(table), spec.fallback)
+    about = {"image": asked.images["image"].to_numpy(), "person": asked.people, "label": asked.truth}
+    frame = pd.DataFrame(about | {"ans": predicted, "cropped": cropped})
+    columns = [f"p_{k}" for k in range(table.shape[1])]
+    return pd.concat([frame, pd.DataFrame(table, columns=columns)], axis=1)[known].reset_index(drop=True)
 
 
-def _take(given: Answers, chosen: NDArray[np.bool_]) -> Answers:
-    return Answers(*(getattr(given, f.name)[chosen] for f in dataclasses.fields(Answers)))
+def probabilities(given: pd.DataFrame) -> NDArray[np.float32]:
+    """Those of a table of predictions [n, C]."""
+    return given.filter(regex=r"^p_\d+$").to_numpy(np.float32)
 
 
-def _fair(predictor: Predictor, pictures: View, asked: Questions, data: dict[str, Any]) -> tuple[Predictor, list[str]]:
+def _kept(run: Path, asked: Questions) -> bool:
+    """Whether a run answers with what it has kept of people that were held out."""
+    return asked.split == "val" and (run / runs.ENSEMBLE).is_file()
+
+
+def _fair(model: Model, pictures: View, asked: Questions, data: dict[str, Any]) -> tuple[Model, list[str]]:
     """Without the calibration, where it was fitted on the very people that are asked about."""
-    if predictor.calibration == Calibration() or not questions.same_source(pictures, data):
-        return predictor, []
+    if model.calibration == Calibration() or not questions.same_source(pictures, data):
+        return model, []
     same = asked.images["person"].isin(data["people"]["val"]) & (asked.images["split"] == "train")
     if not same.any():
-        return predictor, []
-    plain = dataclasses.replace(predictor, calibration=Calibration())
+        return model, []
+    plain = dataclasses.replace(model, calibration=Calibration())
     return plain, ["The calibration was fitted on people among these images, so it is left out of these scores."]
 
 
@@ -170,8 +160,8 @@ def _other(
     run: Path,
     cache: Path,
     asked: Questions,
-    given: Answers,
-    predictor: Predictor,
+    predicted: NDArray[np.int64],
+    model: Model,
     warnings: list[str],
     batch_size: int,
     device: str,
@@ -180,25 +170,25 @@ def _other(
 ) -> Rival:
     """Another run on the same images; what speaks against the comparison is added to the warnings."""
     if submission.is_one(run):
-        told = submission.read(run, cache, predictor.schema).answer(asked)
-        return rival(str(run), asked, given.predicted, told.predicted)
-    other = predictors.load(run, device, tta, tta_mean)
-    if other.manual.classes != predictor.manual.classes:
+        told = submission.read(run, cache, model.schema).answer(asked)
+        return rival(str(run), asked, predicted, told.predicted)
+    other = load(run, device, tta, tta_mean)
+    if other.spec.classes != model.spec.classes:
         raise UsageError(f"{run} tells other classes, so it cannot be compared on these answers.")
-    pictures, data = predictors.open_for(other, cache), runs.read_data(run)
+    pictures, data = open_for(other, cache), runs.read_data(run)
     other, _ = _fair(other, pictures, asked, data)
-    said = answer(run, other, pictures, asked, batch_size)
-    if not said.known.any():
+    said = predictions(run, other, pictures, asked, batch_size)
+    if not len(said):
         raise UserError(f"{run} has no out-of-fold answer for any of these images.")
-    if questions.same_source(pictures, data) and not (asked.split == "val" and (run / ENSEMBLE).is_file()):
+    if questions.same_source(pictures, data) and not _kept(run, asked):
         seen = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
         if seen.any():
             warnings.append(f"{run} was trained on the people in {int(seen.sum())} of the {len(asked)} images.")
-    both = asked.take(said.known)
-    return rival(str(run), both, given.predicted[said.known], said.predicted[said.known])
+    both = asked.images["image"].isin(said["image"]).to_numpy()
+    return rival(str(run), asked.take(both), predicted[both], said["ans"].to_numpy())
 
 
-def _warnings(asked: Questions, pictures: View, predictor: Predictor, data: dict[str, Any], seen: bool) -> list[str]:
+def _warnings(asked: Questions, pictures: View, model: Model, data: dict[str, Any], seen: bool) -> list[str]:
     found = []
     if seen and questions.same_source(pictures, data):
         trained = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
@@ -207,7 +197,7 @@ def _warnings(asked: Questions, pictures: View, predictor: Predictor, data: dict
                 f"{int(trained.sum())} of the {len(asked)} images show people the run was trained on:"
                 " this is not a score on people it never saw."
             )
-    geometry = predictor.manual.inputs[0].geometry
+    geometry = model.spec.inputs[0].geometry
     differs = [k for k in ("crop", "margin", "align", "border") if geometry.get(k) != pictures.info.get(k)]
     if differs:
         found.append(f"The crops were made with another {' and '.join(differs)} than those the run was trained on.")

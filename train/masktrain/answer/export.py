@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, fsync_replace, keep_whole, missing_extra, temporary_name, write_atomic
-from masktrain.answer import card, portable, predictors
+from masktrain.answer import card
 from masktrain.answer.graph import Graph
-from masktrain.answer.predictor import Predictor, check_size, find_view
+from masktrain.answer.model import CALIBRATION_KEY, EXPORTED, SPEC_KEY, Model, find_view, load, rows_of
 from masktrain.config.settings import nearest
 from masktrain.runs import folder as runs
 
@@ -72,17 +72,18 @@ def export(
         if name not in FORMATS:
             near = nearest(name, FORMATS)
             raise UsageError(f"There is no format '{name}'.", f"Use {', '.join(near or FORMATS)}.")
-    if run.suffix == ".onnx":
+    if run.suffix in EXPORTED:
         raise UsageError(f"{run} is exported already.")
     if out is not None:
         _check_folder(run, out, [*(FILES[name] for name in formats), ABOUT, CARD], force)
-    predictor = predictors.load(run, "cpu")
-    crops, images = real_crops(predictor, run, cache)
-    expected = predictor.of_crops(crops)
-    graph = graph_of(predictor).eval()
+    model = load(run, "cpu")
+    crops, images = real_crops(model, run, cache)
+    expected = model.of_crops(crops)
+    graph = model.graph
+    graph.temperature = model.calibration.temperature
     folder = out or run / "export"
     folder.mkdir(parents=True, exist_ok=True)
-    examples = tuple(torch.from_numpy(crops[i.view][:2]) for i in predictor.manual.inputs)
+    examples = tuple(torch.from_numpy(crops[i.view][:2]) for i in model.spec.inputs)
     program = None
     if {"onnx", "pt2"} & set(formats):
         with _quietly():
@@ -94,7 +95,7 @@ def export(
         part = temporary_name(final)
         part = part.with_name(f"{part.stem}-part{final.suffix}")
         try:
-            got = _write(name, part, program, graph, examples, predictor, crops)
+            got = _write(name, part, program, graph, examples, model, crops)
             differences[name] = float(np.abs(got - expected).max())
             if not differences[name] <= LIMIT:
                 raise UserError(
@@ -106,9 +107,9 @@ def export(
             part.unlink(missing_ok=True)
         files.append(final)
     about = folder / ABOUT
-    write_atomic(about, (json.dumps(described(predictor), indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(about, (json.dumps(described(model), indent=2, ensure_ascii=False) + "\n").encode())
     page = folder / CARD
-    write_atomic(page, card.write(run, predictor).encode())
+    write_atomic(page, card.write(run, model).encode())
     return Exported([*files, about, page], differences, len(expected), images)
 
 
@@ -126,21 +127,12 @@ def _check_folder(run: Path, out: Path, names: Sequence[str], force: bool) -> No
         keep_whole(out / name, force)
 
 
-def described(predictor: Predictor) -> dict[str, Any]:
-    """The manual and the calibration as plain values, for model.json."""
-    manual: dict[str, Any] = json.loads(predictor.manual.to_json())
-    return {"manual": manual, "calibration": json.loads(predictor.calibration.to_json())}
+def described(model: Model) -> dict[str, Any]:
+    """The specification and the calibration as plain values, for model.json."""
+    return {"manual": json.loads(model.spec.to_json()), "calibration": json.loads(model.calibration.to_json())}
 
 
-def graph_of(predictor: Predictor) -> Graph:
-    """A trained thing as one network on the CPU."""
-    from masktrain.answer.trained import parts_of
-
-    parts, combination = parts_of(predictor.source)
-    return Graph(parts, combination, predictor.calibration.temperature)
-
-
-def real_crops(predictor: Predictor, run: Path, cache: Path | None) -> tuple[dict[str, NDArray[np.uint8]], str]:
+def real_crops(model: Model, run: Path, cache: Path | None) -> tuple[dict[str, NDArray[np.uint8]], str]:
     """Crops to compare on, spread over a cache: for each input uint8 [n, H, W, 3]; and where they are from.
 
     Raises:
@@ -152,17 +144,13 @@ def real_crops(predictor: Predictor, run: Path, cache: Path | None) -> tuple[dic
             f"The cache of {run} is no longer at {where}; exports are compared on real crops.",
             "Name a cache with such crops: --cache CACHE",
         )
-    views = [find_view(where, i) for i in predictor.manual.inputs]
+    views = [find_view(where, i, model.spec.settings) for i in model.spec.inputs]
     shared = sorted(set.intersection(*(set(v.table["image"]) for v in views)))
-    chosen = [shared[i] for i in np.linspace(0, len(shared) - 1, min(PARITY_CROPS, len(shared))).round().astype(int)]
-    crops = {}
-    for wanted, view in zip(predictor.manual.inputs, views, strict=True):
-        check_size(wanted, view)
-        rows = view.table.reset_index().set_index("image")["index"].loc[chosen].to_numpy(dtype=np.int64)
-        crops[wanted.view] = view.gather(rows)
-    if not chosen:
+    if not shared:
         raise UserError(f"{where} has no crops to compare on.")
-    return crops, str(where)
+    chosen = [shared[i] for i in np.linspace(0, len(shared) - 1, min(PARITY_CROPS, len(shared))).round().astype(int)]
+    seen = {i.view: v.gather(rows_of(v, chosen)) for i, v in zip(model.spec.inputs, views, strict=True)}
+    return seen, str(where)
 
 
 def _write(
@@ -171,55 +159,50 @@ def _write(
     program: Any,
     graph: Graph,
     examples: tuple[torch.Tensor, ...],
-    predictor: Predictor,
+    model: Model,
     crops: Mapping[str, NDArray[np.uint8]],
 ) -> NDArray[np.float32]:
     """Write one format and compute the crops' probabilities from what was written."""
-    tensors = [torch.from_numpy(crops[i.view]) for i in predictor.manual.inputs]
     if name == "onnx":
-        _write_onnx(file, program, examples, predictor)
-        return portable.load(file).of_crops(crops)
-    if name == "pt2":
-        extra = {k: json.dumps(v) for k, v in described(predictor).items()}
-        torch.export.save(program, file, extra_files=extra)
-        with _quietly(), torch.inference_mode():
-            return np.asarray(torch.export.load(file).module()(*tensors).numpy())
-    from safetensors.torch import load_file, save_file
+        _write_onnx(file, program, examples, model)
+    elif name == "pt2":
+        torch.export.save(program, file, extra_files={k: json.dumps(v) for k, v in described(model).items()})
+    else:
+        from safetensors.torch import load_file, save_file
 
-    state = {k: v.contiguous().clone() for k, v in graph.state_dict().items()}
-    save_file(state, file, metadata={k: json.dumps(v) for k, v in described(predictor).items()})
-    graph.load_state_dict(load_file(file))
-    with torch.inference_mode():
-        return np.asarray(graph(*tensors).numpy())
+        state = {k: v.contiguous().clone() for k, v in graph.state_dict().items()}
+        save_file(state, file, metadata={k: json.dumps(v) for k, v in described(model).items()})
+        graph.load_state_dict(load_file(file))
+        return graph.answer([crops[i.view] for i in model.spec.inputs])
+    with _quietly():
+        return load(file).of_crops(crops)
 
 
-def _write_onnx(file: Path, program: Any, examples: tuple[torch.Tensor, ...], predictor: Predictor) -> None:
+def _write_onnx(file: Path, program: Any, examples: tuple[torch.Tensor, ...], model: Model) -> None:
     try:
         import onnx
         import onnxscript  # noqa: F401  (the exporter needs it)
     except ImportError as error:
         raise missing_extra(error.name or "onnx", "onnx") from error
-    names = [f"crops_{i.view}" for i in predictor.manual.inputs]
-    held = io.BytesIO()
+    names = [f"crops_{i.view}" for i in model.spec.inputs]
     with _quietly():
         written = torch.onnx.export(
             program, examples, dynamo=True, input_names=names, output_names=["probabilities"], verbose=False
         )
-        assert written is not None
-        held.write(written.model_proto.SerializeToString())
-    model = onnx.load_from_string(held.getvalue())
+    assert written is not None
+    made = written.model_proto
     about = {
-        portable.MANUAL_KEY: predictor.manual.to_json(),
-        portable.CALIBRATION_KEY: predictor.calibration.to_json(),
-        "classes": json.dumps(predictor.manual.classes, ensure_ascii=False),
-        "mean": json.dumps([m.mean for m in predictor.manual.members]),
-        "std": json.dumps([m.std for m in predictor.manual.members]),
+        SPEC_KEY: model.spec.to_json(),
+        CALIBRATION_KEY: model.calibration.to_json(),
+        "classes": json.dumps(model.spec.classes, ensure_ascii=False),
+        "mean": json.dumps([m.mean for m in model.spec.members]),
+        "std": json.dumps([m.std for m in model.spec.members]),
     }
-    onnx.helper.set_model_props(model, about)
-    for place in [*model.graph.input, *model.graph.output]:
+    onnx.helper.set_model_props(made, about)
+    for place in [*made.graph.input, *made.graph.output]:
         place.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.checker.check_model(model)
-    onnx.save(model, str(file))
+    onnx.checker.check_model(made)
+    onnx.save(made, str(file))
 
 
 @contextlib.contextmanager

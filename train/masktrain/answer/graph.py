@@ -1,79 +1,343 @@
-"""A trained thing as one network from crops as they are cached to probabilities, for other programs to run."""
+"""What was trained as one torch module, crops uint8 in and probabilities out: for predictions, scores and exports."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from masktrain.answer.spread import Spread
+from maskprep.base import UsageError
+from maskprep.labels import Schema
+from masktrain.config.settings import nearest
+from masktrain.config.where import Where
+from masktrain.train import checkpoint
+from masktrain.train import device as devices
 from masktrain.train.checkpoint import Sidecar
 from masktrain.train.loop import normalise
 
+LOOKS = ("none", "mirror", "shifts", "mirror+shifts")
+"""Test-time augmentation: the crop alone, with its mirror image, moved to four sides, or all."""
 
-@dataclass(frozen=True)
-class Part:
-    """One network with its sidecar, the number of the input it looks at, whether mirror images count too, and of one
-    that answers a part of the question what it says about every joint class."""
+MEANS = ("probability", "logit")
+SHIFT = 1 / 24
+"""How far the shifted crops are moved, relative to the crop: less than the margin of any face."""
 
-    model: nn.Module
-    sidecar: Sidecar
-    place: int
-    mirror: bool
-    spread: Spread | None = None
-
-    def asked(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the network has a say in some joint classes [n]."""
-        return np.ones(len(labels), dtype=bool) if self.spread is None else self.spread.offset[labels] == 0
+KINDS = ("soft", "hard", "weighted", "greedy", "stack")
+PRODUCT = "product"
+"""Groups that each answer a part of the joint label, see :class:`JointMap`."""
+TINY = 1e-6
+"""Probabilities below this count as this where logarithms are taken."""
 
 
-class Answering(nn.Module):
-    """One member: normalises crops uint8 [n, H, W, 3] and gives probabilities [n, C]."""
+class JointMap(nn.Module):
+    """A linear map from a network's probabilities [n, K] to a factor for every joint class [n, C].
 
-    def __init__(self, part: Part) -> None:
+    The factor of a joint class is the probability of its classes of the attributes that the network answers; for joint
+    classes that the network is not asked about it is 1. The product of the factors of networks that answer every
+    attribute once is a table of joint probabilities.
+
+    Args:
+        matrix: [K, C].
+        offset: [C], 1 where the network is not asked.
+        own: the network's class that stands for each joint class, int64 [C].
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    def __init__(self, matrix: NDArray[np.bool_], offset: NDArray[np.bool_], own: NDArray[np.int64]) -> None:
         super().__init__()
-        self.model = part.model
-        self.target = part.sidecar.answers()
-        self.mirror, self.spread = part.mirror, part.spread is not None
-        if part.spread is not None:
-            self.register_buffer("matrix", torch.from_numpy(part.spread.matrix))
-            self.register_buffer("offset", torch.from_numpy(part.spread.offset))
-        for name, values in (("mean", part.sidecar.mean), ("std", part.sidecar.std)):
+        self.own, self.asked = own, ~offset
+        self.register_buffer("matrix", torch.from_numpy(matrix).float())
+        self.register_buffer("offset", torch.from_numpy(offset).float())
+
+    def forward(self, table: Tensor) -> Tensor:
+        """Factors [n, C] of probabilities [n, K]."""
+        return table @ self.matrix + self.offset
+
+
+def joint_map(whole: Schema, own: Schema, attributes: Sequence[str], where: Where | None = None) -> JointMap:
+    """The map of a network.
+
+    Args:
+        whole: the schema of the joint classes.
+        own: what the network classifies.
+        attributes: those that it answers for, of both schemas; over its others it is summed.
+        where: the classes of another attribute for which it is asked.
+    """
+    theirs = np.array([whole.decode(c) for c in range(whole.num_classes)])
+    mine = np.array([own.decode(k) for k in range(own.num_classes)])
+
+    def same(names: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the network's classes agree with which joint classes in some attributes [K, C]."""
+        left, right = mine[:, [own.joint.index(n) for n in names]], theirs[:, [whole.joint.index(n) for n in names]]
+        return np.asarray((left[:, None] == right[None]).all(2))
+
+    shared = [n for n in own.joint if n in whole.joint]
+    asked = np.ones(whole.num_classes, dtype=bool)
+    if where is not None:
+        classes = [whole[where.attribute].classes.index(c) for c in where.classes]
+        asked = np.isin(theirs[:, whole.joint.index(where.attribute)], classes)
+    return JointMap(same(attributes) & asked, ~asked, same(shared).argmax(0).astype(np.int64))
+
+
+class Combination(nn.Module):
+    """Combines members that belong to groups: the folds of one setting are one group and speak as their mean.
+
+    - soft: mean of the groups; weighted, greedy: their weighted mean.
+    - hard: every member has one vote, the class with most votes wins, a tie goes to the tied class with the higher
+      mean probability (then to the lower index). The table is (votes + mean) / (members + 1).
+    - product: of the groups, which answer for parts of the joint label.
+    - stack: softmax of a linear function of the groups' log-probabilities.
+
+    Args:
+        kind: one of :data:`KINDS`, or PRODUCT.
+        groups: number of each member's group [m], from 0.
+        weights: of the groups, for weighted and greedy; they sum to 1.
+        coefficients: for stack, [C, groups * C]; ``intercepts`` [C].
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        groups: Sequence[int],
+        weights: Sequence[float] | None = None,
+        coefficients: Any = None,
+        intercepts: Any = None,
+    ) -> None:
+        super().__init__()
+        if kind not in (*KINDS, PRODUCT):
+            raise ValueError(f"no combination '{kind}'")
+        self.kind = kind
+        count = max(groups) + 1
+        share = torch.zeros(count, len(groups), dtype=torch.float64)
+        for member, group in enumerate(groups):
+            share[group, member] = 1.0
+        share /= share.sum(1, keepdim=True)
+        voice = torch.full((count,), 1 / count, dtype=torch.float64)
+        if weights is not None:
+            voice = torch.tensor(list(weights), dtype=torch.float64)
+        self.register_buffer("share", share.float())
+        self.register_buffer("voice", voice.float())
+        if kind == "stack":
+            self.register_buffer("coefficients", torch.as_tensor(coefficients).float())
+            self.register_buffer("intercepts", torch.as_tensor(intercepts).float())
+
+    def forward(self, tables: Tensor) -> Tensor:
+        """Probabilities [n, C] of the members' probabilities [m, n, C]."""
+        grouped = torch.einsum("gm,mnc->gnc", self.get_buffer("share"), tables)
+        if self.kind == PRODUCT:
+            return grouped.prod(0)
+        mean = torch.einsum("g,gnc->nc", self.get_buffer("voice"), grouped)
+        if self.kind == "hard":
+            votes = nn.functional.one_hot(tables.argmax(2), tables.shape[2]).to(tables.dtype).sum(0)
+            return (votes + mean) / (tables.shape[0] + 1)
+        if self.kind == "stack":
+            logs = grouped.clamp(min=TINY).log().permute(1, 0, 2).flatten(1)
+            return (logs @ self.get_buffer("coefficients").T + self.get_buffer("intercepts")).softmax(1)
+        return mean
+
+
+class Network(nn.Module):
+    """One network: normalises crops uint8 [n, H, W, 3] and gives probabilities [n, K], the mean over its looks.
+
+    Args:
+        model: in evaluation mode, on its device.
+        sidecar: what it was trained for.
+        looks: one of LOOKS; ``mean`` one of MEANS.
+
+    Attributes:
+        place: number of the graph's input that it sees.
+        member: number of the graph's member that it belongs to.
+        own: its class that stands for each class of the graph, int64 [C].
+        asked: whether it has a say in each class of the graph, bool [C].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sidecar: Sidecar,
+        precision: devices.Precision,
+        looks: str = "none",
+        mean: str = MEANS[0],
+    ) -> None:
+        super().__init__()
+        self.model, self.sidecar, self.precision, self.looks, self.mean_of = model, sidecar, precision, looks, mean
+        self.target = sidecar.answers()
+        for name, values in (("mean", sidecar.mean), ("std", sidecar.std)):
             scaled = torch.tensor(values, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1)
-            self.register_buffer(name, scaled.clamp(min=1.0) if name == "std" else scaled)
+            scaled = scaled.clamp(min=1.0) if name == "std" else scaled
+            self.register_buffer(name, scaled.to(precision.device))
+        self.place = self.member = 0
+        self.own = np.arange(sidecar.labels().num_classes)
+        self.asked = np.ones(len(self.own), dtype=bool)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Probabilities of crops."""
+        # NHWC memory seen as NCHW is channels_last: no copy
         pixels = normalise(crops.permute(0, 3, 1, 2), self.get_buffer("mean"), self.get_buffer("std"))
-        seen = [pixels, pixels.flip(3)] if self.mirror else [pixels]
-        table = torch.stack([self.target.probabilities(self.model(view)) for view in seen]).mean(0)
-        return table @ self.get_buffer("matrix") + self.get_buffer("offset") if self.spread else table
+        with self.precision.context() if self.precision.dtype is not None else contextlib.nullcontext():
+            outputs = [self.model(view) for view in tta_views(pixels, self.looks)]
+        tables = torch.stack([self.target.probabilities(o) for o in outputs])
+        return tables.mean(0) if self.mean_of == "probability" else tables.clamp(min=1e-12).log().mean(0).softmax(1)
+
+
+def tta_views(pixels: Tensor, looks: str) -> Iterator[Tensor]:
+    """What a network is shown of crops [n, 3, H, W], one of LOOKS.
+
+    A shifted crop is filled up with its own border, so that nothing is scaled.
+    """
+    height, width = pixels.shape[2:]
+    dy, dx = max(1, round(SHIFT * height)), max(1, round(SHIFT * width))
+    turned: list[Callable[[Tensor], Tensor]] = [lambda p: p]
+    if "mirror" in looks:
+        turned.append(lambda p: p.flip(3))
+    places = [(dy, dx)]
+    if "shifts" in looks:
+        places += [(0, dx), (2 * dy, dx), (dy, 0), (dy, 2 * dx)]
+    wide = nn.functional.pad(pixels, (dx, dx, dy, dy), mode="replicate") if len(places) > 1 else None
+    for y, x in places:
+        seen = pixels if wide is None else wide[:, :, y : y + height, x : x + width]
+        for turn in turned:
+            yield turn(seen)
 
 
 class Graph(nn.Module):
-    """All members, what combines them, and the temperature.
+    """All networks, what combines them, and a temperature.
 
     Args:
-        parts: the networks.
+        members: networks, or graphs of several that see one kind of crops.
         combination: takes the members' probabilities [members, n, C] to one table; None for a single member.
-        temperature: see :class:`masktrain.score.calibration.Calibration`.
+        places: number of the input that each member sees.
+        maps: of members that answer a part, to the whole joint label.
+        hard: the first member decides: its likeliest class counts as certain.
+
+    Attributes:
+        temperature: see :class:`masktrain.score.calibration.Calibration`; 1 for none.
     """
 
-    def __init__(self, parts: Sequence[Part], combination: nn.Module | None, temperature: float) -> None:
+    def __init__(
+        self,
+        members: Sequence[Network | Graph],
+        combination: Combination | None = None,
+        places: Sequence[int] | None = None,
+        maps: Sequence[JointMap | None] | None = None,
+        hard: bool = False,
+    ) -> None:
         super().__init__()
-        self.members = nn.ModuleList(Answering(part) for part in parts)
-        self.places = [part.place for part in parts]
-        self.combination = combination
-        self.temperature = temperature
+        maps = maps or [None] * len(members)
+        self.members, self.maps = nn.ModuleList(members), nn.ModuleList(m or nn.Identity() for m in maps)
+        self.places, self.combination = list(places or [0] * len(members)), combination
+        self.hard, self.temperature = hard, 1.0
+        for number, (member, place, to_joint) in enumerate(zip(members, self.places, maps, strict=True)):
+            for network in _networks(member):
+                network.place, network.member = place, number
+                if to_joint is not None:
+                    network.asked = network.asked[to_joint.own] & to_joint.asked
+                    network.own = network.own[to_joint.own]
+        self.to(self.device).eval()
+
+    @property
+    def networks(self) -> list[Network]:
+        """All networks, member by member."""
+        return _networks(self)
+
+    @property
+    def network(self) -> nn.Module:
+        """The one that was trained, of a run with a single one.
+
+        Raises:
+            UsageError: there are several.
+        """
+        if len(self.networks) > 1:
+            raise UsageError("Several networks are in this, and one is needed.", "Name a run of one network.")
+        return self.networks[0].model
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.networks[0].precision.device
 
     def forward(self, *crops: Tensor) -> Tensor:
         """Probabilities float32 [n, C] of crops uint8 [n, H, W, 3], one tensor for each input."""
-        tables = [member(crops[place]) for member, place in zip(self.members, self.places, strict=True)]
-        table: Tensor = tables[0] if self.combination is None else self.combination(torch.stack(tables))
+        tables: list[Tensor] = [m(crops[place]) for m, place in zip(self.members, self.places, strict=True)]
+        if self.hard:
+            tables[0] = nn.functional.one_hot(tables[0].argmax(1), tables[0].shape[1]).to(tables[0].dtype)
+        factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
+        table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
         if self.temperature != 1.0:
             table = (table.clamp(min=1e-12).log() / self.temperature).softmax(1)
         return table
+
+    def answer(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """:meth:`forward` of arrays, one for each input."""
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(np.ascontiguousarray(c)).to(self.device) for c in crops]
+            return np.asarray(self(*tensors).float().cpu().numpy())
+
+
+def _networks(member: nn.Module) -> list[Network]:
+    return [module for module in member.modules() if isinstance(module, Network)]
+
+
+def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: str = MEANS[0]) -> Network | Graph:
+    """The best networks of one run on a device.
+
+    Args:
+        looks: one of LOOKS; by default as the run was validated. ``mean`` is one of MEANS.
+
+    Raises:
+        UsageError: the folder is not a run, or the device is not here.
+        UserError: the weights are damaged.
+    """
+    for name, value, known in (("tta", looks, LOOKS), ("tta-mean", mean, MEANS)):
+        if value not in (None, *known):
+            near = nearest(str(value), known)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Use {', '.join(known)}."
+            raise UsageError(f"There is no --{name} '{value}'.", hint)
+    precision = devices.choose_precision(devices.choose_device(device), "auto")
+    sidecar = checkpoint.load_sidecar(run)
+    looks = looks or sidecar.tta
+    if sidecar.target not in SPLIT:
+        model, _ = checkpoint.load_best(run, precision.device)
+        return Network(model, sidecar, precision, looks, mean)
+    networks, maps = [], []
+    for part, to_joint, model in _split(run, sidecar):
+        networks.append(Network(model.to(precision.device).eval(), part, precision, looks, mean))
+        maps.append(to_joint)
+    hard = sidecar.target == "cascade" and sidecar.route == "hard"
+    return Graph(networks, Combination(PRODUCT, range(len(networks))), None, maps, hard)
+
+
+SPLIT = ("separate", "cascade")
+"""Targets of earlier versions, which had several networks in one file of weights."""
+
+
+def _split(run: Path, sidecar: Sidecar) -> Iterator[tuple[Sidecar, JointMap, nn.Module]]:
+    """The networks of a run of an earlier version as parts, each with its map to the joint label.
+
+    ``separate`` had one network for each attribute, ``cascade`` one for the first attribute and then one for all others
+    for each of its classes.
+    """
+    whole = sidecar.labels()
+    first, *others = whole.joint
+    parts: list[tuple[tuple[str, ...], Where | None]] = [((name,), None) for name in whole.joint]
+    if sidecar.target == "cascade":
+        states = [(tuple(others), Where(first, (state,))) for state in whole[first].classes]
+        parts = [((first,), None), *states]
+    state = checkpoint.load_weights(run, sidecar)
+    for number, (names, where) in enumerate(parts):
+        own = Schema(tuple(whole[name] for name in names))
+        part = dataclasses.replace(
+            sidecar, schema=own.to_dict(), classes=list(own.class_names), target="heads" if len(names) > 1 else "joint"
+        )
+        prefix = f"nets.{number}."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        yield part, joint_map(whole, own, names, where), checkpoint.build_best(run, part, weights)

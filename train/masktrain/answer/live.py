@@ -1,4 +1,4 @@
-"""Faces in pictures that are in memory, as the preprocessing finds and cuts them in files. No torch.
+"""Faces in pictures that are in memory, found and cut as the preprocessing does it with files. No torch.
 
 A picture is treated like a photo that is alone in its folder: nothing is known about the person or the data set.
 """
@@ -6,47 +6,36 @@ A picture is treated like a photo that is alone in its folder: nothing is known 
 from __future__ import annotations
 
 import contextlib
-import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.base import UserError
 from maskprep.crops import Background, cut
-from maskprep.faces import (
-    CREDIBLE,
-    NOT_SOUGHT,
-    Box,
-    Choice,
-    Detection,
-    Face,
-    Find,
-    candidates,
-    choose,
-    find_faces,
-    habit,
-    open_detectors,
-    place,
-)
+from maskprep.faces import CREDIBLE, Box, Choice, Find, Subjects, find_faces, open_detectors
 from maskprep.mattes import Look, MatteSettings, matte_crop, matte_within, open_looks
 from maskprep.mattes import models as matte_models
 from maskprep.photos import Pixels
 from maskprep.pipeline import config as configuration
-from masktrain.answer.manual import Manual
+from masktrain.answer.spec import ModelSpec
 
 OTHER = "other"
 """Status of a face that is not the subject."""
 
-SEEN = ("ok", "ambiguous")
+SEEN = ("ok", "ambiguous", OTHER)
+"""Statuses of a face that a detector saw."""
+
+IMAGE = "picture"
+"""What the picture is called in tables of one row."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A face of a picture, ready to be looked at by a model.
+    """A face of a picture, ready for a model.
 
     Args:
         status: as in subjects.parquet, or ``other`` for a face that is not the subject.
@@ -66,16 +55,16 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Eye:
+class FaceFinder:
     """Detectors (None where faces are not looked for) and, where a model needs mattes, what makes these; opened by
-    :func:`open_eye`."""
+    :func:`open_finder`."""
 
-    manual: Manual
+    spec: ModelSpec
     config: configuration.Config
     detectors: dict[str, Find] | None
     matte: list[Look] | None
 
-    def look(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
+    def find(self, pixels: Pixels, everyone: bool = False) -> list[Subject]:
         """The subject of a picture, then with ``everyone`` all other credible faces, the likeliest first.
 
         Args:
@@ -84,63 +73,70 @@ class Eye:
         Returns:
             At least one; without crops where there is no face and the settings do not take the whole picture.
         """
-        height, width = pixels.shape[:2]
-        if self.detectors is None:
-            return [self._subject(pixels, Choice("given", box=(0.0, 0.0, width, height), reason=NOT_SOUGHT), None)]
-        faces = self._faces(pixels, self.detectors)
-        first = candidates(faces, width, height)
-        usual = habit([place(first[0].face.box, width, height)]) if first else None
-        choice = choose(faces, width, height, None, usual, self.config.choose)
-        ranked = candidates(faces, width, height, None, usual)
+        subjects = self._subjects(pixels)
+        choice, ranked = subjects.choose(IMAGE), subjects.candidates(IMAGE)
         marks = {c.face.faces[0]: c.mark for c in ranked}
-        found = [self._subject(pixels, choice, marks.get(-1 if choice.face is None else choice.face))]
-        if everyone:
-            for candidate in ranked:
-                face = candidate.face
-                if face.faces[0] != choice.face and face.evidence >= CREDIBLE:
-                    other = Choice(OTHER, face.faces[0], face.box, "", face.keypoints)
-                    found.append(self._subject(pixels, other, candidate.mark))
+        found = [self._cut(pixels, choice, None if choice.face is None else marks.get(choice.face))]
+        for other in ranked if everyone else ():
+            face = other.face
+            if face.faces[0] != choice.face and face.evidence >= CREDIBLE:
+                found.append(self._cut(pixels, Choice(OTHER, face.faces[0], face.box, "", face.keypoints), other.mark))
         return found
 
-    def _faces(self, pixels: Pixels, detectors: Mapping[str, Find]) -> list[Face]:
+    def _subjects(self, pixels: Pixels) -> Subjects:
+        """The picture and its faces as the tables of a cache with one photo."""
+        height, width = pixels.shape[:2]
+        about = {"image": IMAGE, "width": width, "height": height}
+        images = pd.DataFrame([about | dict.fromkeys(("person", "error", "detail", "content"))])
+        faces = pd.DataFrame(self._faces(pixels) if self.detectors is not None else [], columns=FACE)
+        return Subjects(images, faces, self.config.choose, sought=self.detectors is not None)
+
+    def _faces(self, pixels: Pixels) -> list[dict[str, Any]]:
+        """Rows of faces.parquet; with mattes where the cache was made with those of whole photos."""
+        assert self.detectors is not None
         settings = self.config.detect
         thresholds = {name: settings.threshold(name) for name in settings.detectors}
-        detections, faces = find_faces(pixels, detectors, thresholds)
-        if len(faces) > 1:
-            detections = self._matted(pixels, detections)
-            held = [statistics.median(detections[i].matte for i in face.faces) for face in faces]
-            faces = [replace(face, matte=share) for face, share in zip(faces, held, strict=True)]
-        return faces
+        seen, faces = find_faces(pixels, self.detectors, thresholds)
+        shares: list[float | None] = [None] * len(seen)
+        if len(faces) > 1 and self.matte is not None and self.config.choose.matte:
+            alpha, clear = self.matte[0](pixels)
+            shares = [matte_within(alpha, d.box) if clear else None for d in seen]
+        rows = []
+        for face in faces:
+            for i in face.faces:
+                d = seen[i]
+                own = (d.detector, d.rung, d.score, *d.box, d.keypoints.ravel(), d.sharpness)
+                matte = np.nan if shares[i] is None else shares[i]
+                values = (IMAGE, i, face.faces[0], *own, matte, face.evidence, face.confirmed)
+                rows.append(dict(zip(FACE, values, strict=True)))
+        return rows
 
-    def _matted(self, pixels: Pixels, seen: list[Detection]) -> list[Detection]:
-        """Detections with what the matte of the whole picture holds of each, where the cache was made with that."""
-        if self.matte is None or not self.config.choose.matte:
-            return seen
-        alpha, clear = self.matte[0](pixels)
-        shares = [matte_within(alpha, f.box) if clear else None for f in seen]
-        return [replace(f, matte=math.nan if s is None else s) for f, s in zip(seen, shares, strict=True)]
-
-    def _subject(self, pixels: Pixels, choice: Choice, mark: float | None) -> Subject:
+    def _cut(self, pixels: Pixels, choice: Choice, mark: float | None) -> Subject:
         crops: dict[str, Pixels] = {}
         alphas: dict[str, Pixels] = {}
         shape = (pixels.shape[0], pixels.shape[1])
-        for wanted in self.manual.inputs:
-            view = self.config.views[wanted.view]
-            made = cut(pixels, view, choice.box, choice.keypoints)
+        for wanted in self.spec.inputs:
+            made = cut(pixels, self.config.views[wanted.view], choice.box, choice.keypoints)
             if made is None:
                 return Subject(choice.status, choice.box, choice.reason, mark=mark)
             crop = made.pixels
             if wanted.matted and self.matte is not None and self.config.matte is not None:
-                force = choice.status in (*SEEN, OTHER)
                 box = choice.box if self.detectors is not None else None
-                matte = matte_crop(self.matte, self.config.matte, crop, pixels, made.transform, shape, box, force)
+                matte = matte_crop(
+                    self.matte, self.config.matte, crop, pixels, made.transform, shape, box, choice.status in SEEN
+                )
                 alphas[wanted.view] = matte.alpha
-                held = _Held(crop, matte.alpha, matte.status)
-                crop = crop.copy()[None]
-                Background(wanted.background, wanted.colour).lay(held, crop, np.zeros(1, np.int64), None)
-                crop = crop[0]
+                held, crop = _Held(crop, matte.alpha, matte.status), crop.copy()
+                Background(wanted.background, wanted.colour).lay(held, crop[None], np.zeros(1, np.int64), None)
             crops[wanted.view] = crop
         return Subject(choice.status, choice.box, choice.reason, crops, alphas, mark)
+
+
+FACE = (
+    *("image", "face", "group", "detector", "rung", "score", "x0", "y0", "x1", "y1"),
+    *("keypoints", "sharpness", "matte", "evidence", "confirmed"),
+)
+"""Columns of faces.parquet."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ class _Held:
 
 
 @contextlib.contextmanager
-def open_eye(manual: Manual) -> Iterator[Eye]:
+def open_finder(spec: ModelSpec) -> Iterator[FaceFinder]:
     """Load the detectors, and the matting model where it is needed, that made the crops a model was trained on.
 
     It is needed for crops before a background, and where mattes of whole photos helped to choose the subject.
@@ -170,25 +166,22 @@ def open_eye(manual: Manual) -> Iterator[Eye]:
     Raises:
         UserError: the model does not say how its crops were made, or weights cannot be had.
     """
-    config = configuration.parse(manual.settings)
-    if lost := [i.view for i in manual.inputs if i.view not in config.views]:
+    config, matted = configuration.parse(spec.settings), any(i.matted for i in spec.inputs)
+    if lost := [i.view for i in spec.inputs if i.view not in config.views]:
         raise UserError(f"The settings hold no view '{lost[0]}', only: {', '.join(config.views)}.")
-    lowest = {n: min(config.detect.low, config.detect.threshold(n)) for n in config.detect.detectors}
-    sought = any(config.needs_faces(i.view, i.matted) for i in manual.inputs)
-    with contextlib.ExitStack() as stack:
-        matte = None
-        if any(i.matted for i in manual.inputs) and config.matte is None:
-            raise UserError("The model needs mattes, and its settings do not say how to make them.")
-        if config.choose.matte or any(i.matted for i in manual.inputs):
+    if matted and config.matte is None:
+        raise UserError("The model needs mattes, and its settings do not say how to make them.")
+    lowest: dict[str, float] = {n: min(config.detect.low, config.detect.threshold(n)) for n in config.detect.detectors}
+    with contextlib.ExitStack() as opened:
+        matte = detectors = None
+        if matted or config.choose.matte:
             settings = config.matte or MatteSettings()
-            model = matte_models.locate(settings.model)
-            matte = stack.enter_context(open_looks(model, runtime=settings.runtime))
-        detectors = None
-        if sought:
-            detectors = stack.enter_context(open_detectors(list(config.detect.detectors), lowest))
-        yield Eye(manual, config, detectors, matte)
+            matte = opened.enter_context(open_looks(matte_models.locate(settings.model), runtime=settings.runtime))
+        if any(config.needs_faces(i.view, i.matted) for i in spec.inputs):
+            detectors = opened.enter_context(open_detectors(list(config.detect.detectors), lowest))
+        yield FaceFinder(spec, config, detectors, matte)
 
 
-def stack(manual: Manual, subjects: Sequence[Subject]) -> dict[str, NDArray[np.uint8]]:
+def stack(spec: ModelSpec, subjects: Sequence[Subject]) -> dict[str, NDArray[np.uint8]]:
     """The crops of some subjects as a model takes them: for each input uint8 [n, H, W, 3]."""
-    return {i.view: np.stack([s.crops[i.view] for s in subjects]) for i in manual.inputs}
+    return {i.view: np.stack([s.crops[i.view] for s in subjects]) for i in spec.inputs}

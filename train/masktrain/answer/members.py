@@ -1,4 +1,4 @@
-"""An ensemble's folder as a source of probabilities: ensemble.json and the members it names."""
+"""Folders of runs, ensembles and compositions: ensemble.json, the members it names, and the graph of them all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from maskprep.base import UserError, check_shape, read_json, write_json
 from maskprep.labels import Schema
-from masktrain.answer import inference
-from masktrain.answer.combination import Combination
-from masktrain.answer.manual import Input, Manual, Member
-from masktrain.answer.predictor import Sights
-from masktrain.answer.spread import Spread, spread
+from masktrain.answer.graph import Combination, Graph, JointMap, joint_map, load_run
+from masktrain.answer.spec import CropSpec, ModelSpec, NetworkSpec
 from masktrain.config.where import Where
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
@@ -72,24 +65,6 @@ class Parts:
     asked: tuple[tuple[tuple[str, ...], Where | None], ...]
 
 
-@dataclass(frozen=True)
-class Several:
-    """The networks of an ensemble, the view each looks at, and what combines them."""
-
-    members: tuple[inference.Predictor, ...]
-    views: tuple[str, ...]
-    combination: Combination
-    spreads: tuple[Spread | None, ...] = ()
-
-    def __call__(self, sights: Sights, batch_size: int) -> NDArray[np.float32]:
-        """Probabilities of the images."""
-        tables = [torch.from_numpy(m(*sights[v], batch_size)) for m, v in zip(self.members, self.views, strict=True)]
-        with torch.inference_mode():
-            if self.spreads:
-                tables = [t if s is None else s(t) for s, t in zip(self.spreads, tables, strict=True)]
-            return np.asarray(self.combination(torch.stack(tables)).numpy())
-
-
 def read(run: Path) -> dict[str, Any]:
     """ensemble.json.
 
@@ -113,51 +88,59 @@ def folders(run: Path) -> list[Path]:
     return [run / member["folder"] for member in read(run)["members"]]
 
 
-def load(run: Path, device: str, tta: str | None = None, mean: str = "probability") -> tuple[Manual, Several]:
-    """An ensemble, with what must be known to use it.
+def load(run: Path, device: str, tta: str | None = None, mean: str = "probability") -> tuple[ModelSpec, Graph]:
+    """The networks of a run, of all folds, an ensemble or a composition, with what must be known to use them.
 
     Raises:
+        UsageError: the folder is not a run, or not all its folds are finished.
         UserError: ensemble.json or a member is broken.
     """
+    if (run / runs.FOLDS).is_file():
+        runs.members(run)
+    if not (run / FILE).is_file():
+        sidecar = load_sidecar(run)
+        spec = ModelSpec(
+            sidecar.schema,
+            (crop_spec(sidecar),),
+            (_network_spec(sidecar, run.resolve().name, sidecar.view),),
+            sidecar.settings,
+            sidecar.fallback,
+        )
+        return spec, Graph([load_run(run, device, tta, mean)])
     kept = read(run)
     try:
-        views = tuple(m["view"] for m in kept["members"])
-        combination = Combination(
-            kept["kind"],
-            [m["group"] for m in kept["members"]],
-            kept["weights"],
-            kept["coefficients"],
-            kept["intercepts"],
-        )
-        loaded = tuple(inference.load(folder, device, tta=tta, mean=mean) for folder in folders(run))
-        inputs: dict[str, Input] = {}
-        for member, view in zip(loaded, views, strict=True):
-            inputs.setdefault(view, input_of(member.sidecar, view))
-        schema = kept.get("schema", loaded[0].sidecar.schema)
-        spreads = tuple(
-            _spread(m["asked"], Schema.from_dict(schema), p.sidecar.labels())
-            for m, p in zip(kept["members"], loaded, strict=True)
-            if "asked" in m
-        )
-        manual = Manual(
+        about = kept["members"]
+        groups = [m["group"] for m in about]
+        combination = Combination(kept["kind"], groups, kept["weights"], kept["coefficients"], kept["intercepts"])
+        sidecars = [load_sidecar(folder) for folder in folders(run)]
+        loaded = [load_run(folder, device, tta, mean) for folder in folders(run)]
+        schema = kept.get("schema", sidecars[0].schema)
+        inputs: dict[str, CropSpec] = {}
+        maps: list[JointMap | None] = []
+        for member, sidecar in zip(about, sidecars, strict=True):
+            inputs.setdefault(member["view"], crop_spec(sidecar, member["view"]))
+            maps.append(_map(member["asked"], Schema.from_dict(schema), sidecar) if "asked" in member else None)
+        spec = ModelSpec(
             schema=schema,
             inputs=tuple(inputs.values()),
-            members=tuple(
-                Member(p.sidecar.backbones, m["run"], m["view"], p.sidecar.mean, p.sidecar.std)
-                for m, p in zip(kept["members"], loaded, strict=True)
-            ),
+            members=tuple(_network_spec(s, m["run"], m["view"]) for s, m in zip(sidecars, about, strict=True)),
             settings=kept["settings"],
             fallback=kept["fallback"],
             combination=WORDS[kept["kind"]],
         )
+        places = [list(inputs).index(m["view"]) for m in about]
+        return spec, Graph(loaded, combination, places, maps)
     except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{run / FILE} cannot be used: {error}", MEND) from error
-    return manual, Several(loaded, views, combination.eval(), spreads)
 
 
-def _spread(asked: dict[str, Any], whole: Schema, own: Schema) -> Spread:
+def _map(asked: dict[str, Any], whole: Schema, sidecar: Sidecar) -> JointMap:
     where = None if asked["where"] is None else Where(asked["where"]["attribute"], tuple(asked["where"]["classes"]))
-    return spread(whole, own, asked["attributes"], where)
+    return joint_map(whole, sidecar.labels(), asked["attributes"], where)
+
+
+def _network_spec(sidecar: Sidecar, run: str, view: str) -> NetworkSpec:
+    return NetworkSpec(sidecar.backbones, run, view, sidecar.mean, sidecar.std)
 
 
 def write(
@@ -175,7 +158,7 @@ def write(
 
     Args:
         folders: of the members, within ``out``.
-        groups: number of each one's group; see :class:`masktrain.answer.combination.Combination` for the rest.
+        groups: number of each one's group; see :class:`masktrain.answer.graph.Combination` for the rest.
         parts: of a product, what each member answers.
     """
     sidecars = [load_sidecar(out / folder) for folder in folders]
@@ -214,9 +197,9 @@ def copy_in(out: Path, given: Sequence[Candidate]) -> list[str]:
     return folders
 
 
-def input_of(sidecar: Sidecar, view: str | None = None) -> Input:
+def crop_spec(sidecar: Sidecar, view: str | None = None) -> CropSpec:
     """The crops that a run's model looks at, under its own name of the view or another."""
-    return Input(
+    return CropSpec(
         view or sidecar.view,
         (sidecar.size[0], sidecar.size[1]),
         sidecar.geometry,
@@ -231,11 +214,11 @@ def name_views(sidecars: Sequence[Sidecar]) -> tuple[list[str], dict[str, Any]]:
     Views of one name and different geometry or background get their size appended, and a number if need be.
     """
     names: list[str] = []
-    taken: list[tuple[str, Input]] = []
+    taken: list[tuple[str, CropSpec]] = []
     views: dict[str, Any] = {}
     for sidecar in sidecars:
         size = (sidecar.size[0], sidecar.size[1])
-        wanted = input_of(sidecar)
+        wanted = crop_spec(sidecar)
         alike = (n for n, i in taken if (i.size, i.behind) == (size, wanted.behind) and i.fits(sidecar.geometry))
         same = next(alike, None)
         if same is None:

@@ -1,9 +1,10 @@
-"""Answers for photos or for a cache: ImageID,ans, and all there is to know about each if asked for."""
+"""Answers for photos, lists of photos, or a cache: ImageID,ans, and all there is to know about each if asked for."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,20 +13,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, keep_out, keep_whole
 from maskprep.dataset import View, open_view
 from maskprep.labels import SPLITS
+from maskprep.photos import SUFFIXES, PhotoError, load
 from maskprep.store import Cache, read_table
 from masktrain.answer import draw as drawing
-from masktrain.answer import footage, listed, predictors, sheet, watch
-from masktrain.answer.predictor import Predictor
+from masktrain.answer import live, model, video
+from masktrain.answer.model import Model, Rows
+from masktrain.answer.table import BOX, STDOUT, TableWriter, answer_columns, answer_row, check_table, detailed
 from masktrain.config.settings import nearest
 from masktrain.data import names as tables
 
 INFO = "info.csv"
+STDIN = "-"
+LIST_SUFFIXES = (".csv", ".txt")
 WITHOUT = ("empty", "likeliest")
-BOX = ("x0", "y0", "x1", "y1")
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,18 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The photos that are to be answered for: ImageID and image of each (None: there is none), and where files are.
+class Request:
+    """The photos that are to be answered for.
 
-    With ``others`` the mean over several views counts, of probabilities or logits.
+    Args:
+        views: their crops; of several views the mean counts, of probabilities or logits (``mean``).
+        rows: ImageID and image of each (None: there is none).
+        path: where the file of an image is.
     """
 
-    pictures: View
+    views: tuple[View, ...]
     rows: list[tuple[str, str | None]]
     path: Callable[[str], Path]
-    others: tuple[View, ...] = ()
     mean: str = "probability"
 
 
@@ -99,7 +106,7 @@ def predict(
         split: one of :data:`maskprep.labels.columns.SPLITS`, for a cache; all images by default.
         view: for a cache; by default the one the run was trained on. Of several views, all of the run's size, the mean
             is taken (see ``tta_mean``).
-        tta: see :func:`masktrain.answer.predictors.load`, with ``tta_mean``.
+        tta: see :func:`masktrain.answer.model.load`, with ``tta_mean``.
         faces: ``subject`` of every frame, or ``all`` faces (for videos, cameras and photos that stream).
         frames: stop a video or a camera after so many.
         force: write over a file ``out`` that is there, whatever it holds.
@@ -108,43 +115,47 @@ def predict(
         UserError: the run or the source cannot be used; or what is to be written would take the place of something
             else, or lie among the photos or in the cache.
     """
-    sheet.check(out)
-    moving = footage.is_footage(source)
-    streamed = moving or (str(source) == listed.STDIN and out == sheet.STDOUT)
+    check_table(out)
+    moving = video.is_video(source)
+    streamed = moving or (str(source) == STDIN and out == STDOUT)
     if draw is not None:
-        (footage.check_film if moving else drawing.check_folder)(draw)
-    for name, value, known in (("without-crop", without, WITHOUT), ("faces", faces, watch.FACES)):
+        (video.check_video if moving else drawing.check_folder)(draw)
+    for name, value, known in (("without-crop", without, WITHOUT), ("faces", faces, video.FACES)):
         if value not in known:
             hint = f"Use {' or '.join(nearest(value, known) or known)}."
             raise UsageError(f"--{name} cannot be '{value}'.", hint)
     if not streamed and (faces != "subject" or frames is not None):
         raise UsageError("--faces and --frames are for videos and cameras; a photo has one subject.")
-    if not moving and str(source) != listed.STDIN and not source.exists():
+    if streamed and not moving and (draw is not None or frames is not None):
+        raise UsageError("--draw and --frames have no meaning for photos that stream from standard input.")
+    if not moving and str(source) != STDIN and not source.exists():
         raise UsageError(f"{source} does not exist.")
     cached = (source / "dataset.json").is_file()
-    outputs = {"--out": None if out == sheet.STDOUT else out, "--draw": draw}
+    outputs = {"--out": None if out == STDOUT else out, "--draw": draw}
     _keep_clear(source, cached, outputs)
-    if not (cached or moving or source.is_dir() or listed.is_list(source)):
-        _keep_beside(outputs, {source.parent, source.resolve().parent})
-    if out != sheet.STDOUT:
+    if out != STDOUT:
         keep_whole(out, force)
     if not cached and (split is not None or view is not None):
         raise UsageError(f"{source} is not a cache: --split and --view are for caches.")
-    predictor = predictors.load(run, device, tta, tta_mean)
+    trained = model.load(run, device, tta, tta_mean)
+    everything, likeliest = detailed(out), without == "likeliest"
     if streamed:
-        return _stream(predictor, source, out, proba or sheet.detailed(out), draw, faces, without, frames)
+        with live.open_finder(trained.spec) as finder:
+            done = video.Stream(trained, finder, faces == "all", likeliest)
+            if moving:
+                video.answer_video(done, source, out, proba=proba or everything, draw=draw, frames=frames)
+            else:
+                video.answer_names(done, out, proba=proba or everything)
+        return Predictions(out, done.pictures, done.answered, done.unanswered, done.drawn, tuple(done.warnings))
     with tempfile.TemporaryDirectory(prefix="masktrain-") as folder:
         if cached:
             named: list[str | None] = [view] if isinstance(view, str) else list(view or (None,))
-            pictures, *others = [predictors.open_for(predictor, source, v) for v in named]
-            root = Path(pictures.dataset.get("source", {}).get("root", ""))
-            asked = Asked(pictures, _cache_rows(pictures, split), lambda image: root / image, tuple(others), tta_mean)
+            views = tuple(model.open_for(trained, source, v) for v in named)
+            root = Path(views[0].dataset.get("source", {}).get("root", ""))
+            asked = Request(views, _cache_rows(views[0], split), lambda image: root / image, tta_mean)
         else:
-            asked = _photos(source, Path(folder), predictor, workers or os.cpu_count() or 1, outputs)
-        everything = sheet.detailed(out)
-        return _write(
-            predictor, asked, out, proba or everything, details or everything, draw, without == "likeliest", batch_size
-        )
+            asked = _photos(source, Path(folder), trained, workers or os.cpu_count() or 1, outputs)
+        return _write(trained, asked, out, proba or everything, details or everything, draw, likeliest, batch_size)
 
 
 def _keep_clear(source: Path, cached: bool, outputs: Mapping[str, Path | None]) -> None:
@@ -169,57 +180,83 @@ def _keep_beside(outputs: Mapping[str, Path | None], folders: Iterable[Path]) ->
                 keep_out(out, folder, option=option)
 
 
-def _stream(
-    predictor: Predictor,
-    source: Path,
-    out: Path,
-    proba: bool,
-    draw: Path | None,
-    faces: str,
-    without: str,
-    frames: int | None,
-) -> Predictions:
-    """Pictures one after another, however many there are."""
-    likeliest = without == "likeliest"
-    if footage.is_footage(source):
-        done = watch.footage(
-            predictor, source, out, proba=proba, draw=draw, faces=faces, likeliest=likeliest, frames=frames
-        )
+def is_list(source: Path) -> bool:
+    """Whether a source names photos instead of being one."""
+    return str(source) == STDIN or (source.suffix.lower() in LIST_SUFFIXES and source.is_file())
+
+
+def read_list(source: Path) -> tuple[list[str], Path]:
+    """The photos that a list names, and the folder to which their paths are relative.
+
+    Args:
+        source: ``-`` for standard input or a text file, one path a line; or a CSV with a column ImageID, image or file.
+            Paths in a file are relative to it, those on standard input to where the command runs.
+
+    Raises:
+        UserError: an empty list, or a table without such a column.
+    """
+    stdin = str(source) == STDIN
+    if stdin:
+        names = [line.rstrip("\r\n") for line in sys.stdin]
+    elif source.suffix.lower() == ".csv":
+        table = tables.read_csv(source)
+        names = table[tables.name_column(table, source)].tolist()
     else:
-        if draw is not None or frames is not None:
-            raise UsageError("--draw and --frames have no meaning for photos that stream from standard input.")
-        done = watch.named(predictor, watch.standard_input(), out, proba=proba, faces=faces, likeliest=likeliest)
-    return Predictions(out, done.pictures, done.answered, done.unanswered, done.drawn, tuple(done.warnings))
+        try:
+            names = source.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source} cannot be read: {error}") from error
+    if not (names := [name for name in names if name.strip()]):
+        raise UserError(f"{'Standard input' if stdin else source} names no photos.")
+    return names, Path() if stdin else source.parent
 
 
-def _photos(
-    source: Path, folder: Path, predictor: Predictor, workers: int, outputs: Mapping[str, Path | None]
-) -> Asked:
+def link(names: Iterable[str], base: Path, folder: Path) -> tuple[list[tuple[str, str | None]], dict[str, Path]]:
+    """Link photos into a folder that the preprocessing can read, by number: equal names stay apart.
+
+    Returns:
+        For each name its link (None where there is no such photo), and for each link the photo.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[tuple[str, str | None]] = []
+    links: dict[Path, str] = {}
+    for name in names:
+        real = (base / name.strip()).resolve()
+        if not real.is_file():
+            rows.append((name, None))
+            continue
+        if real not in links:
+            # what a file holds decides, not what it is called: any other suffix would be passed over
+            suffix = real.suffix.lower() if real.suffix.lower() in SUFFIXES else ".jpg"
+            links[real] = f"{len(links):08d}{suffix}"
+            try:
+                (folder / links[real]).symlink_to(real)
+            except (OSError, NotImplementedError):  # file systems and users without links
+                shutil.copy2(real, folder / links[real])
+        rows.append((name, links[real]))
+    return rows, {image: real for real, image in links.items()}
+
+
+def _photos(source: Path, folder: Path, trained: Model, workers: int, outputs: Mapping[str, Path | None]) -> Request:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
     from maskprep.pipeline import prepare
 
     photos, rows = source, None
     paths: dict[str, Path] = {}
-    if listed.is_list(source):
-        found = listed.gather(source, folder / "photos")
-        photos, rows, paths = found.folder, found.rows, found.paths
-        _keep_beside(outputs, found.folders)
+    if not source.is_dir():
+        photos = folder / "photos"
+        names, base = read_list(source) if is_list(source) else ([source.name], source.parent)
+        rows, paths = link(names, base, photos)
         if not paths:
             raise UserError(f"None of the {len(rows)} photos that were named exists, for example {rows[0][0]}.")
-    elif source.is_file():
-        photos = folder / "photo"
-        photos.mkdir()
-        shutil.copy2(source, photos)
-        paths = {source.name: source}
-    manual = predictor.manual
-    for wanted in manual.inputs:
-        prepare(photos, folder / "cache", manual.settings, wanted.view, workers, matted=wanted.matted)
-    pictures = open_view(folder / "cache", manual.view)
-    return Asked(
-        pictures,
-        _photo_rows(pictures, source) if rows is None else rows,
-        lambda image: paths.get(image, photos / image),
-    )
+        given = {(base / name.strip()).parent.resolve() for name, image in rows if image is not None}
+        _keep_beside(outputs, given | {real.parent for real in paths.values()})
+    spec = trained.spec
+    for wanted in spec.inputs:
+        prepare(photos, folder / "cache", spec.settings, wanted.view, workers, matted=wanted.matted)
+    pictures = open_view(folder / "cache", spec.view)
+    rows = _photo_rows(pictures, source) if rows is None else rows
+    return Request((pictures,), rows, lambda image: paths.get(image, photos / image))
 
 
 def _cache_rows(pictures: View, split: str | None) -> list[tuple[str, str | None]]:
@@ -254,9 +291,31 @@ def _named(images: list[str]) -> list[tuple[str, str | None]]:
     return [(PurePosixPath(i).name if flat else i, i) for i in images]
 
 
+def over_views(
+    trained: Model, views: Sequence[View], rows: Rows, batch_size: int, mean: str = "probability"
+) -> NDArray[np.float32]:
+    """Mean of the probabilities float32 [n, C] over several views of one cache, for rows of the first one's table.
+
+    Args:
+        mean: of the ``probability``, or of its ``logit``.
+
+    Raises:
+        UserError: a view lacks some of the images, or has crops of another size than the model takes.
+    """
+    first = views[0]
+    found = [trained(v, rows if v is first else model.same_images(first, rows, v), batch_size) for v in views]
+    if len(found) == 1:
+        return found[0]
+    if mean == "probability":
+        return np.asarray(np.mean(found, axis=0), np.float32)
+    logits = np.mean([np.log(np.maximum(t, 1e-12)) for t in found], axis=0)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(odds / odds.sum(1, keepdims=True), np.float32)
+
+
 def _write(
-    predictor: Predictor,
-    asked: Asked,
+    trained: Model,
+    asked: Request,
     out: Path,
     proba: bool,
     details: bool,
@@ -265,52 +324,42 @@ def _write(
     batch_size: int,
 ) -> Predictions:
     """Predict the images that have a crop and write all rows."""
-    pictures, rows, schema = asked.pictures, asked.rows, predictor.schema
+    pictures, rows, schema = asked.views[0], asked.rows, trained.schema
     if not rows:
         raise UserError(f"There are no photos to predict in {pictures.path}.")
-    place = {image: i for i, image in enumerate(pictures.table["image"])}
-    status = {
-        image: said
-        for table in (pictures.table, pictures.missing)
-        for image, said in zip(table["image"], table["status"], strict=True)
-    }
-    wanted = np.array(sorted({place[i] for _, i in rows if i in place}), dtype=np.int64)
-    probabilities = predictors.over_views(predictor, (pictures, *asked.others), wanted, batch_size, asked.mean)
-    told = predictor.decide(probabilities)
-    number = {row: n for n, row in enumerate(wanted.tolist())}
+    crops, everything = pictures.table, pd.concat([pictures.table, pictures.missing])
+    status = dict(zip(everything["image"], everything["status"], strict=True))
+    named = {image for _, image in rows}
+    wanted = np.flatnonzero(crops["image"].isin(named))
+    probabilities = over_views(trained, asked.views, wanted, batch_size, asked.mean)
+    found = zip(trained.decide(probabilities).tolist(), probabilities, strict=True)
+    answers: dict[str | None, tuple[int, NDArray[np.float32]]] = {}
+    answers |= zip(crops["image"].iloc[wanted], found, strict=True)
     boxes = read_boxes(pictures.path) if details or draw is not None else {}
-    unanswered = {
-        name: "missing" if image is None else _why(status.get(image)) for name, image in rows if image not in place
-    }
-    show_status = details or bool(unanswered)
-    columns = {"ImageID": str, **sheet.answer_columns(schema, proba, details)}
+    unanswered = {n: "missing" if i is None else _why(status.get(i)) for n, i in rows if i not in answers}
+    columns = {"ImageID": str, **answer_columns(schema, proba, details)}
     columns |= dict.fromkeys(BOX, float) if details else {}
-    columns |= {"status": str} if show_status else {}
+    columns |= {"status": str} if details or unanswered else {}
 
     def line(name: str, image: str | None) -> dict[str, Any]:
-        row: dict[str, Any] = {"ImageID": name, "status": unanswered.get(name) or status.get(str(image)) or "ok"}
-        if not details and name not in unanswered:
-            row["status"] = "ok"
+        said = (details and status.get(str(image))) or "ok"
+        row: dict[str, Any] = {"ImageID": name, "status": unanswered.get(name, said)}
         row |= dict(zip(BOX, boxes.get(str(image)) or (), strict=False))
-        if image in place:
-            n = number[place[image]]
-            return row | sheet.answered(schema, int(told[n]), probabilities[n])
-        return row | ({"ans": predictor.manual.fallback} if likeliest else {})
+        if image in answers:
+            return row | answer_row(schema, *answers[image])
+        return row | ({"ans": trained.spec.fallback} if likeliest else {})
 
     drawn = 0
-    with sheet.Sheet(out, columns) as written:
+    with TableWriter(out, columns) as written:
         for name, image in rows:
             written.add([line(name, image)])
-        if draw is not None:
-            for file, image in _drawings(rows, draw):
-                n = number[place[image]] if image in place else None
-                box = boxes.get(image)
-                if n is None:
-                    mark = drawing.Mark(box, (f"no answer: {_why(status.get(image))}",), drawing.FAINT)
-                else:
-                    mark = drawing.mark_of(schema, int(told[n]), probabilities[n], box)
-                drawn += _draw(asked.path(image), mark, file)
-    return Predictions(out, len(rows), len(rows) - sum(i not in place for _, i in rows), unanswered, drawn)
+        for file, image in _drawings(rows, draw) if draw is not None else ():
+            if image in answers:
+                mark = drawing.mark_of(schema, *answers[image], boxes.get(image))
+            else:
+                mark = drawing.Mark(boxes.get(image), (f"no answer: {_why(status.get(image))}",), drawing.FAINT)
+            drawn += _draw(asked.path(image), mark, file)
+    return Predictions(out, len(rows), sum(i in answers for _, i in rows), unanswered, drawn)
 
 
 def read_boxes(cache: Path) -> dict[str, drawing.Box]:
@@ -337,8 +386,6 @@ def _drawings(rows: list[tuple[str, str | None]], folder: Path) -> Iterator[tupl
 
 def _draw(photo: Path, mark: drawing.Mark, file: Path) -> bool:
     """Draw on one photo; False for one that cannot be opened, whose row says so."""
-    from maskprep.photos import PhotoError, load
-
     try:
         pixels = load(photo)
     except PhotoError:

@@ -1,4 +1,4 @@
-"""What people see: the progress of a fit and the tables of scores. rich is imported only when something is shown."""
+"""What a fit prints: what it is about to do, how it gets on, and what was tried before it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
 from masktrain.score import weakest
-from masktrain.score.metrics import Interval, Scores
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from masktrain.pages.compare import Comparison
 
 MANY = 12
 """Classes that are no longer listed one by one."""
@@ -168,34 +165,6 @@ def epoch_line(record: dict[str, Any], epochs: int, batch: int) -> str:
     )
 
 
-def scores(title: str, scores: Scores, interval: Interval) -> None:
-    """Print a table of scores: the headline, each attribute, each class."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    console.print(title, highlight=False, markup=False)
-    head = Table(box=box.SIMPLE_HEAD, header_style="")
-    for name in ("", "macro-F1", "accuracy"):
-        head.add_column(name, justify="left" if not name else "right")
-    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
-    head.add_row(
-        "joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}"
-    )
-    if len(scores.attributes) > 1:
-        for name, values in scores.attributes.items():
-            head.add_row(name, f"{values['macro_f1']:.4f}", f"{values['accuracy']:.4f}")
-    console.print(head)
-    table = Table(box=box.SIMPLE_HEAD, header_style="")
-    table.add_column("class")
-    for name in ("images", "predicted", "precision", "recall", "F1"):
-        table.add_column(name, justify="right")
-    for c in scores.classes:
-        table.add_row(c.name, str(c.support), str(c.predicted), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
-    console.print(table, markup=False)
-
-
 def clock(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
@@ -242,28 +211,3 @@ def rates(cache: Path, config: FitConfig) -> None:
 
     for line in ratefinder.lines(ratefinder.find(cache, config), config):
         print(line)
-
-
-def comparison(made: Comparison) -> None:
-    """Print runs beside each other."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table(box=box.SIMPLE_HEAD, header_style="")
-    attributes = list(made.rows[0].score["attributes"])
-    for name in ("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"):
-        table.add_column(name, justify="left" if name in ("run", "note") else "right", overflow="fold")
-    for row in made.rows:
-        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
-        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
-        cells = ["" if value is None else f"{value:.4f}" for value in each]
-        head = (row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}")
-        table.add_row(*head, *cells, row.note)
-    console.print(table, markup=False)
-    for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
-        for key, each in values.items():
-            print(f"{title}: {key} = {' | '.join(str(v) for v in each)}")
-    for warning in made.warnings:
-        print(f"Warning: {warning}", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from maskprep.base import UsageError
-from masktrain.answer import cost, inference
+from masktrain.answer import cost, model
 from masktrain.answer.members import Candidate
 from masktrain.combine import voting
 
@@ -43,7 +43,7 @@ def taken(
 
 def measure(run: Path) -> tuple[int, float]:
     """Parameters of a run's network, and milliseconds for one image on this machine's CPU in batches of 16."""
-    member = inference.load(run, "cpu")
-    height, width = member.sidecar.size
-    seconds = cost.seconds_to_answer(member.model, (height, width), member.precision)
-    return sum(p.numel() for p in member.model.parameters()), 1000 * seconds
+    networks = model.load(run, "cpu").graph.networks
+    sizes = [(n.sidecar.size[0], n.sidecar.size[1]) for n in networks]
+    seconds = sum(cost.seconds_to_answer(n.model, s, n.precision) for n, s in zip(networks, sizes, strict=True))
+    return sum(p.numel() for n in networks for p in n.model.parameters()), 1000 * seconds

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError, write_json
-from masktrain.answer import predictors
+from masktrain.answer import model
 from masktrain.combine import voting
 from masktrain.config.settings import nearest
 from masktrain.runs import predictions as heldout
@@ -73,7 +73,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     if thresholds not in WHEN:
         near = nearest(thresholds, WHEN)
         raise UsageError(f"--thresholds cannot be '{thresholds}'.", f"Use {', '.join(near or WHEN)}.")
-    manual = predictors.load(run, "cpu").manual
+    manual = model.load(run, "cpu").spec
     held = heldout.read(run)
     schema, table, labels = manual.labels(), held.probabilities, held.labels
 

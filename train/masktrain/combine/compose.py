@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, write_json, write_with
 from maskprep.labels import Schema
-from masktrain.answer.combination import PRODUCT
+from masktrain.answer.graph import PRODUCT, JointMap, joint_map
 from masktrain.answer.members import Candidate, Parts, copy_in, read_candidate, write
-from masktrain.answer.spread import Spread, spread
 from masktrain.combine import ensemble
 from masktrain.config.settings import nearest
 from masktrain.config.where import Where
@@ -224,8 +223,8 @@ def _answers(part: Part, whole: Schema) -> pd.DataFrame:
     return frame
 
 
-def _spread(part: Part, whole: Schema) -> Spread:
-    return spread(whole, part.schema, part.attributes, part.where)
+def _spread(part: Part, whole: Schema) -> JointMap:
+    return joint_map(whole, part.schema, part.attributes, part.where)
 
 
 def _asked(parts: Sequence[Part]) -> tuple[tuple[tuple[str, ...], Where | None], ...]:
@@ -236,7 +235,7 @@ def _line(part: Part) -> tuple[str, str, str, str, float]:
     """A part for people, with macro-F1 of its attributes over all that it held out."""
     places = [part.schema.joint.index(name) for name in part.attributes]
     asked = Schema(tuple(part.schema[name] for name in part.attributes))
-    matrix = spread(part.schema, part.schema, part.attributes).matrix  # 1 where two classes agree in what is asked
+    matrix = joint_map(part.schema, part.schema, part.attributes).matrix.numpy()  # 1 where two agree in what is asked
     told = (part.held.probabilities @ matrix).argmax(1)
     truth, answered = (
         np.array([asked.encode([part.schema.decode(int(k))[p] for p in places]) for k in values], dtype=np.int64)

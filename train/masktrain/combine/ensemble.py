@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, write_json, write_with
-from masktrain.answer.combination import KINDS, Combination
+from masktrain.answer.graph import KINDS, Combination
 from masktrain.answer.members import FILE, Candidate, copy_in, read_candidate, write
 from masktrain.combine import budgets, epochs, soup, voting
 from masktrain.config.settings import nearest
@@ -91,7 +91,7 @@ def ensemble(
     Args:
         given: run folders, or folders of run folders; of one run alone the epochs that it has kept.
         out: folder of the ensemble, new or empty.
-        kind: one of :data:`ALL_KINDS`; see :class:`masktrain.answer.combination.Combination`. ``soup``
+        kind: one of :data:`ALL_KINDS`; see :class:`masktrain.answer.graph.Combination`. ``soup``
             averages weights.
         cache: for ``soup``, where the crops are if the cache has moved.
         seed: which folds of the people the scoring uses.

@@ -112,7 +112,7 @@ def apart(run: Path, cache: Path | None = None) -> Iterator[list[Path]]:
     """
     from safetensors.torch import load_file
 
-    from masktrain.answer import inference
+    from masktrain.answer import model
     from masktrain.runs import predictions as heldout
 
     held, data, sidecar = heldout.read(run), runs.read_data(run), checkpoint.load_sidecar(run)
@@ -123,12 +123,12 @@ def apart(run: Path, cache: Path | None = None) -> Iterator[list[Path]]:
     if view.fingerprint() != data["fingerprint"]:
         raise UserError(f"The cache {where} has changed since {run} was trained: other crops, labels or people.")
     rows = view.table.reset_index().set_index("image")["index"].reindex(held.images).to_numpy(dtype=np.int64)
-    predictor = inference.load(run, "cpu")
-    view = view.before(sidecar.behind())
+    predictor = model.load(run, "cpu")
+    network = predictor.graph.network
     with tempfile.TemporaryDirectory(prefix="epochs-") as folder:
         found = []
         for epoch in kept(run):
-            predictor.model.load_state_dict(load_file(_file(run, epoch)))
+            network.load_state_dict(load_file(_file(run, epoch)))
             told = dataclasses.replace(held, probabilities=predictor(view, rows).astype(np.float64))
             matrix = metrics.confusion(held.labels, told.probabilities.argmax(1), told.probabilities.shape[1])
             own = Path(folder) / f"{run.resolve().name}-epoch-{epoch:05d}"
@@ -137,7 +137,7 @@ def apart(run: Path, cache: Path | None = None) -> Iterator[list[Path]]:
                 shutil.copy2(run / name, own / name)
             heldout.to_frame(told).to_parquet(own / runs.OOF, compression="zstd", index=False)
             named = dataclasses.replace(sidecar, epoch=epoch, score=metrics.macro_f1(matrix))
-            checkpoint.save_best(own, predictor.model.state_dict(), named, runs.read_settings(run))
+            checkpoint.save_best(own, network.state_dict(), named, runs.read_settings(run))
             found.append(own)
         yield found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskprep.base import UsageError, UserError, read_json, write_json, write_with
 from maskprep.dataset import open_view
-from masktrain.answer import inference
+from masktrain.answer import model
 from masktrain.answer.members import Candidate
 from masktrain.data import tasks
 from masktrain.runs import folder as runs
@@ -52,7 +52,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
                     f"{first.folder} and {other.folder} have another {what}, so their weights have no mean.",
                     "Use --kind soft.",
                 )
-    states = [inference.load(m.folder, "cpu").model.state_dict() for m in members]
+    states = [model.load(m.folder, "cpu").graph.network.state_dict() for m in members]
     if any({k: v.shape for k, v in s.items()} != {k: v.shape for k, v in states[0].items()} for s in states):
         raise UsageError("The runs' networks have weights of different shapes, so they have no mean.")
     mean = mean_state(states)
@@ -70,9 +70,8 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     rows = view.table.reset_index().set_index("image")["index"].reindex(first.held.images)
     if rows.isna().any():
         raise UserError(f"{where} lacks images that {first.folder} held out.")
-    predictor = inference.load(first.folder, "cpu")
-    view = view.before(predictor.sidecar.behind())
-    predictor.model.load_state_dict(mean)
+    predictor = model.load(first.folder, "cpu")
+    predictor.graph.network.load_state_dict(mean)
     probabilities = predictor(view, rows.to_numpy(dtype=np.int64))
     made = dataclasses.replace(first.held, probabilities=probabilities.astype(np.float64))
     matrix = metrics.confusion(made.labels, probabilities.argmax(1), probabilities.shape[1])
@@ -83,7 +82,7 @@ def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> 
     frame = heldout.to_frame(made)
     write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
     sidecar = dataclasses.replace(first.sidecar, epoch=0, score=metrics.macro_f1(matrix))
-    checkpoint.save_best(out, predictor.model.state_dict(), sidecar, runs.read_settings(out))
+    checkpoint.save_best(out, predictor.graph.network.state_dict(), sidecar, runs.read_settings(out))
     return made
 
 

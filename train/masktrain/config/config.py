@@ -58,18 +58,16 @@ class FitConfig:
             UsageError: an unknown key (names the nearest known one), a value of the wrong type or size, or plugins that
                 have not been loaded.
         """
-        given = values.get("run")
-        named = given.get("plugins") if isinstance(given, Mapping) else None
-        plugins.need(str(each) for each in (named if isinstance(named, list | tuple) else ()))
-        sections = {}
+        run = values.get("run")
+        wanted = run.get("plugins") if isinstance(run, Mapping) else None
+        plugins.need(str(each) for each in (wanted if isinstance(wanted, list | tuple) else ()))
+        known, sections = set(keys()), {}
         for name, given in values.items():
-            if name not in SECTIONS:
-                raise _unknown(".".join([name, *list(given if isinstance(given, Mapping) else ())[:1]]))
-            if not isinstance(given, Mapping):
+            if name in SECTIONS and not isinstance(given, Mapping):
                 raise UsageError(f"'{name}' must hold settings, such as {next(keys(name))}; it is {given!r}.")
-            for key in given:
-                if f"{name}.{key}" not in set(keys(name)):
-                    raise _unknown(f"{name}.{key}")
+            for key in (f"{name}.{k}" for k in given) if isinstance(given, Mapping) else (name,):
+                if key not in known:
+                    raise _unknown(key)
             sections[name] = SECTIONS[name](**given)
         return cls(**sections)
 
@@ -92,18 +90,7 @@ def hash_of(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-SECTIONS: dict[str, Any] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "target": TargetConfig,
-    "loss": LossConfig,
-    "sample": SampleConfig,
-    "optim": OptimConfig,
-    "schedule": ScheduleConfig,
-    "select": SelectConfig,
-    "augment": AugmentConfig,
-    "run": RunConfig,
-}
+SECTIONS: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(FitConfig)}
 
 
 def keys(*sections: str) -> Iterator[str]:
@@ -123,9 +110,9 @@ def named(name: str) -> list[str]:
     found = [key for key in keys() if name in (key, key.partition(".")[2])]
     if not found:
         near = nearest(name, [*SECTIONS, *(key.partition(".")[2] for key in keys())])
-        if "." not in name and near and near[0] in SECTIONS:
-            raise UsageError(f"There is no setting or section '{name}'.", f"Did you mean '{near[0]}'?")
-        raise _unknown(name)
+        if "." in name or not near or near[0] not in SECTIONS:
+            raise _unknown(name)
+        raise UsageError(f"There is no setting or section '{name}'.", f"Did you mean '{near[0]}'?")
     return found
 
 

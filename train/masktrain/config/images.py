@@ -18,48 +18,32 @@ SAMPLES = ["all", "balanced", "sqrt", "weighted", "person", "oversample", "under
 class DataConfig(Section):
     """Which crops, before which background, and who is held out."""
 
-    view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').", "S4.35")
+    view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').")
     task: str = setting(
-        "",
-        "Attributes to learn, such as age or mask,gender; nothing for all. The people held out are the same.",
-        "S0.5, S1.5, S1.31",
+        "", "Attributes to learn, such as age or mask,gender; nothing for all. The people held out are the same."
     )
     where: str = setting(
-        "",
-        "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held out are scored.",
-        "S1.31: a network for each mask state",
+        "", "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held out are scored."
     )
-    val_ratio: float = setting(
-        0.2, "Share of the people held out for validation.", "S1.33", low=0, high=0.5, open_low=True
-    )
+    val_ratio: float = setting(0.2, "Share of the people held out for validation.", low=0, high=0.5, open_low=True)
     split_seed: int = setting(
-        0,
-        "Which split of the people; apart from --seed, so that seeds can be compared.",
-        "S0.28",
-        low=0,
-        high=2**32 - 1,
+        0, "Which split of the people; apart from --seed, so that seeds can be compared.", low=0, high=2**32 - 1
     )
     train_bins: str | None = setting(
-        None,
-        "Other limits for a number in training, such as age=30,58; everything is scored by the schema's.",
-        "S4.9, S4.31: ages near 60 are hard to tell apart",
+        None, "Other limits for a number in training, such as age=30,58; everything is scored by the schema's."
     )
-    drop_intervals: str | None = setting(
-        None, "Numbers not to train on, both ends too, such as age=28-29,57-59.", "S1.23; teams dropped 28-29 and 57-59"
-    )
+    drop_intervals: str | None = setting(None, "Numbers not to train on, both ends too, such as age=28-29,57-59.")
     label_margin: str | None = setting(
-        None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61).", "S1.23"
+        None, "Do not train on numbers nearer than this to a limit, such as age=2 (58, 59, 60, 61)."
     )
     soft_labels: str | None = setting(
         None,
         "In training, share labels near a limit between both classes, as if a number were off by so much, such as"
         " age=2.",
-        "S4.30: soft labels at borders",
     )
     extra: tuple[str, ...] = setting(
         (),
         "More caches to train on, never to validate on: PATH, or PATH=2 to see each of its images twice in an epoch.",
-        "S1.10, S1.18, S1.22",
     )
     teacher: str = setting(
         "",
@@ -74,20 +58,19 @@ class DataConfig(Section):
         low=0,
         high=1,
     )
-    fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.", "S0.12, S2.22")
-    folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.", "S0.28")
+    fold: str = setting("", "Hold out the k-th of K folds, written k/K, instead of val_ratio.")
+    folds_file: str | None = setting(None, "CSV with the columns person and fold, instead of folds made here.")
     background: str = setting(
         "original",
-        "Behind the subject: original, mean (the data set's colour), colour, blur, or random (only in training).",
-        "S4.12; needs mattes",
+        "Behind the subject: original, or (with mattes) mean (the data set's colour), colour, blur, or random (only in"
+        " training).",
         choices=BACKGROUNDS,
     )
-    colour: str = setting("grey", "The colour of --background colour: #rrggbb, r,g,b or a name.", "S4.12")
+    colour: str = setting("grey", "The colour of --background colour: #rrggbb, r,g,b or a name.")
     statistics: str = setting(
         "whole",
-        "Normalise by the mean and std of the data set's crops (whole), of their foregrounds (foreground), or by those"
-        " that the weights of the model were trained with (model).",
-        "S4.13; foreground needs mattes",
+        "Normalise by the mean and std of the data set's crops (whole), of their foregrounds (foreground, with"
+        " mattes), or by those that the weights of the model were trained with (model).",
         choices=("whole", "foreground", "model"),
     )
 
@@ -104,20 +87,15 @@ class SampleConfig(Section):
         "all",
         "all (each once), balanced (classes alike), sqrt (by the root of their size), weighted (sample.shares), person"
         " (people alike), oversample or undersample (to sample.level).",
-        "S3.7, S4.8, S4.16",
         choices=SAMPLES,
     )
-    by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.", "S4.8")
+    by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.")
     shares: tuple[float, ...] = setting(
-        (),
-        "Wanted share of each class, for weighted; classes without images leave theirs to the others.",
-        "S4.16",
-        low=0,
+        (), "Wanted share of each class, for weighted; classes without images leave theirs to the others.", low=0
     )
     level: float = setting(
         1.0,
         "Oversample classes up to this share of the largest; undersample down to the smallest divided by it.",
-        "S4.16, S4.11",
         low=0,
         high=1,
         open_low=True,
@@ -125,7 +103,6 @@ class SampleConfig(Section):
     photos: int = setting(
         0,
         "Photos of each person and class in an epoch, others every epoch; 0 for all (1: one of five worn masks).",
-        "S4.10",
         low=0,
     )
 
@@ -137,7 +114,6 @@ class AugmentConfig(Section):
     recipe: str = setting(
         "light",
         "Augmentation: none, light, base, strong, or albumentations:FILE.yaml (a list of albumentations, on the CPU).",
-        "S0.30, S1.24, S2.13",
         choices=RECIPES,
         prefix="albumentations:",
     )
@@ -145,22 +121,19 @@ class AugmentConfig(Section):
         (),
         "Another recipe for some classes, written ATTRIBUTE=CLASS:RECIPE, such as age=>=60:strong (or joint=CLASS); of"
         " several that fit an image the first one counts.",
-        "S4.17",
     )
-    mixup: float = setting(0.0, "Share of images blended with another.", "arXiv 1710.09412; S2.14", low=0, high=1)
+    mixup: float = setting(0.0, "Share of images blended with another.", "mixup, arXiv 1710.09412", low=0, high=1)
     cutmix: float = setting(
-        0.0, "Share of images with a rectangle of another.", "arXiv 1905.04899; S2.14, S3.13", low=0, high=1
+        0.0, "Share of images with a rectangle of another.", "CutMix, arXiv 1905.04899", low=0, high=1
     )
-    halves: float = setting(
-        0.0,
-        "Share of images whose left or right half is another's.",
-        "S3.13: the first of the fourth cohort",
-        low=0,
-        high=1,
-    )
-    within: float = setting(0.0, "Share of the halves that come from the same class.", "S3.13", low=0, high=1)
+    halves: float = setting(0.0, "Share of images whose left or right half is another's.", low=0, high=1)
+    within: float = setting(0.0, "Share of the halves that come from the same class.", low=0, high=1)
     alpha: float = setting(
-        1.0, "Of the beta distribution of the shares in mixup and cutmix.", "arXiv 1905.04899", low=0, open_low=True
+        1.0,
+        "Mixing ratios of mixup and cutmix are drawn from Beta(alpha, alpha).",
+        "arXiv 1905.04899",
+        low=0,
+        open_low=True,
     )
 
     def __post_init__(self) -> None:

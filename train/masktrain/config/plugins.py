@@ -1,4 +1,4 @@
-"""Code of one's own that adds losses, augmentations, schedules and ways of sampling under new names (S0.22, S3.17).
+"""Code of one's own that adds losses, augmentations, schedules and ways of sampling under new names.
 
 A plugin is imported only where a person names it, never because a run, a checkpoint or a file of settings does.
 """

@@ -27,44 +27,38 @@ AMP = ("auto", "off", "bf16", "fp16")
 class ModelConfig(Section):
     """The network."""
 
-    name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "S3.10; ImageNet weights at hand offline")
+    name: str = setting("tf_efficientnet_lite0", "Name of a timm model.", "its ImageNet weights need no hub")
     second: str = setting(
         "",
         "Another timm model whose features are put beside those of the first; each sees the crops at its own size.",
-        "S2.7: CNN and transformer",
+        "a CNN and a transformer err differently",
     )
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
     drop_path: float = setting(
         0.0, "Share of residual branches dropped while training.", "arXiv 1603.09382", low=0, high=0.9
     )
-    freeze: int = setting(
-        0,
-        "First stages that do not learn, norms included; -1 for all but the classifier.",
-        "S1.21, S0.11",
-        low=-1,
-    )
+    freeze: int = setting(0, "First stages that do not learn, norms included; -1 for all but the classifier.", low=-1)
     thaw: float = setting(
         0.0,
         "Share of the epochs over which frozen stages thaw one after another, from the top; 0 for never.",
-        "S0.11",
+        "gradual unfreezing, arXiv 1801.06146",
         low=0,
         high=1,
     )
     thaw_on_plateau: bool = setting(
         False,
         "Thaw all frozen stages when select.by has stood still for half of select.patience, instead of model.thaw.",
-        "S0.11: unfrozen when half of the patience is spent",
     )
     checkpointing: bool = setting(
         False,
         "Compute activations again when the gradients need them: less memory, about a third more time.",
-        "S4.2; arXiv 1604.06174",
+        "arXiv 1604.06174",
     )
     head: str = setting(
         "linear",
         "Classifier: linear, or cosine (normalised features and weights, outputs times loss.scale; for LDAM).",
-        "S4.22; arXiv 1906.07413",
+        "arXiv 1906.07413",
         choices=HEADS,
     )
 
@@ -82,13 +76,13 @@ class TargetConfig(Section):
         choices=(*TARGETS, "auto"),
     )
     number_share: float = setting(
-        0.5, "Share of the number's own error in the loss of a head that answers with it.", "S4.30", low=0, high=1
+        0.5, "Share of the number's own error in the loss of a head that answers with it.", low=0, high=1
     )
     weights: tuple[float, ...] = setting(
-        (), "Weight of each head's loss, in the order of the attributes (default: alike).", "S0.6; 0.8/1/1.7", low=0
+        (), "Weight of each head's loss, in the order of the attributes (default: alike).", low=0
     )
     losses: tuple[str, ...] = setting(
-        (), "Loss of each head, in the order of the attributes (default: --loss).", "S4.29", choices=LOSSES
+        (), "Loss of each head, in the order of the attributes (default: --loss).", choices=LOSSES
     )
 
 
@@ -99,30 +93,34 @@ class LossConfig(Section):
     name: str = setting(
         "ce",
         "ce, focal, f1 (soft F1), ce_f1 (both), ldam, bce (summed over classes) or soft_margin (their mean).",
-        "S0.8, S4.6, S4.22, S1.28",
+        "focal arXiv 1708.02002, LDAM arXiv 1906.07413",
         choices=LOSSES,
     )
     label_smoothing: float = setting(
         0.1,
         "Target mass spread evenly over all classes (eps/C each, the true class too); not in soft F1.",
-        "S4.46",
+        "arXiv 1512.00567",
         low=0,
         high=0.9,
     )
     class_weights: str = setting(
         "sqrt",
         "Weight of a class by its count n: none, sqrt (n^-1/2), inverse (1/n), log (1/log(1+n)) or effective number.",
-        "S4.22",
+        "effective number: arXiv 1901.05555",
         choices=CLASS_WEIGHTS,
     )
     beta: float = setting(
-        0.9999, "Of the effective number, (1-beta)/(1-beta^n).", "arXiv 1901.05555", low=0, high=0.999999
+        0.9999,
+        "Beta of the effective-number class weights, (1-beta)/(1-beta^n).",
+        "arXiv 1901.05555",
+        low=0,
+        high=0.999999,
     )
     defer: float = setting(
         0.0, "Share of the training after which class weights begin to count.", "DRW, arXiv 1906.07413", low=0, high=1
     )
     gamma: float = setting(2.0, "Focus of the focal loss.", "arXiv 1708.02002", low=0, high=10)
-    f1_share: float = setting(0.7, "Share of soft F1 in ce_f1.", "S4.7: 0.3 CE + 0.7 F1", low=0, high=1)
+    f1_share: float = setting(0.7, "Share of soft F1 in ce_f1.", low=0, high=1)
     margin: float = setting(0.5, "LDAM's margin of the rarest class.", "arXiv 1906.07413", low=0, high=1)
     scale: float = setting(
         30.0, "LDAM's scale of the margins, and of the cosine head's outputs.", "arXiv 1906.07413", low=0, open_low=True
@@ -133,14 +131,14 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """Optimiser."""
 
-    epochs: int = setting(8, "Passes over the training images.", "S1.41: 10 are enough in practice", low=1)
+    epochs: int = setting(8, "Passes over the training images.", low=1)
     batch_size: int = setting(
         0,
         "Images per step; 0 for 16, or 64 on a GPU with more than 3,000 images in an epoch.",
         "16: more updates than 32",
         low=0,
     )
-    optimizer: str = setting("adamw", "Name of a timm optimiser.", "AdamW, arXiv 1711.05101; S0.7")
+    optimizer: str = setting("adamw", "Name of a timm optimiser.", "AdamW, arXiv 1711.05101")
     lr: float = setting(
         0.0,
         "Peak learning rate, a tenth or less of the default for transformers; 0 for 1e-3 times the root of the batch"
@@ -152,14 +150,13 @@ class OptimConfig(Section):
     layer_decay: float = setting(
         1.0,
         "Factor of the learning rate from each layer to the one before it; 1 for none.",
-        "S2.17; arXiv 2106.08254",
+        "BEiT, arXiv 2106.08254",
         low=0.1,
         high=1,
     )
     micro_batch: int = setting(
         0,
         "Images on the device at once, the gradients adding up; 0 for the whole batch. Halved when memory runs out.",
-        "S4.2",
         low=0,
     )
     sam: float = setting(
@@ -169,7 +166,7 @@ class OptimConfig(Section):
     ema: float = setting(
         0.0,
         "Decay of the running average of the weights, which is then what is scored and kept; 0 for none.",
-        "S2.6; warm-up (1+t)/(10+t)",
+        "warm-up (1+t)/(10+t), as TensorFlow has it",
         low=0,
         high=0.99999,
     )
@@ -183,25 +180,24 @@ class ScheduleConfig(Section):
         "cosine",
         "cosine, constant, step, multistep, exponential, cyclic (triangles), restarts (a cosine anew in every cycle),"
         " onecycle or plateau (of the selection score).",
-        "S0.10, S4.24",
+        "restarts: SGDR, arXiv 1608.03983; onecycle: arXiv 1708.07120",
         choices=SCHEDULES,
     )
     warmup: float = setting(0.1, "Share of the steps that warm up.", "AutoGluon's default", low=0, high=1)
-    floor: float = setting(0.0, "Lowest share of the peak rate.", "S0.10", low=0, high=1)
+    floor: float = setting(0.0, "Lowest share of the peak rate.", low=0, high=1)
     gamma: float = setting(
         0.1,
         "Factor of a drop, for step, multistep and plateau; of the whole run for exponential.",
-        "S0.10",
         low=0,
         high=1,
         open_low=True,
     )
-    stretches: int = setting(3, "Equal stretches of step, each gamma times lower.", "S0.10", low=1)
-    milestones: tuple[float, ...] = setting(
-        (0.6, 0.85), "Shares of the run where multistep drops.", "S0.10", low=0, high=1
+    stretches: int = setting(3, "Equal stretches of step, each gamma times lower.", low=1)
+    milestones: tuple[float, ...] = setting((0.6, 0.85), "Shares of the run where multistep drops.", low=0, high=1)
+    cycles: int = setting(
+        3, "Cycles of cyclic and restarts, for snapshots.", "snapshot ensembles, arXiv 1704.00109", low=1
     )
-    cycles: int = setting(3, "Cycles of cyclic and restarts, for snapshots.", "S2.20, S4.24", low=1)
-    patience: int = setting(2, "Epochs without a better score before plateau drops.", "S0.10", low=0)
+    patience: int = setting(2, "Epochs without a better score before plateau drops.", low=0)
 
 
 @dataclass(frozen=True)
@@ -209,23 +205,18 @@ class SelectConfig(Section):
     """Which epoch is best, by one criterion for everything."""
 
     by: str = setting(
-        "macro_f1",
-        "macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such as age.macro_f1.",
-        "S0.34",
+        "macro_f1", "macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such as age.macro_f1."
     )
-    patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", "S0.34", low=0)
-    stop_by: str = setting("", "Score of the patience, where it is not that of the selection.", "S0.34")
-    last: int = setting(0, "Last epochs whose weights are kept, for soup.", "S2.6", low=0)
+    patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", low=0)
+    stop_by: str = setting("", "Score of the patience, where it is not that of the selection.")
+    last: int = setting(0, "Last epochs whose weights are kept, for soup.", low=0)
     every: int = setting(
-        1,
-        "For soup, keep every so many epochs only, such as the ends of cycles (epochs / cycles).",
-        "S2.21",
-        low=1,
+        1, "For soup, keep every so many epochs only, such as the ends of cycles (epochs / cycles).", low=1
     )
     soup: str = setting(
         "none",
         "Average of the last epochs' weights, kept if it scores higher: none, uniform (SWA) or greedy.",
-        "S2.6; arXiv 1803.05407, 2203.05482",
+        "SWA, arXiv 1803.05407; soups, arXiv 2203.05482",
         choices=SOUPS,
     )
 
@@ -239,22 +230,20 @@ class SelectConfig(Section):
 class RunConfig(Section):
     """How it is run."""
 
-    seed: int = setting(0, "Seed of every random draw of the training.", "DESIGN 6", low=0, high=2**32 - 1)
+    seed: int = setting(0, "Seed of every random draw of the training.", low=0, high=2**32 - 1)
     snapshot_seconds: float = setting(
         60.0,
         "Seconds between two snapshots within an epoch, from which --resume goes on; the result does not depend on it.",
-        "issue 6: exact resume",
         low=0,
     )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", "torch")
     tta: str = setting(
         "none",
         "Average over the crop and its mirror image when scoring and predicting: none or mirror.",
-        "S4.21",
         choices=MIRRORS,
     )
     amp: str = setting(
-        "auto", "Mixed precision: auto (16 bits on CUDA, none on a CPU), off, bf16 or fp16.", "S4.5", choices=AMP
+        "auto", "Mixed precision: auto (16 bits on CUDA, none on a CPU), off, bf16 or fp16.", choices=AMP
     )
     compile: bool | None = setting(
         None,
@@ -262,18 +251,12 @@ class RunConfig(Section):
         " 300,000 images, which pays for the minute it takes.",
         "torch",
     )
-    deterministic: bool = setting(
-        False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.", "issue 6: exact resume"
-    )
+    deterministic: bool = setting(False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.")
     plugins: tuple[str, ...] = setting(
-        (), "Plugins that the other settings use, with their hashes; set by --plugin alone.", "S0.22, S3.17"
+        (), "Plugins that the other settings use, with their hashes; set by --plugin alone."
     )
-    protocol: str = setting(
-        "", "Hash of the ground rules that the settings keep to; set by masktrain fit alone.", "S3.24"
-    )
-    deviates: tuple[str, ...] = setting(
-        (), "In what and why the settings deviate from them; set by --deviate alone.", "S3.24"
-    )
+    protocol: str = setting("", "Hash of the ground rules that the settings keep to; set by masktrain fit alone.")
+    deviates: tuple[str, ...] = setting((), "In what and why the settings deviate from them; set by --deviate alone.")
     log: tuple[str, ...] = setting(
-        (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow.", "S0.25, S1.6; extras", choices=LOGS
+        (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow (extras).", choices=LOGS
     )

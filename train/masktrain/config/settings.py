@@ -12,11 +12,13 @@ from typing import Any
 
 from maskprep.base import UsageError
 
+SWITCHES = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+
 
 def setting(
     default: Any,
     help: str,
-    source: str,
+    source: str = "",
     *,
     low: float = -math.inf,
     high: float = math.inf,
@@ -28,7 +30,7 @@ def setting(
 
     Args:
         help: one line for the command line and the documentation.
-        source: paper, checklist item or measurement that the setting or its default comes from.
+        source: paper or measurement that the setting or its default comes from, if any.
         low, high: limits, both allowed; with ``open_low`` the lower one is not.
         choices: the allowed names; plugins may add to a list.
         prefix: names that begin with it are allowed too.
@@ -43,7 +45,14 @@ class Section:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(typing.cast(Any, self)):
-            object.__setattr__(self, f.name, _checked(f, hints[f.name], getattr(self, f.name)))
+            kinds, value = unfold(hints[f.name]), getattr(self, f.name)
+            if tuple in kinds:
+                if not isinstance(value, list | tuple):
+                    raise UsageError(f"'{f.name}' must be a list of {kinds[0].__name__}, not {value!r}.")
+                value = tuple(_checked(f, kinds[:1], each) for each in value)
+            else:
+                value = _checked(f, kinds, value)
+            object.__setattr__(self, f.name, value)
 
 
 def nearest(name: str, known: Sequence[str], count: int = 1) -> list[str]:
@@ -51,17 +60,10 @@ def nearest(name: str, known: Sequence[str], count: int = 1) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
 
 
-def parsed(key: str, kinds: tuple[Any, ...], text: str) -> Any:
-    """The value that text means for a setting of some kinds."""
-    try:
-        if bool in kinds:
-            return {
-                **dict.fromkeys(("true", "yes", "on", "1"), True),
-                **dict.fromkeys(("false", "no", "off", "0"), False),
-            }[text.casefold()]
-        return next((kind(text) for kind in (int, float) if kind in kinds), text)
-    except (KeyError, ValueError):
-        raise UsageError(f"'{key}' must be {_words(kinds)}, not '{text}'.") from None
+def hint(name: str, known: Sequence[str], otherwise: str = "") -> str:
+    """``Did you mean ...?`` with the known name most like a misspelt one, or another hint where none is."""
+    near = nearest(name, known)
+    return f"Did you mean '{near[0]}'?" if near else otherwise
 
 
 def unfold(hint: Any) -> tuple[Any, ...]:
@@ -71,38 +73,36 @@ def unfold(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) or (hint,)
 
 
+def parsed(key: str, kinds: tuple[Any, ...], text: str) -> Any:
+    """The value that text means for a setting of some kinds."""
+    try:
+        if bool in kinds:
+            return SWITCHES[text.casefold()]
+        return next((kind(text) for kind in (int, float) if kind in kinds), text)
+    except (KeyError, ValueError):
+        raise UsageError(f"'{key}' must be {_words(kinds)}, not '{text}'.") from None
+
+
 def _words(kinds: tuple[Any, ...]) -> str:
     return " or ".join({type(None): "nothing", tuple: "several of them"}.get(k, k.__name__) for k in kinds)
 
 
-def _checked(f: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+def _checked(f: dataclasses.Field[Any], kinds: tuple[Any, ...], value: Any) -> Any:
     """A value of the field's type and within its limits; whole numbers become floats where a float is meant."""
-    kinds = unfold(hint)
-    if tuple in kinds:
-        if not isinstance(value, list | tuple):
-            raise UsageError(f"'{f.name}' must be a list of {kinds[0].__name__}, not {value!r}.")
-        return tuple(_one_checked(f, kinds[:1], v) for v in value)
-    return _one_checked(f, kinds, value)
-
-
-def _one_checked(f: dataclasses.Field[Any], kinds: tuple[Any, ...], value: Any) -> Any:
+    about = f.metadata
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise UsageError(f"'{f.name}' must be {_words(kinds)}, not {value!r}.")
-    about = f.metadata
     open_end = about["prefix"] and str(value).startswith(about["prefix"])
     if about["choices"] and value not in about["choices"] and not open_end:
-        near = nearest(value, about["choices"])
-        raise UsageError(
-            f"'{f.name}' must be one of {', '.join(about['choices'])}, not '{value}'.",
-            f"Did you mean '{near[0]}'?" if near else "",
-        )
+        known = about["choices"]
+        raise UsageError(f"'{f.name}' must be one of {', '.join(known)}, not '{value}'.", hint(value, known))
     if isinstance(value, int | float) and not isinstance(value, bool):
-        inside = about["low"] < value if about["open_low"] else about["low"] <= value
-        if not (inside and value <= about["high"]):  # false for NaN too
-            above = f"above {about['low']:g}" if about["open_low"] else f"at least {about['low']:g}"
-            most = "" if about["high"] == math.inf else f" and at most {about['high']:g}"
+        low, high, is_open = about["low"], about["high"], about["open_low"]
+        if not ((low < value if is_open else low <= value) and value <= high):  # false for NaN too
+            above = f"above {low:g}" if is_open else f"at least {low:g}"
+            most = "" if high == math.inf else f" and at most {high:g}"
             raise UsageError(f"'{f.name}' must be {above}{most}, not {value}.")
         if not math.isfinite(value):
             raise UsageError(f"'{f.name}' must be a finite number.")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maskprep.base import UsageError, missing_extra
 from maskprep.labels import Schema
-from masktrain.answer.graph import Part
+from masktrain.answer.graph import Network
 from masktrain.config.settings import nearest
 from masktrain.train.loop import normalise
 from masktrain.train.model import Paired, Several
@@ -133,7 +133,7 @@ def _grid(model: nn.Module, places: int, size: tuple[int, int]) -> tuple[int, in
     return grid if grid[0] * grid[1] == places else None
 
 
-def networks_of(part: Part) -> list[tuple[nn.Module, list[Layer]]]:
+def networks_of(part: Network) -> list[tuple[nn.Module, list[Layer]]]:
     """The networks of a part, each with the layer that is mapped; two layers where it has two backbones.
 
     Raises:
@@ -205,7 +205,7 @@ def check(method: str) -> None:
 
 
 def maps(
-    part: Part, crops: NDArray[np.uint8], labels: NDArray[np.int64], method: str = "gradcam", batch_size: int = 16
+    part: Network, crops: NDArray[np.uint8], labels: NDArray[np.int64], method: str = "gradcam", batch_size: int = 16
 ) -> Maps:
     """How much each place of a crop speaks for a joint class.
 
@@ -226,7 +226,7 @@ def maps(
     """
     check(method)
     ensure_torchvision()  # the library imports it
-    labels = labels if part.spread is None else part.spread.own[labels]
+    labels = part.own[labels]
     sidecar, networks = part.sidecar, networks_of(part)
     device = next(part.model.parameters()).device
     target, schema = sidecar.answers(), sidecar.labels()

@@ -21,8 +21,8 @@ import numpy as np
 from maskprep.base import UserError, below, missing_extra, new_token, own_page
 from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answer import draw as drawing
-from masktrain.answer import live, predictors
-from masktrain.answer.predictor import Predictor
+from masktrain.answer import live, model
+from masktrain.answer.model import Model
 
 HOST, PORT = "127.0.0.1", 7860
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -60,20 +60,20 @@ Attend = Callable[[Pixels, int], Pixels]
 """A crop uint8 [H, W, 3] and a joint class → the crop with a map of the attention drawn over it."""
 
 
-def look(predictor: Predictor, eye: live.Eye, pixels: Pixels, attend: Attend | None = None) -> Seen:
+def look(predictor: Model, eye: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Seen:
     """Everything there is to show about a photo, uint8 [h, w, 3] RGB."""
     schema = predictor.schema
-    subjects = eye.look(pixels, everyone=True)
+    subjects = eye.find(pixels, everyone=True)
     chosen = subjects[0]
     marks = [drawing.Mark(s.box, (f"face {n}",), drawing.FAINT) for n, s in enumerate(subjects[1:], 2) if s.box]
     many = f"{len(marks) + 1} faces" if marks else "1 face"
     if not chosen.crops:
         marks.append(drawing.Mark(None, ("no answer",), drawing.FAINT))
         return Seen(drawing.annotate(pixels, marks), f"{chosen.status}: {chosen.reason or 'there is no crop'}.")
-    probabilities = predictor.of_crops(live.stack(predictor.manual, [chosen]))
+    probabilities = predictor.of_crops(live.stack(predictor.spec, [chosen]))
     told = int(predictor.decide(probabilities)[0])
     marks.append(drawing.mark_of(schema, told, probabilities[0], chosen.box))
-    first = predictor.manual.inputs[0].view
+    first = predictor.spec.inputs[0].view
     cube = probabilities[0].reshape(schema.sizes)
     answers = {}
     for axis, name in enumerate(schema.joint):
@@ -91,19 +91,18 @@ def look(predictor: Predictor, eye: live.Eye, pixels: Pixels, attend: Attend | N
     )
 
 
-def attend_with(predictor: Predictor) -> Attend | None:
+def attend_with(predictor: Model) -> Attend | None:
     """Maps of the attention of the networks that see the first input.
 
     None for exported files, without grad-cam, and for networks whose features have no places.
     """
-    if not hasattr(predictor.source, "member") and not hasattr(predictor.source, "members"):
+    if not hasattr(predictor.source, "networks"):
         return None
     if importlib.util.find_spec("pytorch_grad_cam") is None:
         return None
-    from masktrain.answer import trained
     from masktrain.pages import attention
 
-    parts = [p for p in trained.parts_of(predictor.source)[0] if p.place == 0]
+    parts = [n for n in predictor.graph.networks if n.place == 0]
     try:
         for part in parts:
             attention.networks_of(part)
@@ -112,19 +111,19 @@ def attend_with(predictor: Predictor) -> Attend | None:
 
     def attend(crop: Pixels, label: int) -> Pixels:
         labels = np.array([label])
-        asked = [part for part in parts if part.asked(labels)[0]] or parts
+        asked = [part for part in parts if part.asked[label]] or parts
         found = np.stack([attention.maps(part, crop[None], labels) for part in asked]).mean(0).astype(np.float32)
         return np.asarray(attention.overlay(crop[None], found)[0], np.uint8)
 
     return attend
 
 
-def build(predictor: Predictor, eye: live.Eye, name: str) -> Any:
+def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
     """The page, as Gradio's Blocks."""
     import gradio as gr
 
     attend, lock = attend_with(predictor), threading.Lock()
-    schema, matted = predictor.schema, predictor.manual.inputs[0].matted
+    schema, matted = predictor.schema, predictor.spec.inputs[0].matted
 
     def answer(file: str | None) -> list[Any]:
         if file is None:
@@ -248,10 +247,10 @@ def demo(
     Raises:
         UserError: the run cannot be used, Gradio is not installed, or the port is taken.
     """
-    predictor = predictors.load(run, device)
+    predictor = model.load(run, device)
     if importlib.util.find_spec("gradio") is None:
         raise missing_extra("gradio", "app")
-    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_eye(predictor.manual) as eye:
+    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_finder(predictor.spec) as eye:
         # before Gradio is imported, which reads them then
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, HF_HUB_DISABLE_TELEMETRY="1")
         token = new_token()

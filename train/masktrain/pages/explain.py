@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
-from masktrain.answer import evaluate, members, predictors, trained
-from masktrain.answer.graph import Part
-from masktrain.answer.predictor import Predictor, find_view
+from masktrain.answer import evaluate, members, model
+from masktrain.answer.graph import Network
+from masktrain.answer.model import Model
 from masktrain.pages import attention, gallery
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
@@ -92,12 +92,13 @@ def explain(
         keep_whole(out / FILE, force)
         if not (out / FILE).exists():
             keep_whole(out / TABLE, force)
-    predictor = predictors.load(run, device)
-    pictures = predictors.open_for(predictor, cache, view)
+    predictor = model.load(run, device)
+    pictures = model.open_for(predictor, cache, view)
     asked = questions.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
-    given = evaluate.answer(run, predictor, pictures, asked, 64)
-    seen = given.known & given.cropped
-    asked, probabilities, told = asked.take(seen), given.probabilities[seen], given.predicted[seen]
+    given = evaluate.predictions(run, predictor, pictures, asked)
+    given = given[given["cropped"]]
+    asked = asked.take(asked.images["image"].isin(given["image"]).to_numpy())
+    probabilities, told = evaluate.probabilities(given), given["ans"].to_numpy()
     if not len(asked):
         raise UserError(f"None of the images {asked.what} has a crop.")
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).loc[asked.images["image"]].to_numpy()
@@ -133,13 +134,13 @@ def _keep(file: Path, text: str) -> Path:
 class Lookers:
     """The networks of a run that see its first view, and whom each of them was not trained on."""
 
-    def __init__(self, run: Path, predictor: Predictor, method: str, pictures: View) -> None:
-        parts, _ = trained.parts_of(predictor.source)
+    def __init__(self, run: Path, predictor: Model, method: str, pictures: View) -> None:
         self.method = method
-        self.pictures = predictor.manual.inputs[0].of(pictures)
+        self.pictures = predictor.spec.inputs[0].of(pictures)
         folders = _folders(run) or [run]
-        self.parts: list[tuple[Part, set[str]]] = []
-        for part, folder in zip(parts, folders, strict=True):
+        self.parts: list[tuple[Network, set[str]]] = []
+        for part in predictor.graph.networks:
+            folder = folders[part.member]
             if part.place == 0:
                 held = runs.read_data(folder)["people"]["val"] if (folder / runs.DATA).is_file() else []
                 self.parts.append((part, set(held)))
@@ -152,7 +153,7 @@ class Lookers:
         total = np.zeros(crops.shape[:3], np.float32)
         count = np.zeros(len(rows), np.float32)
         strangers = np.array([[p in held for p in people] for _, held in self.parts]).reshape(len(self.parts), -1)
-        asked = np.array([part.asked(labels) for part, _ in self.parts]).reshape(len(self.parts), -1)
+        asked = np.array([part.asked[labels] for part, _ in self.parts]).reshape(len(self.parts), -1)
         strangers &= asked
         strangers |= asked & ~strangers.any(0)  # where nobody held the person out, everyone is asked
         for (part, _), chosen in zip(self.parts, strangers, strict=True):
@@ -170,7 +171,7 @@ def votes(
     run: Path,
     asked: Questions,
     also: Sequence[Path],
-    predictor: Predictor,
+    predictor: Model,
     pictures: View,
     rows: NDArray[np.int64],
 ) -> NDArray[np.int64]:
@@ -184,10 +185,10 @@ def votes(
             _count(counted, asked, heldout.read(folder))
         return counted
     for folder in [*(_folders(run) or [run]), *also]:
-        other = predictors.load(folder)
-        own = predictors.open_for(other, pictures.path) if len(other.manual.inputs) > 1 else pictures
-        if other.manual.view != predictor.manual.view:
-            own = find_view(pictures.path, other.manual.inputs[0])
+        other = model.load(folder)
+        own = model.open_for(other, pictures.path) if len(other.spec.inputs) > 1 else pictures
+        if other.spec.view != predictor.spec.view:
+            own = model.find_view(pictures.path, other.spec.inputs[0], other.spec.settings)
         places = pd.Series(own.table.index, index=own.table["image"]).reindex(asked.images["image"])
         data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
         known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")

@@ -63,15 +63,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model.
+    """A model: its parameters with the classifier it was published with, the size (height, width) and the licence of
+    its weights (empty where nobody states one), and macro-F1 of own runs of it, best first.
 
-    Args:
-        name: as asked for.
-        parameters: with the classifier it was published with.
-        size: height and width its weights were trained at.
-        weights: ``here`` (on this machine), ``index`` (fetched from the package index when needed), ``hub``, ``none``.
-        licence: of the weights; empty where neither the registry nor timm says.
-        scores: macro-F1 of own runs of it, best first.
+    ``weights`` are ``here`` (on this machine), ``index`` (fetched from the package index when needed), ``hub`` or
+    ``none``.
     """
 
     name: str
@@ -114,33 +110,25 @@ def identity(name: str) -> str:
 
 
 def look_up(name: str, scored: Mapping[str, list[float]] | None = None) -> Entry:
-    """What is known about a model without running it.
-
-    Args:
-        scored: see :func:`own_scores`.
-    """
+    """What is known about a model without running it; ``scored`` as :func:`own_scores` has it."""
     timm, known = import_timm(), known_name(name)
     with torch.device("meta"):  # no memory, no random numbers
-        model = timm.create_model(known)
-    config = timm.models.get_pretrained_cfg(known)
-    base = known.partition(".")[0]
+        parameters = sum(p.numel() for p in timm.create_model(known).parameters())
+    config, base = timm.models.get_pretrained_cfg(known), known.partition(".")[0]
+    licence = (config.license if config is not None else "") or ""
     if base in lite.BLOCKS_PER_STAGE:
         file = base.removeprefix("tf_")
         where = "here" if weights.status(file).status == "present" else "index"
         licence = weights.find(file).licence
-    else:
-        where = "none" if config is None or not config.has_weights else "here" if _cached(config.hf_hub_id) else "hub"
-        licence = (config.license if config is not None else "") or ""
+    elif config is None or not config.has_weights:
+        where = "none"
+    else:  # the hub's client knows what it has fetched before
+        from huggingface_hub import try_to_load_from_cache
+
+        found = config.hf_hub_id and try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+        where = "here" if isinstance(found, str) else "hub"
     scores = sorted((scored or {}).get(identity(name), ()), reverse=True)
-    parameters = sum(p.numel() for p in model.parameters())
     return Entry(name, parameters, native_size_of(name), where, licence, tuple(scores))
-
-
-def _cached(hub_id: str | None) -> bool:
-    """Whether the hub's client has fetched the weights before."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return hub_id is not None and isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str)
 
 
 def own_scores(folder: Path) -> dict[str, list[float]]:
@@ -156,23 +144,24 @@ def own_scores(folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def measure(name: str, device: str = "auto", batch: int = cost.BATCH) -> Cost:
-    """Train and ask a model, from random weights, at its native size.
+def measure(name: str, device: str = "auto", batch: int | None = None) -> Cost:
+    """Train and ask a model at its native size, from random weights: the train step of a fit with default settings.
 
     Args:
-        batch: images at once.
+        batch: images at once, by default as many as a fit takes.
 
     Raises:
         UserError: the device is not here, its memory does not do, or the model cannot be built.
     """
-    where, size = host.choose_device(device), native_size_of(name)
-    rng = np.random.default_rng(0)
+    given = {"model.name": name} | ({} if batch is None else {"optim.batch_size": batch})
+    config, where, size = FitConfig.from_keys(given), host.choose_device(device), native_size_of(name)
+    batch = config.optim.batch_size
     labels = np.arange(batch) % MASK_SCHEMA.num_classes
-    config = FitConfig.from_keys({"model.name": name, "optim.batch_size": batch})
     objective = make_objective(make_target("joint", MASK_SCHEMA), labels, config)
     model = build(name, MASK_SCHEMA.num_classes, size)
     learner = loop.make_learner(model, config, objective, np.full(3, 0.5), np.full(3, 0.2), where)
-    pixels = torch.from_numpy(rng.integers(0, 256, (batch, 3, *size), dtype=np.uint8)).to(where)
+    crops = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(crops).to(where).permute(0, 3, 1, 2)
     images = Batch(np.arange(batch), pixels, torch.from_numpy(labels).to(where))
     learner.model.train()
     kept: dict[int, int] = {}
@@ -181,7 +170,8 @@ def measure(name: str, device: str = "auto", batch: int = cost.BATCH) -> Cost:
             float(loop.train_step(learner, images, config.optim)[1])
         started = time.perf_counter()
         for _ in range(STEPS):
-            float(loop.train_step(learner, images, config.optim)[1])
+            loss = loop.train_step(learner, images, config.optim)[1]
+        float(loss)  # waits for a GPU
         trained = STEPS * batch / (time.perf_counter() - started)
         answered = 1 / cost.seconds_to_answer(learner.model, size, learner.precision, batch)
     except torch.OutOfMemoryError as error:

@@ -1,7 +1,7 @@
-"""Ground rules of a project, written before the first fit: view, folds, criterion, seeds, and what must be beaten.
+"""Ground rules of a project, written before the first fit: view, folds, criterion, seeds; and the baselines.
 
 A protocol is a YAML file with the folds of the people beside it. Every fit on its cache keeps to it: the settings it
-names come from it, and others are an error or a recorded deviation (S3.24).
+names come from it, and others are an error or a recorded deviation.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from maskprep.store import Cache
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
 from masktrain.score import guesses, metrics
+from masktrain.study.space import Space
 from masktrain.train import criteria
 
 FILE = "protocol.yaml"
@@ -49,7 +50,7 @@ class Protocol:
         count: folds in the folds file.
         digest: sha256 of the folds file.
         seeds: that fits may use, the first one where none is asked for.
-        found: what was there on the day it was written: data, classes, baselines (see :func:`init`).
+        found: what was there on the day it was written: data, eval split, classes, baselines.
     """
 
     file: Path
@@ -85,19 +86,12 @@ def init(
     """Write the ground rules of a cache, and what is there before the first fit.
 
     Args:
-        cache: whose people are divided into folds.
         out: the file, by default protocol.yaml in the cache; the folds are written beside it.
         view: the crops that are compared; the only view, or ``face``.
         select: the score that decides, see ``select.by``.
-        count: folds; ``split_seed`` says which split.
-        folds_file: folds that are there already, in place of new ones.
+        count, split_seed: folds, and which split; or ``folds_file`` that is there already.
         seeds: that fits may use.
         note: what the project is to find out.
-
-    Returns:
-        The protocol. ``found`` holds ``data`` (images, people, left out, fingerprint), ``eval`` (images and labelled
-        ones of the split ``eval``), ``classes`` (name -> people, images, images in each fold) and ``baselines``
-        (name -> macro_f1, accuracy; over everyone, each fold answered by what the other folds hold).
 
     Raises:
         UsageError: the file exists, or there is no such score.
@@ -152,13 +146,13 @@ def read(file: Path) -> Protocol:
     try:
         content = read_yaml(file)
         rules, seeds = {str(k): v for k, v in content["rules"].items()}, tuple(content["seeds"])
-        count, digest, form = int(content["folds"]["count"]), str(content["folds"]["sha256"]), content["format"]
-        made = Protocol(file, rules, count, digest, seeds, dict(content.get("found") or {}))
-        where = made.folds
+        told = content["folds"]
+        made = Protocol(file, rules, int(told["count"]), str(told["sha256"]), seeds, dict(content.get("found") or {}))
+        where, usable = made.folds, content["format"] == FORMAT and bool(seeds)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{file} is no protocol: {why}.", "Write one with: masktrain init CACHE") from error
-    if form != FORMAT or not seeds:
+    if not usable:
         raise UserError(f"{file} has no seeds, or was written by another version.", "Write one with: masktrain init")
     if wrong := sorted({*OWN, "run.seed"} & set(rules)):
         raise UsageError(f"{file}: '{wrong[0]}' is no rule; seeds are listed under 'seeds'.")
@@ -169,7 +163,7 @@ def read(file: Path) -> Protocol:
         raise UsageError(f"{file}: {error.message}", error.hint) from error
     if not where.is_file():
         raise UserError(f"The folds of {file} are gone: there is no {where}.")
-    if _digest(where) != digest:
+    if _digest(where) != made.digest:
         raise UserError(
             f"{where} is not what it was when {file} was written.",
             "Restore it, or write other rules: masktrain init CACHE --out FILE",
@@ -189,24 +183,38 @@ def settings(cache: Path, given: Mapping[str, Any], named: Path | None = None, d
 
     Args:
         cache: to fit on.
-        given: settings by dotted name; None for one that is not said.
+        given: settings by dotted name; None for one that is not given.
         named: a protocol in place of the cache's own.
         deviate: why settings contradict the protocol.
 
     Raises:
         UsageError: settings that contradict the protocol, without a reason; or a reason without such settings.
     """
-    return FitConfig.from_keys(kept(given, of(cache, named), deviate))
+    return FitConfig.from_keys(_ruled(given, of(cache, named), deviate))
 
 
-def kept(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") -> dict[str, Any]:
+def of_sweep(cache: Path, base: dict[str, Any], space: Space, named: Path | None = None) -> dict[str, Any]:
+    """The fixed settings of a sweep with those that the protocol rules; what is ruled may not vary.
+
+    Raises:
+        UsageError: what is fixed or varied contradicts the protocol.
+    """
+    rules = of(cache, named)
+    if rules is None:
+        return base
+    varied = {v.key: "several values" for v in space.varied if v.key != "data.fold"}
+    made = _ruled(space.fixed | base | varied, rules)
+    return base | {k: v for k, v in made.items() if k in (*rules.rules, "run.seed", *OWN)}
+
+
+def _ruled(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") -> dict[str, Any]:
     """Flat settings with what a protocol rules; see :func:`settings`."""
     values = {k: v for k, v in given.items() if k not in OWN}
     if rules is None:
         if deviate:
             raise UsageError("There is no protocol to deviate from.", "Write one with: masktrain init CACHE")
         return values
-    against = contradictions(values, rules)
+    against = _contradictions(values, rules)
     if against and not deviate:
         what = "; ".join(f"{key}={value}, not {ruled}" for key, value, ruled in against)
         raise UsageError(
@@ -216,21 +224,21 @@ def kept(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") ->
     if deviate and not against:
         raise UsageError(f"Nothing deviates from {rules.file}.", "Leave --deviate out.")
     broken = {key for key, *_ in against}
-    ruled = {k: v for k, v in rules.rules.items() if k != "data.folds_file"}
-    if not broken & FOLDS:
-        ruled["data.folds_file"] = str(rules.folds)
+    ruled = rules.rules | {"data.folds_file": str(rules.folds)}
     if values.get("run.seed") is None:
         ruled["run.seed"] = rules.seeds[0]
-    said = tuple(f"{key}={value}, not {ruled}: {deviate}" for key, value, ruled in against)
+    if broken & FOLDS:
+        del ruled["data.folds_file"]
     values |= {k: v for k, v in ruled.items() if k not in broken}
-    return values | {"run.protocol": rules.hash(), "run.deviates": said}
+    reasons = tuple(f"{key}={value}, not {rule}: {deviate}" for key, value, rule in against)
+    return values | {"run.protocol": rules.hash(), "run.deviates": reasons}
 
 
 FOLDS = {"data.folds_file", "data.fold", "data.val_ratio", "data.split_seed"}
 """Settings that say who is held out; any other than the protocol's makes other folds."""
 
 
-def contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str, Any, Any]]:
+def _contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str, Any, Any]]:
     """Settings that are not what a protocol says: their names, values, and what the protocol has."""
     found: list[tuple[str, Any, Any]] = []
     for key, ruled in rules.rules.items():
@@ -254,31 +262,33 @@ def contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str,
 
 
 def _found(view: View, file: Path) -> dict[str, Any]:
-    """Data, eval split, classes and baselines; see :func:`init`."""
+    """What is there before the first fit, as the file keeps it.
+
+    ``data``: images, people, left out, fingerprint; ``eval``: images and labelled ones of the split ``eval``;
+    ``classes``: name -> people, images, images in each fold; ``baselines``: name -> macro_f1, accuracy, over everyone,
+    each fold answered by what the other folds hold.
+    """
     usable, left_out = folds.usable_rows(view)
     count = 1 + max(folds.read_file(file, view.table["person"].iloc[usable]).values())
     splits = [folds.split(view, 0.5, 0, fold=f"{k}/{count}", file=str(file)) for k in range(1, count + 1)]
     labels, people = view.table["label"], view.table["person"]
-    classes = view.schema.num_classes
     held = [labels.iloc[s.val].to_numpy(dtype=np.int64) for s in splits]
-    images = np.stack([np.bincount(part, minlength=classes) for part in held])
+    images = np.stack([np.bincount(part, minlength=view.schema.num_classes) for part in held])
     truth, total = np.concatenate(held), images.sum(0)
-    told: dict[str, list[Any]] = {}
+    answers: dict[str, list[Any]] = {}
     for part, counts in zip(held, images, strict=True):
-        for name, answers in guesses.rows((total - counts).astype(np.float64), len(part)):
-            told.setdefault(name, []).append(answers)
-    baselines = {}
-    for name, parts in told.items():
-        scores = metrics.score(truth, np.concatenate(parts), view.schema)
-        baselines[name] = {"macro_f1": round(scores.macro_f1, 4), "accuracy": round(scores.accuracy, 4)}
+        for name, guessed in guesses.rows((total - counts).astype(np.float64), len(part)):
+            answers.setdefault(name, []).append(guessed)
+    scored = {name: metrics.score(truth, np.concatenate(parts), view.schema) for name, parts in answers.items()}
     own = view.table.iloc[usable]
     each = own.groupby(own["label"].astype(int))["person"].nunique()
     judged = [t[t["split"] != "train"] for t in (view.table, view.missing)]
+    lost = int((view.missing["split"] == "train").sum())
     return {
         "data": {
             "images": len(usable),
             "people": int(people.iloc[usable].nunique()),
-            "left out": left_out | ({"no crop": n} if (n := int((view.missing["split"] == "train").sum())) else {}),
+            "left out": left_out | ({"no crop": lost} if lost else {}),
             "folds": [{"images": len(s.val), "people": int(people.iloc[s.val].nunique())} for s in splits],
             "fingerprint": view.fingerprint(),
         },
@@ -291,35 +301,41 @@ def _found(view: View, file: Path) -> dict[str, Any]:
             name: {"people": int(each.get(k, 0)), "images": int(total[k]), "folds": images[:, k].tolist()}
             for k, name in enumerate(view.schema.class_names)
         },
-        "baselines": baselines,
+        "baselines": {
+            name: {"macro_f1": round(s.macro_f1, 4), "accuracy": round(s.accuracy, 4)} for name, s in scored.items()
+        },
     }
 
 
 def lines(made: Protocol) -> list[str]:
-    """What was found and what was ruled, in words."""
+    """What is there and what is ruled, in words."""
     data, judged, classes = made.found["data"], made.found["eval"], made.found["classes"]
     gone = ", ".join(f"{n} {why}" for why, n in data["left out"].items())
-    said = [f"data    {data['images']} images of {data['people']} people; view '{made.rules['data.view']}'"]
-    said += [f"        left out: {gone}"] if gone else []
-    said.append(
+    width = max(len(name) for name in classes)
+    return [
+        f"data    {data['images']} images of {data['people']} people; view '{made.rules['data.view']}'",
+        *([f"        left out: {gone}"] if gone else []),
         f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
         if judged["images"]
-        else "eval    no split 'eval' in this cache: keep some people out of it, or the folds are all there is"
-    )
-    width = max(len(name) for name in classes)
-    said.append(f"{'class':{width}}  people  images  in each fold")
-    for name, told in classes.items():
-        each = " ".join(f"{n:4d}" for n in told["folds"])
-        said.append(f"{name:{width}}  {told['people']:6d}  {told['images']:6d} {each}")
-    for name, told in classes.items():
-        if told["images"] and not all(told["folds"]):
-            said.append(f"note    {name} is missing in {told['folds'].count(0)} of {made.count} folds")
-    for name, scores in made.found["baselines"].items():
-        said.append(f"beat    {name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}")
-    seeds = ", ".join(map(str, made.seeds))
-    said.append(f"rules   {made.count} folds of people, chosen by {made.rules['select.by']}, seeds {seeds}")
-    said.append(f"written {made.file} and its folds {made.folds}")
-    return said
+        else "eval    no split 'eval' in this cache: keep some people out of it, or the folds are all there is",
+        f"{'class':{width}}  people  images  in each fold",
+        *(
+            f"{name:{width}}  {c['people']:6d}  {c['images']:6d} {' '.join(f'{n:4d}' for n in c['folds'])}"
+            for name, c in classes.items()
+        ),
+        *(
+            f"note    {name} is missing in {c['folds'].count(0)} of {made.count} folds"
+            for name, c in classes.items()
+            if c["images"] and not all(c["folds"])
+        ),
+        *(
+            f"baseline {name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}"
+            for name, scores in made.found["baselines"].items()
+        ),
+        f"rules   {made.count} folds of people, chosen by {made.rules['select.by']}, seeds"
+        f" {', '.join(map(str, made.seeds))}",
+        f"written {made.file} and its folds {made.folds}",
+    ]
 
 
 def _digest(file: Path) -> str:

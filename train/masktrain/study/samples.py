@@ -1,4 +1,4 @@
-"""What a network is shown in training, beside what the cache holds: a picture to look at before a fit (S0.35)."""
+"""What a network is shown in training, beside what the cache holds: a picture to look at before a fit."""
 
 from __future__ import annotations
 

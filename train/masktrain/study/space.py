@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from masktrain.config.config import FitConfig, flat, kinds_of, meant
 from masktrain.config.settings import nearest, parsed
 
 RANGE = ("low", "high", "log", "step")
+EXAMPLE = "For example: space: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, optim.batch_size: [16, 32]}"
 MOST_COMBINATIONS = 10_000
 """A grid with more is taken for a mistake."""
 MOST_STEPS = 10**9
@@ -43,63 +44,37 @@ class Varied:
     step: float | None = None
     whole: bool = False
 
-    def count(self) -> int:
-        """How many values it has, for a grid.
+    def grid(self) -> Sequence[Any]:
+        """Optuna's parameter for each of its values, in order: JSON of a listed value, the place of a stepped number.
 
         Raises:
             UsageError: a range without steps.
         """
         if self.values:
-            return len(self.values)
-        step = self.step or (1 if self.whole else None)
-        if step is None:
-            raise UsageError(f"A grid needs the values of {self.key}.", "Give a list, or a step for its range.")
-        return int((self.high - self.low) / step + 1e-9) + 1
+            return [json.dumps(value) for value in self.values]
+        if self.step is not None:
+            return range(int((self.high - self.low) / self.step + 1e-9) + 1)
+        if self.whole:
+            return range(int(self.low), int(self.high) + 1)
+        raise UsageError(f"A grid needs the values of {self.key}.", "Give a list, or a step for its range.")
 
-    def every(self) -> list[Any]:
-        """All its values, for a grid.
-
-        Raises:
-            UsageError: a range without steps.
-        """
-        return list(self.values) if self.values else [self._at(i) for i in range(self.count())]
+    def suggest(self, trial: Any) -> Any:
+        """Its value in a trial of Optuna's; numbers in six digits, so that a table shows all of them."""
+        if self.values:
+            return json.loads(trial.suggest_categorical(self.key, self.grid()))
+        if self.step is not None:
+            value = self.low + self.step * trial.suggest_int(self.key, 0, len(self.grid()) - 1)
+            return int(value) if self.whole else min(float(f"{value:.12g}"), self.high)
+        if self.whole:
+            return trial.suggest_int(self.key, int(self.low), int(self.high), log=self.log)
+        value = trial.suggest_float(self.key, self.low, self.high, log=self.log)
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
 
     def ends(self) -> list[Any]:
         """Its values, or the first and the last one of a range."""
         if self.values:
             return list(self.values)
         return [int(v) if self.whole else v for v in (self.low, self.high)]
-
-    def _at(self, i: int) -> Any:
-        """The i-th number of a range with steps."""
-        value = self.low + i * (self.step or 1)
-        return int(value) if self.whole else min(float(f"{value:.12g}"), self.high)
-
-    def distribution(self) -> Any:
-        """The same as an Optuna distribution; lists of settings travel as JSON, numbers with a step as their place."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.values:
-            return CategoricalDistribution([json.dumps(v) for v in self.values])
-        if self.step is not None:
-            return IntDistribution(0, self.count() - 1)
-        if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-    def meant(self, drawn: Any) -> Any:
-        """The value of the setting that Optuna's value stands for; numbers in six digits, so that a table shows all."""
-        if self.values:
-            return json.loads(drawn)
-        if self.step is not None:
-            return self._at(drawn)
-        return drawn if self.whole else min(max(float(f"{drawn:.6g}"), self.low), self.high)
-
-    def drawn(self, value: Any) -> Any:
-        """What Optuna calls a value."""
-        if self.values:
-            return json.dumps(value)
-        return value if self.step is None else round((value - self.low) / self.step)
 
 
 @dataclass(frozen=True)
@@ -110,19 +85,19 @@ class Space:
     varied: tuple[Varied, ...]
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination, the last setting changing quickest.
+        """Optuna's parameters of every combination, the last setting changing quickest.
 
         Raises:
             UsageError: a range without steps, or more combinations than anyone can try.
         """
-        names = [v.key for v in self.varied]
-        total = math.prod(v.count() for v in self.varied)
+        total = math.prod(len(v.grid()) for v in self.varied)
         if total > MOST_COMBINATIONS:
             raise UsageError(
                 f"The grid has {total:,} combinations, more than the {MOST_COMBINATIONS:,} that are taken.",
                 "Give fewer values or larger steps, or draw some of them: --kind random --trials 50.",
             )
-        return [dict(zip(names, each, strict=True)) for each in itertools.product(*(v.every() for v in self.varied))]
+        names = [v.key for v in self.varied]
+        return [dict(zip(names, each, strict=True)) for each in itertools.product(*(v.grid() for v in self.varied))]
 
     def some(self) -> Iterator[dict[str, Any]]:
         """Combinations of values and of the ends of ranges, no more than :data:`TRIED`."""
@@ -139,10 +114,10 @@ class Space:
         FitConfig.from_keys(self.fixed)
         for one in self.varied:
             section = one.key.partition(".")[0]
-            others = [v for v in self.varied if v is not one and v.key.partition(".")[0] == section]
+            others = tuple(v for v in self.varied if v is not one and v.key.partition(".")[0] == section)
             for value in one.ends():
                 problem: UsageError | None = None
-                for chosen in itertools.chain([{}], Space({}, tuple(others)).some()):
+                for chosen in itertools.chain([{}], Space({}, others).some()):
                     try:
                         FitConfig.from_keys({**self.fixed, **chosen, one.key: value})
                         break
@@ -162,11 +137,10 @@ def read(file: Path) -> Space:
     if not file.is_file():
         raise UsageError(f"{file} does not exist.")
     content = read_yaml(file)
-    example = "For example: space: {optim.lr: {low: 1e-4, high: 1e-2, log: true}, optim.batch_size: [16, 32]}"
     if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
-        raise UsageError(f"{file} varies nothing: it has no section 'space'.", example)
+        raise UsageError(f"{file} varies nothing: it has no section 'space'.", EXAMPLE)
     if unknown := [key for key in content if key not in ("fixed", "space")]:
-        raise UsageError(f"{file} has a section '{unknown[0]}'; there are 'fixed' and 'space'.", example)
+        raise UsageError(f"{file} has a section '{unknown[0]}'; there are 'fixed' and 'space'.", EXAMPLE)
     fixed = {key: meant(key, value) for key, value in flat(content.get("fixed") or {}, file).items()}
     varied = tuple(_varied(key, given) for key, given in flat(content["space"], file).items())
     if twice := sorted(set(fixed) & {v.key for v in varied}):
@@ -187,8 +161,7 @@ def _varied(key: str, given: Any) -> Varied:
         raise UsageError(f"{key}: unknown '{unknown[0]}'.", f"Did you mean '{near[0]}'?" if near else "")
     if not {int, float} & set(kinds) or bool in kinds:
         raise UsageError(f"{key} is no number; give a list of values.")
-    whole = float not in kinds
-    stepped = given.get("step") is not None
+    whole, stepped = float not in kinds, given.get("step") is not None
     numbers = [given["low"], given["high"], given["step"] if stepped else 1]
     try:
         low, high, step = (math.nan if isinstance(v, bool) else float(v) for v in numbers)

@@ -1,23 +1,25 @@
-"""The trials of a sweep: what is kept of each, and how one gets on beside the others."""
+"""The trials of a sweep, as they stand in Optuna's journal."""
 
 from __future__ import annotations
 
-import itertools
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maskprep.base import UserError, write_atomic
-from masktrain.runs import folder as runs
+from maskprep.base import UserError
 
-TRIALS = "trials.jsonl"
-STATES = ("done", "pruned", "failed")
+if TYPE_CHECKING:
+    import optuna
+
+JOURNAL = "optuna.journal"
+STARTUP = 4
+"""So many trials must have come to an epoch before one is pruned there."""
+STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit of a sweep.
+    """One finished fit of a sweep.
 
     Attributes:
         number: from 1 on.
@@ -38,58 +40,42 @@ class Trial:
     why: str = ""
 
 
-def read(out: Path, varied: set[str]) -> list[Trial]:
-    """The finished trials of a sweep, in order.
-
-    Args:
-        out: folder of the sweep.
-        varied: names of the settings that it varies.
-
-    Raises:
-        UserError: they cannot be read.
-    """
-    if not (out / TRIALS).is_file():
-        return []
-    try:
-        found = [Trial(**json.loads(line)) for line in (out / TRIALS).read_text(encoding="utf-8").splitlines()]
-        if any(set(t.values) != varied or t.state not in STATES for t in found):
-            raise ValueError("a trial has other settings or another state")
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{out / TRIALS} cannot be read: {error}.", "Choose another --out.") from error
-    return found
-
-
-def write(out: Path, done: list[Trial]) -> None:
-    """Write down the finished trials of a sweep."""
-    write_atomic(out / TRIALS, "".join(json.dumps(asdict(t)) + "\n" for t in done).encode())
-
-
 def folder(number: int) -> str:
-    """Name of a trial's run."""
+    """Name of a trial's run in the folder of the sweep."""
     return f"trial-{number:03}"
 
 
-def epochs_of(run: Path) -> list[float]:
-    """Macro-F1 after each epoch of a run so far, folds after one another."""
-    parts = [run]
-    if (run / runs.FOLDS).is_file():
-        parts = [
-            run / f"fold-{k}" for k in itertools.takewhile(lambda k: (run / f"fold-{k}").is_dir(), itertools.count(1))
-        ]
-    return [float(r["macro_f1"]) for part in parts for r in runs.read_metrics(part)]
-
-
-def below_median(scores: list[float], others: list[list[float]], least: int = 4) -> bool:
-    """Whether the best score so far is below the median of what others had at the same epoch.
+def journal(out: Path, prune: bool) -> optuna.Study:
+    """Optuna's study in the folder of a sweep, which several processes may open.
 
     Args:
-        scores: of the trial, one per epoch.
-        others: of trials before it, in the same order.
-        least: so many of them must have come that far.
+        prune: give up a trial whose best score so far is below the median of the others at the same epoch.
+
+    Raises:
+        UserError: it cannot be read.
     """
-    reached = sorted(max(o[: len(scores)]) for o in others if len(o) >= len(scores))
-    if len(reached) < least:
-        return False
-    middle = len(reached) // 2
-    median = reached[middle] if len(reached) % 2 else (reached[middle - 1] + reached[middle]) / 2
-    return max(scores) < median
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file, pruners = str(out / JOURNAL), optuna.pruners
+    pruner = pruners.MedianPruner(STARTUP, n_min_trials=STARTUP) if prune else pruners.NopPruner()
+    try:
+        storage = JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
+        return optuna.create_study(
+            storage=storage, pruner=pruner, study_name="sweep", direction="maximize", load_if_exists=True
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read: {error!r}.", "Choose another --out.") from error
+
+
+def finished(study: optuna.Study) -> list[Trial]:
+    """The finished trials of a study, in order."""
+    made = []
+    for each in (t for t in study.get_trials(deepcopy=False) if t.state.name in STATES):
+        epochs = [score for _, score in sorted(each.intermediate_values.items())]
+        score = max(epochs) if each.state.name == "PRUNED" else each.value
+        kept: dict[str, Any] = {"values": {}, "seconds": 0.0, "why": ""} | each.user_attrs
+        made.append(Trial(each.number + 1, score=score, state=STATES[each.state.name], epochs=epochs, **kept))
+    return made

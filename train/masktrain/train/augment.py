@@ -29,7 +29,7 @@ from maskprep.labels import Schema
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.config.plugins import Registry
 from masktrain.config.settings import nearest
-from masktrain.train.draws import AUGMENT, keys, uniform
+from masktrain.train.draws import AUGMENT, Rows, keys, uniform
 
 recipe: Registry[Callable[[], list[Any]]] = Registry("augmentation recipe", RECIPES)
 """Adds a recipe by name: a list of albumentations; see docs/plugins.md."""
@@ -95,7 +95,7 @@ patches. ``batched`` is an earlier name of ``light``."""
 
 
 @dataclass(frozen=True)
-class Transforms:
+class Transforms(Rows):
     """What is to be done to the images of a batch; tensors with one row per image.
 
     Attributes:
@@ -121,7 +121,7 @@ class Transforms:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Mixing(Rows):
     """How the images of a batch are mixed with partners; tensors with one row per image.
 
     Attributes:
@@ -261,7 +261,7 @@ class Augmenter:
                 continue
             image = pixels[i]
             if warp:
-                one = Transforms(**{f.name: getattr(what, f.name)[i : i + 1] for f in fields(what)})
+                one = what[i : i + 1]
                 ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
                 x, y = (row[0] * xs + row[1] * ys + row[2] for row in matrix)
                 dx, dy = _displacements(one, self.size)[0].numpy()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Sidecar:
         route: of a cascade, as earlier versions trained.
         limits: attribute -> limits of its classes in training, where they are not the schema's.
         background: what lay behind the subjects in training; ``colour`` R, G, B of ``mean`` and ``colour``.
+        sha256: of best.safetensors; empty in runs of earlier versions, and in the header of that file.
     """
 
     model: str
@@ -65,6 +67,7 @@ class Sidecar:
     second: str = ""
     route: str = "soft"
     limits: dict[str, list[float]] = field(default_factory=dict)
+    sha256: str = ""
 
     @property
     def backbones(self) -> str:
@@ -94,9 +97,10 @@ def save_best(run: Path, weights: Mapping[str, Tensor], sidecar: Sidecar, settin
     from safetensors.torch import save_file
 
     state = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
-    header = {"sidecar": json.dumps(asdict(sidecar)), "settings": json.dumps(settings)}
-    write_weights(run / BEST, lambda part: save_file(state, part, metadata=header))
-    write_json(run / SIDECAR, asdict(sidecar))
+    about = {"sidecar": asdict(replace(sidecar, sha256="")), "settings": settings}
+    # one key: the order of several changes from process to process, and so would the file's hash
+    write_weights(run / BEST, lambda part: save_file(state, part, metadata={"run": json.dumps(about)}))
+    write_json(run / SIDECAR, asdict(replace(sidecar, sha256=_sha256(run / BEST))))
 
 
 def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
@@ -106,20 +110,53 @@ def load_best(run: Path, device: torch.device) -> tuple[nn.Module, Sidecar]:
         UsageError: the folder is not a run with a best model.
         UserError: the weights do not fit the model that the sidecar names.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    sidecar = load_sidecar(run)
+    return build_best(run, sidecar, load_weights(run, sidecar)).to(device).eval(), sidecar
 
+
+def build_best(run: Path, sidecar: Sidecar, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network that a sidecar names, with these weights of the run.
+
+    Raises:
+        UserError: the weights do not fit it.
+    """
     from masktrain.train.model import assemble
 
-    sidecar = load_sidecar(run)
     size = (sidecar.size[0], sidecar.size[1])
     outputs = sidecar.answers().outputs
     model = assemble(sidecar.model, outputs, size, second=sidecar.second, cosine=sidecar.cosine)
     try:
-        model.load_state_dict(load_file(run / BEST))
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{run / BEST} cannot be used: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def load_weights(run: Path, sidecar: Sidecar) -> dict[str, Tensor]:
+    """best.safetensors of a run, compared with the hash in its sidecar.
+
+    Raises:
+        UserError: it is damaged, or not the file that the sidecar was written with.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(run / BEST)
+        same = not sidecar.sha256 or _sha256(run / BEST) == sidecar.sha256
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{run / BEST} cannot be used: {str(error).splitlines()[0]}") from error
-    return model.to(device).eval(), sidecar
+    if not same:
+        raise UserError(
+            f"{run / BEST} is not the file that {SIDECAR} was written for: its sha256 is another one.",
+            "Restore both from a copy; after a fit that was killed while it wrote them: masktrain fit --resume RUN",
+        )
+    return state
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def load_sidecar(run: Path) -> Sidecar:
@@ -207,8 +244,6 @@ def load_last(run: Path) -> dict[str, Any]:
 
 def weights_hash(state: dict[str, Tensor]) -> str:
     """Hash over the bytes of all tensors: equal means bit-identical weights."""
-    import hashlib
-
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key].detach().cpu().contiguous()

@@ -6,6 +6,10 @@ processes, and after a stop. The mixing function is lowbias32 (https://nullprogr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, Self
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +20,28 @@ AUGMENT, MIX, PARTNER, BACKGROUND, ELASTIC = range(5)
 _MASK = 0xFFFFFFFF
 _ODD = 0x9E3779B9
 _FLOATS = 2.0**-24
+
+
+class Rows:
+    """A dataclass of tensors, or of others like it, with one row for each image; None for what there is not."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """All tensors changed."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, Rows):
+                return value.map(change)
+            return change(value) if isinstance(value, Tensor) else value
+
+        return replace(self, **{f.name: changed(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var,arg-type]
+
+    def __getitem__(self, which: slice | Tensor) -> Self:
+        """Some of the images."""
+        return self.map(lambda tensor: tensor[which])
+
+    def to(self, device: torch.device) -> Self:
+        """On a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def draw_seed(*numbers: int) -> int:

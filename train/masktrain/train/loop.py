@@ -440,7 +440,7 @@ def _backward(state: State, batch: Batch, augmenter: Augmenter, weighted: bool) 
     size = -(-len(batch) // count)
     losses, rights = [], []
     for start in range(0, len(batch), size):
-        part = batch if count == 1 else batch.part(start, start + size)
+        part = batch if count == 1 else batch[start : start + size]
         last = start + size >= len(batch)
         waits: Any = nullcontext() if last or state.parallel is None else state.parallel.no_sync()  # type: ignore[operator]
         with waits:

@@ -6,13 +6,14 @@ by how many threads and processes it is made.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,12 +26,11 @@ from masktrain.config.config import FitConfig
 from masktrain.data.trainset import TrainSet
 from masktrain.train import device as devices
 from masktrain.train.augment import Augmenter, Mixing, Transforms, by_class
-from masktrain.train.draws import AUGMENT, BACKGROUND, MIX, PARTNER, keys, uniform
+from masktrain.train.draws import AUGMENT, BACKGROUND, MIX, PARTNER, Rows, keys, uniform
 from masktrain.train.sampling import make_sampler, occurrences
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
-T = TypeVar("T")
 
 RESIDENT_SHARE = 0.4
 """Keep the images on the GPU when they take no more than this share of its free memory."""
@@ -41,7 +41,7 @@ GROUNDS = {"photo": 256, "noise": 64}
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Rows):
     """The images of a step, or of a process's part of it.
 
     Attributes:
@@ -65,17 +65,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.truth)
 
-    def part(self, start: int, end: int) -> Batch:
-        """Some of the images."""
-        return _sliced(self, slice(start, end))
-
     def images(self, augmenter: Augmenter) -> Tensor:
         """The images as they are trained on, uint8 [n, H, W, 3]."""
         pixels = self.pixels if self.what is None else augmenter.apply(self.pixels, self.what)
-        if self.others is None or self.how is None:
+        if self.others is None or self.how is None or self.other_what is None:
             return pixels
-        others = self.others if self.other_what is None else augmenter.apply(self.others, self.other_what)
-        return augmenter.mix(pixels, others, self.how)
+        return augmenter.mix(pixels, augmenter.apply(self.others, self.other_what), self.how)
+
+
+@dataclass(frozen=True)
+class Ground(Rows):
+    """What is laid behind images: number in the bank, int64 [n] (-1 for a colour, -2 for the image's own); whether it
+    is mirrored, bool [n]; the colour, uint8 [n, 3]."""
+
+    which: Tensor
+    mirrored: Tensor
+    colour: Tensor
 
 
 class Backgrounds:
@@ -104,8 +109,8 @@ class Backgrounds:
         made = [*photos, *(noise(view.size, rng) for _ in range(GROUNDS["noise"]))]
         self.photos, self.bank = len(photos), torch.from_numpy(np.stack(made))
 
-    def choices(self, keys: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Number in the bank [n] (-1 for a colour, -2 for the image's own), whether mirrored [n], and R, G, B [n, 3].
+    def choices(self, keys: Tensor, seen: Tensor) -> Ground:
+        """What is laid behind images by the keys of their draws.
 
         Args:
             seen: whether each image's matte shows somebody, bool [n]; others keep their background.
@@ -117,33 +122,20 @@ class Backgrounds:
         which = torch.where(kind < photo, of_photo if self.photos else -1, -1)
         which = torch.where((kind >= colour) & (kind < grain), of_noise, which)
         which = torch.where((kind >= grain) | ~seen, -2, which)
-        return which, u[:, 2] < 0.5, (u[:, 3:] * 256).to(torch.uint8)
+        return Ground(which, u[:, 2] < 0.5, (u[:, 3:] * 256).to(torch.uint8))
 
-    def lay(self, pixels: Tensor, person: Tensor, alpha: Tensor, choices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Images uint8 [n, H, W, 3] before the backgrounds chosen.
+    def lay(self, pixels: Tensor, person: Tensor, alpha: Tensor, behind: Ground) -> Tensor:
+        """Images uint8 [n, H, W, 3] before other backgrounds.
 
         Args:
             person: the people's own colours, uint8 [n, H, W, 3]; ``alpha``: their mattes, uint8 [n, H, W].
         """
-        which, mirrored, colour = choices
-        ground = self.bank[which.clamp(min=0)]
-        ground = torch.where(mirrored.view(-1, 1, 1, 1), ground.flip(2), ground)
-        ground = torch.where((which == -1).view(-1, 1, 1, 1), colour.view(-1, 1, 1, 3), ground)
+        ground = self.bank[behind.which.clamp(min=0)]
+        ground = torch.where(behind.mirrored.view(-1, 1, 1, 1), ground.flip(2), ground)
+        ground = torch.where((behind.which == -1).view(-1, 1, 1, 1), behind.colour.view(-1, 1, 1, 3), ground)
         share = alpha.unsqueeze(3).to(torch.int32)
         laid = ((person * share + ground * (255 - share) + 127) // 255).to(torch.uint8)
-        return torch.where((which == -2).view(-1, 1, 1, 1), pixels, laid)
-
-    def lay_on_host(self, pixels: Bytes, where: Ints, choices: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Give images uint8 [n, H, W, 3] their backgrounds in place; ``where``: their positions, int64 [n]."""
-        change = torch.nonzero(choices[0] != -2).squeeze(1)
-        if not len(change):
-            return
-        some = change.numpy()
-        alpha = self.view.gather_alpha(self.rows[where[some]])
-        person = np.stack([foreground(p, a) for p, a in zip(pixels[some], alpha, strict=True)])
-        chosen = (choices[0][change], choices[1][change], choices[2][change])
-        laid = self.lay(torch.from_numpy(pixels[some]), torch.from_numpy(person), torch.from_numpy(alpha), chosen)
-        pixels[some] = laid.numpy()
+        return torch.where((behind.which == -2).view(-1, 1, 1, 1), pixels, laid)
 
 
 class Feed:
@@ -161,7 +153,7 @@ class Feed:
     Attributes:
         augmenter: applies what the device has still to do to a batch.
         steps: of an epoch, each of ``batch`` images (of all processes together).
-        resident: whether the images are on the device.
+        resident: whether the images are on the device; ``on_host``: whether the CPU transforms and mixes them.
         waited: seconds that the last pass waited for data.
 
     Raises:
@@ -181,13 +173,14 @@ class Feed:
         random = view.background.kind == "random"
         self.backgrounds = Backgrounds(view, self.rows, self.seed) if random else None
         self.waited = 0.0
+        self.on_host = device.type != "cuda" or self.augmenter.on_host
         self.resident = self._fits()
-        on_device = device if device.type == "cuda" and not self.augmenter.on_host else torch.device("cpu")
-        self.draws_on = on_device if self.resident else torch.device("cpu")
-        self.augmenter.to(self.draws_on, on_device)
-        self._keys_rows = torch.from_numpy(self.rows).to(self.draws_on)
-        self._kinds = torch.from_numpy(self.kinds).to(self.draws_on)
-        self._labels = torch.from_numpy(self.labels).to(self.draws_on)
+        self.draws_on = device if self.resident else torch.device("cpu")
+        self.augmenter.to(self.draws_on, torch.device("cpu") if self.on_host else device)
+        seen = np.zeros(len(self.rows), np.bool_) if self.backgrounds is None else self.backgrounds.seen
+        self._table_rows, self._kinds, self._labels, self._seen = (
+            torch.from_numpy(v).to(self.draws_on) for v in (self.rows, self.kinds, self.labels, seen)
+        )
         self.truth = torch.from_numpy(data.truth).to(device)
         given = data.numbers(numbers)
         self.numbers = None if given is None else torch.from_numpy(given).to(device)
@@ -223,101 +216,83 @@ class Feed:
                 epoch, whole[first : first + block, here], times[first : first + block, here], by_label, starts
             )
         )
-        if self.resident:
-            yield from (self._batch(plan, self._take(plan.where, plan), self._take_partner(plan)) for plan in plans)
-            return
-        workers = 1 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
-        for plan, (pixels, others) in self._ahead(plans, self._make, workers):
+        for plan, pixels, others in map(self._make, plans) if self.resident else self._ahead(plans):
             yield self._batch(plan, pixels, others)
 
     def _plans(self, epoch: int, where: Ints, times: Ints, by_label: Tensor, starts: Tensor) -> Iterator[_Plan]:
         """What each of some steps is made of; positions and occurrences int64 [steps, n]."""
-        shape, own = where.shape, torch.from_numpy(where.reshape(-1)).to(self.draws_on)
-        often = torch.from_numpy(times.reshape(-1)).to(self.draws_on)
+        size, augmenter, grounds = where.shape[1], self.augmenter, self.backgrounds
+        own, often = (torch.from_numpy(v.reshape(-1)).to(self.draws_on) for v in (where, times))
 
         def drawn(position: Tensor, occurrence: Tensor, stream: int) -> Tensor:
-            return keys(self.seed, epoch, self._keys_rows[position], occurrence, stream)
+            return keys(self.seed, epoch, self._table_rows[position], occurrence, stream)
 
-        augmenter, partner, how, other_what, behind, other_behind = self.augmenter, None, None, None, None, None
-        what = augmenter.transforms(drawn(own, often, AUGMENT), self._kinds[own])
-        if self.backgrounds is not None:
-            behind = self._behind(own, drawn(own, often, BACKGROUND))
+        def parts(position: Tensor, occurrence: Tensor, stream: int) -> tuple[Tensor, Transforms, Ground | None]:
+            what = augmenter.transforms(drawn(position, occurrence, stream), self._kinds[position])
+            if grounds is None:
+                return position, what, None
+            return position, what, grounds.choices(drawn(position, occurrence, BACKGROUND), self._seen[position])
+
+        whole = _Plan(*parts(own, often, AUGMENT))
         if augmenter.mixes:
             how, place = augmenter.mixing(drawn(own, often, MIX), by_label, starts, self._labels[own])
-            partner = by_label[place]
-            mark = self._keys_rows[own] * 64 + often  # a partner is drawn anew for each image it is mixed into
-            other_what = augmenter.transforms(drawn(partner, mark, PARTNER), self._kinds[partner])
-            if self.backgrounds is not None:
-                other_behind = self._behind(partner, drawn(partner, mark, BACKGROUND))
-        whole = _Plan(own, what, behind, partner, other_what, other_behind, how)
-        for k in range(shape[0]):
-            yield _sliced(whole, slice(k * shape[1], (k + 1) * shape[1]))
+            # a partner is drawn anew for each image that it is mixed into
+            partner = parts(by_label[place], self._table_rows[own] * 64 + often, PARTNER)
+            whole = _Plan(whole.where, whole.what, whole.behind, *partner, how)
+        yield from (whole[k * size : (k + 1) * size] for k in range(len(where)))
 
-    def _behind(self, where: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.backgrounds is not None
-        return self.backgrounds.choices(drawn, torch.from_numpy(self.backgrounds.seen).to(where.device)[where])
+    def _make(self, plan: _Plan) -> tuple[_Plan, Tensor, Tensor | None]:
+        """Pixels of a step and of its partners; transformed and mixed where the CPU does that."""
+        pixels = self._pixels(plan.where, plan.behind)
+        if plan.how is None or plan.partner is None or plan.other_what is None:
+            if self.on_host:
+                self.augmenter.apply_on_host(pixels.numpy(), plan.what, self.kinds[plan.where.numpy()])
+            return plan, pixels, None
+        if not self.on_host:
+            return plan, pixels, self._pixels(plan.partner, plan.other_behind)
+        self.augmenter.apply_on_host(pixels.numpy(), plan.what, self.kinds[plan.where.numpy()])
+        mixed = torch.nonzero(plan.how.share < 1).squeeze(1)
+        partner = plan.partner[mixed]
+        others = self._pixels(partner, None if plan.other_behind is None else plan.other_behind[mixed])
+        self.augmenter.apply_on_host(others.numpy(), plan.other_what[mixed], self.kinds[partner.numpy()])
+        pixels[mixed] = self.augmenter.mix(pixels[mixed], others, plan.how[mixed])
+        return plan, pixels, None
 
-    def _batch(self, plan: _Plan, pixels: Tensor, others: Tensor | None) -> Batch:
-        """A batch on the device: what is mixed is mixed in truth and numbers."""
-        where = plan.where.to(self.device, non_blocking=True)
-        own = self.truth[where]
-        truth, numbers = own, None if self.numbers is None else self.numbers[where]
-        how = plan.how
-        if plan.partner is not None and how is not None:
-            partner, how = plan.partner.to(self.device, non_blocking=True), _moved(how, self.device)
-            share = how.share.unsqueeze(1)
-            truth = truth * share + self.truth[partner] * (1 - share)
-            if numbers is not None and self.numbers is not None:  # an unknown number of nobody does no harm
-                other = torch.where(share < 1, self.numbers[partner], 0.0)
-                numbers = numbers * share + other * (1 - share)
-        if self.device.type == "cpu" or self.augmenter.on_host:
-            return Batch(pixels, truth, own.argmax(1), numbers)
-        what, other_what = _moved(plan.what, self.device), _moved(plan.other_what, self.device)
-        return Batch(pixels, truth, own.argmax(1), numbers, what, others, other_what, how)
-
-    def _take(self, where: Tensor, plan: _Plan) -> Tensor:
-        """Resident crops of some positions before their backgrounds."""
-        return self._resident(where, plan.behind)
-
-    def _take_partner(self, plan: _Plan) -> Tensor | None:
-        return None if plan.partner is None else self._resident(plan.partner, plan.other_behind)
-
-    def _resident(self, where: Tensor, behind: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
-        pixels = self._crops[where]
-        if behind is None or self.backgrounds is None:
-            return pixels
-        return self.backgrounds.lay(pixels, self._people[where], self._alphas[where], behind)
-
-    def _make(self, plan: _Plan) -> tuple[Tensor, Tensor | None]:
-        """Pixels of a step and of its partners, by a thread: transformed and mixed where the CPU does that."""
-        pixels = self._gathered(plan.where, plan.behind)
-        others = None
-        if plan.partner is not None and plan.how is not None:
-            others = self._gathered(plan.partner, plan.other_behind)
-        if self.device.type == "cpu" or self.augmenter.on_host:
-            self.augmenter.apply_on_host(pixels.numpy(), plan.what, self.kinds[plan.where.numpy()])
-            if others is not None and plan.how and plan.other_what and plan.partner is not None:
-                some = torch.nonzero(plan.how.share < 1).squeeze(1)
-                mixed = others[some].numpy()
-                what, how = _picked(plan.other_what, some), _picked(plan.how, some)
-                self.augmenter.apply_on_host(mixed, what, self.kinds[plan.partner.numpy()[some.numpy()]])
-                pixels[some] = self.augmenter.mix(pixels[some], torch.from_numpy(mixed), how)
-                others = None
-        return pixels, others
-
-    def _gathered(self, where: Tensor, behind: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
-        pinned = self.device.type == "cuda"
-        pixels = torch.empty((len(where), *self.view.size, 3), dtype=torch.uint8, pin_memory=pinned)
+    def _pixels(self, where: Tensor, behind: Ground | None) -> Tensor:
+        """Crops uint8 [n, H, W, 3] of some positions before their backgrounds, on the device if they are resident."""
+        if self.resident:
+            crops = self._crops[where]
+            if behind is None or self.backgrounds is None:
+                return crops
+            return self.backgrounds.lay(crops, self._people[where], self._alphas[where], behind)
+        pixels = torch.empty((len(where), *self.view.size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         self.view.gather(self.rows[where.numpy()], out=pixels.numpy())
-        if behind is not None and self.backgrounds is not None:
-            self.backgrounds.lay_on_host(pixels.numpy(), where.numpy(), behind)
+        if behind is not None and self.backgrounds is not None and len(change := (behind.which != -2).nonzero()[:, 0]):
+            person, alpha = people_of(self.view, self.rows[where[change].numpy()])
+            pixels[change] = self.backgrounds.lay(
+                pixels[change], torch.from_numpy(person), torch.from_numpy(alpha), behind[change]
+            )
         return pixels
 
-    def _ahead(
-        self, plans: Iterator[_Plan], make: Callable[[_Plan], tuple[Tensor, Tensor | None]], workers: int
-    ) -> Iterator[tuple[_Plan, tuple[Tensor, Tensor | None]]]:
-        """Steps made by threads before they are asked for; on a GPU their pixels are copied on a stream of their own."""
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    def _batch(self, plan: _Plan, pixels: Tensor, others: Tensor | None) -> Batch:
+        """A batch on the device: truth and numbers are mixed as the pixels are."""
+        plan = plan.to(self.device)
+        own = self.truth[plan.where]
+        truth, numbers = own, None if self.numbers is None else self.numbers[plan.where]
+        if plan.partner is not None and plan.how is not None:
+            share = plan.how.share.unsqueeze(1)
+            truth = truth * share + self.truth[plan.partner] * (1 - share)
+            if numbers is not None and self.numbers is not None:  # an unknown number of nobody does no harm
+                other = torch.where(share < 1, self.numbers[plan.partner], 0.0)
+                numbers = numbers * share + other * (1 - share)
+        if self.on_host:
+            return Batch(pixels, truth, own.argmax(1), numbers)
+        return Batch(pixels, truth, own.argmax(1), numbers, plan.what, others, plan.other_what, plan.how)
+
+    def _ahead(self, plans: Iterator[_Plan]) -> Iterator[tuple[_Plan, Tensor, Tensor | None]]:
+        """Steps made by threads ahead of time; on a GPU their pixels are copied on a stream of their own."""
+        on_gpu = self.device.type == "cuda"
+        stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
         def copied(pixels: Tensor | None) -> Tensor | None:
             if pixels is None or stream is None:
@@ -328,54 +303,45 @@ class Feed:
             moved.record_stream(torch.cuda.current_stream(self.device))
             return moved
 
+        workers = min(8, os.cpu_count() or 1) if on_gpu else 1
         pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
-        pending: deque[tuple[_Plan, Future[tuple[Tensor, Tensor | None]]]] = deque()
+        pending: deque[Future[tuple[_Plan, Tensor, Tensor | None]]] = deque()
         try:
-            for plan in plans:
-                pending.append((plan, pool.submit(make, plan)))
-                if len(pending) > workers:
-                    yield self._awaited(pending, copied)
-            while pending:
-                yield self._awaited(pending, copied)
+            for plan in itertools.chain(plans, [None] * workers):  # as many are under way as there are threads
+                if plan is not None:
+                    pending.append(pool.submit(self._make, plan))
+                if len(pending) > workers or (plan is None and pending):
+                    started = time.perf_counter()
+                    made, pixels, others = pending.popleft().result()
+                    self.waited += time.perf_counter() - started
+                    moved = copied(pixels)
+                    assert moved is not None
+                    yield made, moved, copied(others)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _awaited(
-        self,
-        pending: deque[tuple[_Plan, Future[tuple[Tensor, Tensor | None]]]],
-        copied: Callable[[Tensor | None], Tensor | None],
-    ) -> tuple[_Plan, tuple[Tensor, Tensor | None]]:
-        started = time.perf_counter()
-        plan, future = pending.popleft()
-        pixels, others = future.result()
-        self.waited += time.perf_counter() - started
-        moved = copied(pixels)
-        assert moved is not None
-        return plan, (moved, copied(others))
-
     def _fits(self) -> bool:
         """Whether the training images are to be resident: on a GPU, if they fit and the GPU transforms them."""
-        if self.device.type != "cuda" or self.augmenter.on_host:
+        if self.on_host:
             return False
         planes = 3 if self.backgrounds is None else 7
-        height, width = self.view.size
         free = torch.cuda.mem_get_info(self.device)[0]
-        return len(self.rows) * height * width * planes <= RESIDENT_SHARE * free
+        return len(self.rows) * math.prod(self.view.size) * planes <= RESIDENT_SHARE * free
 
     def _load(self) -> None:
         """Bring the training images to the device; with random backgrounds the people's colours and mattes, too."""
-        self._crops = resident(self.view.gather, self.rows, (*self.view.size, 3), self.device)
-        if self.backgrounds is None:
-            return
-
-        def people(rows: Ints) -> Bytes:
-            pairs = zip(self.view.gather(rows), self.view.gather_alpha(rows), strict=True)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return np.stack(list(pool.map(lambda pair: foreground(*pair), pairs)))
-
-        self._people = resident(people, self.rows, (*self.view.size, 3), self.device)
-        self._alphas = resident(self.view.gather_alpha, self.rows, self.view.size, self.device)
-        self.backgrounds.bank = self.backgrounds.bank.to(self.device)
+        n, size = len(self.rows), self.view.size
+        self._crops = torch.empty((n, *size, 3), dtype=torch.uint8, device=self.device)
+        if self.backgrounds is not None:
+            self.backgrounds.bank = self.backgrounds.bank.to(self.device)
+            self._people, self._alphas = torch.empty_like(self._crops), torch.empty_like(self._crops[..., 0])
+        for start in range(0, n, 1024):
+            part = slice(start, start + 1024)
+            self._crops[part] = torch.from_numpy(self.view.gather(self.rows[part])).to(self.device)
+            if self.backgrounds is not None:
+                person, alpha = people_of(self.view, self.rows[part])
+                self._people[part] = torch.from_numpy(person).to(self.device)
+                self._alphas[part] = torch.from_numpy(alpha).to(self.device)
 
 
 class Crops:
@@ -413,51 +379,25 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What the images of a step are made of; tensors with one row per image (see :class:`Batch`)."""
+class _Plan(Rows):
+    """What the images of a step are made of: positions, transforms and backgrounds, and those of their partners."""
 
     where: Tensor
     what: Transforms
-    behind: tuple[Tensor, Tensor, Tensor] | None
-    partner: Tensor | None
-    other_what: Transforms | None
-    other_behind: tuple[Tensor, Tensor, Tensor] | None
-    how: Mixing | None
+    behind: Ground | None
+    partner: Tensor | None = None
+    other_what: Transforms | None = None
+    other_behind: Ground | None = None
+    how: Mixing | None = None
 
 
-def resident(read: Callable[[Ints], Bytes], rows: Ints, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """What is read of some table rows, uint8 [n, *shape], on a device."""
-    held = torch.empty((len(rows), *shape), dtype=torch.uint8, device=device)
-    for start in range(0, len(rows), 1024):
-        part = read(rows[start : start + 1024])
-        held[start : start + len(part)] = torch.from_numpy(part).to(device)
-    return held
+def people_of(view: View, rows: Ints) -> tuple[Bytes, Bytes]:
+    """The people's own colours uint8 [n, H, W, 3] of some table rows, and their mattes uint8 [n, H, W]."""
+    alphas = view.gather_alpha(rows)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(foreground, view.gather(rows), alphas))), alphas
 
 
 def held_out(data: TrainSet, view: View, config: FitConfig, device: torch.device) -> Crops:
-    """The images that are scored: never augmented, mixed or sampled, in larger batches."""
+    """The images that are scored: never augmented, mixed or sampled, in larger batches on a GPU."""
     return Crops(view, data.split.val, config.optim.batch_size * (4 if device.type == "cuda" else 1), device)
-
-
-def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
-    """A dataclass or tuple of tensors with all of them changed."""
-    made: Any = value
-    if isinstance(value, Tensor):
-        made = change(value)
-    elif isinstance(value, tuple):
-        made = tuple(_each(v, change) for v in value)
-    elif value is not None:
-        made = type(value)(*(_each(getattr(value, f.name), change) for f in fields(value)))  # type: ignore[arg-type]
-    return made  # type: ignore[no-any-return]
-
-
-def _sliced(value: T, part: slice) -> T:
-    return _each(value, lambda tensor: tensor[part])
-
-
-def _picked(value: T, where: Tensor) -> T:
-    return _each(value, lambda tensor: tensor[where])
-
-
-def _moved(value: T, device: torch.device) -> T:
-    return _each(value, lambda tensor: tensor.to(device, non_blocking=True))

@@ -1,13 +1,13 @@
-"""What one must know to use a trained model: what goes in, what comes out. No torch: exported models carry it too."""
+"""What one must know to use something trained: the crops it needs, and what its answers mean. No torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from maskprep.base import UserError
+from maskprep.base import UsageError, UserError
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.labels import Schema
@@ -16,10 +16,13 @@ FORMAT = 1
 DERIVED = ("view", "fingerprint", "stage")
 """Entries of view.json that do not say what a crop looks like."""
 
+MATTE = ("model", "on", "refine")
+"""Settings that decide what a matte looks like."""
+
 
 @dataclass(frozen=True)
-class Input:
-    """One kind of crop that a model looks at.
+class CropSpec:
+    """One kind of crop that a model sees.
 
     Args:
         view: its name in ``settings``.
@@ -56,9 +59,23 @@ class Input:
         mine, other = ({k: v for k, v in g.items() if k not in DERIVED} for g in (self.geometry, info))
         return mine == other
 
+    def check_size(self, view: View) -> None:
+        """Refuse crops of another size.
+
+        Raises:
+            UsageError: saying how to make such crops.
+        """
+        if tuple(view.size) != self.size:
+            size = "x".join(map(str, self.size))
+            raise UsageError(
+                f"The model was trained on crops of {size}, view '{view.name}' of {view.path} has"
+                f" {view.size[0]}x{view.size[1]}.",
+                f"Make such a view with: maskprep crop {view.path} --size {size} --view NAME",
+            )
+
 
 @dataclass(frozen=True)
-class Member:
+class NetworkSpec:
     """One network: timm's name (``a + b`` for two backbones), the run it comes from, its view, and mean and standard
     deviation (0..1) per channel."""
 
@@ -70,12 +87,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Manual:
-    """All it takes to use what was trained.
+class ModelSpec:
+    """All it takes to use what was trained: what goes in, what comes out. Exported files carry it too.
 
     Args:
         schema: what is classified, as in dataset.json.
-        inputs: the kinds of crops it looks at; the first one is the view that is meant where one is named.
+        inputs: the kinds of crops it sees; the first one is the view that is meant where one is named.
         members: its networks; several for an ensemble.
         settings: the preprocessing that makes such crops out of photos, with every view of ``inputs``.
         fallback: the most frequent training class, the answer for a photo without a crop.
@@ -83,8 +100,8 @@ class Manual:
     """
 
     schema: dict[str, Any]
-    inputs: tuple[Input, ...]
-    members: tuple[Member, ...]
+    inputs: tuple[CropSpec, ...]
+    members: tuple[NetworkSpec, ...]
     settings: dict[str, Any]
     fallback: int
     combination: str = ""
@@ -109,7 +126,7 @@ class Manual:
         return json.dumps({"classes": list(self.classes), **asdict(self)}, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str, file: str) -> Manual:
+    def from_json(cls, text: str, file: str) -> ModelSpec:
         """Read what :meth:`to_json` wrote.
 
         Raises:
@@ -121,10 +138,48 @@ class Manual:
             if data["format"] != FORMAT:
                 raise UserError(f"{file} was exported by another version of masktrain.", "Export the run again.")
             pairs = [(i, {"size": tuple(i["size"]), "colour": tuple(i["colour"])}) for i in data.pop("inputs")]
-            inputs = tuple(Input(**{**i, **tuples}) for i, tuples in pairs)
-            members = tuple(Member(**m) for m in data.pop("members"))
+            inputs = tuple(CropSpec(**{**i, **tuples}) for i, tuples in pairs)
+            members = tuple(NetworkSpec(**m) for m in data.pop("members"))
             return cls(inputs=inputs, members=members, **data)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise UserError(
                 f"{file} does not say how it is to be used.", "Make it with: masktrain export RUN"
             ) from error
+
+
+def check_made_alike(
+    wanted: CropSpec,
+    view: View,
+    settings: Mapping[str, Any],
+    sections: Sequence[str] = ("detect", "choose", "matte", "view"),
+) -> None:
+    """Refuse crops that were made by other detectors or settings than those a model was trained on.
+
+    What only one of the two records names, being of another version, is passed over.
+
+    Args:
+        sections: which settings count; ``view`` is the geometry.
+
+    Raises:
+        UserError: naming the settings, with both values.
+    """
+    wanted.check_size(view)
+    here = view.dataset.get("settings", {})
+    faces = wanted.geometry.get("crop", "face") == "face"
+    differ = []
+    for section in sections:
+        mine, theirs = settings.get(section) or {}, here.get(section) or {}
+        if section == "view":
+            mine, theirs = ({k: v for k, v in g.items() if k not in DERIVED} for g in (wanted.geometry, view.info))
+        elif section == "matte":
+            mine = {k: v for k, v in mine.items() if k in MATTE and wanted.matted}
+        elif not faces:
+            continue
+        shared = [k for k in mine if k in theirs and mine[k] != theirs[k]]
+        differ += [f"{section}.{k} is {theirs[k]}, the model's {mine[k]}" for k in shared]
+    if differ:
+        raise UserError(
+            f"View '{view.name}' of {view.path} was not made as the crops that the model was trained on:"
+            f" {'; '.join(differ)}.",
+            f"Make one with these settings: maskprep crop {view.path} --view NAME",
+        )

@@ -1,4 +1,4 @@
-"""Answers on paper: a table of CSV, Parquet or JSON lines, written row by row and put in place when it is whole."""
+"""Tables of answers: CSV, Parquet or JSON lines, written row by row and put in place when they are whole."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from masktrain.config.settings import nearest
 FORMS = (".csv", ".parquet", ".jsonl")
 STDOUT = Path("-")
 ANSWER = "ans"
+BOX = ("x0", "y0", "x1", "y1")
 ROWS_PER_GROUP = 1024
 """Rows kept in memory before they are written."""
 
 Row = Mapping[str, Any]
 
 
-class Sheet:
+class TableWriter:
     """A table that is being written; nothing is left of it unless the block ends well.
 
     Args:
@@ -41,28 +42,27 @@ class Sheet:
     """
 
     def __init__(self, out: Path, columns: Mapping[str, type]) -> None:
-        check(out)
-        self.out, self.columns = out, dict(columns)
+        check_table(out)
+        self.out, self.columns, self.form = out, dict(columns), out.suffix.lower()
         self._rows: list[Row] = []
         self._part = temporary_name(out)
-        self._text: IO[str] | None = None
+        self._text: IO[str] = sys.stdout
         self._parquet: Any = None
 
-    def __enter__(self) -> Sheet:
+    def __enter__(self) -> TableWriter:
         if self.out == STDOUT:
-            self._text = sys.stdout
             return self
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        if self.out.suffix.lower() == ".parquet":
+        if self.form == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-            self._schema = pa.schema([(name, kinds[kind]) for name, kind in self.columns.items()])
-            self._parquet = pq.ParquetWriter(self._part, self._schema, compression="zstd")
+            schema = pa.schema([(name, kinds[kind]) for name, kind in self.columns.items()])
+            self._parquet = pq.ParquetWriter(self._part, schema, compression="zstd")
         else:
             self._text = self._part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
-            if self.out.suffix.lower() == ".csv":
+            if self.form == ".csv":
                 csv.writer(self._text, lineterminator="\n").writerow(self.columns)
         return self
 
@@ -70,10 +70,7 @@ class Sheet:
         if self.out == STDOUT:
             return
         try:
-            with contextlib.ExitStack() as closing:
-                for handle in (self._text, self._parquet):
-                    if handle is not None:
-                        closing.callback(handle.close)
+            with contextlib.closing(self._parquet or self._text):
                 if kind is None:
                     self._flush()
             if kind is None:
@@ -88,25 +85,23 @@ class Sheet:
             self._flush()
 
     def _flush(self) -> None:
-        rows, self._rows = self._rows, []
+        rows = [{name: _plain(row.get(name)) for name in self.columns} for row in self._rows]
+        self._rows = []
         if self._parquet is not None:
             import pyarrow as pa
 
             if rows:
                 kept = [{name: _encodable(value) for name, value in row.items()} for row in rows]
-                self._parquet.write_table(pa.Table.from_pylist(kept, schema=self._schema))
-        elif self._text is not None and self.out.suffix.lower() == ".csv":
-            lines = [[_text(row.get(name)) for name in self.columns] for row in rows]
+                self._parquet.write_table(pa.Table.from_pylist(kept, schema=self._parquet.schema))
+        elif self.form == ".csv":
+            lines = [[f"{v:.6g}" if isinstance(v, float) else v for v in row.values()] for row in rows]
             csv.writer(self._text, lineterminator="\n").writerows(lines)
-        elif self._text is not None:
-            for row in rows:
-                line = {name: _plain(row.get(name)) for name in self.columns}
-                self._text.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if self.out == STDOUT and self._text is not None:
+        else:
+            self._text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self._text.flush()
 
 
-def check(out: Path) -> None:
+def check_table(out: Path) -> None:
     """Refuse what cannot be written.
 
     Raises:
@@ -129,7 +124,7 @@ def detailed(out: Path) -> bool:
 
 
 def answer_columns(schema: Schema, proba: bool, details: bool) -> dict[str, type]:
-    """The columns that :func:`answered` fills."""
+    """The columns that :func:`answer_row` fills."""
     columns: dict[str, type] = {ANSWER: int}
     if details:
         for name in schema.joint:
@@ -139,19 +134,20 @@ def answer_columns(schema: Schema, proba: bool, details: bool) -> dict[str, type
     return columns
 
 
-def answered(schema: Schema, answer: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+def answer_row(schema: Schema, answer: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
     """One answer: the joint class, the class of each attribute in it and its probability, and all probabilities."""
     row: dict[str, Any] = {ANSWER: answer}
-    cube = probabilities.reshape(schema.sizes)
-    for axis, (name, index) in enumerate(zip(schema.joint, schema.decode(answer), strict=True)):
-        others = tuple(a for a in range(cube.ndim) if a != axis)
-        row |= {name: schema[name].classes[index], f"{name}_p": float(cube.sum(axis=others)[index])}
+    for name, index in zip(schema.joint, schema.decode(answer), strict=True):
+        share = attribute_probabilities(schema, probabilities, name)[index]
+        row |= {name: schema[name].classes[index], f"{name}_p": float(share)}
     return row | {f"p_{name}": float(p) for name, p in zip(schema.class_names, probabilities, strict=True)}
 
 
-def _text(value: Any) -> str:
-    value = _plain(value)
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+def attribute_probabilities(schema: Schema, probabilities: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+    """Those of the classes of one attribute [K], summed over the joint classes [C]."""
+    axis = schema.joint.index(name)
+    others = tuple(a for a in range(len(schema.joint)) if a != axis)
+    return np.asarray(probabilities.reshape(schema.sizes).sum(axis=others))
 
 
 def _plain(value: Any) -> Any:

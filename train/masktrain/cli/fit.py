@@ -1,0 +1,216 @@
+"""The command ``fit``; its options are built from the settings."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maskprep.base import UsageError
+from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
+from masktrain.config.config import FitConfig, describe, kinds_of
+from masktrain.study.progress import Progress
+
+if TYPE_CHECKING:
+    from masktrain.study.crossfit import Crossfitted
+    from masktrain.study.fit import Fitted
+
+SHOWN = {
+    "data": "view task where val_ratio fold folds_file split_seed background colour train_bins drop_intervals"
+    " label_margin",
+    "model": "name second pretrained dropout freeze",
+    "target": "kind",
+    "loss": "name label_smoothing class_weights",
+    "augment": "recipe mixup cutmix halves",
+    "sample": "kind by photos",
+    "optim": "epochs batch_size optimizer lr weight_decay layer_decay clip ema",
+    "schedule": "kind warmup",
+    "select": "by patience",
+    "run": "seed device amp tta",
+}
+"""Settings that have an option of their own, by section; --set reaches all."""
+
+BY_SECTION = ("name", "kind", "recipe")
+"""Settings whose option is called after their section."""
+
+TRIALS = ("dry_run", "check", "find_lr")
+"""Parameters that try something out and write nothing."""
+
+RESUMED = ("context", "cache", "resume", "plugin")
+"""Parameters that can be given to a run that goes on."""
+
+
+def option_of(key: str) -> str:
+    """The parameter of ``fit`` that sets a setting."""
+    section, _, name = key.partition(".")
+    if name in BY_SECTION or key == "select.by":
+        return section
+    return "sample_by" if key == "sample.by" else name
+
+
+OPTIONS = {option_of(key): key for part, names in SHOWN.items() for key in (f"{part}.{n}" for n in names.split())}
+"""Parameter of ``fit`` -> setting."""
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with a parameter for each of :data:`OPTIONS`, with the setting's type, default and help."""
+    built = []
+    for name, key in OPTIONS.items():
+        about, kinds = describe(key), kinds_of(key)
+        kind: Any = kinds[0] | None if type(None) in kinds else kinds[0]
+        option = typer.Option(help=about.metadata["help"], show_default=about.default is not None)
+        shown = Annotated[kind, option]
+        built.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=about.default, annotation=shown))
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]  # without the settings
+    split = next(i for i, p in enumerate(own) if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.Signature([*own[:split], *built, *own[split:]])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    return command
+
+
+@with_settings
+def fit(
+    context: typer.Context,
+    cache: Annotated[Path | None, typer.Argument(metavar="CACHE", help="The cache to train on.")] = None,
+    *,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Start from the settings of a recipe; see masktrain recipes.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, over those of the recipe.")] = None,
+    plugin: Annotated[list[str] | None, PLUGIN] = None,
+    protocol: Annotated[Path | None, PROTOCOL] = None,
+    deviate: Annotated[
+        str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
+    ] = "",
+    folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
+    note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done, and try some steps.")
+    ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: a .png or .html of crops as they are and as they are trained on."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --sheet: write over any file that is there.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check data, gradients and learning before a long fit (a minute).")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test of 100 updates.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    **chosen: Any,
+) -> None:
+    """Train a timm model on people, keep the epoch that is best on people held out."""
+    given = spoken(context)
+    if resume is not None and (other := given - set(RESUMED)):
+        names = ", ".join("--" + {"settings": "set"}.get(n, n).replace("_", "-") for n in sorted(other))
+        raise UsageError(f"A resumed run keeps its settings; {names} cannot be given with --resume.")
+    if resume is None and cache is None:
+        raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
+    if folds not in (None, "all"):
+        raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
+    tried = [name for name in TRIALS if context.params[name]]
+    if len(tried) > 1:
+        raise UsageError(f"{' and '.join('--' + n.replace('_', '-') for n in tried)} are given one at a time.")
+    if sheet is not None and not dry_run:
+        raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
+    values = given_settings(recipe, config, settings, plugin)
+    if resume is not None:
+        _resume(resume, cache)
+        return
+    assert cache is not None
+    from masktrain.study import crossfit
+    from masktrain.study import protocol as ruling
+
+    values |= {key: chosen[name] for name, key in OPTIONS.items() if name in given}
+    made = ruling.settings(cache, values, protocol, deviate)
+    if folds is not None:
+        crossfit.check(made)
+    if tried:
+        _try(tried[0], cache, made, sheet, force)
+    elif folds is not None:
+        _crossfitted(crossfit.crossfit(cache, made, out=out, note=note, progress=_progress()))
+    else:
+        from masktrain.study import fit as fitting
+
+        _fitted(fitting.fit(cache, made, out=out, note=note, progress=_progress()))
+
+
+def _rank() -> int:
+    """Number of this process among those that torchrun starts; the first one prints."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _progress() -> Progress:
+    from masktrain.cli import show
+
+    return Progress() if _rank() else show.PrintedFit()
+
+
+def _resume(run: Path, cache: Path | None) -> None:
+    """Go on with a run, or with all folds of one."""
+    from masktrain.runs import folder as runs
+    from masktrain.study import crossfit
+    from masktrain.study import fit as fitting
+
+    if (run / runs.FOLDS).is_file():
+        _crossfitted(crossfit.resume(run, cache, progress=_progress()))
+    else:
+        _fitted(fitting.resume(run, cache, progress=_progress()))
+
+
+def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None, force: bool) -> None:
+    """Try a fit out; exit 1 if a check failed."""
+    from masktrain.cli import show
+
+    if kind == "check":
+        if not show.checked(cache, config):
+            raise typer.Exit(1)
+    elif kind == "find_lr":
+        show.rates(cache, config)
+    else:
+        show.planned(cache, config, sheet, force)
+
+
+def _crossfitted(done: Crossfitted) -> None:
+    """Print how the fits of all folds went."""
+    from statistics import mean, stdev
+
+    from masktrain.cli import tables
+
+    title = f"{done.run}: {done.interval.people} people, each by the model that was not trained on them"
+    tables.scores(title, done.scores, done.interval)
+    spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
+    print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
+    print(f"next    masktrain evaluate {done.run} CACHE (the mean of all models)")
+
+
+def _fitted(done: Fitted) -> None:
+    """Print how a fit went."""
+    from masktrain.pages import report
+    from masktrain.runs import folder as runs
+
+    if _rank():
+        return
+    best, low, high = done.best, done.interval.low, done.interval.high
+    soup = best.get("soup")
+    which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {best['epoch']}"
+    print(
+        f"best    {which}: macro-F1 {best['macro_f1']:.4f} (95% over {done.interval.people} people: {low:.4f} to"
+        f" {high:.4f}), accuracy {best['accuracy']:.4f}; the epoch was chosen on these people"
+    )
+    for name, values in best["attributes"].items():
+        print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
+    if done.epochs < (epochs := runs.read_config(done.run).optim.epochs):
+        print(f"        ended after epoch {done.epochs} of {epochs}, as none was better for long enough")
+    print(f"look    {done.run / report.FILE}")
+    print(f"next    masktrain evaluate {done.run} CACHE")

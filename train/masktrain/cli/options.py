@@ -1,0 +1,60 @@
+"""Options that several commands share, and what was given for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskprep.base import UsageError
+from masktrain.config.config import assignments
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run or ensemble.")]
+Cache = Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images.")]
+Answers = Annotated[Path | None, typer.Option(help="CSV with ImageID and ans (or label, or a column per attribute).")]
+Split = Annotated[str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")]
+View = Annotated[str | None, typer.Option(help="View of the cache. [default: the run's]")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Tta = Annotated[
+    str | None,
+    typer.Option(help="none, mirror, shifts or mirror+shifts: what is averaged. [default: as the run was validated]"),
+]
+TtaMean = Annotated[str, typer.Option(help="What --tta averages: probability or logit.")]
+Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
+Folds = Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")]
+
+PLUGIN = typer.Option(
+    metavar="FILE.py|MODULE", help="Code of yours that adds losses, recipes, schedules or ways of sampling; repeatable."
+)
+PROTOCOL = typer.Option(
+    metavar="FILE", help="Ground rules to keep to, see masktrain init. [default: protocol.yaml of the cache, if any]"
+)
+SETTINGS = typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as loss.gamma=3; see masktrain settings.")
+
+
+def spoken(context: typer.Context) -> set[str]:
+    """The parameters that were given on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def given_settings(
+    recipe: str | None, config: Path | None, settings: list[str] | None, plugin: list[str] | None
+) -> dict[str, Any]:
+    """Flat settings of a recipe, a file and ``--set``, each over the one before; plugins are imported first.
+
+    Raises:
+        UsageError: a setting that is unknown, of the wrong type, or set by a protocol alone.
+    """
+    from masktrain.config import plugins, recipes
+
+    loaded = {"run.plugins": list(plugins.load(plugin))} if plugin else {}
+    values: dict[str, Any] = {}
+    for source in (recipe, config):
+        values |= recipes.read(source) if source is not None else {}
+    single = assignments(settings or [])
+    if own := sorted({"run.protocol", "run.deviates"} & set(single)):
+        raise UsageError(f"{own[0]} is set by a protocol.", "Use --protocol FILE, or --deviate REASON.")
+    return values | single | loaded

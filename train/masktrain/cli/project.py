@@ -1,0 +1,161 @@
+"""The commands around a fit: ground rules, what there is to choose from, and the sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskprep.base import UsageError
+from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, Device, given_settings
+from masktrain.config.config import describe, keys, named
+
+
+def init(
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache that everyone is to train on.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write. [default: CACHE/protocol.yaml]")] = None,
+    view: Annotated[
+        str | None, typer.Option(help="The crops that are compared. [default: the only view, or 'face']")
+    ] = None,
+    select: Annotated[str, typer.Option(help="The score that decides; see masktrain settings select.by.")] = "macro_f1",
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the people; their CSV file is written beside.")] = 5,
+    split_seed: Annotated[int, typer.Option(min=0, help="Which split.")] = 0,
+    folds_file: Annotated[Path | None, typer.Option(help="A CSV file of folds, in place of new ones.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="A seed that may be used; repeatable. [default: 0]")
+    ] = None,
+    note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the project is to find out.")] = "",
+) -> None:
+    """Write the ground rules before the first fit: folds, criterion, seeds, view; and print the baselines."""
+    from masktrain.study import protocol
+
+    made = protocol.init(
+        cache,
+        out,
+        view=view,
+        select=select,
+        count=folds,
+        split_seed=split_seed,
+        folds_file=folds_file,
+        seeds=seed or (0,),
+        note=note,
+    )
+    print("\n".join(protocol.lines(made)))
+    named = "" if out is None else f" --protocol {out}"
+    print(f"next    masktrain fit {cache}{named} --dry-run --sheet samples.png")
+
+
+def folds() -> None:
+    """Part of init now."""
+    raise UsageError(
+        "The folds are written by masktrain init now, beside the ground rules.",
+        "masktrain init CACHE --folds 5; with --out FILE.yaml at another place. fit --folds-file takes them as before.",
+    )
+
+
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="timm's names, or globs such as 'resnet*'.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train and ask each one here, at its native size, from random weights.")
+    ] = False,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Show what your own runs in this folder scored.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once while measuring. [default: as many as a fit takes]")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Tell what models cost: parameters, native size, weights and licence, speed and memory; by default some of each
+    family, with when to use it."""
+    from masktrain.cli import tables
+    from masktrain.study import models as known
+
+    scored = known.own_scores(runs) if runs is not None else None
+    tables.models(known.choose(names or (), tuple(scored or ())), scored, measure, device, batch_size)
+
+
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
+    """List the recipes that come with masktrain, or show one."""
+    from masktrain.config import recipes as known
+
+    if name is not None:
+        print(known.text(name), end="")
+        return
+    for each in known.names():
+        print(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
+
+
+def settings(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY|SECTION]...", help="Only these, such as loss or optim.lr.")
+    ] = None,
+) -> None:
+    """List every setting with its default, its help and, where there is one, its source."""
+    for key in dict.fromkeys(key for name in names for key in named(name)) if names else keys():
+        about = describe(key)
+        default = about.default if not isinstance(about.default, tuple) else ",".join(map(str, about.default))
+        print(f"{key} = {'none' if default is None else default}")
+        source = about.metadata["source"]
+        print(f"    {about.metadata['help']}" + (f" ({source})" if source else ""))
+
+
+def sweep(
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
+    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="What is fixed, and what varies in which range.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. [default: runs/sweep-SPACE]")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many fits, those done before included.", show_default="20, of a grid all combinations"
+        ),
+    ] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="Begin no trial that would end after so many.")] = None,
+    folds: Annotated[
+        str | None,
+        typer.Option(help="'all' scores each trial on everyone, by all folds (data.val_ratio says how many)."),
+    ] = None,
+    kind: Annotated[str, typer.Option(help="tpe (learns from the trials before), random or grid.")] = "tpe",
+    prune: Annotated[
+        bool,
+        typer.Option("--prune/--no-prune", help="Give up trials below the median of the others at the same epoch."),
+    ] = True,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
+    protocol: Annotated[Path | None, PROTOCOL] = None,
+    plugin: Annotated[list[str] | None, PLUGIN] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes, started by Ray (pip install 'maskprep[ray]')."),
+    ] = 1,
+) -> None:
+    """Look for good settings: many fits over a space of them, within so many trials or hours. The same command
+    goes on with a sweep that was stopped; started several times, it fits several trials at once."""
+    from masktrain.cli import show, tables
+    from masktrain.study import protocol as ruling
+    from masktrain.study import space as spaces
+    from masktrain.study import sweep as sweeping
+
+    if folds not in (None, "all"):
+        raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
+    base, varied = given_settings(recipe, None, settings, plugin), spaces.read(space)
+    done = sweeping.sweep(
+        cache,
+        varied,
+        out or Path("runs") / f"sweep-{space.stem}",
+        base=ruling.of_sweep(cache, base, varied, protocol),
+        trials=trials,
+        hours=hours,
+        folds=folds is not None,
+        kind=kind,
+        prune=prune,
+        seed=seed,
+        workers=workers,
+        progress=show.PrintedFit(),
+        each=tables.trial,
+    )
+    tables.swept(done)

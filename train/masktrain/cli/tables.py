@@ -1,0 +1,270 @@
+"""What the commands about runs print. rich is imported only when a table is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from masktrain.score.metrics import Interval, Scores
+from masktrain.score.paired import Paired
+
+if TYPE_CHECKING:
+    from masktrain.combine.calibrate import Calibrated
+    from masktrain.combine.compose import Composed
+    from masktrain.combine.ensemble import Ensemble
+    from masktrain.pages.compare import Comparison
+    from masktrain.score.scored import Report
+    from masktrain.study.sweep import Swept
+    from masktrain.study.trials import Trial
+
+MANY = 12
+"""Members of which every two are no longer compared in a table."""
+
+Rows = Iterable[Sequence[str]]
+
+
+def table(head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None) -> None:
+    """Print a table.
+
+    Args:
+        head: names of the columns, the first ``left`` of them aligned left.
+        rows: cells.
+        total: a last row apart from the others.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, header_style="")
+    for i, name in enumerate(head):
+        made.add_column(name, justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    if total is not None:
+        made.add_section()
+        made.add_row(*total)
+    Console(width=None if sys.stdout.isatty() else 110).print(made, markup=False)
+
+
+def span(score: float, interval: Interval) -> str:
+    """A score with its interval."""
+    return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+
+
+def compared(found: Paired) -> str:
+    """A paired comparison in a line."""
+    return (
+        f"macro-F1 {found.difference:+.4f} (95% over {found.people} people: {found.low:+.4f} to {found.high:+.4f},"
+        f" {found.chance}), {found.verdict}"
+    )
+
+
+def scores(title: str, scores: Scores, interval: Interval) -> None:
+    """Scores: the headline, each attribute, each class."""
+    print(title)
+    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
+    rows = [
+        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}")
+    ]
+    if len(scores.attributes) > 1:
+        rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
+    table(("", "macro-F1", "accuracy"), rows)
+    table(
+        ("class", "images", "predicted", "precision", "recall", "F1"),
+        (
+            (c.name, str(c.support), str(c.predicted), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
+            for c in scores.classes
+        ),
+    )
+
+
+def evaluated(report: Report) -> None:
+    """An evaluation: scores, calibration, slices, where errors come from, comparisons."""
+    scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
+    if report.ece is not None:
+        print(f"calibration error {report.ece:.4f}")
+    if report.slices:
+        head = ("slice", "", "images", "people", "accuracy", "macro-F1")
+        rows: list[Sequence[str]] = []
+        for s in report.slices:
+            accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
+            rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
+        table(head, rows, left=2)
+    if report.origins:
+        rows = []
+        for o in report.origins:
+            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
+        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows)
+        print("rows overlap: an image may stand in several, so gains do not add up")
+    if report.rivals:
+        rows = []
+        for r in report.rivals:
+            gain = f"{r.against.difference:+.4f} ({r.against.low:+.4f} to {r.against.high:+.4f})"
+            chance = r.against.chance.removeprefix("p ").removeprefix("= ")
+            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain, chance))
+        table(("compared with", "macro-F1", "accuracy", "this minus it", "p"), rows)
+    if lost := report.without_crop:
+        more = ", ..." if len(lost) > 5 else ""
+        print(
+            f"{len(lost)} without a crop, answered with the most frequent training class: {', '.join(lost[:5])}{more}"
+        )
+    warn(report.warnings)
+    print(f"written {report.file}")
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Print warnings on standard error."""
+    for text in texts:
+        print(f"Warning: {text}", file=sys.stderr)
+
+
+def comparison(made: Comparison) -> None:
+    """Runs beside each other."""
+    attributes = list(made.rows[0].score["attributes"])
+    rows = []
+    for row in made.rows:
+        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
+        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
+        cells = ["" if value is None else f"{value:.4f}" for value in each]
+        rows.append(
+            [row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}", *cells, row.note]
+        )
+    table(("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"), rows)
+    for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
+        for key, told in values.items():
+            print(f"{title}: {key} = {' | '.join(map(str, told))}")
+    warn(made.warnings)
+
+
+def ensemble(made: Ensemble) -> None:
+    """An ensemble: its members, how it compares with the best of them, and what it costs."""
+    print(
+        f"{made.run}: {made.kind} of {len(made.entries)}, scored on {made.images} held-out images of"
+        f" {made.interval.people} people"
+    )
+    rows: list[Sequence[str]] = []
+    for i, entry in enumerate(made.entries):
+        others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
+        name = entry.name + ("  (best)" if i == made.best and len(made.entries) > 1 else "")
+        weight = "" if entry.weight is None else f"{entry.weight:.3f}"
+        alike = f"{sum(others) / len(others):.2f}" if others else ""
+        cost = (f"{entry.parameters / 1e6:.1f} M", f"{entry.ms:.1f}")
+        rows.append((str(i + 1), name, span(entry.score, entry.interval), weight, alike, *cost))
+    used = [e for e in made.entries if e.weight is None or e.weight > 0]
+    used = used if made.kind != "soup" else used[:1]
+    cost = (f"{sum(e.parameters for e in used) / 1e6:.1f} M", f"{sum(e.ms for e in used):.1f}")
+    head = ("", "", "macro-F1", "weight", "errs with others", "parameters", "ms/image")
+    table(head, rows, left=2, total=("", made.kind, span(made.score, made.interval), "", "", *cost))
+    if 2 < len(made.entries) <= MANY:  # 1 for two that err on the same images
+        numbers = [str(j + 1) for j in range(len(made.entries))]
+        rows = [
+            (
+                f"{i + 1}  {entry.name}",
+                *("" if i == j else f"{float(v):.2f}" for j, v in enumerate(made.correlation[i])),
+            )
+            for i, entry in enumerate(made.entries)
+        ]
+        table(("errors correlate", *numbers), rows)
+    if made.against is not None:
+        print(f"against the best member: {compared(made.against)}")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"next    masktrain predict {made.run} PHOTOS --out predictions.csv")
+
+
+def composed(made: Composed) -> None:
+    """A composition: its scores, and the runs that it is made of, each on what it answers."""
+    scores(f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval)
+    widths = [max(map(len, column)) for column in zip(*(part[:4] for part in made.parts), strict=True)]
+    for part in made.parts:
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(part[:4], widths, strict=True))
+        print(f"part    {cells}  macro-F1 {part[4]:.4f} on its own")
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"next    masktrain evaluate {made.run} CACHE")
+
+
+def calibrated(done: Calibrated) -> None:
+    """What calibration changed."""
+    print(f"scored on {done.images} held-out images of {done.thresholds.people} people, fitted on the others of them")
+    print(
+        f"temperature {done.calibration.temperature:.3f}: calibration error {done.ece[0]:.4f} -> {done.ece[1]:.4f},"
+        f" log-loss {done.nll[0]:.4f} -> {done.nll[1]:.4f}"
+    )
+    print(f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds)}")
+    warn(done.warnings)
+    print(f"written {done.run / 'calibration.json'}, which evaluate, predict and export use from now on")
+
+
+def models(
+    chosen: Mapping[str, Sequence[str]],
+    scored: Mapping[str, list[float]] | None,
+    measured: bool,
+    device: str,
+    batch: int | None,
+) -> None:
+    """A table of models, each as soon as it is looked up; one that cannot be measured says why."""
+    from maskprep.base import UserError
+    from masktrain.study import models as known
+
+    width = max(len(name) for names in chosen.values() for name in names)
+    header = f"{'model':{width}}  parameters  native   weights  licence     "
+    header += f"{'train/s':>9} {'answer/s':>10} {'MiB/image':>10}" if measured else ""
+    print((header + ("  macro-F1 of your runs" if scored is not None else "")).rstrip())
+    for heading, names in chosen.items():
+        if heading:
+            print(f"\n{heading}")
+        for name in names:
+            entry, why = known.look_up(name, scored), ""
+            row = f"{name:{width}}  {entry.parameters / 1e6:8.1f} M  {'x'.join(map(str, entry.size)):7}"
+            row += f"  {entry.weights:7}  {entry.licence.lower() or 'not stated':12}"
+            if measured:
+                try:
+                    cost = known.measure(name, device, batch)
+                    row += f"{cost.trained:9.1f} {cost.answered:10.1f} {cost.activations / 2**20:10.1f}"
+                except UserError as error:
+                    row, why = f"{row}{'—':>9} {'—':>10} {'—':>10}", f"  {error.message}"
+            if scored is not None:
+                row += f"  {entry.scores[0]:.4f}" if entry.scores else "  —"
+                row += f", best of {len(entry.scores)}" * (len(entry.scores) > 1)
+            print(row.rstrip() + why, flush=True)
+
+
+def trial(done: Trial, sofar: Swept) -> None:
+    """A line about a trial of a sweep, the best one so far, and the time left."""
+    from masktrain.cli.show import clock
+
+    values = ", ".join(f"{key}={value}" for key, value in done.values.items())
+    score = f"macro-F1 {done.score:.4f}" if done.score is not None else done.why
+    usual = sum(t.seconds for t in sofar.trials) / len(sofar.trials)
+    left = clock(usual * max(sofar.total - len(sofar.trials), 0))
+    best = "" if sofar.best is None else f"; best {sofar.best.score:.4f} (trial {sofar.best.number})"
+    state = "" if done.state == "done" else f" {done.state},"
+    print(f"trial {done.number}/{sofar.total} {values}:{state} {score}{best}; about {left} left", flush=True)
+
+
+def swept(done: Swept) -> None:
+    """A sweep: its trials, best first, what matters, and how to use the best."""
+    from masktrain.study import sweep, trials
+
+    ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
+    names = list(dict.fromkeys(name for t in ranked for name in t.values))
+    rows = [["trial", "macro-F1", *names]]
+    for each in ranked:
+        score = "failed" if each.score is None else f"{each.score:.4f}{' pruned' * (each.state == 'pruned')}"
+        rows.append([str(each.number), score, *(str(each.values.get(n, "")) for n in names)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if done.importance:
+        print(f"matters {', '.join(f'{key} {share:.0%}' for key, share in done.importance.items())}")
+    if done.out_of_time:
+        print("The time is up; the same command with more --hours goes on.")
+    if done.best is None:
+        return
+    if len(done.trials) > 1:
+        print(f"note    the best of {len(done.trials)} was chosen on the people it is scored on; score it on others")
+    print(f"next    masktrain fit CACHE --config {done.out / sweep.BEST} --split-seed 1")
+    print(f"        masktrain evaluate {done.out / trials.folder(done.best.number)} CACHE --split eval")
