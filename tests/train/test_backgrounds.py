@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from masktrain.train.batches import Batches
 
-from maskprep.dataset.view import open_view
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
+from maskprep.crops import DRAW
+from maskprep.dataset import open_view
 from masktrain.answer import model
-from masktrain.study.fit import background, check, colour, fit, resume, statistics
-
-CPU = torch.device("cpu")
+from masktrain.data.trainset import TrainSet
+from masktrain.study.fit import colour, fit, resume, statistics
+from masktrain.train import checkpoint
+from masktrain.train.draws import BACKGROUND, keys
+from masktrain.train.pixels import Backgrounds
 
 
 @pytest.fixture(scope="module")
@@ -29,53 +31,71 @@ def matted(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     return cache
 
 
-def outside(pixels: torch.Tensor) -> np.ndarray:
-    """The pixels [n, m, 3] of a batch that are no subject's."""
-    mask = np.ones(pixels.shape[2:], bool)
+def outside(pixels: np.ndarray) -> np.ndarray:
+    """The pixels [n, m, 3] of images that are no subject's."""
+    mask = np.ones(pixels.shape[1:3], bool)
     mask[4:-4, 6:-6] = False
-    return pixels.permute(0, 2, 3, 1).numpy()[:, mask]
+    return pixels[:, mask]
 
 
-def test_a_run_keeps_its_background_and_prediction_uses_it(
+def test_a_run_keeps_its_background_and_is_scored_before_it(
     matted: Path, tmp_path: Path, config: Callable[..., Any]
 ) -> None:
-    settings = config(data__background="mean", optim__epochs=1)
-    fitted = fit(matted, settings, out=tmp_path / "run")
-    sidecar = json.loads((fitted.run / "best.json").read_text())
-    view = open_view(matted)
-    assert sidecar["background"] == "mean"
-    assert sidecar["colour"] == [round(v * 255) for v in sidecar["mean"]]
-    predictor = model.load(fitted.run, "cpu")
-    rows = np.arange(6)
-    dressed = view.before(predictor.graph.networks[0].sidecar.behind())
-    (batch,) = Batches(dressed, rows, 8, CPU).epoch(None)
-    assert (outside(batch.pixels) == sidecar["colour"]).all()
+    fitted = fit(matted, config(data__background="mean", optim__epochs=1), out=tmp_path / "run")
+    sidecar, view = checkpoint.load_sidecar(fitted.run), open_view(matted)
+    assert sidecar.background == "mean"
+    dressed = view.before(sidecar.behind())
+    assert (outside(dressed.gather(np.arange(6))) == sidecar.colour).all()
     oof = pd.read_parquet(fitted.run / "oof.parquet").set_index("image")
     where = view.table.index[view.table["image"].isin(oof.index)].to_numpy()
-    probabilities = predictor(view, where)
     kept = oof.loc[view.table["image"].iloc[where]].filter(regex=r"^p_\d+$").to_numpy()
-    np.testing.assert_allclose(probabilities, kept, atol=1e-5)  # as in validation
-    bare = predictor.of_crops({"face": view.gather_original(where)})
-    assert np.abs(bare - probabilities).max() > 1e-4  # and it matters
+    np.testing.assert_allclose(model.load(fitted.run)(view, where), kept, atol=1e-5)
 
 
-def test_random_backgrounds_are_drawn_in_training_alone(
-    matted: Path, tmp_path: Path, config: Callable[..., Any]
+@pytest.mark.parametrize("kind", ["mean", "blur"])
+def test_statistics_are_those_of_the_crops_that_are_trained_on(
+    matted: Path, config: Callable[..., Any], fed: Callable[..., Any], kind: str
 ) -> None:
-    settings = config(data__background="random", optim__epochs=1)
-    fitted = fit(matted, settings, out=tmp_path / "run")
-    rows, view = np.arange(20), open_view(matted)
-    predictor = model.load(fitted.run, "cpu")
-    np.testing.assert_array_equal(predictor(view, rows), predictor.of_crops({"face": view.gather_original(rows)}))
-    view = view.before(background(settings, (128, 128, 128), rows))
-    (plain,) = Batches(view, rows, 32, CPU).epoch(None)
-    np.testing.assert_array_equal(plain.pixels.permute(0, 2, 3, 1).numpy(), view.gather_original(rows))
-    batches = Batches(view, rows, 32, CPU)
-    (first,), (again,), (later,) = (list(batches.epoch(e)) for e in (0, 0, 1))
-    assert torch.equal(first.pixels, again.pixels) and not torch.equal(first.pixels, later.pixels)
-    original = view.gather_original(first.rows)
-    different = (outside(first.pixels) != outside(torch.from_numpy(original).permute(0, 3, 1, 2))).any(axis=(1, 2))
-    assert 8 <= different.sum() < 20
+    settings = {"data__background": kind, "augment__recipe": "none"}
+    data, train, _ = fed(matted, **settings)
+    mean, std = statistics(data, config(**settings))
+    order = train.order(1).ravel()[: len(data)]
+    pixels = np.concatenate([b.pixels.numpy() for b in train.epoch(1)])[: len(data)].reshape(-1, 3) / 255
+    assert sorted(order) == list(range(len(data)))
+    np.testing.assert_allclose(mean, pixels.mean(0), atol=1e-12)
+    np.testing.assert_allclose(std, pixels.std(0), atol=1e-12)
+    whole = data.view.mean_std(data.split.train)
+    assert np.abs(std - whole[1]).max() > 0.01  # and they are others than those of the photos
+    if kind == "mean":
+        assert colour(data, config(**settings)) == np.rint(whole[0] * 255).tolist()
+
+
+def test_random_backgrounds_are_drawn_in_training_alone(matted: Path, fed: Callable[..., Any]) -> None:
+    data, train, val = fed(matted, data__background="random", augment__recipe="none")
+    np.testing.assert_array_equal(torch.cat(list(val)).numpy(), data.view.gather_original(data.split.val))
+    first, again, later = (torch.cat([b.pixels for b in train.epoch(e)]).numpy() for e in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, later)
+    original = data.view.gather_original(data.split.train[train.order(1).ravel()])
+    inside = np.s_[:, 5:-5, 7:-7]
+    assert np.abs(first[inside].astype(int) - original[inside]).mean() < 2  # the people stay who they are
+    changed = (outside(first) != outside(original)).any(axis=(1, 2)).mean()
+    assert changed == pytest.approx(1 - DRAW["original"], abs=0.2)
+
+
+def test_kinds_of_random_backgrounds_come_as_often_as_they_are_to(matted: Path, config: Callable[..., Any]) -> None:
+    settings = config(data__background="random")
+    data = TrainSet.open(open_view(matted), settings)
+    made = Backgrounds(data.view, data.split.train, 0)
+    rows = torch.arange(20_000)
+    drawn = keys(0, 1, rows, torch.zeros_like(rows), BACKGROUND)
+    which, mirrored, colours = made.choices(drawn, torch.ones(len(rows), dtype=torch.bool))
+    shares = [(which >= 0) & (which < made.photos), which == -1, which >= made.photos, which == -2]
+    assert [float(s.double().mean()) for s in shares] == pytest.approx(list(DRAW.values()), abs=0.02)
+    assert float(mirrored.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert colours.double().mean(0).tolist() == pytest.approx([127.5] * 3, abs=3)
+    nobody, _, _ = made.choices(drawn, torch.zeros(len(rows), dtype=torch.bool))
+    assert (nobody == -2).all()  # where nobody was found nothing is laid behind anybody
 
 
 def test_without_mattes_it_is_an_error_that_says_what_to_do(
@@ -127,12 +147,12 @@ def test_normalised_as_the_weights_of_the_model_were(matted: Path, tmp_path: Pat
     """resnet18 expects ImageNet's mean and std, tf_efficientnet_lite0 0.5 and 0.5; the mean colour is the data's."""
     view = open_view(matted)
     settings = config(data__statistics="model", data__background="mean", model__name="resnet18", optim__epochs=1)
-    training = check(view, settings)
-    mean, std = statistics(training, settings)
+    data = TrainSet.open(view, settings)
+    mean, std = statistics(data, settings)
     assert mean.tolist() == [0.485, 0.456, 0.406] and std.tolist() == [0.229, 0.224, 0.225]
     lite = config(data__statistics="model", model__name="tf_efficientnet_lite0")
-    assert [v.tolist() for v in statistics(training, lite)] == [[0.5] * 3] * 2
-    own, _ = view.mean_std(training.split.train)
-    assert colour(training, settings) == np.rint(own * 255).astype(int).tolist()
+    assert [v.tolist() for v in statistics(data, lite)] == [[0.5] * 3] * 2
+    own, _ = view.mean_std(data.split.train)
+    assert colour(data, settings) == np.rint(own * 255).astype(int).tolist()
     with pytest.raises(UsageError, match="no_such"):
-        statistics(training, config(data__statistics="model", model__name="no_such"))
+        statistics(data, config(data__statistics="model", model__name="no_such"))

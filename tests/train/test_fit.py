@@ -13,24 +13,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from masktrain.study.snapshots import Snapshots
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from maskprep.dataset.view import open_view
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
+from maskprep.dataset import open_view
+from masktrain.answer import model
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
+from masktrain.study.recorder import Recorder
 from masktrain.train import checkpoint, criteria, loop
 
 Make = Callable[..., FitConfig]
@@ -143,7 +144,7 @@ def test_data_and_environment_are_recorded(run: Path, cache: Path) -> None:
         assert environment["packages"][package].startswith(importlib.import_module(module).__version__), package
     assert environment["cpu"]["name"] and environment["cpu"]["cores"] >= 1 and environment["cpu"]["memory"] > 2**28
     assert environment["driver"] is None and environment["device memory"] is None
-    assert "HorizontalFlip" in (run / "augment.json").read_text()
+    assert json.loads((run / "augment.json").read_text())["recipes"]["light"]["flip"] == 0.5
 
 
 def test_a_seeded_fit_repeats(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
@@ -175,9 +176,7 @@ class SignalAt:
         return STEP(*args)
 
 
-@pytest.mark.parametrize(
-    "epoch, step, number", [(1, 3, signal.SIGTERM), (2, 9, signal.SIGINT), (3, 15, signal.SIGTERM)]
-)
+@pytest.mark.parametrize("epoch, step, number", [(1, 3, signal.SIGHUP), (2, 9, signal.SIGINT), (3, 15, signal.SIGTERM)])
 def test_a_stopped_fit_goes_on_bit_by_bit(
     run: Path,
     cache: Path,
@@ -188,13 +187,13 @@ def test_a_stopped_fit_goes_on_bit_by_bit(
     step: int,
     number: int,
 ) -> None:
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     monkeypatch.setattr(loop, "train_step", SignalAt(number, epoch, step))
     with pytest.raises(UserError, match=f"Stopped in epoch {epoch} of 3, after {step} of 15 steps") as error:
         fit(cache, config(), out=tmp_path / "run")
     assert error.value.code == 128 + number and f"--resume {tmp_path / 'run'}" in error.value.hint
     assert checkpoint.load_last(tmp_path / "run")["learner"]["step"] == step
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
     monkeypatch.setattr(loop, "train_step", STEP)
     resume(tmp_path / "run")
     assert (best_hash(tmp_path / "run"), last_hash(tmp_path / "run")) == (best_hash(run), last_hash(run))
@@ -225,7 +224,7 @@ import os, signal
 from pathlib import Path
 from masktrain.study import fit
 from masktrain.config.config import FitConfig
-from masktrain.train import host, loop
+from masktrain.train import loop
 
 step, done = loop.train_step, 0
 
@@ -278,7 +277,19 @@ def test_a_fit_killed_at_any_instant_goes_on(run: Path, cache: Path, config: Mak
     assert last_hash(out) == last_hash(run)
 
 
-def test_snapshots_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def recorder(run: Path, config: FitConfig, saved: Callable[[], object]) -> Recorder:
+    """A recorder of no training, which calls a function in place of writing a snapshot."""
+    idle = SimpleNamespace(
+        config=config, device=torch.device("cpu"), epoch=0, step=0, sums={"skipped": torch.tensor(0)}, to_dict=dict
+    )
+    made = Recorder(run, idle, None, None, 15)  # type: ignore[arg-type]
+    made.save = lambda: made._write(saved)  # type: ignore[method-assign]
+    return made
+
+
+def test_snapshots_take_a_small_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, config: Make, tmp_path: Path
+) -> None:
     clock, saved = [0.0], []
 
     def save() -> None:
@@ -286,11 +297,35 @@ def test_snapshots_take_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatc
         clock[0] += 3.0
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    snapshots = Snapshots(save, 60.0, lambda code: UserError("", code=code))
-    for _ in range(1000):
-        clock[0] += 1.0
-        snapshots.pause()
+    made = recorder(tmp_path, config(run__snapshot_seconds=60.0), save)
+    with made.recording():
+        for _ in range(1000):
+            clock[0] += 1.0
+            made.pause()
+            made.flush()
     assert saved[0] == 60 and np.diff(saved).min() >= 3 / 0.02
+
+
+def test_a_disk_that_fills_up_while_training_ends_in_an_error_and_nothing_is_lost(
+    run: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snapshot is written by a thread: what it raises is raised in the fit, and the one before it is whole."""
+    save, times = torch.save, iter(range(99))
+
+    def full(*args: object) -> None:
+        if next(times) == 20:
+            Path(str(args[1])).write_bytes(b"part")
+            raise OSError(28, "No space left on device")
+        save(*args)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"last\.ckpt' could not be written .*No space left.* MiB are free") as error:
+        fit(cache, config(run__snapshot_seconds=0.0), out=tmp_path / "run")
+    assert "--resume" in error.value.hint
+    monkeypatch.setattr(torch, "save", save)
+    assert not [f for f in (tmp_path / "run").iterdir() if f.name.startswith(".tmp")]
+    resume(tmp_path / "run")
+    assert last_hash(tmp_path / "run") == last_hash(run) and same_records(run, tmp_path / "run")
 
 
 def test_a_finished_run_resumes_to_itself(run: Path, tmp_path: Path) -> None:
@@ -385,3 +420,51 @@ def test_ctrl_c_ends_cleanly_and_soon(cache: Path, tmp_path: Path) -> None:
     assert child.returncode == 130, errors
     assert "Stopped in epoch " in errors and f"--resume {out}" in errors and "Traceback" not in errors
     checkpoint.load_last(out)
+
+
+def test_the_average_is_what_is_scored_and_kept(cache: Path, config: Make, tmp_path: Path) -> None:
+    made = fit(cache, config(optim__ema=0.95, optim__epochs=2), out=tmp_path / "run").run
+    state = checkpoint.load_last(made)["learner"]
+    best = checkpoint.load_sidecar(made).epoch
+    assert best_hash(made) != checkpoint.weights_hash(state["model"])
+    assert best != 2 or best_hash(made) == checkpoint.weights_hash(state["average"])
+
+
+def test_the_mirror_image_counts_as_much_as_the_crop(run: Path, cache: Path) -> None:
+    view, rows = open_view(cache), np.arange(12)
+    net, sidecar = checkpoint.load_best(run, torch.device("cpu"))
+    pixels = torch.from_numpy(view.gather(rows)[:, :, ::-1].copy()).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (sidecar.mean, sidecar.std))
+    with torch.inference_mode():
+        other = net(((pixels - mean) / std).float()).softmax(1).numpy()
+    plain, both = (model.load(run, tta="mirror" if mirror else "none")(view, rows) for mirror in (False, True))
+    np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-6)
+    assert np.abs(both - plain).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "kind, head, tta",
+    [("heads", "cosine", "none"), ("heads", "linear", "mirror"), ("joint", "cosine", "none")],
+)
+def test_what_is_kept_answers_as_what_was_trained(
+    cache: Path, config: Make, tmp_path: Path, kind: str, head: str, tta: str
+) -> None:
+    """The scores of the best epoch come out again from the files alone."""
+    settings = config(target__kind=kind, model__head=head, run__tta=tta, optim__epochs=1)
+    made = fit(cache, settings, out=tmp_path / "run").run
+    view, oof = open_view(cache), pd.read_parquet(made / "oof.parquet").set_index("image")
+    rows = np.flatnonzero(view.table["image"].isin(oof.index))
+    expected = oof.loc[view.table["image"].iloc[rows]].filter(like="p_").to_numpy()
+    np.testing.assert_allclose(model.load(made)(view, rows), expected, atol=1e-5)
+    sidecar = checkpoint.load_sidecar(made)
+    assert (sidecar.target, sidecar.tta, sidecar.cosine > 0) == (kind, tta, head == "cosine")
+
+
+def test_a_sidecar_of_before_targets_means_joint(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    old = json.loads((copy / "best.json").read_text())
+    for key in ("target", "cosine", "tta", "limits", "second"):
+        del old[key]
+    (copy / "best.json").write_text(json.dumps(old))
+    sidecar = checkpoint.load_best(copy, torch.device("cpu"))[1]
+    assert sidecar.answers().kind == "joint" and sidecar.tta == "none"

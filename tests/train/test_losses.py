@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from masktrain.train.batches import Batch
 from torch import Tensor, nn
 
-from maskprep.dataset.view import open_view
-from maskprep.errors import UsageError
-from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
+from maskprep.base import UsageError
+from maskprep.dataset import open_view
+from maskprep.labels import MASK_SCHEMA, Attribute, Schema
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import LOSSES, TARGETS, LossConfig
+from masktrain.data.trainset import TrainSet
+from masktrain.study.fit import make_state
 from masktrain.train import loop
-from masktrain.train.losses import class_weights, focal, ldam_margins, make_objective, soft_f1
+from masktrain.train.augment import Augmenter
+from masktrain.train.losses import Objective, class_weights, focal, ldam_margins, soft_f1
+from masktrain.train.pixels import Batch
 from masktrain.train.targets import Head, make_target
 
 LABELS = np.repeat(np.arange(18), np.arange(1, 19))
@@ -28,10 +32,10 @@ LABELS = np.repeat(np.arange(18), np.arange(1, 19))
 PLAIN = {"loss.label_smoothing": 0.0, "loss.class_weights": "none"}
 
 
-def objective(kind: str, **settings: Any) -> Any:
-    values = PLAIN | {k.replace("__", "."): v for k, v in settings.items()}
-    config = FitConfig.from_keys(values | {"target.kind": kind})
-    return make_objective(make_target(kind, MASK_SCHEMA), LABELS, config)
+def objective(kind: str, cosine: bool = False, **settings: Any) -> Objective:
+    config = FitConfig.from_keys(PLAIN | {k.replace("__", "."): v for k, v in settings.items()})
+    counts = np.bincount(LABELS).astype(np.float64)
+    return Objective(make_target(kind, MASK_SCHEMA), counts, config.loss, config.target, cosine)
 
 
 def one_hot(labels: list[int], classes: int) -> Tensor:
@@ -43,7 +47,7 @@ def softmax(row: list[float]) -> list[float]:
     return [math.exp(x) / total for x in row]
 
 
-@pytest.mark.parametrize("kind, outputs", [("joint", 18), ("heads", 8), ("ordinal", 7), ("separate", 8)])
+@pytest.mark.parametrize("kind, outputs", [("joint", 18), ("heads", 8), ("ordinal", 7), ("number", 7)])
 def test_every_target_gives_one_table(kind: str, outputs: int) -> None:
     target = make_target(kind, MASK_SCHEMA)
     assert target.outputs == outputs
@@ -152,22 +156,24 @@ def test_a_mix_of_cross_entropy_and_f1() -> None:
     assert float(mixed) == pytest.approx(0.3 * float(ce) + 0.7 * float(f1), rel=1e-12)
 
 
-def test_ldam_by_hand() -> None:
-    counts = np.array([16, 81, 0])
+@pytest.mark.parametrize("cosine, scale", [(False, 1.0), (True, 10.0)])
+def test_ldam_by_hand(cosine: bool, scale: float) -> None:
+    """The margin is scaled as the outputs are: those of a cosine classifier, and not those of a linear one."""
+    counts = np.array([16.0, 81.0, 0.0])
     assert ldam_margins(counts, 0.5).tolist() == pytest.approx([0.5, 0.5 * 2 / 3, 0])
-    outputs = torch.randn(1, 18, dtype=torch.float64)
-    made = objective("joint", loss__name="ldam", loss__margin=0.4, loss__scale=10.0)
-    moved = outputs[0].tolist()
-    moved[4] -= 10.0 * 0.4 * 5**-0.25  # class 4 occurs 5 times, the rarest once
-    assert float(made(outputs, one_hot([4], 18))) == pytest.approx(-math.log(softmax(moved)[4]), rel=1e-6)
+    plain = torch.rand(1, 18, dtype=torch.float64) * 2 - 1
+    made = objective("joint", cosine, loss__name="ldam", loss__margin=0.4, loss__scale=10.0)
+    moved = plain[0].tolist()
+    moved[4] -= 0.4 * 5**-0.25  # class 4 occurs 5 times, the rarest once
+    by_hand = -math.log(softmax([scale * v for v in moved])[4])
+    assert float(made(scale * plain, one_hot([4], 18))) == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_deferred_weights() -> None:
     outputs, truth = torch.randn(4, 18, dtype=torch.float64), one_hot([0, 3, 3, 17], 18)
     made = objective("joint", loss__class_weights="effective", loss__defer=0.8)
-    plain = objective("joint")(outputs, truth)
-    weighted = objective("joint", loss__class_weights="effective")(outputs, truth)
-    assert float(made(outputs, truth, 0.79)) == float(plain) != float(weighted) == float(made(outputs, truth, 0.8))
+    plain, weighted = float(objective("joint")(outputs, truth)), float(made(outputs, truth))
+    assert made.defer == 0.8 and float(made(outputs, truth, weighted=False)) == plain != weighted
 
 
 def test_binary_losses_as_torch_computes_them() -> None:
@@ -194,7 +200,7 @@ def test_heads_have_their_own_losses_and_weights() -> None:
 
 
 def test_counts_come_from_the_data() -> None:
-    ages = np.bincount(LABELS % 3, minlength=3)
+    ages = np.bincount(LABELS % 3, minlength=3).astype(np.float64)
     made = objective("heads", loss__class_weights="inverse")
     weights = class_weights(ages, "inverse")
     assert weights is not None
@@ -223,20 +229,19 @@ def test_one_batch_can_be_learned_by_heart(cache: Path, kind: str, loss: str) ->
     settings = {**PLAIN, "optim.lr": 1e-2, "target.kind": kind, "loss.name": loss, "loss.scale": 10.0}
     config = FitConfig.from_keys(settings)
     rows = np.arange(20, 36)
-    labels = view.table["label"].iloc[rows].to_numpy(dtype=np.int64)
-    target = make_target(kind, schema)
+    labels = torch.from_numpy(view.table["label"].iloc[rows].to_numpy(dtype=np.int64))
+    target, truth = make_target(kind, schema), torch.eye(6)[labels]
     torch.manual_seed(0)
     net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 64), nn.ReLU(), nn.Linear(64, target.outputs))
-    made = make_objective(target, labels, config)
-    learner = loop.make_learner(net, config, made, *view.mean_std(rows), torch.device("cpu"))
-    batch = Batch(rows, torch.from_numpy(view.gather(rows)).permute(0, 3, 1, 2), torch.from_numpy(labels))
-    learner.model.train()
-    first = math.inf
-    for step in range(120):
-        outputs, loss_now = loop.train_step(learner, batch, config.optim)
-        first = float(loss_now) if step == 0 else first
-    assert float(loss_now) < 0.02 and float(loss_now) < first / 20
-    assert target.probabilities(outputs).argmax(1).tolist() == labels.tolist()
+    made = Objective(target, truth.double().sum(0).numpy(), config.loss, config.target)
+    state = loop.make_state(net, config, made, *view.mean_std(rows), torch.device("cpu"))
+    augmenter = Augmenter(config.augment, schema, view.size, 0)
+    loop.set_train_mode(state, 1)
+    batch = Batch(torch.from_numpy(view.gather(rows)), truth, labels)
+    first, _ = loop.train_step(state, batch, augmenter)
+    for _ in range(119):
+        last, right = loop.train_step(state, batch, augmenter)
+    assert float(last) < 0.02 and float(last) < float(first) / 20 and int(right) == 16
 
 
 def test_losses_are_checked_when_settings_are_read() -> None:
@@ -246,7 +251,21 @@ def test_losses_are_checked_when_settings_are_read() -> None:
 
 @pytest.mark.parametrize("kind", ["sqrt", "inverse", "log", "effective"])
 def test_a_head_that_nobody_asks_has_no_weights_and_no_margins(kind: str) -> None:
-    nobody = np.zeros(3, dtype=np.int64)
+    nobody = np.zeros(3)
     weights = class_weights(nobody, kind)
     assert weights is not None and weights.tolist() == [0.0, 0.0, 0.0]
     assert ldam_margins(nobody, 0.5).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["joint", "heads"])
+def test_classes_drawn_alike_weigh_alike(cache: Path, config: Callable[..., FitConfig], kind: str) -> None:
+    """Weights are made of what an epoch draws, so that sampling and weights do not both make up for a rare class."""
+
+    def weights(sample: str) -> list[float]:
+        settings = config(target__kind=kind, sample__kind=sample, loss__class_weights="inverse")
+        data = TrainSet.open(open_view(cache), settings)
+        state = make_state(settings, data, np.full(3, 0.5), np.full(3, 0.2), torch.device("cpu"), pretrained=False)
+        return [w for head in state.objective.class_weights().values() for w in head]
+
+    assert weights("balanced") == pytest.approx([1.0] * {"joint": 6, "heads": 5}[kind])
+    assert max(weights("all")) > 1.5

@@ -54,9 +54,9 @@ class Recorder:
         self.config: FitConfig = state.config
         self.update_logs: Callable[[], None] = lambda: None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._writing: Future[float] | None = None
+        self._writing: Future[None] | None = None
         self._asked, self._chances = 0, 0
-        self._next = time.monotonic() + self.config.run.snapshot_seconds
+        self._last, self._took = time.monotonic(), 0.0
 
     def epoch(self, record: dict[str, Any], probabilities: NDArray[np.float32]) -> None:
         """Write an epoch's metrics and, of the best one so far, weights and answers; then a snapshot."""
@@ -95,48 +95,42 @@ class Recorder:
         Raises:
             UserError: someone asked the fit to stop; the state is kept. Or a file could not be written.
         """
-        asked = self._agreed()
-        due = time.monotonic() >= self._next
+        asked, seconds = self._agreed(), self.config.run.snapshot_seconds
+        due = time.monotonic() >= self._last + (max(seconds, self._took / SHARE) if seconds else 0.0)
         if not asked and not due:
             return
         if not int(self.state.sums["skipped"]):  # a state that is lost must not take the place of a sound one
             self.save()
+        if asked or not seconds:
+            self.flush()
         if asked:
-            took = self.flush()
             raise UserError(
                 f"Stopped in epoch {self.state.epoch + 1} of {self.config.optim.epochs}, after {self.state.step} of"
                 f" {self.steps} steps; everything done so far is kept.",
                 f"Go on with: masktrain fit --resume {self.run}",
                 code=128 + asked,
             )
-        seconds = self.config.run.snapshot_seconds
-        took = self.flush() if not seconds else (self._took or 0.0)
-        self._next = time.monotonic() + (max(seconds, took / SHARE) if seconds else 0.0)
+        self._last = time.monotonic()
 
-    def flush(self) -> float:
-        """Wait until everything is written; seconds that the last file took.
+    def flush(self) -> None:
+        """Wait until everything is written.
 
         Raises:
             UserError: it could not be written.
         """
-        return self._writing.result() if self._writing is not None else 0.0
-
-    @property
-    def _took(self) -> float | None:
-        """Seconds that the last file took; None while it is being written."""
-        return self._writing.result() if self._writing is not None and self._writing.done() else None
+        if self._writing is not None:
+            self._writing.result()
 
     def _write(self, write: Callable[[], object]) -> None:
         """Have the thread write a copy that is on its way from the device; one at a time, in order."""
-        if self._writing is not None:
-            self._writing.result()
+        self.flush()
         arrived = checkpoint.copied(self.state.device)
 
-        def work() -> float:
+        def work() -> None:
             started = time.monotonic()
             arrived()
             write()
-            return time.monotonic() - started
+            self._took = time.monotonic() - started
 
         self._writing = self._thread.submit(work)
 

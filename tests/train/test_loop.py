@@ -1,52 +1,85 @@
-"""How weights move: frozen stages, layer-wise rates, parts of a batch, sharpness-aware steps, selection."""
+"""How weights move: frozen stages, parts of a batch, less memory, sharpness-aware steps, patience and selection."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from masktrain.train.batches import Batch
 from torch import Tensor, nn
 
-from maskprep.dataset.view import open_view
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
+from maskprep.dataset import open_view
 from masktrain.config.config import FitConfig
-from masktrain.config.sections import OptimConfig
 from masktrain.runs import folder as runs
-from masktrain.score import metrics
-from masktrain.study.fit import fit, resume
+from masktrain.study.fit import fit, make_state, resume, settled
+from masktrain.study.progress import Progress
 from masktrain.train import checkpoint, loop
+from masktrain.train.augment import Augmenter
 from masktrain.train.freezing import freeze, frozen_stages, stages, thawed
-from masktrain.train.losses import make_objective
-from masktrain.train.model import Several, build, recompute
-from masktrain.train.optim import climb, descend, make_optimizer, set_learning_rate
+from masktrain.train.losses import Objective
+from masktrain.train.model import assemble, build, recompute
+from masktrain.train.pixels import Batch
 from masktrain.train.targets import make_target
 
 Make = Callable[..., FitConfig]
 CPU = torch.device("cpu")
 
 
-def learner_of(cache: Path, net: nn.Module, **settings: Any) -> tuple[loop.Learner, Batch, FitConfig]:
-    view = open_view(cache)
-    rows = np.arange(20, 36)
-    labels = view.table["label"].iloc[rows].to_numpy(dtype=np.int64)
+def state_of(cache: Path, net: nn.Module, **settings: Any) -> tuple[loop.State, Batch, Augmenter]:
+    """A network on a batch of 16 images, ready for its first step."""
+    view, rows = open_view(cache), np.arange(20, 36)
+    labels = torch.from_numpy(view.table["label"].iloc[rows].to_numpy(dtype=np.int64))
+    truth = torch.eye(6)[labels]
     config = FitConfig.from_keys({"optim.lr": 1e-2} | settings)
-    made = make_objective(make_target("joint", view.schema), labels, config)
-    learner = loop.make_learner(net, config, made, *view.mean_std(rows), CPU)
-    pixels = torch.from_numpy(view.gather(rows)).permute(0, 3, 1, 2)
-    return learner, Batch(rows, pixels, torch.from_numpy(labels)), config
+    made = Objective(make_target("joint", view.schema), truth.double().sum(0).numpy(), config.loss, config.target)
+    state = loop.make_state(net, config, made, *view.mean_std(rows), CPU)
+    loop.set_train_mode(state, 1)
+    augmenter = Augmenter(config.augment, view.schema, view.size, 0)
+    return state, Batch(torch.from_numpy(view.gather(rows)), truth, labels), augmenter
 
 
 def small_net() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), nn.Linear(16, 6))
+
+
+@pytest.fixture
+def scripted(cache: Path, config: Make, fed: Callable[..., Any]) -> Callable[..., Any]:
+    """Trains with scores as given, from the start or from a state that is kept, to the end or to some step."""
+
+    def trained(
+        scores: Sequence[float],
+        accuracies: Sequence[float] = (),
+        stop: int = 0,
+        state: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> tuple[loop.State, list[dict[str, Any]]]:
+        data, train, val = fed(cache, **settings)
+        chosen = settled(data, config(**settings), CPU)
+        made = make_state(chosen, data, np.full(3, 0.4), np.full(3, 0.2), CPU, pretrained=False)
+        if state is not None:
+            made.load(state)
+        records: list[dict[str, Any]] = []
+
+        def evaluate(_: Any) -> dict[str, Any]:
+            k = made.epoch
+            return {"macro_f1": scores[k], "accuracy": (accuracies or scores)[k], "attributes": {}}
+
+        def pause() -> None:
+            if stop and made.epoch * train.steps + made.step == stop:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            loop.fit(made, train, val, evaluate, lambda record, _: records.append(record), pause, Progress())
+        return made, records
+
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -101,51 +134,28 @@ def test_what_stood_still_for_half_the_patience_thaws(scores: list[float], patie
     assert thawed(scores, patience) is wanted
 
 
-def test_a_plateau_thaws_all_stages_and_goes_on_bit_by_bit(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = config(
-        model__freeze=2, model__thaw_on_plateau=True, select__patience=3, optim__epochs=5, run__snapshot_seconds=0.0
-    )
-    values = [0.5, 0.4, 0.4, 0.6, 0.7]
-    scripted(monkeypatch, values)
-    fit(cache, settings, out=tmp_path / "whole")
-    assert [r["frozen_stages"] for r in runs.read_metrics(tmp_path / "whole")] == [2, 2, 2, 0, 0]
-    for first in (47, 62):  # killed in the first epoch after the thaw, and in the next one
-        run, step, count = tmp_path / f"part-{first}", loop.train_step, iter(range(99))
-
-        def stops(*args: Any, at: int = first, count: Any = count, step: Any = step) -> Any:
-            if next(count) == at:
-                raise KeyboardInterrupt
-            return step(*args)
-
-        scripted(monkeypatch, values)
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "train_step", stops)
-            with pytest.raises(KeyboardInterrupt):
-                fit(cache, settings, out=run)
-        done = len(runs.read_metrics(run))
-        scripted(monkeypatch, values[done:])
-        metrics.score(np.zeros(0, np.int64), np.zeros(0, np.int64), open_view(cache).schema)  # as fit asks, not resume
-        resume(run)
-        one, two = (checkpoint.load_last(r)["learner"] for r in (tmp_path / "whole", run))
-        assert checkpoint.weights_hash(one["model"]) == checkpoint.weights_hash(two["model"])
-        assert one["scores"] == two["scores"] == values
+def test_a_plateau_thaws_all_stages_and_goes_on_bit_by_bit(scripted: Callable[..., Any]) -> None:
+    settings = {
+        "model__freeze": 2, "model__thaw_on_plateau": True, "select__patience": 3, "optim__epochs": 5,
+    }  # fmt: skip
+    scores = [0.5, 0.4, 0.4, 0.6, 0.7]
+    whole, records = scripted(scores, **settings)
+    assert [r["frozen_stages"] for r in records] == [2, 2, 2, 0, 0]
+    for stop in (47, 62):  # in the first epoch after the thaw, and in the next one
+        part, _ = scripted(scores, stop=stop, **settings)
+        again, _ = scripted(scores, state=checkpoint.on_host(part.to_dict()), **settings)
+        assert checkpoint.weights_hash(again.model.state_dict()) == checkpoint.weights_hash(whole.model.state_dict())
+        assert again.scores == whole.scores == scores
 
 
-def test_norms_of_frozen_stages_stay_still_until_the_plateau(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_norms_of_frozen_stages_stay_still_until_the_plateau(scripted: Callable[..., Any]) -> None:
     states = []
     for epochs in (1, 3, 4):
-        scripted(monkeypatch, [0.5, 0.4, 0.4, 0.6])
-        settings = config(
-            model__freeze=-1, model__thaw_on_plateau=True, select__patience=3, optim__epochs=epochs,
-            schedule__kind="constant",
+        made, _ = scripted(
+            [0.5, 0.4, 0.4, 0.6], model__freeze=-1, model__thaw_on_plateau=True, select__patience=3,
+            optim__epochs=epochs, schedule__kind="constant",
         )  # fmt: skip
-        run = fit(cache, settings, out=tmp_path / f"{epochs}").run
-        state = checkpoint.load_last(run)["learner"]["model"]
-        states.append({k: v for k, v in state.items() if not k.startswith("fc.")})
+        states.append({k: v for k, v in made.model.state_dict().items() if not k.startswith("fc.")})
     first, third, fourth = states
     assert all(torch.equal(first[k], third[k]) for k in first)
     assert not any(torch.equal(third[k], fourth[k]) for k in first if k.endswith(("running_mean", "conv1.weight")))
@@ -178,25 +188,15 @@ def test_more_stages_than_there_are(cache: Path, config: Make, tmp_path: Path) -
     assert not net.weight.requires_grad and net.bias.requires_grad
 
 
-def test_earlier_layers_learn_slower() -> None:
-    net = build("test_resnet", 3, (32, 32))
-    optimizer = make_optimizer(net, OptimConfig(layer_decay=0.5))
-    set_learning_rate(optimizer, 1.0)
-    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
-    by_stage = [{rate[id(net.get_parameter(n))] for n in group} for group in stages(net)]
-    assert by_stage[-1] == {1.0} and max(by_stage[0]) < min(by_stage[2]) < 1.0
-    ordered = [max(s) for s in by_stage]
-    assert ordered == sorted(ordered)
-
-
 def test_parts_of_a_batch_add_up_to_it(cache: Path) -> None:
-    weights = []
+    weights, results = [], []
     for micro in (0, 5, 1):
-        learner, batch, config = learner_of(cache, small_net(), **{"optim.micro_batch": micro})
-        outputs, loss = loop.train_step(learner, batch, config.optim)
-        weights.append([p.detach().clone() for p in learner.model.parameters()])
-        assert outputs.shape == (16, 6) and loss.dim() == 0
-    for other in weights[1:]:
+        state, batch, augmenter = state_of(cache, small_net(), **{"optim.micro_batch": micro})
+        loss, right = loop.train_step(state, batch, augmenter)
+        weights.append([p.detach().clone() for p in state.model.parameters()])
+        results.append((float(loss), int(right)))
+    for other, (loss_of, right_of) in zip(weights[1:], results[1:], strict=True):
+        assert loss_of == pytest.approx(results[0][0], rel=1e-5) and right_of == results[0][1]
         for one, two in zip(weights[0], other, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
@@ -207,21 +207,19 @@ def test_parts_of_a_batch_add_up_to_it(cache: Path) -> None:
         (["test_resnet"], {}),
         (["test_vit"], {"optim.sam": 0.05}),
         (["test_efficientnet"], {"model.freeze": 2, "optim.micro_batch": 8}),
-        (["test_resnet", "test_vit"], {}),
+        (["test_resnet", "test_efficientnet"], {}),
     ],
 )
 def test_activations_computed_again_change_nothing(cache: Path, names: list[str], settings: dict[str, Any]) -> None:
     states, calls = [], [0, 0]
     for again in (False, True):
         torch.manual_seed(0)
-        nets = [build(name, 6 // len(names), (32, 32), dropout=0.3, drop_path=0.2) for name in names]
-        net = nets[0] if len(nets) == 1 else Several(nets)
-        learner, batch, config = learner_of(cache, net, **settings, **{"model.checkpointing": again})
-        loop.wake(learner.model, config, 1)
+        net = assemble(names[0], 6, (32, 32), second="".join(names[1:]), dropout=0.3, drop_path=0.2)
+        state, batch, augmenter = state_of(cache, net, **settings, **{"model.checkpointing": again})
         for module in net.modules():
             module.register_forward_hook(lambda *_, again=again: calls.__setitem__(again, calls[again] + 1))
         torch.manual_seed(1)
-        loop.train_step(learner, batch, config.optim)
+        loop.train_step(state, batch, augmenter)
         states.append({k: v.clone() for k, v in net.state_dict().items()})
     assert calls[1] > 1.3 * calls[0]
     for key, value in states[0].items():
@@ -249,69 +247,58 @@ class Limited(nn.Module):
 
 
 def test_smaller_parts_when_memory_runs_out(cache: Path) -> None:
-    learner, batch, config = learner_of(cache, Limited(5))
-    plain, _, _ = learner_of(cache, small_net())
-    for made in (learner, plain):
-        loop.train_step(made, batch, config.optim)
-    assert learner.micro == 4 and learner.state()["micro"] == 4
-    for one, two in zip(learner.model.parameters(), plain.model.parameters(), strict=True):
+    limited, batch, augmenter = state_of(cache, Limited(5))
+    plain, _, _ = state_of(cache, small_net())
+    for state in (limited, plain):
+        loop.train_step(state, batch, augmenter)
+    assert limited.micro == 4 and limited.to_dict()["micro"] == 4
+    for one, two in zip(limited.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
-    learner, batch, config = learner_of(cache, Limited(0))
-    with pytest.raises(UserError, match="not do for a single image"):
-        loop.train_step(learner, batch, config.optim)
-
-
-def test_a_sharpness_aware_step_by_hand() -> None:
-    """f(w) = w0^2 + 10 w1^2 at (1, 1): the gradient is taken at w + rho * g / |g|."""
-    net = nn.Linear(2, 1, bias=False)
-    net.weight.data = torch.tensor([[1.0, 1.0]])
-
-    def gradient() -> Tensor:
-        net.weight.grad = None
-        (net.weight**2 * torch.tensor([1.0, 10.0])).sum().backward()  # type: ignore[no-untyped-call]
-        assert net.weight.grad is not None
-        return net.weight.grad.clone()
-
-    g = gradient()
-    before = climb(net, 0.5)
-    moved = torch.tensor([[1.0, 1.0]]) + 0.5 * g / g.norm()
-    torch.testing.assert_close(net.weight.detach(), moved)
-    torch.testing.assert_close(gradient(), 2 * moved * torch.tensor([1.0, 10.0]))
-    descend(before)
-    assert net.weight.tolist() == [[1.0, 1.0]]
+    state, batch, augmenter = state_of(cache, Limited(0))
+    with pytest.raises(UserError, match="does not do for 1 image at once"):
+        loop.train_step(state, batch, augmenter)
 
 
 def test_sharpness_aware_training(cache: Path) -> None:
-    learner, batch, config = learner_of(cache, small_net(), **{"optim.sam": 0.05, "optim.clip": 0.0})
-    plain = copy.deepcopy(learner.model)
-    losses = [float(loop.train_step(learner, batch, config.optim)[1]) for _ in range(30)]
+    sharp, batch, augmenter = state_of(cache, small_net(), **{"optim.sam": 0.05, "optim.clip": 0.0})
+    plain, _, _ = state_of(cache, small_net(), **{"optim.clip": 0.0})
+    losses = [float(loop.train_step(sharp, batch, augmenter)[0])]
+    loop.train_step(plain, batch, augmenter)
+    assert not torch.equal(next(plain.model.parameters()), next(sharp.model.parameters()))
+    losses += [float(loop.train_step(sharp, batch, augmenter)[0]) for _ in range(29)]
     assert losses[-1] < losses[0] / 2
-    other, _, _ = learner_of(cache, plain)
-    loop.train_step(other, batch, dataclasses.replace(config.optim, sam=0.0))
-    assert not torch.equal(next(other.model.parameters()), next(learner.model.parameters()))
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
-    score, worse = metrics.score, iter([0.0, *values])
-    monkeypatch.setattr(metrics, "score", lambda *a: dataclasses.replace(score(*a), macro_f1=next(worse, 0.0)))
+def test_a_step_in_16_bits_is_nearly_the_same(cache: Path) -> None:
+    losses = []
+    for amp in ("off", "bf16"):
+        state, batch, augmenter = state_of(cache, small_net(), **{"run.amp": amp})
+        losses.append([float(loop.train_step(state, batch, augmenter)[0]) for _ in range(10)])
+        assert all(p.dtype is torch.float32 for p in state.model.parameters())
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_a_fit_ends_when_nothing_gets_better(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripted(monkeypatch, [0.2, 0.9, 0.5, 0.5, 0.99])
-    done = fit(cache, config(select__patience=2, optim__epochs=5), out=tmp_path / "run")
-    assert done.best["epoch"] == 2 and done.epochs == 4
-    assert resume(done.run).epochs == 4  # and is not taken up again
+def test_a_fit_ends_when_nothing_gets_better(scripted: Callable[..., Any]) -> None:
+    scores, settings = [0.2, 0.9, 0.5, 0.5, 0.99], {"select__patience": 2, "optim__epochs": 5}
+    state, records = scripted(scores, **settings)
+    assert state.best == 2 and state.epoch == len(records) == 4
+    again, records = scripted(scores, state=checkpoint.on_host(state.to_dict()), **settings)
+    assert again.epoch == 4 and not records  # and is not taken up again
 
 
-def test_the_rate_falls_on_a_plateau(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scripted(monkeypatch, [0.5, 0.4, 0.3, 0.2])
-    settings = config(schedule__kind="plateau", schedule__patience=0, schedule__warmup=0.0, optim__epochs=4)
-    done = fit(cache, settings, out=tmp_path / "run").run
-    assert [r["lr"] for r in runs.read_metrics(done)] == pytest.approx([5e-3, 5e-3, 5e-4, 5e-5])
+def test_another_score_may_end_a_fit_than_the_one_that_selects(scripted: Callable[..., Any]) -> None:
+    settings = {"select__patience": 2, "optim__epochs": 5}
+    falls, rises = [0.9, 0.8, 0.8, 0.8, 0.8], [0.1, 0.2, 0.3, 0.4, 0.5]
+    state, _ = scripted(rises, falls, select__stop_by="accuracy", **settings)
+    assert (state.epoch, state.best) == (3, 3) and state.scores == rises[:3] and state.stops == falls[:3]
+    state, _ = scripted(falls, rises, select__stop_by="accuracy", **settings)
+    assert (state.epoch, state.best) == (5, 1)
+
+
+def test_the_rate_falls_on_a_plateau(scripted: Callable[..., Any]) -> None:
+    settings = {"schedule__kind": "plateau", "schedule__patience": 0, "schedule__warmup": 0.0, "optim__epochs": 4}
+    _, records = scripted([0.5, 0.4, 0.3, 0.2], **settings)
+    assert [r["lr"] for r in records] == pytest.approx([5e-3, 5e-3, 5e-4, 5e-5])
 
 
 @pytest.mark.parametrize("by, sign", [("val_loss", -1), ("mask.macro_f1", 1), ("accuracy", 1)])
@@ -329,33 +316,28 @@ def test_a_score_that_does_not_exist(cache: Path, config: Make, tmp_path: Path) 
     assert "gender.macro_f1" in error.value.hint and not list(tmp_path.iterdir())
 
 
-def test_a_model_without_branches_to_drop() -> None:
-    assert build("test_convnext", 2, (32, 32), drop_path=0.2) is not None
-    with pytest.raises(UsageError, match="no residual branches"):
-        build("vgg11", 2, (32, 32), drop_path=0.2)
-
-
+@pytest.mark.parametrize("kind", ["heads", "number"])
 def test_everything_at_once_resumes_bit_by_bit(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    aged: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Averaging, SAM, mixing, sampling, thawing, plateau, parts of batches: all is in the state or needs none."""
     settings = config(
-        optim__epochs=2, optim__ema=0.9, optim__sam=0.02, optim__micro_batch=5, augment__mixup=0.4, augment__halves=0.4,
+        optim__epochs=2, optim__batch_size=20, optim__ema=0.9, optim__sam=0.02, optim__micro_batch=12,
+        augment__mixup=0.4, augment__halves=0.4,
         sample__kind="sqrt", model__freeze=2, model__thaw=0.5, schedule__kind="plateau", loss__name="ce_f1",
-        target__kind="heads",
+        run__snapshot_seconds=0.0, target__kind=kind, data__soft_labels="age=2",
     )  # fmt: skip
-    fit(cache, settings, out=tmp_path / "whole")
+    fit(aged, settings, out=tmp_path / "whole")
     step, count = loop.train_step, iter(range(99))
 
     def stops(*args: Any) -> Any:
-        if next(count) == 22:
+        if next(count) == 14:
             raise KeyboardInterrupt
         return step(*args)
 
     monkeypatch.setattr(loop, "train_step", stops)
-    every = dataclasses.replace(settings, run=dataclasses.replace(settings.run, snapshot_seconds=0.0))
     with pytest.raises(KeyboardInterrupt):
-        fit(cache, every, out=tmp_path / "part")
+        fit(aged, settings, out=tmp_path / "part")
     monkeypatch.setattr(loop, "train_step", step)
     resume(tmp_path / "part")
     one, two = (checkpoint.load_last(tmp_path / r)["learner"] for r in ("whole", "part"))
