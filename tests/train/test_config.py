@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maskprep.errors import UsageError
+from maskprep.base import UsageError
 from masktrain.config.config import SECTIONS, FitConfig, describe, keys, named, parse
 from masktrain.config.sections import OptimConfig
 
@@ -52,8 +52,8 @@ def test_a_section_must_hold_settings() -> None:
 @pytest.mark.parametrize(
     "key, value, said",
     [
-        ("optim.lr", 0, "must be above 0"),
-        ("optim.lr", float("nan"), "must be above 0"),
+        ("optim.lr", -1, "must be at least 0"),
+        ("optim.lr", float("nan"), "must be at least 0"),
         ("optim.lr", float("inf"), "finite"),
         ("optim.lr", "1e-3", "must be float, not '1e-3'"),
         ("optim.epochs", 0, "at least 1"),
@@ -64,6 +64,7 @@ def test_a_section_must_hold_settings() -> None:
         ("model.name", None, "must be str"),
         ("data.val_ratio", 0.6, r"at most 0\.5"),
         ("augment.recipe", "lite", "one of none, light, base"),
+        ("optim.batch_size", -1, "at least 0"),
         ("target.weights", 1.0, "must be a list of float"),
         ("target.weights", [1, -1], "at least 0"),
         ("target.losses", ["ce", "cee"], "one of ce, focal"),
@@ -99,7 +100,7 @@ def test_text_that_means_no_value(key: str, text: str) -> None:
 
 def test_sections_are_checked_however_they_are_made() -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        dataclasses.replace(OptimConfig(), batch_size=0)
+        dataclasses.replace(OptimConfig(), epochs=0)
 
 
 def test_the_table_of_what_was_asked_for_names_things_that_exist() -> None:

@@ -13,17 +13,17 @@ import pytest
 import torch
 import yaml
 
-from maskprep.errors import UsageError, UserError
+from maskprep.base import UsageError, UserError
 from masktrain.config import plugins, recipes, sections
 from masktrain.config.config import FitConfig
 from masktrain.config.images import SampleConfig
 from masktrain.config.sections import LossConfig, ScheduleConfig
 from masktrain.pages import compare
 from masktrain.runs import folder as runs
-from masktrain.train import augment, losses, sampling, schedules
+from masktrain.train import augment, losses, optim, sampling
 
 DOCS = Path(__file__).parents[2] / "docs/plugins.md"
-REGISTRIES = (losses.loss, augment.recipe, schedules.schedule, sampling.sample)
+REGISTRIES = (losses.loss, augment.recipe, optim.schedule, sampling.sample)
 Call = Callable[..., int]
 TINY = ["fit", "--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8"]
 OWN = ["--loss", "poly", "--augment", "gentle", "--schedule", "sawtooth", "--sample", "half"]
@@ -110,13 +110,13 @@ def test_the_examples_by_hand(mine: Path) -> None:
     found = losses.loss["poly"](logits, truth, LossConfig())
     expected = [-math.log(0.75) + 0.5 * 0.25, -math.log(0.25) + 0.5 * 0.75]
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
-    rates = [schedules.learning_rate(k, 12, 1.0, ScheduleConfig(kind="sawtooth", warmup=0.0)) for k in range(12)]
+    rates = [optim.learning_rate(k, 12, 1.0, ScheduleConfig(kind="sawtooth", warmup=0.0)) for k in range(12)]
     assert rates == pytest.approx([1, 0.75, 0.5, 0.25] * 3)
     drawn = sampling.quota(SampleConfig(kind="half"), np.arange(3), np.array([9, 1, 4]))
     assert drawn.tolist() == [4, 1, 2]
     pixels = np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), dtype=np.uint8)
     before = pixels.copy()
-    augment.Augment("gentle", 0)(pixels, 1, np.arange(4))
+    augment.shown("gentle", 0, pixels, np.arange(4))
     assert pixels.shape == before.shape and (pixels != before).any()
 
 
