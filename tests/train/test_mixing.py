@@ -17,7 +17,7 @@ from masktrain.cli.show import opening
 from masktrain.config.config import FitConfig
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.study.fit import fit
-from masktrain.study.plan import plan
+from masktrain.study.preflight import plan
 from masktrain.train.augment import Augment, by_class, described, shown
 from masktrain.train.batches import Batch, Batches
 from masktrain.train.mixing import cutmix, halves, mixup
