@@ -15,23 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from masktrain.answer import cost
 from masktrain.config.config import FitConfig
-from masktrain.data import bands
 from masktrain.data.folds import Split
 from masktrain.data.names import listed
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.study import fit as fitting
 from masktrain.study import samples
-from masktrain.train import feed, host, loop
-from masktrain.train.augment import draw_seed
-from masktrain.train.batches import Batch, Batches
-from masktrain.train.optim import set_learning_rate
-from masktrain.train.schedules import learning_rate
-from masktrain.train.targets import make_target
+from masktrain.train import device as devices
+from masktrain.train import loop
+from masktrain.train.draws import draw_seed
+from masktrain.train.optim import learning_rate, set_learning_rate
+from masktrain.train.pixels import Batch, Crops, Feed
 
 TIMED = 3
 """Steps that a plan runs; the first one is not timed, as it still sets things up."""
@@ -49,15 +47,15 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a fit begins with: the view with the labels of the schema, the settings with the target decided, who is
-    trained on and held out, the learner before its first step, what lies behind the subjects, the batches."""
+    """All that a fit begins with: the view, the settings with everything decided, what is learnt, the state before the
+    first step, the batches, and the crops that are scored."""
 
     view: View
     config: FitConfig
-    training: bands.Training
-    learner: loop.Learner
-    behind: Background
-    train: Batches
+    data: TrainSet
+    state: loop.State
+    train: Feed
+    val: Crops
 
 
 def prepare(cache: Path, config: FitConfig | None = None) -> Prepared:
@@ -66,17 +64,14 @@ def prepare(cache: Path, config: FitConfig | None = None) -> Prepared:
     Raises:
         UserError: all that would stop the fit.
     """
-    config = config or FitConfig()
-    view = feed.opened(cache, config)
-    config = feed.settled(view, config)
-    training = fitting.check(view, config)
-    if config.run.deterministic:
-        host.make_deterministic()
-    device = host.choose_device(config.run.device)
-    mean, std = fitting.statistics(training, config)
-    learner = fitting.make_learner(config, training, mean, std, device, pretrained=config.model.pretrained)
-    behind = fitting.background(config, fitting.colour(training, config), training.split.train)
-    return Prepared(view, config, training, learner, behind, feed.batches_of(training, config, behind, device))
+    view = open_view_of(cache, config := config or FitConfig())
+    data = TrainSet.open(view, config)
+    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
+    config = fitting.settled(data, config, device)
+    fitting.check(data, config)
+    mean, std = fitting.statistics(data, config)
+    state = fitting.make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
+    return Prepared(view, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device))
 
 
 @dataclass(frozen=True)
@@ -113,29 +108,32 @@ def plan(cache: Path, config: FitConfig | None = None) -> Plan:
 
 def plan_of(made: Prepared) -> Plan:
     """The plan of a fit, after some of its steps."""
-    config, learner, train, split = made.config, made.learner, made.train, made.training.split
+    config, state, train, split = made.config, made.state, made.train, made.data.split
     kept: dict[int, int] = {}
-    losses, times, seen = [], [], []
-    loop.wake(learner.model, config, epoch=1)
+    losses: list[float] = []
+    times: list[float] = []
+    seen: list[samples.Samples] = []
+    loop.set_train_mode(state, 1)
+    rows = train.rows[train.order(1)]
     started = time.perf_counter()
-    for batch in islice(train.epoch(1), TIMED):
-        with nullcontext() if losses else cost.activations(learner.model, kept):
-            losses.append(float(loop.train_step(learner, batch, config.optim)[1]))
+    for step, batch in enumerate(islice(train.epoch(1), TIMED)):
+        with nullcontext() if losses else cost.activations(state.model, kept):
+            losses.append(float(loop.train_step(state, batch, train.augmenter)[0]))
         times.append(time.perf_counter() - started)  # with the wait for data
-        seen.append(samples.of_batch(batch, made.training.view))
+        seen.append(samples.of_batch(batch, rows[step], train))
         started = time.perf_counter()
     steps = config.optim.epochs * train.steps
     shown = min(steps, MANY_RATES)
     places = [i * (steps - 1) // max(shown - 1, 1) for i in range(shown)]
     # an image takes a third of a training step when it is only scored
-    scoring = config.optim.epochs * len(split.val) / max(train.images / train.steps, 1) / 3
-    states = sum(v.nbytes for s in learner.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
-    weights = sum(p.nbytes for p in learner.model.parameters())
+    scoring = config.optim.epochs * len(split.val) / train.batch / 3
+    states = sum(v.nbytes for s in state.optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    weights = sum(p.nbytes for p in state.model.parameters())
     return Plan(
-        data=runs.data_record(made.view, made.training),
-        about=fitting.outline(learner, train, made.view, config),
+        data=runs.data_record(made.view, made.data),
+        about=fitting.outline(state, train, made.data),
         memory={
-            "weights": (2 + (learner.average is not None)) * weights + states,
+            "weights": (2 + (state.average is not None)) * weights + states,
             "activations": sum(kept.values()),
         },
         rates=[learning_rate(place, steps, config.optim.lr, config.schedule) for place in places],
@@ -185,13 +183,13 @@ class Finding:
 
 def quick(made: Prepared) -> Iterator[Finding]:
     """Check the data, what is fed, and the gradients, one finding after another."""
-    view, split, device = made.view, made.training.split, made.learner.precision.device
+    view, split = made.view, made.data.split
     own = split.train[split.train < len(view)]
     yield labels(view, np.concatenate([own, split.val]))
-    yield people(made.training.view, split)
+    yield people(made.data.view, split)
     yield classes(view.schema, *(view.table["label"].iloc[r].to_numpy(np.int64) for r in (own, split.val)))
-    yield crops(made.training.view, np.concatenate([split.train, split.val]))
-    yield held_out(view, feed.held_out(view, split, made.config, made.behind, device))
+    yield crops(made.data.view, np.concatenate([split.train, split.val]))
+    yield held_out(made.val)
     yield draws(made.train)
     yield gradients(made, by_class(made))
 
@@ -254,53 +252,53 @@ def crops(view: View, rows: Rows) -> Finding:
     return Finding("crops", True, f"of {count}, {plain} are of one colour; at most {most} the same picture")
 
 
-def held_out(view: View, val: Batches) -> Finding:
+def held_out(val: Crops) -> Finding:
     """Whether validation sees the crops as they are in the cache, without any training transform, every time."""
-    chosen = _some(np.arange(len(val.rows)))
-    wanted = dataclasses.replace(view, background=val.view.background).gather(val.rows[chosen])
-    if any((_shown(val, chosen) != wanted).any() for _ in range(2)) or val.mixer.on:
+    chosen = _some(np.arange(len(val)))
+    wanted = val.view.gather(val.rows[chosen])
+    if any((np.concatenate([b.cpu().numpy() for b in val])[chosen] != wanted).any() for _ in range(2)):
         text = "the held-out crops are not shown as they are in the cache"
         return Finding("held out", False, text, "This is an error of masktrain; please report it with your settings.")
     return Finding("held out", True, f"{len(chosen)} crops are shown as they are in the cache, twice alike")
 
 
-def draws(train: Batches) -> Finding:
+def draws(train: Feed) -> Finding:
     """Whether an epoch can be repeated bit by bit, and what is augmented differs from epoch to epoch."""
-    once, again, other = (next(train.epoch(e)) for e in (1, 1, 2))
-    if not ((once.rows == again.rows).all() and torch.equal(once.pixels, again.pixels)):
+    once, again = (next(train.epoch(1)).images(train.augmenter) for _ in range(2))
+    if not torch.equal(once, again):
         advice = "With a plugin of yours, draw by the seed it is given: docs/plugins.md."
         return Finding("draws", False, "an epoch that is drawn twice differs", advice)
-    moved = "another order and " if len(once.rows) != len(other.rows) or (once.rows != other.rows).any() else ""
-    text = f"an epoch repeats bit by bit, the next one has {moved}draws of its own ({train.recipe})"
+    moved = "another order and " if (train.order(1) != train.order(2)).any() else ""
+    text = f"an epoch repeats bit by bit, the next one has {moved}draws of its own ({train.recipes[0]})"
     return Finding("draws", True, text)
 
 
 def gradients(made: Prepared, batch: Batch) -> Finding:
     """Whether gradients are finite and reach everything that is to learn within the first steps of training: what
     begins with a factor of nothing, as residual branches do, gets none at the very first."""
-    learner, config = made.learner, made.config
-    loop.wake(learner.model, config, 1)
-    learning = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
+    state, train = made.state, made.train
+    loop.set_train_mode(state, 1)
+    learning = {n: p for n, p in state.model.named_parameters() if p.requires_grad}
     reached: set[str] = set()
-    for step, each in enumerate([batch, batch, *islice(made.train.epoch(1), 2)]):
-        torch.manual_seed(draw_seed(config.run.seed, 1, step))
-        learner.optimizer.zero_grad(set_to_none=True)
-        loop.gradients(learner, each, 0.0)
+    for step, each in enumerate([batch, batch, *islice(train.epoch(1), 2)]):
+        torch.manual_seed(draw_seed(made.config.run.seed, 1, step))
+        state.optimizer.zero_grad(set_to_none=True)
+        loop.gradients(state, each, train.augmenter, weighted=True)
         for name, grad in ((n, p.grad) for n, p in learning.items() if p.grad is not None):
-            if not bool(grad.isfinite().all()) and not learner.scaler.is_enabled():
-                learner.optimizer.zero_grad(set_to_none=True)
+            if not bool(grad.isfinite().all()) and not state.scaler.is_enabled():
+                state.optimizer.zero_grad(set_to_none=True)
                 text = f"that of {name} is not finite"
                 return Finding("gradients", False, text, "Use --amp off on a GPU; look at the crops and at --loss.")
             if bool(grad.ne(0).any()):
                 reached.add(name)
-        learner.scaler.step(learner.optimizer)
-        learner.scaler.update()
-    learner.optimizer.zero_grad(set_to_none=True)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
     still = [name for name in learning if name not in reached]
     if not learning or still:
         text = f"{len(still)} of {len(learning)} parameters get none: {listed(still)}" if still else "nothing learns"
         return Finding("gradients", False, text, "Freeze fewer stages, or choose another --model or --loss.")
-    frozen = sum(1 for _ in learner.model.parameters()) - len(learning)
+    frozen = sum(1 for _ in state.model.parameters()) - len(learning)
     more = f"; {frozen} are frozen" if frozen else ""
     return Finding("gradients", True, f"finite, and reach all {len(learning)} parameters that learn{more}")
 
@@ -311,21 +309,19 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
     The target, loss, model and optimiser of the run; without augmentation, mixing, smoothing, dropout and schedule,
     which would keep the loss from falling to nothing.
     """
-    config, batch, prior, tried = plain(made.config), by_class(made), made.learner, []
+    config, batch, prior, tried = plain(made.config), by_class(made), made.state, []
     mean, std = ((v.flatten().cpu().numpy().astype(np.float64) / 255) for v in (prior.mean, prior.std))
     for factor in FACTORS:
-        learner = fitting.make_learner(
-            config, made.training, mean, std, prior.precision.device, config.model.pretrained
-        )
-        loop.wake(learner.model, config, 1)
-        rate, losses, right = config.optim.lr * factor, [], 0
-        known = False
+        state = fitting.make_state(config, made.data, mean, std, prior.device, config.model.pretrained)
+        loop.set_train_mode(state, 1)
+        losses: list[float] = []
+        rate, right, known = config.optim.lr * factor, 0, False
         while not known and len(losses) < STEPS and np.isfinite(losses[-1:]).all():
             torch.manual_seed(draw_seed(config.run.seed, 1, len(losses) + 1))
-            set_learning_rate(learner.optimizer, rate)
-            outputs, loss = loop.train_step(learner, batch, config.optim)
+            set_learning_rate(state.optimizer, rate)
+            loss, hits = loop.train_step(state, batch, made.train.augmenter)
             losses.append(float(loss))
-            right = int((learner.objective.target.probabilities(outputs).argmax(1) == batch.labels).sum())
+            right = int(hits)
             known = losses[-1] <= LEARNED * losses[0] and right == len(batch)
         tried.append(f"loss {losses[0]:.3f} to {losses[-1]:.3f}, {right} of {len(batch)} images right after")
         tried[-1] += f" {len(losses)} steps at {rate:.2g}"
@@ -339,15 +335,15 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
             " then try another --lr, --loss or --model."
         )
         yield Finding("by heart", False, "; ".join(tried), advice)
-    yield answers(learner, batch)
+    yield answers(state, batch)
 
 
-def answers(learner: loop.Learner, batch: Batch) -> Finding:
+def answers(state: loop.State, batch: Batch) -> Finding:
     """Whether different crops get different answers."""
-    learner.model.eval()
-    with torch.inference_mode(), learner.precision.context():
-        outputs = learner.model(loop.normalise(batch.pixels, learner.mean, learner.std))
-        probabilities = learner.objective.target.probabilities(outputs)
+    state.model.eval()
+    with torch.inference_mode(), state.precision.context():
+        outputs = state.model(loop.normalise(batch.pixels, state.mean, state.std))
+        probabilities = state.objective.target.probabilities(outputs)
     spread = float((probabilities.amax(0) - probabilities.amin(0)).max())
     if not spread > 1e-3:
         text = f"all {len(batch)} crops get the same probabilities (largest difference {spread:.1g})"
@@ -369,27 +365,17 @@ def plain(config: FitConfig) -> FitConfig:
 
 def by_class(made: Prepared) -> Batch:
     """Training images as they are, class after class in turn, so that every head is asked."""
-    training, config = made.training, made.config
-    found = training.view.table["label"].iloc[training.split.train].to_numpy(dtype=np.int64)
-    each = [training.split.train[found == k].tolist() for k in sorted(set(found.tolist()))]
-    turns = [row for turn in zip_longest(*each) for row in turn if row is not None]
+    labels = made.data.labels
+    each = [np.flatnonzero(labels == k).tolist() for k in np.unique(labels)]
+    turns = [place for turn in zip_longest(*each) for place in turn if place is not None]
     chosen = np.array(turns[: max(IMAGES, len(each)) if len(each) <= 2 * IMAGES else IMAGES], dtype=np.int64)
-    target = make_target(config.target.kind, training.view.schema, config.target.route)
-    numbers = bands.numbers_of(training.view, chosen, target.numbers)
-    view = training.view.before(made.behind)
-    return next(Batches(view, chosen, len(chosen), made.learner.precision.device, numbers=numbers).epoch(None))
+    pixels = made.val.view.gather(made.data.split.train[chosen])
+    device, where = made.state.device, torch.from_numpy(chosen)
+    numbers = None if made.train.numbers is None else made.train.numbers.cpu()[where]
+    truth, own = torch.from_numpy(made.data.truth)[where], torch.from_numpy(labels)[where]
+    return Batch(torch.from_numpy(pixels), truth, own, numbers).to(device)
 
 
 def _some(rows: Rows) -> Rows:
     """At most so many rows, evenly from all."""
     return rows[np.linspace(0, len(rows) - 1, min(CROPS, len(rows))).astype(np.int64)] if len(rows) else rows
-
-
-def _shown(batches: Batches, positions: Rows) -> NDArray[np.uint8]:
-    """Pixels uint8 [n, H, W, 3] of some positions, rising, as one pass over batches without an epoch shows them."""
-    kept, done = [], 0
-    for batch in batches.epoch(None):
-        inside = positions[(positions >= done) & (positions < done + len(batch))] - done
-        kept.append(batch.pixels[torch.from_numpy(inside).to(batch.pixels.device)].permute(0, 2, 3, 1).cpu().numpy())
-        done += len(batch)
-    return np.concatenate(kept)

@@ -12,7 +12,7 @@ import torch
 from masktrain.config.config import FitConfig
 from masktrain.study.preflight import curve, prepare
 from masktrain.train import loop
-from masktrain.train.augment import draw_seed
+from masktrain.train.draws import draw_seed
 from masktrain.train.optim import set_learning_rate
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
@@ -59,7 +59,7 @@ def find(
         UserError: all that would stop the fit.
     """
     made = prepare(cache, config)
-    learner, train, config = made.learner, made.train, made.config
+    state, train, config = made.state, made.train, made.config
     rates: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
@@ -67,12 +67,12 @@ def find(
     for i in range(steps):
         epoch, step = divmod(i, train.steps)
         if not step:
-            loop.wake(learner.model, config, 1)
+            loop.set_train_mode(state, 1)
             batches = train.epoch(epoch + 1)
         rate = low * (high / low) ** (i / max(steps - 1, 1))
         torch.manual_seed(draw_seed(config.run.seed, epoch + 1, step))
-        set_learning_rate(learner.optimizer, rate)
-        loss = float(loop.train_step(learner, next(batches), config.optim)[1])
+        set_learning_rate(state.optimizer, rate)
+        loss = float(loop.train_step(state, next(batches), train.augmenter)[0])
         if not math.isfinite(loss):
             break
         mean = MEMORY * mean + (1 - MEMORY) * loss
