@@ -155,7 +155,7 @@ def test_every_recipe_works_on_small_and_oblong_crops(recipe: str) -> None:
     pixels = shown(recipe, 0, before.copy(), np.arange(24))
     assert pixels.shape == before.shape and pixels.dtype == np.uint8
     share = (pixels != before).any((1, 2, 3)).mean()
-    assert share == 0 if recipe == "none" else share > 0.9
+    assert share == 0 if recipe == "none" else share > 0.8
     assert augmenter(recipe, (40, 28)).to_dict()["recipe"] == recipe
 
 

@@ -143,10 +143,14 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Take Ctrl-C, SIGTERM and SIGHUP for requests to stop; the second one of a kind ends the process at once."""
+        """Take Ctrl-C, SIGTERM and SIGHUP for requests to stop; the second one of a kind ends the process at once.
+
+        Those that are ignored, as nohup ignores SIGHUP, stay so.
+        """
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python delivers signals to that one only
-            before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            before = {number: signal.signal(number, self._ask) for number in heard}
         try:
             yield
             self.flush()

@@ -357,11 +357,10 @@ class Crops:
     def __init__(self, view: View, rows: Ints, batch: int, device: torch.device) -> None:
         self.view, self.rows, self.batch, self.device = view, rows, batch, device
         self.labels: Ints = view.table["label"].fillna(-1).to_numpy(dtype=np.int64)[rows]
-        self._resident: list[Tensor] | None = None
+        self._resident: list[Tensor] = []
         height, width = view.size
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            self._resident = [] if len(rows) * height * width * 3 <= RESIDENT_SHARE / 2 * free else None
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        self._fit = len(rows) * height * width * 3 <= RESIDENT_SHARE / 2 * free
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -371,11 +370,13 @@ class Crops:
         if self._resident:
             yield from self._resident
             return
+        read = []
         for start in range(0, len(self.rows), self.batch):
             pixels = torch.from_numpy(self.view.gather(self.rows[start : start + self.batch])).to(self.device)
-            if self._resident is not None:
-                self._resident.append(pixels)
+            if self._fit:
+                read.append(pixels)
             yield pixels
+        self._resident = read  # of a whole pass only
 
 
 @dataclass(frozen=True)
