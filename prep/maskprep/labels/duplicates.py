@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +16,20 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError
 from maskprep.photos import distances, near_groups, words
-from maskprep.store import Recipe, Report, Tables, TableStage, fingerprint
+from maskprep.store import (
+    Cache,
+    Decision,
+    Recipe,
+    Report,
+    Tables,
+    TableStage,
+    allowed_pairs,
+    fingerprint,
+    read_decisions,
+    read_table,
+)
 
 VERSION = 1
 
@@ -119,29 +131,19 @@ def crossing(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def same_ids(people: Iterable[str | None]) -> list[tuple[str, ...]]:
-    """People whose numbers are the same but for a suffix, such as 003397 and 003397-1, or for leading zeros.
-
-    Such numbers are given where a number was found twice: to one person photographed twice, or to two.
-
-    Returns:
-        Groups of two and more, each sorted.
+    """People whose numbers are the same but for a suffix, such as 003397 and 003397-1, or for leading zeros: groups of
+    two and more, each sorted. Such numbers are given to one person photographed twice, or to two.
     """
     groups: dict[str, set[str]] = {}
     for person in people:
-        if person is not None and (match := _NUMBER.fullmatch(person)):
+        if person is not None and (match := re.fullmatch(r"(\d+)(?:[-_ ]\d+)?", person)):
             groups.setdefault(match.group(1).lstrip("0"), set()).add(person)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-_NUMBER = re.compile(r"(\d+)(?:[-_ ]\d+)?")
-
-
 def shared_ids(images: Sequence[str], people: Sequence[str | None]) -> dict[str, list[str]]:
-    """People whose photos lie in several folders named after them, such as 003397_male_Asian_25 and
-    003397_female_Asian_40: one number for two people, or one person with two labels.
-
-    Returns:
-        Person -> names of the folders.
+    """Person -> names of the folders, for people with several folders named after them, such as 003397_male_Asian_25
+    and 003397_female_Asian_40: one number for two people, or one person with two labels.
     """
     folders: dict[str, set[str]] = {}
     for image, person in zip(images, people, strict=True):
@@ -181,17 +183,78 @@ class Duplicates(TableStage):
     def recipe(self) -> Recipe:
         return Recipe(VERSION, {"near": NEAR})
 
-    def _people(self, tables: Tables) -> list[str | None]:
-        return [p if isinstance(p, str) else None for p in tables.table("labels")["person"]]
-
     def made_from(self, tables: Tables) -> str:
         """Of the labels, only who is on each photo counts."""
-        return fingerprint(self.recipe.to_dict(), tables.mark("images"), self._people(tables))
+        return fingerprint(self.recipe.to_dict(), tables.mark("images"), _people(tables.table("labels")))
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
-        images, people = tables.table("images"), self._people(tables)
+        images, people = tables.table("images"), _people(tables.table("labels"))
         report.progress.start(self.name, len(images))
         table = assemble(images, people)
         report.progress.advance(len(images))
         report.notes += notes(table.to_pandas(), list(images["image"]), people)
         return table
+
+
+def _people(labels: pd.DataFrame) -> list[str | None]:
+    return [person if isinstance(person, str) else None for person in labels["person"]]
+
+
+@dataclass(frozen=True)
+class DuplicateReport:
+    """What is there twice.
+
+    Args:
+        pairs: duplicates.parquet with the columns person_a, person_b (null where nobody is known), content_a,
+            content_b, crossing (across people in training, or across splits) and allowed (a person decided that the
+            pair does no harm).
+        same_ids: people whose numbers differ only in a suffix.
+        shared_ids: people whose photos lie in several folders named after them.
+        decisions: the file of decisions.
+    """
+
+    pairs: pd.DataFrame
+    same_ids: list[tuple[str, ...]]
+    shared_ids: dict[str, list[str]]
+    decisions: Path
+
+
+def open_duplicates(cache: Cache, distance: int | None = None) -> DuplicateReport:
+    """Read duplicates.parquet, or find pairs at another distance.
+
+    Raises:
+        UserError: the cache has no such table, or decisions.csv cannot be read.
+    """
+    images = read_table(cache.images)
+    people = _people(read_table(cache.labels, ["person"]))
+    pairs = read_table(cache.duplicates) if distance is None else assemble(images, people, distance).to_pandas()
+    facts = pd.DataFrame({"person": pd.Series(people, dtype=object), "content": images["content"]})
+    facts.index = pd.Index(images["image"])
+    for side in ("a", "b"):
+        for name in ("person", "content"):
+            values = facts[name].reindex(pairs[f"image_{side}"]).to_numpy()
+            pairs[f"{name}_{side}"] = pd.Series(values, index=pairs.index, dtype=object)
+    pairs["crossing"] = pairs.index.isin(crossing(pairs).index)
+    allowed = allowed_pairs(read_decisions(cache.decisions))
+    both = zip(pairs["content_a"], pairs["content_b"], strict=True)
+    pairs["allowed"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
+    return DuplicateReport(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
+
+
+def allow_pairs(found: DuplicateReport, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
+    """The decisions that allow the pairs of one photo across people or splits, less those that are there.
+
+    Raises:
+        UsageError: it has none.
+    """
+    pairs = found.pairs[found.pairs["crossing"]]
+    decisions = []
+    for mine, other in ("ab", "ba"):
+        for pair in pairs[pairs[f"image_{mine}"] == image].to_dict("records"):
+            texts = (str(pair[f"content_{mine}"]), image, "allow_duplicate", str(pair[f"content_{other}"]))
+            decisions.append((bool(pair["allowed"]), Decision(*texts, reason=reason, by=by, when=when)))
+    if not decisions:
+        raise UsageError(
+            f"'{image}' has no copy across people or splits.", "See which photos have with: maskprep duplicates CACHE"
+        )
+    return [decision for known, decision in decisions if not known]

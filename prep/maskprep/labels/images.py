@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import UsageError
+from maskprep.labels.changes import cells
 from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
 from maskprep.store import (
     KEYED,
@@ -106,8 +107,11 @@ class Index(MapStage[str]):
             return []
         broken = {file.image for file in self.files if file.broken}
         for shard in shards.shard_numbers(folder):
-            rows = shards.read_shard(folder, shard)
-            if _remembered(rows, broken):
+            rows = shards.read_shard(folder, shard).select(["image", "content", "detail"]).to_pylist()
+            if any(
+                (not row["content"] and row["image"] not in broken) or str(row["detail"]).startswith(PASSING)
+                for row in rows
+            ):
                 shards.shard_path(folder, shard).unlink()
         return []
 
@@ -127,14 +131,6 @@ class Index(MapStage[str]):
         gone = set(tables.table("images")["image"]) - {f.image for f in self.files} if path.is_file() else ()
         why = ", ".join(filter(None, (status.why, f"{len(gone)} photos are gone" if gone else "")))
         return dataclasses.replace(status, why=why)
-
-
-def _remembered(rows: pa.Table, broken: Collection[str]) -> bool:
-    columns = (rows.column(name).to_pylist() for name in ("image", "content", "detail"))
-    return any(
-        (not content and image not in broken) or str(detail).startswith(PASSING)
-        for image, content, detail in zip(*columns, strict=True)
-    )
 
 
 @dataclass(frozen=True)
@@ -159,15 +155,13 @@ class Images(TableStage):
         return Recipe(1)
 
     def _columns(self) -> dict[str, pa.Array]:
-        made = {}
-        for name in self.described.columns:
-            column = self.described[name]
-            values = [None if pd.isna(v) else v for v in column]
-            whole, number = (
-                test(column.dtype) for test in (pd.api.types.is_integer_dtype, pd.api.types.is_float_dtype)
-            )
-            made[name] = pa.array(values, pa.int64() if whole else pa.float64() if number else pa.string())
-        return made
+        def kind(column: pd.Series[Any]) -> pa.DataType:
+            if pd.api.types.is_integer_dtype(column.dtype):
+                return pa.int64()
+            return pa.float64() if pd.api.types.is_float_dtype(column.dtype) else pa.string()
+
+        columns = {name: self.described[name] for name in self.described.columns}
+        return {name: pa.array(cells(column), kind(column)) for name, column in columns.items()}
 
     def _lost(self, tables: Tables) -> list[str]:
         made = set(tables.live("index")["image"])
@@ -178,9 +172,10 @@ class Images(TableStage):
         return described, self._lost(tables)
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
-        lost = {image: report.failed.get(image, "it can no longer be read") for image in self._lost(tables)}
-        photos = {image: Photo("", 0, error=NOT_READ, detail=why) for image, why in lost.items()}
-        records = [{"image": image, "key": "", "row": 0, **dataclasses.asdict(p)} for image, p in photos.items()]
+        records = []
+        for image in self._lost(tables):
+            photo = Photo("", 0, error=NOT_READ, detail=report.failed.get(image, "it can no longer be read"))
+            records.append({"image": image, "key": "", "row": 0, **dataclasses.asdict(photo)})
         rows = pa.Table.from_pylist(records, schema=pa.schema([*KEYED, *COLUMNS]))
         if (made := tables.rows("index")) is not None:
             rows = pa.concat_tables([made, rows]).sort_by("image")
