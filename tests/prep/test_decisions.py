@@ -13,10 +13,9 @@ from PIL import Image
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
-from maskprep.faces.decisions import by_image, rule
 from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
-from maskprep.faces.subjects import STATUSES
+from maskprep.faces.subjects import STATUSES, by_image, rule
 from maskprep.store.decisions import COLUMNS, Decision, allowed_pairs, change, of_faces, parse_box, read_decisions
 
 BOX = (100.0, 100.0, 200.0, 220.0)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import Box
 from maskprep.faces.detectors import DETECTORS, Detection
-
-Box = tuple[float, float, float, float]
 
 SAME_FACE_IOU = 0.35
 """Boxes of different detectors that overlap this much (see :attr:`Detection.common_box`) are one face."""
@@ -78,7 +77,7 @@ def area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def group(detections: Sequence[Detection]) -> list[list[int]]:
+def cluster(detections: Sequence[Detection]) -> list[list[int]]:
     """Which detections are one face: indices per face, the first of each being its best (by detector, then score)."""
     rank = {name: i for i, name in enumerate(DETECTORS)}
     order = sorted(
@@ -86,14 +85,14 @@ def group(detections: Sequence[Detection]) -> list[list[int]]:
         key=lambda i: (rank.get(detections[i].detector, len(rank)), -detections[i].score, detections[i].box),
     )
     boxes = [face.common_box for face in detections]
-    groups: list[list[int]] = []
+    clusters: list[list[int]] = []
     for i in order:
-        likely = [members for members in groups if same(boxes[i], boxes[members[0]])]
+        likely = [members for members in clusters if same(boxes[i], boxes[members[0]])]
         if likely:
             max(likely, key=lambda members: iou(boxes[i], boxes[members[0]])).append(i)
         else:
-            groups.append([i])
-    return groups
+            clusters.append([i])
+    return clusters
 
 
 def same(a: Box, b: Box) -> bool:
@@ -141,19 +140,18 @@ def confirmed(detections: Sequence[Detection], evidence: float, needed: int = 2)
 
 def merge(detections: Sequence[Detection], faces: Sequence[int], evidence: float, confirmed: bool) -> Face:
     """One face of its detections; ``faces`` are their numbers, the rest as in :class:`Face`."""
-    best: dict[str, Detection] = {}
+    votes: dict[str, Detection] = {}
     for face in detections:  # one vote per detector, however many renditions it looked at
-        if face.detector not in best or face.score > best[face.detector].score:
-            best[face.detector] = face
-    if len(best) == 1:
-        (only,) = best.values()
-        box, points = only.common_box, _four_points(only)
-    else:
-        weights = np.array([face.score for face in best.values()]) + 1e-6
+        if face.detector not in votes or face.score > votes[face.detector].score:
+            votes[face.detector] = face
+    best = list(votes.values())
+    box, points = best[0].common_box, _four_points(best[0])
+    if len(best) > 1:
+        weights = np.array([face.score for face in best]) + 1e-6
         weights /= weights.sum()
-        x0, y0, x1, y1 = (float(v) for v in weights @ np.array([face.common_box for face in best.values()]))
+        x0, y0, x1, y1 = (float(v) for v in weights @ np.array([face.common_box for face in best]))
         box = (x0, y0, x1, y1)
-        points = np.tensordot(weights, np.array([_four_points(face) for face in best.values()]), 1)
+        points = np.tensordot(weights, np.array([_four_points(face) for face in best]), 1)
     detail = statistics.median([face.sharpness for face in detections])
     matte = statistics.median([face.matte for face in detections])
     probability = max(face.probability for face in detections)

@@ -184,7 +184,7 @@ def _licences(predictor: Predictor) -> list[str]:
         rows.append((name, "pretrained weights in timm, if the run started from them", licence))
     for name in predictor.manual.settings.get("detect", {}).get("detectors", ()):
         if name in DETECTORS:
-            rows.append((name, "face detector that cuts the crops", REGISTRY[DETECTORS[name].weight].licence))
+            rows.append((name, "face detector that cuts the crops", REGISTRY[name].licence))
     return ["## Licences of the weights it builds on", "", *table(("weights", "what for", "licence"), rows)]
 
 

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import UserError
+from maskprep.base import Box, UserError
 from maskprep.crops import Background, cut
 from maskprep.faces import (
     CREDIBLE,
     NOT_SOUGHT,
-    Box,
     Choice,
     Detection,
     Face,
