@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.base import Box
-from maskprep.crops.geometry import INSIDE, REFLECT, ViewSettings, cut, invented_share, reduction_for, shows_photo_only
+from maskprep.crops.geometry import INSIDE, REFLECT, Framing, ViewSettings, cut, invented_share
 from maskprep.photos import SCALED, PhotoError, PhotoFile, Pixels, picture
 from maskprep.store import (
     INDEX,
@@ -154,10 +154,10 @@ class Crop(MapStage[CropRow]):
                 continue
             x0, y0, x1, y1 = (float(v) for v in corners) if seen else (0.0, 0.0, 0.0, 0.0)
             turned = tuple(map(float, points)) if seen and settings.align != "none" and points is not None else None
-            row = CropRow((int(height), int(width)), (x0, y0, x1, y1) if seen else None, turned)
-            if format in SCALED and (reduction := reduction_for(settings, row.photo, row.box, row.points)) > 1:
-                row = CropRow(row.photo, row.box, row.keypoints, reduction)
-            only = settings.border == INSIDE and shows_photo_only(settings, row.photo, row.box, row.points)
+            photo, box = (int(height), int(width)), (x0, y0, x1, y1) if seen else None
+            framing = Framing(settings, photo, box, None if turned is None else np.reshape(turned, (4, 2)))
+            row = CropRow(photo, box, turned, framing.reduction if format in SCALED else 1)
+            only = settings.border == INSIDE and framing.shows_photo_only
             size = () if row.reduction == 1 else (f"reduced by {row.reduction}",)
             key = fingerprint(picture(content, profile), row.box, row.keypoints, *size, plainly if only else stage)
             made.append(Input(image, key, row))
@@ -249,7 +249,7 @@ def remarks(
 
     Args:
         settings: of a view of faces.
-        crops: from :func:`geometry`.
+        crops: from :func:`read_geometry`.
         images: images.parquet.
         subjects: subjects.parquet.
         where: the arguments of ``maskprep crop`` that name cache and view.
@@ -260,17 +260,14 @@ def remarks(
     concerned = tight if inside else invented
     if len(concerned) < max(FEWEST, MANY * total):
         return []
+    said = f"{len(concerned)} of {total} photos are tighter than the margin {settings.margin:g}: "
+    middle = float(concerned["margin" if inside else "invented"].median())
     if inside:
-        middle = float(tight["margin"].median())
         shows = f"have at most {middle:.2f}" if middle > 0 else "end at the face or leave out some of its forehead"
-        said = f"{len(tight)} of {total} photos are tighter than the margin {settings.margin:g}: half of these {shows}."
+        said += f"half of these {shows}."
         advice = f"A smaller margin treats all alike: maskprep crop {where} --margin 0.1"
     else:
-        middle = float(invented["invented"].median())
-        said = (
-            f"{len(invented)} of {total} photos are tighter than the margin {settings.margin:g}: "
-            f"in half of these at least {middle:.0%} of the crop is invented (border {settings.border})."
-        )
+        said += f"in half of these at least {middle:.0%} of the crop is invented (border {settings.border})."
         advice = f"To show only what was photographed: maskprep crop {where} --border inside"
     filled = _filled(images, subjects)
     if filled >= FILLED * total:
@@ -282,12 +279,12 @@ def remarks(
 
 def _filled(images: pd.DataFrame, subjects: pd.DataFrame) -> int:
     """How many photos are filled for the most part by the face that was seen in them."""
-    found = subjects[~subjects["status"].isin(["rescued"])].merge(images[["image", "width", "height"]], on="image")
-    sides = [
+    found = subjects[subjects["status"] != "rescued"].merge(images[["image", "width", "height"]], on="image")
+    width, height = (
         np.clip(found[f"{axis}1"], 0, found[side]) - np.clip(found[f"{axis}0"], 0, found[side])
         for axis, side in (("x", "width"), ("y", "height"))
-    ]
-    return int((sides[0] * sides[1] > FILLED * found["width"] * found["height"]).sum())
+    )
+    return int((width * height > FILLED * found["width"] * found["height"]).sum())
 
 
 def sums(pixels: Pixels, where: Pixels | NDArray[np.bool_] | None = None, prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,10 +40,6 @@ class Moments:
     images: int
     pixels: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """The form kept in stats.json."""
-        return {"mean": list(self.mean), "std": list(self.std), "images": self.images, "pixels": self.pixels}
-
 
 def moments(rows: pd.DataFrame, prefix: str = "") -> Moments | None:
     """Statistics of the crops in ``rows``, the columns of a view's shards; None when there are no pixels.
@@ -54,13 +50,12 @@ def moments(rows: pd.DataFrame, prefix: str = "") -> Moments | None:
     pixels = sum(int(v) for v in present[f"{prefix}count"])
     if pixels == 0:
         return None
-    mean, std = [], []
-    for channel in CHANNELS:
-        total = sum(int(v) for v in present[f"{prefix}sum_{channel}"])
-        squares = sum(int(v) for v in present[f"{prefix}sumsq_{channel}"])
-        mean.append(total / pixels / 255)
-        std.append(math.sqrt(squares * pixels - total * total) / pixels / 255)
-    return Moments((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), len(present), pixels)
+    totals, squares = ([sum(map(int, present[f"{prefix}{kind}_{c}"])) for c in CHANNELS] for kind in ("sum", "sumsq"))
+    r, g, b = (
+        (total / pixels / 255, math.sqrt(square * pixels - total * total) / pixels / 255)
+        for total, square in zip(totals, squares, strict=True)
+    )
+    return Moments((r[0], g[0], b[0]), (r[1], g[1], b[1]), len(present), pixels)
 
 
 def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
@@ -74,11 +69,8 @@ def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
     others = sorted({*split.dropna()} - {*SPLITS})
     for name in (*SPLITS, *others, ALL):
         chosen = rows if name == ALL else rows[(split == name).to_numpy()]
-        whole, foreground = moments(chosen), moments(chosen, "fg_")
-        entry[name] = {
-            "whole": whole.to_dict() if whole else None,
-            "foreground": foreground.to_dict() if foreground else None,
-        }
+        parts = {"whole": moments(chosen), "foreground": moments(chosen, "fg_")}
+        entry[name] = {part: made and asdict(made) for part, made in parts.items()}
     return entry
 
 
@@ -124,7 +116,7 @@ class Stats(TableStage):
         split = tables.table("images").set_index("image")["split"]
         result = {}
         for view in self.views:
-            if self._is_cut(tables, view):
+            if (tables.cache.view(view) / INDEX).is_file():
                 rows = view_rows(tables, view)
                 result[view] = by_split(rows, rows["image"].map(split))
         write_json(self.path(tables.cache), result)
@@ -135,9 +127,6 @@ class Stats(TableStage):
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
         raise NotImplementedError  # it is no Parquet table
-
-    def _is_cut(self, tables: Tables, view: str) -> bool:
-        return (tables.cache.view(view) / INDEX).is_file()
 
 
 def view_rows(tables: Tables, view: str) -> pd.DataFrame:
