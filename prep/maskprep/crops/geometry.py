@@ -68,7 +68,7 @@ class ViewSettings:
     zoom: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as they are kept; a zoom only where there is one, as crops without are what they ever were."""
+        """The settings as they are kept: a zoom only where there is one."""
         return {k: v for k, v in asdict(self).items() if k != "zoom" or v != 1}
 
     def __post_init__(self) -> None:
@@ -223,13 +223,7 @@ def cut(
 
 
 def invented_share(transform: Transform, photo: Sequence[float], size: tuple[int, int]) -> float:
-    """Share of a crop that lies outside its photo, 0..1: exact, by cutting the photo's outline with the crop's.
-
-    Args:
-        transform: photo -> crop.
-        photo: height and width of the photo.
-        size: height and width of the crop.
-    """
+    """Share of a crop of a size (height, width) that lies outside its photo (height, width), 0..1. Exact."""
     outline = [(float(x), float(y)) for x, y in _outline(transform, photo)]
     return share_outside(outline, float(size[1]), float(size[0]))
 
@@ -261,17 +255,10 @@ def _fit_template(points: NDArray[np.float64]) -> tuple[float, float, float, flo
 
 
 def warp(photo: Pixels, transform: Transform, size: tuple[int, int], border: str = "reflect") -> Pixels:
-    """Sample one crop from a photo.
+    """Sample one crop of a size (height, width), uint8 [H, W, 3], from a photo, uint8 [h, w, 3].
 
-    Args:
-        photo: uint8 [h, w, 3].
-        transform: float [2, 3], photo -> crop.
-        size: height and width of the crop.
-        border: one of BORDERS.
-
-    Returns:
-        uint8 [H, W, 3]. Where the crop is smaller than what it shows, bilinear samples are taken k times as densely
-        and averaged (k the next whole number above the reduction), which is an area filter.
+    Where the crop is smaller than what it shows, bilinear samples are taken k times as densely and averaged (k the next
+    whole number above the reduction), which is an area filter.
     """
     import cv2
 
@@ -312,7 +299,7 @@ def _blur_outside(crop: Pixels, photo: tuple[int, ...], transform: Transform) ->
 
 
 def map_points(transform: Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map float [n, 2] points by a 2x3 transform."""
+    """Map float [n, 2] points."""
     return points @ transform[:, :2].T + transform[:, 2]
 
 

@@ -26,14 +26,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Moments:
-    """Statistics of a set of crops.
-
-    Args:
-        mean: per channel R, G, B, 0..1.
-        std: likewise, of the population.
-        images: how many crops.
-        pixels: how many pixels.
-    """
+    """Mean and population standard deviation of R, G, B, 0..1, of so many crops with so many pixels."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -42,10 +35,8 @@ class Moments:
 
 
 def moments(rows: pd.DataFrame, prefix: str = "") -> Moments | None:
-    """Statistics of the crops in ``rows``, the columns of a view's shards; None when there are no pixels.
-
-    Sums are added as Python integers, so the result is exact to the last bit of a float64 and independent of order.
-    """
+    """Statistics of the crops in ``rows``, the columns of a view's shards; None when there are no pixels. Sums are
+    added as Python integers: exact to the last bit of a float64, in any order."""
     present = rows[rows[f"{prefix}count"].notna()]
     pixels = sum(int(v) for v in present[f"{prefix}count"])
     if pixels == 0:
@@ -59,12 +50,7 @@ def moments(rows: pd.DataFrame, prefix: str = "") -> Moments | None:
 
 
 def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
-    """One view's entry of stats.json: split -> whole and foreground -> moments (null where there are none).
-
-    Args:
-        rows: the live rows of a view.
-        split: the split of each, in the same order.
-    """
+    """One view's entry of stats.json of its rows and the split of each: split -> whole and foreground -> moments."""
     entry: dict[str, Any] = {}
     others = sorted({*split.dropna()} - {*SPLITS})
     for name in (*SPLITS, *others, ALL):
@@ -76,11 +62,7 @@ def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Stats(TableStage):
-    """stats.json: mean and standard deviation of every view, whole crops and foreground, per split.
-
-    Args:
-        views: those of the cache.
-    """
+    """stats.json: mean and standard deviation of every view, whole crops and foreground, per split."""
 
     views: tuple[str, ...]
     name: ClassVar[str] = "stats"
@@ -119,10 +101,10 @@ class Stats(TableStage):
             if (tables.cache.view(view) / INDEX).is_file():
                 rows = view_rows(tables, view)
                 result[view] = by_split(rows, rows["image"].map(split))
-        write_json(self.path(tables.cache), result)
-        self._record(tables.cache).parent.mkdir(parents=True, exist_ok=True)
-        size = self.path(tables.cache).stat().st_size
-        write_json(self._record(tables.cache), {"made_from": made_from, "bytes": size})
+        path, record = self.path(tables.cache), self._record(tables.cache)
+        write_json(path, result)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"made_from": made_from, "bytes": path.stat().st_size})
         report.computed[self.name] += len(result)
 
     def build(self, tables: Tables, report: Report) -> pa.Table:

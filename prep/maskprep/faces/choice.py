@@ -22,14 +22,7 @@ INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 """A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
 least this share of its side, and at least this evidence: see :func:`holds_another`."""
 
-WEIGHTS = {
-    "size": 0.4,
-    "person": 0.2,
-    "centre": 0.15,
-    "dataset": 0.1,
-    "sharpness": 0.05,
-    "matte": 0.15,
-}
+WEIGHTS = {"size": 0.4, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05, "matte": 0.15}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
 
 MORE = {
@@ -123,12 +116,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Habit:
-    """Where the subject usually is: the median place of several photos, and how far they stray from it.
-
-    Args:
-        place: coordinate-wise median.
-        spread: width of the likeness in x, y and log_size: 1.5 times the median absolute deviation, but at least
-            :data:`SPREAD`, so that a few equal photos do not make every other place impossible.
+    """Where the subject usually is: the coordinate-wise median place of several photos, and how far they stray from it
+    in x, y and log_size: 1.5 times the median absolute deviation, but at least :data:`SPREAD`, so that a few equal
+    photos do not make every other place impossible.
     """
 
     place: Place
@@ -141,7 +131,7 @@ class Habit:
 
     def likeness(self, at: Place) -> float:
         """1 for the usual place and size, falling to 0 (Gaussian)."""
-        far = [(at.x - self.place.x), (at.y - self.place.y), (at.log_size - self.place.log_size)]
+        far = (at.x - self.place.x, at.y - self.place.y, at.log_size - self.place.log_size)
         return math.exp(-0.5 * sum((d / s) ** 2 for d, s in zip(far, self.spread, strict=True)))
 
 
@@ -259,15 +249,10 @@ def choose(
     dataset: Habit | None = None,
     settings: ChooseSettings = ChooseSettings(),
 ) -> Choice:
-    """The subject among the faces of one photo.
+    """The subject among all faces of one upright photo.
 
     Args:
-        faces: all faces of the photo.
-        width: of the upright photo, pixels.
-        height: likewise.
-        person: where the subject usually is in the person's other photos.
-        dataset: where the subject usually is in all photos.
-        settings: limits and the policy for a photo without a face.
+        person, dataset: where the subject usually is in the person's other photos, in all photos.
     """
     ranked = candidates([face for face in faces if face.evidence >= NOTHING], width, height, person, dataset)
     if ranked and (ranked[0].mark >= settings.weak or (person is None and dataset is None)):

@@ -20,17 +20,11 @@ NEAR, ALIKE = 0.4, 1.8
 """Or boxes whose centres are closer than this (relative to their sides) and whose sides differ by no more than this
 factor: small boxes are too coarse for an overlap."""
 
-CREDIBLE = 0.35
-"""Evidence from which on a face can be the subject."""
+NOTHING, CREDIBLE, SURELY = 0.2, 0.35, 0.7
+"""Evidence from which on there may be a face, it can be the subject, and two looks confirm it."""
 
 CONFIRMS = 0.5
 """Probability by its score from which on a detection confirms a face."""
-
-NOTHING = 0.2
-"""Evidence below which there is no face."""
-
-SURELY = 0.7
-"""Evidence from which on two looks confirm a face."""
 
 LIMIT = 0.01
 """Distance from 0 and 1 of the surest probability."""
@@ -108,18 +102,16 @@ def same(a: Box, b: Box) -> bool:
 
 
 def evidence(answers: Mapping[str, Sequence[float]]) -> float:
-    """Probability that there is a face, 0..1.
+    """Probability that there is a face, 0..1, by those that each look of a detector family gave; at least one look.
 
-    Log-odds are averaged, first over the looks of each detector family, then over the families, weighted by their
-    trust: a logistic regression over the labelled faces of street photos gave those weights. Doubtful scores do not add
-    up, and what a family overlooked counts against a face.
-
-    Args:
-        answers: by detector family, the probability that each of its looks gave to the face, 0..1; at least one.
+    Log-odds are averaged, first over the looks of each family, then over the families, weighted by their trust: a
+    logistic regression over the labelled faces of street photos gave those weights. Doubtful scores do not add up, and
+    what a family overlooked counts against a face.
     """
+    trusts = {spec.family: spec.trust for spec in DETECTORS.values()}
     total = weight = 0.0
     for family in sorted(answers):
-        trust = next(spec.trust for spec in DETECTORS.values() if spec.family == family)
+        trust = trusts[family]
         odds = [math.log(p / (1 - p)) for p in (min(1 - LIMIT, max(LIMIT, p)) for p in answers[family])]
         total += trust * sum(odds) / len(odds)
         weight += trust
@@ -127,12 +119,8 @@ def evidence(answers: Mapping[str, Sequence[float]]) -> float:
 
 
 def confirmed(detections: Sequence[Detection], evidence: float, needed: int = 2) -> bool:
-    """Whether enough detector families saw a face of that evidence: one proposed it, another confirms it.
-
-    Args:
-        detections: those of the face.
-        evidence: that of :func:`evidence`.
-        needed: families that must have seen it; 1 where the settings name detectors of one family only.
+    """Whether enough detector families saw a face of that evidence: one proposed it, another confirms it. One family is
+    ``needed`` where the settings name detectors of one family only.
     """
     families = {DETECTORS[face.detector].family for face in detections if face.probability >= CONFIRMS}
     return evidence >= SURELY and len(families) >= needed

@@ -50,11 +50,9 @@ CHEAP = ("as_is", "padded")
 
 PASSES = ("as_is", "small", "close", *HARD[1:])
 
-MIN_SIDE = 0.15
-"""A subject's side (square root of its area) relative to the photo's, at least this to end the search."""
-
-MAX_OFFSET = 0.3
-"""And its centre at most this far from the middle of the photo, relative to width and height."""
+MIN_SIDE, MAX_OFFSET = 0.15, 0.3
+"""To end the search, a subject's side (square root of its area) relative to the photo's is at least this, and its
+centre at most so far from the middle of the photo, relative to width and height."""
 
 RIVAL = 0.7
 """A doubtful face of at least this many times the subject's side leaves the subject in doubt."""

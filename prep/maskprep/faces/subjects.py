@@ -24,7 +24,7 @@ from maskprep.faces.choice import (
     not_faces,
     place,
 )
-from maskprep.faces.detect import faces_by_image
+from maskprep.faces.detect import CORNERS, faces_by_image
 from maskprep.faces.face import Face, iou
 from maskprep.store import (
     Decision,
@@ -53,10 +53,7 @@ TABLE = schema_of(
         ("image", pa.string()),
         ("status", pa.string()),
         ("face", pa.int64()),
-        ("x0", pa.float64()),
-        ("y0", pa.float64()),
-        ("x1", pa.float64()),
-        ("y1", pa.float64()),
+        *((corner, pa.float64()) for corner in CORNERS),
         ("reason", pa.string()),
         ("keypoints", pa.list_(pa.float64())),
     ]
@@ -176,8 +173,7 @@ class Subjects:
     Args:
         images: images.parquet.
         faces: faces.parquet.
-        settings: how to choose.
-        decisions: a person's decisions on faces, in order.
+        settings, decisions: as in :class:`Choose`.
         stale: filled with sentences about decisions that were not applied.
         sought: whether faces were looked for. If not, the subject of every photo is the whole photo (status
             ``given``), and of a person's decisions only those that drop a photo count.
@@ -274,12 +270,11 @@ class Subjects:
 
     def table(self, advance: Callable[[int], None] = lambda n: None) -> pa.Table:
         """subjects.parquet."""
-        out: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         for image in self.images["image"]:
             choice = self.choose(image)
-            x0, y0, x1, y1 = choice.box or (None, None, None, None)
             points = None if choice.keypoints is None else choice.keypoints.ravel().tolist()
-            record = {"image": image, "status": choice.status, "face": choice.face, "reason": choice.reason or None}
-            out.append({**record, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "keypoints": points})
+            corners = choice.box or (None,) * 4
+            rows.append((image, choice.status, choice.face, *corners, choice.reason or None, points))
             advance(1)
-        return pa.Table.from_pylist(out, schema=TABLE)
+        return pa.Table.from_pylist([dict(zip(TABLE.names, row, strict=True)) for row in rows], schema=TABLE)
