@@ -112,7 +112,7 @@ views:
     assert config.schema.sizes == (3, 2)
     assert config.schema["mask"].classes == ("wear", "2")
     assert config.index.max_megapixels == 20.0
-    assert config.detect.lowest()["yunet"] == 0.7
+    assert config.detect.threshold("yunet") == 0.7
     assert (config.choose.no_face, config.choose.close, config.choose.weak) == ("drop", 0.0, 1.0)
     assert {name: view.size for name, view in config.views.items()} == {
         "small": (64, 64),

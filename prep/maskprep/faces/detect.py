@@ -89,9 +89,9 @@ class DetectSettings:
             if not 0 < value < 1:
                 raise UsageError(f"detect.thresholds.{name} lies between 0 and 1, not {value:g}.")
 
-    def lowest(self) -> dict[str, float]:
-        """Detector -> lowest score that counts."""
-        return {name: self.thresholds.get(name, DETECTORS[name].threshold) for name in self.detectors}
+    def threshold(self, name: str) -> float:
+        """Lowest score that detector ``name`` keeps."""
+        return self.thresholds.get(name, DETECTORS[name].threshold)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,14 @@ class Detect(MapStage[int]):
     columns: ClassVar[pa.Schema] = COLUMNS
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """Detector -> lowest score that counts."""
+        return {name: self.settings.threshold(name) for name in self.settings.detectors}
+
+    @property
     def recipe(self) -> Recipe:
         weights = {name: DETECTORS[name].sha256 for name in self.settings.detectors}
-        return Recipe(VERSION, self.settings.lowest() | {"low": self.settings.low}, weights)
+        return Recipe(VERSION, self.thresholds | {"low": self.settings.low}, weights)
 
     def worker(self) -> Detect:
         return Detect(self.settings)
@@ -142,7 +147,7 @@ class Detect(MapStage[int]):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        thresholds = self.settings.lowest()
+        thresholds = self.thresholds
         opened = {name: min(self.settings.low, threshold) for name, threshold in thresholds.items()}
         with open_detectors(list(thresholds), opened) as detectors:
 

@@ -78,8 +78,9 @@ def _enlarged(pixels: Pixels, side: int) -> Pixels:
     import cv2
 
     grow = min(2.0, side / max(pixels.shape[:2]))
-    larger: Any = cv2.resize(pixels, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR) if grow > 1 else pixels
-    return larger
+    if grow <= 1:
+        return pixels
+    return np.asarray(cv2.resize(pixels, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:

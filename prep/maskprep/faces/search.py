@@ -219,7 +219,7 @@ class _Search:
     def _reduced_side(self, detections: Sequence[Detection]) -> float:
         """The side of a face on the rendition ``small``, pixels."""
         box = max(detections, key=lambda face: face.probability).common_box
-        return math.sqrt(area(box)) * min(1.0, SMALL_SIDE / max(self._height, self._width))
+        return math.sqrt(area(box)) * min(1.0, SMALL_SIDE / int(max(self._height, self._width)))
 
     def _faces(self) -> list[Face]:
         """The faces so far, the likeliest subject first."""

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from maskprep.base import UsageError, UserError, fold, nearest, nfc, some
+from maskprep.labels.columns import cells, positions
 from maskprep.labels.fixes import ANY, DECISION, PERSON, PRESET, Fix
 from maskprep.labels.schema import Attribute, Schema
 
@@ -102,9 +103,9 @@ class _Table:
         self.images: list[str] = [str(image) for image in self.columns["image"]]
         self._parts = [PurePosixPath(nfc(image)).parts for image in self.images]
         people = [None if person is None else nfc(str(person)) for person in self.columns[PERSON]]
-        self._people = _rows_by(people)
-        self._numbers = _rows_by(None if person is None else person.lstrip("0") for person in people)
-        self._contents = _rows_by(self.columns.get("content", []))
+        self._people = positions(people)
+        self._numbers = positions(None if person is None else person.lstrip("0") for person in people)
+        self._contents = positions(self.columns.get("content", []))
 
     def attribute(self, fix: Fix) -> Attribute | None:
         """The attribute that a fix is about, None for the person, or where it is about the whole photo.
@@ -146,24 +147,11 @@ class _Table:
         return [row for row in rows if all(_same(self.columns[name][row], value) for name, value in fix.where)]
 
 
-def _rows_by(values: Iterable[Any]) -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, value in enumerate(values):
-        if value is not None:
-            rows.setdefault(str(value), []).append(row)
-    return rows
-
-
 def apply(images: pd.DataFrame, schema: Schema, fixes: Sequence[Fix]) -> Changes:
-    """What fixes make of the labels as found.
+    """What fixes, in any order, make of the labels as found (images.parquet).
 
     A fix whose labels are neither as it expects nor as it wants them is refused as a whole and reported. Fixes of a
     higher level (see :data:`maskprep.labels.fixes.PRESET`) overrule lower ones.
-
-    Args:
-        images: images.parquet.
-        schema: what is classified.
-        fixes: in any order.
 
     Raises:
         UsageError: a field, value or column that does not exist.
@@ -314,8 +302,3 @@ def _ends_in(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Whether a path ends in a pattern, folder by folder."""
     tail = parts[-len(pattern) :]
     return len(tail) == len(pattern) and all(a == b or fnmatchcase(a, b) for a, b in zip(tail, pattern, strict=True))
-
-
-def cells(column: pd.Series[Any]) -> list[Any]:
-    """A column as values, None where one is missing."""
-    return [None if pd.isna(value) else value for value in column]

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError
+from maskprep.labels.columns import positions
 from maskprep.photos import distances, near_groups, words
 from maskprep.store import (
     Cache,
@@ -65,9 +66,8 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
     """duplicates.parquet: pairs of photos that are the same or nearly so, sorted; see LARGEST for how many of a group.
 
     Args:
-        images: images.parquet: image, content, phash, split and error. Photos with an error have no pair: empty files
-            are all alike.
-        people: the person of each image (labels.parquet); two images without one are not of the same person.
+        images: images.parquet. Photos with an error have no pair: empty files are all alike.
+        people: the person of each image; two images without one are not of the same person.
         limit: most bits in which two photos that are near differ; negative for exact copies only.
     """
     usable = np.flatnonzero(images["error"].isna().to_numpy())
@@ -77,7 +77,7 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
         hashes = images["phash"].to_numpy()[order]
         seen = np.array([i for i, value in enumerate(hashes) if isinstance(value, str)], dtype=np.int64)
         pairs = {(int(seen[a]), int(seen[b])): ("near", bits) for a, b, bits in _near(hashes[seen].astype(str), limit)}
-    for same in _groups(images["content"].to_numpy()[order]):
+    for same in positions(images["content"].to_numpy()[order].tolist()).values():
         for first in same[:1] if len(same) > LARGEST else same:
             pairs |= {(first, other): ("exact", 0) for other in same if first < other}
     names, split = images["image"].to_numpy()[order], images["split"].to_numpy()[order]
@@ -86,16 +86,7 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
         (names[a], names[b], kind, bits, who[a] is not None and who[a] == who[b], split[a], split[b])
         for (a, b), (kind, bits) in sorted(pairs.items())
     ]
-    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in TABLE]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, TABLE, strict=True)], schema=TABLE)
-
-
-def _groups(values: NDArray[Any]) -> list[list[int]]:
-    """Positions with equal values."""
-    groups: dict[Any, list[int]] = {}
-    for position, value in enumerate(values.tolist()):
-        groups.setdefault(value, []).append(position)
-    return list(groups.values())
+    return pa.Table.from_pylist([dict(zip(TABLE.names, row, strict=True)) for row in rows], schema=TABLE)
 
 
 def _near(hashes: NDArray[Any], limit: int) -> Iterator[tuple[int, int, int]]:
@@ -105,7 +96,7 @@ def _near(hashes: NDArray[Any], limit: int) -> Iterator[tuple[int, int, int]]:
     group, links = near_groups(distinct.tolist(), limit)
     table = words(distinct.tolist())
     close = np.ones(len(distinct), bool)  # to the first photo of its group; where it is small, all are compared
-    for members in _groups(group[which]):
+    for members in positions(group[which].tolist()).values():
         for i, a in enumerate(members[:1] if len(members) > LARGEST else members):
             others = np.array(members[i + 1 :], dtype=np.int64)
             bits = distances(table[which[others]], table[which[a]])

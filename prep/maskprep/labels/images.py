@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import UsageError
-from maskprep.labels.changes import cells
+from maskprep.labels.columns import cells
 from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
 from maskprep.store import (
     KEYED,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.labels.changes import cells
+from maskprep.labels.columns import cells
 from maskprep.labels.schema import Schema
 
 
@@ -62,10 +62,12 @@ def take(images: pd.DataFrame, schema: Schema, record: Mapping[str, Any]) -> Inv
             caches of earlier versions.
     """
     origins, refused = record.get("origins", {}), record.get("refused", {})
-    attributes, indices = [], []
+    attributes: list[AttributeCount] = []
+    indices: list[list[int | None]] = []
     for attribute in schema.attributes:
         name = attribute.name
-        found = [attribute.index(cell) for cell in cells(images[name])] if name in images else [None] * len(images)
+        values = cells(images[name]) if name in images else [None] * len(images)
+        found = [attribute.index(value) for value in values]
         counts = {each: found.count(i) for i, each in enumerate(attribute.classes)}
         strange = dict(refused.get(name, {}))
         attributes.append(AttributeCount(name, origins.get(name, ""), counts, found.count(None), strange))

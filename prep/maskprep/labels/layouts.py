@@ -176,7 +176,7 @@ def _one_attribute(schema: Schema | None) -> str:
     return schema.names[0] if schema and len(schema.names) == 1 else CLASS
 
 
-def _folders(described: Described, classes: Sequence[str | None], schema: Schema | None) -> list[str]:
+def _folders(described: Described, classes: list[Any], schema: Schema | None) -> list[str]:
     name = _one_attribute(schema)
     described.table[name] = pd.Series(classes, dtype="str")
     described.schema = schema or _schema_of(described.table[name], name)

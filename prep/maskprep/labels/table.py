@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import UsageError
-from maskprep.labels.changes import Changes, apply, cells
+from maskprep.labels.changes import Changes, apply
+from maskprep.labels.columns import cells
 from maskprep.labels.fixes import PERSON, Fix
 from maskprep.labels.schema import Attribute, Schema
 from maskprep.store import Recipe, Report, Tables, TableStage
