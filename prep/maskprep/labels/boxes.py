@@ -9,7 +9,7 @@ import json
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,7 @@ class Box:
 
 
 Reader = Callable[[Path, PhotoNames], list[tuple[str, Box]] | None]
-"""The boxes of a file, each with its image; None of a file that is of another kind or about no photo. Raises an error
-for a damaged file."""
+"""The boxes of a file, each with its image; None of a file of another kind or about no photo. A damaged one raises."""
 
 
 @dataclass
@@ -88,8 +87,9 @@ def read_table(root: Path, images: Sequence[str], listing: Listing) -> Annotatio
     frame, corners = listing.frame, corner_columns(listing.frame)
     assert corners is not None  # that is how it was chosen
     label = columns.find([name for name in frame.columns if name not in (listing.column, *corners)], "class")
-    rows, notes = match(root, listing.path, frame[[listing.column]].drop_duplicates(), listing.column, images)
-    made = Annotations(f"columns {', '.join(corners)}", files=[listing.path.name], notes=list(notes))
+    photos = replace(listing, frame=frame[[listing.column]].drop_duplicates())
+    rows, notes = match(root, photos, images)
+    made = Annotations(f"columns {', '.join(corners)}", files=[listing.path.name], notes=notes)
     groups = [group for _, group in frame.groupby(listing.column, sort=False)]
     for image, row in zip(images, rows, strict=True):
         for record in groups[row].to_dict("records") if row >= 0 else ():

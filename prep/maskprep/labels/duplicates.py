@@ -197,10 +197,8 @@ class DuplicateReport:
 
     Args:
         pairs: duplicates.parquet with the columns person_a, person_b (null where nobody is known), content_a,
-            content_b, crossing (across people in training, or across splits) and allowed (a person decided that the
-            pair does no harm).
-        same_ids: people whose numbers differ only in a suffix.
-        shared_ids: people whose photos lie in several folders named after them.
+            content_b, crossing (see :func:`crossing`) and allowed (a person decided that the pair does no harm).
+        same_ids, shared_ids: see the functions.
         decisions: the file of decisions.
     """
 

@@ -130,11 +130,7 @@ class Fix:
 
 
 def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
-    """The fixes of a file, in order.
-
-    Args:
-        path: .csv (comma, semicolon or tab; UTF-8), .yaml or .yml.
-        level: PRESET or FILE.
+    """The fixes of a file (.csv, .yaml or .yml), in order; ``level`` is PRESET or FILE.
 
     Raises:
         UserError: the file cannot be read.
@@ -194,7 +190,7 @@ def _fix(path: Path, line: int, cells: Mapping[str, str], level: int) -> Fix:
     values: dict[str, Any] = {name: value for name, value in cells.items() if value}
     try:
         if "where" in values:
-            values["where"] = parse_where(values["where"])
+            values["where"] = _where(values["where"])
         if "agree" in values:
             if not (values["agree"].isascii() and values["agree"].isdigit()):
                 raise UsageError(f"'agree' must be a whole number, not '{values['agree']}'.")
@@ -206,19 +202,14 @@ def _fix(path: Path, line: int, cells: Mapping[str, str], level: int) -> Fix:
         raise UsageError(f"{path.name}, line {line}: {error.message}", error.hint) from None
 
 
-def parse_where(text: str) -> tuple[tuple[str, str], ...]:
-    """``column=value; column=value`` as pairs.
-
-    Raises:
-        UsageError: a part without ``=``.
-    """
+def _where(text: str) -> tuple[tuple[str, str], ...]:
+    """``column=value; column=value`` as pairs."""
     pairs = []
-    for part in text.split(";"):
-        name, equals, value = part.partition("=")
-        if part.strip() and not (equals and name.strip()):
-            raise UsageError(f"'where' must be column=value, not '{part.strip()}'.")
-        if part.strip():
-            pairs.append((name.strip(), value.strip()))
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not (equals and name):
+            raise UsageError(f"'where' must be column=value, not '{part}'.")
+        pairs.append((name, value))
     return tuple(pairs)
 
 
@@ -237,13 +228,8 @@ def read_preset(name: str, min_agree: int) -> list[Fix]:
 
 
 def gather(files: Sequence[str], preset: str | None, min_agree: int, decisions: Path) -> list[Fix]:
-    """Every fix in force.
-
-    Args:
-        files: CSV or YAML files of fixes.
-        preset: a list of published label errors, or None.
-        min_agree: use those of the preset that at least so many published lists agree on.
-        decisions: decisions.csv, whose ``relabel`` decisions are fixes of single photos.
+    """Every fix in force: of files, of a preset (see :func:`read_preset`), and the ``relabel`` decisions of
+    decisions.csv, which are fixes of single photos.
 
     Raises:
         UserError: a file cannot be read or is no file of fixes.

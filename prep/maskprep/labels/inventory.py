@@ -17,7 +17,6 @@ class AttributeCount:
     """One attribute of the schema.
 
     Args:
-        name: of the attribute.
         origin: where its values are from, in words; empty where nothing tells.
         counts: class -> photos.
         missing: photos without a value, or with one that is no class.

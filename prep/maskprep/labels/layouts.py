@@ -321,7 +321,7 @@ def _csv(
     used = {listing.column, *wanted.values()}
     taken = RESERVED | {*wanted}
     others = {f"csv_{name}" if name in taken else name: name for name in frame.columns if name not in used}
-    rows, said = match(root, listing.path, frame, listing.column, images)
+    rows, said = match(root, listing, images)
     # a photo without a row (-1) gets empty cells
     listed = frame.reset_index(drop=True).reindex(rows).reset_index(drop=True)
     known = {ours: name for ours, name in wanted.items() if name is not None}

@@ -22,13 +22,7 @@ MIRRORED = frozenset(("images", "labels", "annotations", "jpegimages", "xml"))
 
 @dataclass(frozen=True)
 class Listing:
-    """A table that lists photos.
-
-    Args:
-        path: the file.
-        frame: its rows, all cells text.
-        column: the one that says which photo a row is about.
-    """
+    """A table that lists photos: its rows, all cells text, and the column that says which photo a row is about."""
 
     path: Path
     frame: pd.DataFrame
@@ -140,12 +134,7 @@ def _share(cells: pd.Series[Any], photos: PhotoNames) -> float:
 
 
 class PhotoNames:
-    """The photos of a folder by the names that lists and annotation files give them.
-
-    Args:
-        root: the photo folder.
-        images: its photos.
-    """
+    """The photos of a folder by the names that lists and annotation files give them."""
 
     def __init__(self, root: Path, images: Sequence[str]) -> None:
         self.root = root
@@ -158,11 +147,8 @@ class PhotoNames:
 
     def find(self, text: str, folders: bool = True) -> str | None:
         """The photo that a path means: absolute, relative to the folder or to one above or below it, as far as only
-        one photo fits. A bare name need have neither suffix nor case.
-
-        Args:
-            text: the path.
-            folders: whether a path through another folder is another photo, or its name counts.
+        one photo fits. A bare name need have neither suffix nor case. A path through another folder is another photo;
+        without ``folders``, its name counts.
         """
         path = nfc(text.strip().replace("\\", "/")).removeprefix(self._prefix).removeprefix("./")
         if path in self._exact:
@@ -196,28 +182,18 @@ class PhotoNames:
         return found[0] if len(found) == 1 else None
 
 
-def match(
-    root: Path, path: Path, frame: pd.DataFrame, column: str, images: Sequence[str]
-) -> tuple[list[int], tuple[str, ...]]:
-    """Which row of a list each image has.
-
-    Args:
-        root: the photo folder.
-        path: the list, for messages.
-        frame: its rows.
-        column: the one with the paths; see :meth:`PhotoNames.find`.
-        images: all images.
-
-    Returns:
-        Row number per image, -1 for none, and sentences for the user about rows and photos without a counterpart.
+def match(root: Path, listing: Listing, images: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Row number of each image in a list, -1 for none, and sentences for the user about rows and photos without a
+    counterpart.
 
     Raises:
         UserError: two different rows for one photo.
     """
+    path, frame = listing.path, listing.frame
     photos = PhotoNames(root, images)
     row_of: dict[str, int] = {}
     lost: list[str] = []
-    for i, cell in enumerate(map(str, frame[column])):
+    for i, cell in enumerate(map(str, frame[listing.column])):
         image = photos.find(cell)
         if image is None:
             lost.append(cell)
@@ -231,4 +207,4 @@ def match(
         notes.append(f"{len(lost)} rows of {path.name} name no photo in the folder ({some(lost)}).")
     if unlisted := [image for image in images if image not in row_of]:
         notes.append(f"{len(unlisted)} photos are not in {path.name} and have no label ({some(unlisted)}).")
-    return [row_of.get(image, -1) for image in images], tuple(notes)
+    return [row_of.get(image, -1) for image in images], notes

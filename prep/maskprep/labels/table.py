@@ -82,12 +82,7 @@ class Labels(TableStage):
 def assemble(images: pd.DataFrame, subjects: pd.DataFrame, schema: Schema, changes: Changes | None = None) -> pa.Table:
     """labels.parquet: image, person, one column per attribute, label (joint class), excluded, source.
 
-    Args:
-        images: images.parquet.
-        subjects: subjects.parquet, in the same order.
-        schema: what is classified. A value that is no class of its attribute leaves the label empty.
-        changes: what the fixes make of them.
-
+    Images and subjects are in the same order. A value that is no class of its attribute leaves the label empty.
     ``excluded`` says why an image is not to be trained on; ``source`` holds, as JSON, what each changed value was and
     which fix changed it (null: everything is as the source says).
     """
