@@ -56,11 +56,9 @@ COLUMNS = schema_of(
 MANY, FEWEST = 0.1, 5
 """What concerns this share of the photos, and at least so many, is worth a note."""
 
-TIGHTER = 0.05
-"""A margin that falls short of the one asked for by more than this is tighter."""
-
-MUCH = 0.1
-"""From this share on a crop is called invented."""
+TIGHTER, MUCH = 0.05, 0.1
+"""A margin is tighter that falls short of the one asked for by more than this; a crop is called invented of which more
+than this share is."""
 
 FILLED = 0.5
 """Where this share of the photos shows faces that fill this share of their photo, the photos are cropped faces."""
@@ -90,12 +88,7 @@ class CropRow:
 
 @dataclass(frozen=True)
 class Crop(MapStage[CropRow]):
-    """The crops of one view.
-
-    Args:
-        view: its name.
-        settings: its geometry.
-    """
+    """The crops of one view, named ``view``."""
 
     view: str
     settings: ViewSettings

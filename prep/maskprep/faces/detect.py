@@ -96,15 +96,9 @@ class DetectSettings:
 
 @dataclass(frozen=True)
 class Detect(MapStage[int]):
-    """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own.
-
-    A row's input is the reduction at which the photo is decoded, 1 for its full size.
-
-    A photo that is much larger than what is searched is decoded at a reduced size; boxes are in its full pixels.
-
-    Args:
-        settings: the ``detect`` section.
-        given: photos that came with a box.
+    """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own (is not
+    ``given``). A row's input is the reduction at which the photo is decoded, 1 for its full size; boxes are in its full
+    pixels.
     """
 
     settings: DetectSettings

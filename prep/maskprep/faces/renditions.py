@@ -84,12 +84,8 @@ def _enlarged(pixels: Pixels, side: int) -> Pixels:
 
 
 def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:
-    """A face with its surroundings, grey beyond the photo.
-
-    Args:
-        photo: uint8 [h, w, 3].
-        box: of the face, x0, y0, x1, y1 in its pixels.
-        scale: the rendition maps back to pixels of the photo times this.
+    """A face, by its box in the photo, with its surroundings, grey beyond the photo. The rendition maps back to pixels
+    of the photo times ``scale``.
     """
     import cv2
 

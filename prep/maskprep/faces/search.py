@@ -76,10 +76,9 @@ Grey = Any
 def find_faces(
     photo: Pixels, detectors: Mapping[str, Find], thresholds: Mapping[str, float]
 ) -> tuple[list[Detection], list[Face]]:
-    """Look at a photo until the subject is clear.
+    """Look at an upright photo until the subject is clear.
 
     Args:
-        photo: uint8 [h, w, 3] RGB, upright.
         detectors: by name, opened at their lowest thresholds.
         thresholds: scores from which on a detection counts before the pass ``low``.
 
@@ -252,16 +251,10 @@ class _Search:
 
 
 def sharpness(grey: Grey, box: Box) -> float:
-    """Detail of the upper half of a face (a mask has none): spread of the Laplacian relative to that of the greys.
+    """Detail of the upper half of a face (a mask has none), from 0 (flat, blurred, or outside the photo) to about 2:
+    spread of the Laplacian relative to that of the greys.
 
     Measured at a width of 64 pixels or less, so that a large face is not thought blurred for its size.
-
-    Args:
-        grey: uint8 [h, w].
-        box: in its pixels; may reach beyond its border.
-
-    Returns:
-        0 (flat or blurred) to about 2; 0 for a box outside the photo.
     """
     import cv2
 

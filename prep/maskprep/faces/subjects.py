@@ -63,13 +63,7 @@ TABLE = schema_of(
 
 @dataclass(frozen=True)
 class Choose(TableStage):
-    """subjects.parquet: the face that counts, for every photo.
-
-    Args:
-        settings: the ``choose`` section.
-        decisions: a person's decisions on faces, in order.
-        sought: whether faces were looked for.
-    """
+    """subjects.parquet: the face that counts, for every photo; ``decisions`` are a person's, on faces, in order."""
 
     settings: ChooseSettings
     decisions: tuple[Decision, ...] = ()
@@ -110,11 +104,7 @@ def given_boxes(images: pd.DataFrame) -> dict[str, tuple[Box, int]]:
 
 def by_image(decisions: Iterable[Decision], contents: dict[str, str]) -> tuple[dict[str, Decision], list[str]]:
     """The last decision on the face of each image, and sentences about decisions on photos that are not there.
-
-    Args:
-        decisions: in order; a later one on the same photo replaces an earlier one.
-        contents: image -> content of every photo.
-    """
+    ``contents``: image -> content of every photo."""
     images = images_by_content(contents)
     last: dict[str, Decision] = {}
     lost = []
@@ -132,13 +122,8 @@ def decision_reason(decision: Decision) -> str:
     return decision.reason or f"decided: {decision.verdict}" + (f" by {decision.by}" if decision.by else "")
 
 
-def rule(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Choice, str]:
-    """Apply a decision to the automatic choice.
-
-    Returns:
-        The choice that holds (status ``decided`` or ``dropped``), or the automatic one when the decision is stale,
-        and in that case why.
-    """
+def apply_decision(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Choice, str]:
+    """The choice under a decision (status ``decided`` or ``dropped``), or the automatic one where the decision is stale, and why it is."""
     expected = parse_box(decision.expected)
     reason = decision_reason(decision)
 
@@ -238,7 +223,7 @@ class Subjects:
         if not self.sought:
             dropped = decision.verdict == "drop" and choice.status != "unreadable"
             return Choice("dropped", reason=decision_reason(decision)) if dropped else choice
-        decided, stale = rule(decision, choice, self._faces.get(image, []))
+        decided, stale = apply_decision(decision, choice, self._faces.get(image, []))
         if not stale and decided.box is not None:
             (x0, y0, x1, y1), row = decided.box, self._rows[image]
             shows = x0 < row.width and y0 < row.height and x1 > 0 and y1 > 0

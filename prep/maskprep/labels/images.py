@@ -42,23 +42,15 @@ COLUMNS = schema_of(
         ("content", pa.string()),
         ("bytes", pa.int64()),
         ("format", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("orientation", pa.int64()),
-        ("colour_profile", pa.string()),
-        ("error", pa.string()),
-        ("detail", pa.string()),
-        ("phash", pa.string()),
+        *((name, pa.int64()) for name in ("width", "height", "orientation")),
+        *((name, pa.string()) for name in ("colour_profile", "error", "detail", "phash")),
     ]
 )
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The ``index`` section of maskprep.yaml.
-
-    Args:
-        max_megapixels: a larger photo is an error (too_large); protects against decompression bombs.
+    """The ``index`` section of maskprep.yaml. A larger photo is an error (too_large): it may be a decompression bomb.
 
     Raises:
         UsageError: out of range.
@@ -73,12 +65,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class Index(MapStage[str]):
-    """One row per photo file. A row's input is why the file cannot be opened, empty when it can.
-
-    Args:
-        settings: the ``index`` section.
-        files: the photos of the folder.
-    """
+    """One row per photo file of a folder. A row's input is why the file cannot be opened, empty when it can."""
 
     settings: IndexSettings
     files: tuple[File, ...] = ()
@@ -135,13 +122,9 @@ class Index(MapStage[str]):
 
 @dataclass(frozen=True)
 class Images(TableStage):
-    """images.parquet: the index rows and, beside them, person, split and labels as found.
-
-    Photos that could not be read this time have a row, too (``not_read``): it is in no shard, so the next run tries
-    again.
-
-    Args:
-        described: one row per photo, in the order of the index: person, split, labels.
+    """images.parquet: the index rows and, beside them, person, split and labels as found: ``described`` has one row per
+    photo in the order of the index. Photos that could not be read this time have a row, too (``not_read``); it is in no
+    shard, so the next run tries again.
     """
 
     described: pd.DataFrame

@@ -121,10 +121,8 @@ class Schema:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of every joint class, such as ``wear/male/<30``, in index order."""
-        return tuple(
-            "/".join(self[name].classes[i] for name, i in zip(self.joint, self.decode(k), strict=True))
-            for k in range(self.num_classes)
-        )
+        joined = map("/".join, itertools.product(*(self[name].classes for name in self.joint)))
+        return tuple(joined) if self.joint else ()
 
     def encode(self, indices: Sequence[int | None]) -> int | None:
         """Joint label of one class index per attribute in joint order; None if any of them is missing."""

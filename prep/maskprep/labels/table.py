@@ -46,12 +46,8 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class Labels(TableStage):
-    """labels.parquet: the labels as found with the fixes applied.
-
-    Args:
-        schema: what is classified.
-        fixes: reads those in force; called when labels are looked at, so that a broken file of fixes stops no other
-            command.
+    """labels.parquet: the labels as found with the fixes applied. ``fixes`` reads those in force; it is called when
+    labels are looked at, so that a broken file of fixes stops no other command.
     """
 
     schema: Schema
