@@ -78,7 +78,7 @@ class DetectorSpec:
         name: as given to ``--detectors``, and in the weights registry.
         open: makes the detector from its model file and threshold; closed when the context ends.
         family: detectors of one family err on the same things: one does not confirm another.
-        trust: weight of the family's answer beside those of the others, see :func:`maskprep.faces.choice.evidence`.
+        trust: weight of the family's answer beside those of the others, see :func:`maskprep.faces.face.evidence`.
         calibration: scores, and the share of the detections with that score that were faces.
         extent: how this detector's box must change to have the extent of YuNet's, so that crops do not depend on
             which detector saw the face: shift of the centre in x and y and factors for width and height, all relative

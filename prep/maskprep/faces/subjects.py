@@ -123,7 +123,7 @@ def decision_reason(decision: Decision) -> str:
 
 
 def apply_decision(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Choice, str]:
-    """The choice under a decision (status ``decided`` or ``dropped``), or the automatic one where the decision is stale,
+    """The choice under a decision (status ``decided`` or ``dropped``), or the automatic one where it is stale,
     and why it is.
     """
     expected = parse_box(decision.expected)
