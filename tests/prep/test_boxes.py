@@ -12,6 +12,7 @@ from PIL import Image
 
 import maskprep as api
 from maskprep.base import BOX_COLUMNS
+from maskprep.errors import UserError
 from maskprep.labels import boxes
 from maskprep.labels.layouts import SourceSettings, describe
 
@@ -150,6 +151,34 @@ def test_labels_in_mirrored_folders(tmp_path: Path) -> None:
         Image.new("RGB", (100, 80)).save(tmp_path / "images" / split / "1.jpg")
         (tmp_path / "labels" / split / "1.txt").write_text(box)
     assert boxes.read_files(tmp_path, images).table(images)["class"].tolist() == ["0", "1"]
+
+
+def test_coco_names_photos_as_lists_do(tmp_path: Path) -> None:
+    """By an absolute path, without suffix or case, or through a folder that is not here, where one photo fits."""
+    images = ["a.jpg", "sub/a.jpg", "sub/b.jpg", "train/c.jpg"]
+    names = [f"{tmp_path.resolve()}/a.jpg", "val2017/sub/a.jpg", "B", "val2017/c.jpg"]
+    data = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": i, "bbox": [i, 0, 10, 10]} for i in range(len(names))],
+    }
+    (tmp_path / "faces.json").write_text(json.dumps(data))
+    found = boxes.read_files(tmp_path, images).boxes
+    assert {image: [box.corners[0] for box in own] for image, own in found.items()} == {
+        "a.jpg": [0],
+        "sub/a.jpg": [1],
+        "sub/b.jpg": [2],
+        "train/c.jpg": [3],
+    }
+
+
+def test_json_lines_are_a_list_too(tmp_path: Path) -> None:
+    rows = [{"file": "a.jpg", "class": "cat"}, {"file": "b.jpg", "class": None}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = describe(tmp_path, ["a.jpg", "b.jpg"], SourceSettings(layout="csv", csv="list.jsonl"), None)
+    assert found.schema.class_names == ("cat",) and found.lists == ("list.jsonl",)
+    (tmp_path / "list.jsonl").write_text("cat\n")
+    with pytest.raises(UserError, match="as lines of JSON"):
+        describe(tmp_path, ["a.jpg"], SourceSettings(layout="csv", csv="list.jsonl"), None)
 
 
 def test_files_without_boxes_do_not_replace_the_labels(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Which face is the subject: pure functions over the table of detections. No pixels, no models.
 
 Never by score: when the subject wears a mask and a passer-by does not, every detector is surer of the passer-by.
-Scores only tell whether there is a face at all (:func:`~maskprep.faces.face.evidence`). Among the credible faces the weighted mean of a few
-signals between 0 and 1 decides: how large, how central, how sharp, how well it fits the person's other photos and the
-data set. A face that no second look confirmed and a close call are ``ambiguous``.
+Scores only tell whether there is a face at all (:func:`~maskprep.faces.face.evidence`). Among the credible faces the
+weighted mean of a few signals between 0 and 1 decides: how large, how central, how sharp, how well it fits the person's
+other photos and the data set. A face that no second look confirmed and a close call are ``ambiguous``.
 """
 
 from __future__ import annotations
