@@ -72,8 +72,6 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
 
 
 def test_the_attention_of_a_run(run: Path, synthetic: Any) -> None:
-    if find_spec("pytorch_grad_cam") is None:
-        pytest.skip("grad-cam is not installed")
     attend = demo.attend_with(predictors.load(run))
     assert attend is not None
     crop = synthetic.draw(0, 0, (32, 32), np.random.default_rng(0))

@@ -142,9 +142,7 @@ def explain(
     run: Run,
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache with the images.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/explain]")] = None,
-    method: Annotated[
-        str, typer.Option(help="gradcam, gradcam++, hirescam, layercam, xgradcam or eigencam.")
-    ] = "gradcam",
+    method: Annotated[str, typer.Option(help="Class activation map: gradcam or layercam.")] = "gradcam",
     split: Annotated[
         str | None, typer.Option(help="train, eval or val. [default: eval if it has labels, otherwise val]")
     ] = None,

@@ -94,27 +94,25 @@ def look(predictor: Predictor, eye: live.Eye, pixels: Pixels, attend: Attend | N
 def attend_with(predictor: Predictor) -> Attend | None:
     """Maps of the attention of the networks that see the first input.
 
-    None for exported files, without grad-cam, and for networks whose features have no places.
+    None for exported files and for networks whose features have no places.
     """
     if not hasattr(predictor.source, "member") and not hasattr(predictor.source, "members"):
         return None
-    if importlib.util.find_spec("pytorch_grad_cam") is None:
-        return None
     from masktrain.answer import trained
-    from masktrain.pages import attention
+    from masktrain.pages import cam
 
     parts = [p for p in trained.parts_of(predictor.source)[0] if p.place == 0]
     try:
         for part in parts:
-            attention.networks_of(part)
+            cam.find_layers(part)
     except UserError:
         return None
 
     def attend(crop: Pixels, label: int) -> Pixels:
         labels = np.array([label])
         asked = [part for part in parts if part.asked(labels)[0]] or parts
-        found = np.stack([attention.maps(part, crop[None], labels) for part in asked]).mean(0).astype(np.float32)
-        return np.asarray(attention.overlay(crop[None], found)[0], np.uint8)
+        found = np.stack([cam.maps(part, crop[None], labels) for part in asked]).mean(0).astype(np.float32)
+        return np.asarray(cam.overlay(crop[None], found)[0], np.uint8)
 
     return attend
 
