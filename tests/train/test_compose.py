@@ -26,7 +26,7 @@ from masktrain.combine.compose import compose
 from masktrain.config.config import FitConfig
 from masktrain.config.where import Where
 from masktrain.data import tasks
-from masktrain.pages import attention, explain, standings
+from masktrain.pages import cam, explain, standings
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
@@ -170,13 +170,12 @@ def test_branches_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) 
     networks = model.load(tmp_path / "c").graph.networks
     asked = np.array([network.asked for network in networks]).tolist()
     assert asked == [[True] * 6, [False] * 2 + [True] * 4, [True] * 2 + [False] * 4]
-    pytest.importorskip("pytorch_grad_cam")
-    pictures = explain.Lookers(tmp_path / "c", model.load(tmp_path / "c"), "gradcam", face)
-    _, seen = pictures.maps(rows, np.array([0, 1, 4, 5]), ["nobody"] * 4)
+    pictures = explain.AttentionMaps(tmp_path / "c", model.load(tmp_path / "c"), "gradcam", face)
+    _, seen = pictures(rows, np.array([0, 1, 4, 5]), ["nobody"] * 4)
     wanted = [(networks[0], networks[2])] * 2 + [(networks[0], networks[1])] * 2
     crops = face.gather(rows)
     for i, (pair, label) in enumerate(zip(wanted, (0, 1, 4, 5), strict=True)):
-        each = [attention.maps(part, crops[i : i + 1], np.array([label]))[0] for part in pair]
+        each = [cam.maps(part, crops[i : i + 1], np.array([label]))[0] for part in pair]
         np.testing.assert_allclose(seen[i], np.mean(each, 0), atol=1e-5)
 
 

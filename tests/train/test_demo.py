@@ -57,23 +57,21 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
         return crop + 1
 
     eye: Any = Eye(chosen, other)
-    seen = demo.look(predictor, eye, photo, attend)
+    seen = demo.show(predictor, eye, photo, attend)
     probabilities = predictor.of_crops({"face": crop[None]})[0]
     label = int(probabilities.argmax())
     assert label == 5 and asked[0][1] == label and np.array_equal(asked[0][0], crop)
-    assert seen.said.startswith("normal/female (class 5") and "2 faces; ambiguous, close call." in seen.said
+    assert seen.text.startswith("normal/female (class 5") and "2 faces; ambiguous, close call." in seen.text
     assert seen.answers["gender"]["female"] == pytest.approx(probabilities[1::2].sum(), abs=1e-6)
     assert [sum(v.values()) for v in seen.answers.values()] == pytest.approx([1, 1], abs=1e-5)
     assert seen.crop is crop and seen.matte is matte and np.array_equal(seen.attention, crop + 1)
     assert seen.photo is not None and (seen.photo[40, 210:250] != 60).any() and (seen.photo[40, 50:90] != 60).any()
     nobody: Any = Eye(live.Subject("no_face", None, "no face found"))
-    nothing = demo.look(predictor, nobody, photo, attend)
-    assert nothing.said == "no_face: no face found." and nothing.crop is None and not nothing.answers
+    nothing = demo.show(predictor, nobody, photo, attend)
+    assert nothing.text == "no_face: no face found." and nothing.crop is None and not nothing.answers
 
 
 def test_the_attention_of_a_run(run: Path, synthetic: Any) -> None:
-    if find_spec("pytorch_grad_cam") is None:
-        pytest.skip("grad-cam is not installed")
     attend = demo.attend_with(model.load(run))
     assert attend is not None
     crop = synthetic.draw(0, 0, (32, 32), np.random.default_rng(0))

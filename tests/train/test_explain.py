@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskprep.dataset.view import open_view
@@ -22,14 +22,12 @@ from maskprep.errors import UsageError, UserError
 from maskprep.store import decisions
 from maskprep.store.decisions import read_decisions
 from masktrain.answer import model
-from masktrain.answer.graph import Graph, Network
+from masktrain.answer.graph import Network
 from masktrain.config.config import FitConfig
-from masktrain.pages import attention, demo
+from masktrain.pages import cam, demo
 from masktrain.pages.explain import explain
 from masktrain.study.fit import fit
-from masktrain.train.model import Paired, Several, build
-
-pytestmark = pytest.mark.skipif(find_spec("pytorch_grad_cam") is None, reason="grad-cam is not installed")
+from masktrain.train.model import Paired, build
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +35,50 @@ def part(run: Path) -> Network:
     return model.load(run).graph.networks[0]
 
 
-FAMILIES = {"test_resnet": "cnn", "test_convnext": "cnn", "test_vit": "vit", "swin_tiny_patch4_window7_224": "swin"}
+GRIDS = {"test_resnet": 2, "test_convnext": 2, "test_vit": 2, "swin_tiny_patch4_window7_224": 2}
+"""Network → rows of its map, for crops of 64 pixels (32 pixels a place; 16 of a ViT, whose crops are half)."""
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_layer_is_found_by_family(part: Network, name: str) -> None:
+def network(part: Network, name: str) -> tuple[Network, NDArray[np.uint8]]:
+    """A network of random weights, and three crops for it."""
     torch.manual_seed(0)
-    size = (64, 64) if name.startswith("swin") else (32, 32)
-    model = build(name, 6, size)
-    layer = attention.find_layer(model.eval(), name, size)
-    assert layer.family == FAMILIES[name]
-    rng = np.random.default_rng(0)
-    crops = rng.integers(0, 256, (3, *size, 3), dtype=np.uint8)
-    own = Network(model, replace(part.sidecar, model=name, size=list(size)), part.precision)
-    found = attention.maps(own, crops, np.array([0, 1, 5]), batch_size=2)
-    assert found.shape == (3, *size) and found.min() >= 0 and found.max() <= 1
-    alone = attention.maps(own, crops[1:2], np.array([1]))
+    size = (32, 32) if name == "test_vit" else (64, 64)
+    model = build(name, 6, size).eval()
+    crops = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+    return Network(model, replace(part.sidecar, model=name, size=list(size)), part.precision), crops
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_family_has_a_map(part: Network, name: str) -> None:
+    own, crops = network(part, name)
+    layer = cam.find_layer(own.model, name, crops.shape[1:3])
+    seen = []
+    hook = layer.module.register_forward_hook(lambda module, _, out: seen.append(layer.spatial(out).shape))
+    found = cam.maps(own, crops, np.array([0, 1, 5]), batch_size=2)
+    hook.remove()
+    assert [s[2:] for s in seen] == [(GRIDS[name], GRIDS[name])] * len(seen)
+    assert found.shape == crops.shape[:3] and found.min() >= 0 and found.max() == pytest.approx(1)
+    alone = cam.maps(own, crops[1:2], np.array([1]))
     np.testing.assert_allclose(found[1], alone[0], atol=1e-4)  # neighbours in a batch do not matter
-    assert not layer.module._forward_hooks and all(p.grad is None for p in model.parameters())
+    assert not layer.module._forward_hooks and all(p.grad is None for p in own.model.parameters())
+
+
+@pytest.mark.parametrize("method, oracle", [("gradcam", "GradCAM"), ("layercam", "LayerCAM")])
+@pytest.mark.parametrize("name", GRIDS)
+def test_maps_are_those_of_the_grad_cam_library(part: Network, name: str, method: str, oracle: str) -> None:
+    library = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+    own, crops = network(part, name)
+    layer = cam.find_layer(own.model, name, crops.shape[1:3])
+    mean, std = (torch.tensor(v).mul(255).view(1, 3, 1, 1) for v in (own.sidecar.mean, own.sidecar.std))
+    pixels = (torch.from_numpy(crops).permute(0, 3, 1, 2) - mean) / std
+    labels, schema = [0, 3, 5], own.sidecar.labels()
+    places = [[k] for k in labels]
+    if own.sidecar.answers().kind != "joint":  # three outputs for the mask, then two for the gender
+        places = [[mask, 3 + gender] for mask, gender in map(schema.decode, labels)]
+    asked = [lambda out, k=k: out[k].sum() for k in places]
+    with getattr(library, oracle)(own.model, [layer.module], reshape_transform=layer.spatial) as reference:
+        expected = reference(pixels, asked)
+    np.testing.assert_allclose(cam.maps(own, crops, np.array(labels), method), expected, atol=2e-3)
 
 
 class Corner(nn.Module):
@@ -75,18 +99,16 @@ class Corner(nn.Module):
         return torch.cat([places.mean((2, 3)), torch.zeros(len(pixels), 4)], 1)
 
 
-@pytest.mark.parametrize("method", attention.METHODS)
+@pytest.mark.parametrize("method", cam.METHODS)
 def test_the_map_lies_where_the_evidence_is(part: Network, method: str) -> None:
     crops = np.zeros((2, 32, 32, 3), np.uint8)
     crops[:, :16, :16, 0] = 255
     crops[:, 16:, 16:, 2] = 255
     sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3)
-    found = attention.maps(Network(Corner(), sidecar, part.precision), crops, np.array([1, 0]), method)
-    if method == "eigencam":  # knows no classes
-        return
+    found = cam.maps(Network(Corner(), sidecar, part.precision), crops, np.array([1, 0]), method)
     alpha = np.zeros((2, 32, 32), np.uint8)
     alpha[:, :16, :16] = 255
-    beside = attention.background_share(found, alpha)
+    beside = cam.background_share(found, alpha)
     assert beside[0] < 0.2 and beside[1] > 0.8
 
 
@@ -119,30 +141,9 @@ def quarters(part: Network, label: int) -> dict[str, float]:
     """Attention in each quarter of a red crop, relative to the upper left one."""
     red = np.zeros((1, 32, 32, 3), np.uint8)
     red[..., 0] = 255
-    found = attention.maps(part, red.repeat(3, 0), np.full(3, label), batch_size=2)[2]
+    found = cam.maps(part, red.repeat(3, 0), np.full(3, label), batch_size=2)[2]
     sums = {name: float(found[y * 16 : y * 16 + 16, x * 16 : x * 16 + 16].sum()) for name, (y, x) in QUARTERS.items()}
     return {name: total / sums["tl"] for name, total in sums.items()}
-
-
-def test_separate_networks_have_their_maps_meant(part: Network) -> None:
-    nets = Several([Spot("tl", 0, 0, 0), Spot("br", 0, 0)])
-    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="separate")
-    found = quarters(Network(nets, sidecar, part.precision), 3)
-    assert found["br"] == pytest.approx(1, abs=0.01) and found["tr"] < 0.2 and found["bl"] < 0.2
-
-
-@pytest.mark.parametrize("route", ["soft", "hard"])
-def test_a_cascade_shows_the_networks_that_were_asked(part: Network, route: str) -> None:
-    share = np.array([0.1, 0.3, 0.6])
-    first = Spot("tl", *np.log(share))
-    nets = Several([first, *(Spot(q, 0, 0) for q in ("tr", "bl", "br"))])
-    sidecar = replace(part.sidecar, mean=[0.0] * 3, std=[1 / 255] * 3, target="cascade", route=route)
-    alone = quarters(Network(Several([first, *[Spot("tl", 0, 0)] * 3]), sidecar, part.precision), 0)
-    for state, own in enumerate(("tr", "bl", "br")):
-        found = quarters(Network(nets, sidecar, part.precision), 2 * state + 1)
-        say = share[state] if route == "soft" else float(state == 2)
-        # a map is coarse: each of both spills a little into the other's quarter
-        assert found[own] == pytest.approx((say + alone[own]) / (1 + say * alone[own]), abs=0.01)
 
 
 def test_two_backbones_have_their_maps_meant(part: Network) -> None:
@@ -153,13 +154,8 @@ def test_two_backbones_have_their_maps_meant(part: Network) -> None:
     assert found["tr"] == pytest.approx(1, abs=0.05) and found["bl"] < 0.2 and found["br"] < 0.2
 
 
-@pytest.mark.parametrize(
-    "settings", [{"target__kind": "separate"}, {"target__kind": "cascade"}, {"model__second": "test_efficientnet"}]
-)
-def test_runs_of_several_networks_are_explained(
-    own_cache: Path, config: Callable[..., FitConfig], tmp_path: Path, settings: dict[str, str]
-) -> None:
-    run = fit(own_cache, config(optim__epochs=1, **settings), out=tmp_path / "run").run
+def test_a_run_of_two_backbones_is_explained(own_cache: Path, config: Callable[..., FitConfig], tmp_path: Path) -> None:
+    run = fit(own_cache, config(optim__epochs=1, model__second="test_efficientnet"), out=tmp_path / "run").run
     done = explain(run, own_cache, split="val")
     shares = pd.read_csv(done.folder / "attention.csv")
     assert len(shares) == done.images and shares["attention"].between(0, 1).all()
@@ -172,17 +168,19 @@ def test_runs_of_several_networks_are_explained(
 def test_without_places_there_is_no_map(run: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
     predictor = model.load(run)
-    known = predictor.graph.networks[0]
-    blind = replace(predictor, source=Graph([Network(flat, known.sidecar, known.precision)]))
-    with pytest.raises(UsageError, match="nothing can be shown"):
-        attention.networks_of(blind.graph.networks[0])
+    single = predictor.source
+    assert isinstance(single, trained.Single)
+    member = replace(single.member, model=flat)
+    blind = replace(predictor, source=replace(single, member=member))
+    with pytest.raises(UsageError, match="no forward_features"):
+        cam.find_layers(trained.parts_of(blind.source)[0][0])
     assert demo.attend_with(predictor) is not None and demo.attend_with(blind) is None
 
 
 def test_shares_by_hand() -> None:
     found = np.array([[[1, 0], [0, 3]], [[0, 0], [0, 0]]], np.float32)
     alphas = np.array([[[255, 255], [0, 0]], [[255, 255], [0, 0]]], np.uint8)
-    shares = attention.background_share(found, alphas)
+    shares = cam.background_share(found, alphas)
     assert shares[0] == pytest.approx(0.75) and np.isnan(shares[1])
 
 
@@ -194,7 +192,7 @@ def test_errors_of_use(part: Network, run: Path, cache: Path) -> None:
     model(torch.zeros(1, 3, 32, 32))
     model.forward_features = model.forward  # type: ignore[assignment]
     with pytest.raises(UsageError, match="no places"):
-        attention.find_layer(model, "flat", (32, 32))
+        cam.find_layer(model, "flat", (32, 32))
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_the_card_is_filled_from_the_run(run: Path) -> None:
     assert f"{data['images']['train']} images of 24 people; {data['images']['val']} images of 6 people" in text
     assert f"macro-F1 **{best['macro_f1']:.4f}** (95 % over people:" in text
     assert "| wear/male |" in text and "test_resnet" in text and "| apache-2.0 |" in text
-    assert "Seen in fewer than 30 training images: " in text
+    assert "With fewer than 30 training images: " in text
 
 
 def test_the_command(run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,17 +13,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from masktrain.train.averaging import mean_state
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
+from maskprep.labels.schema import Attribute, Schema
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import SelectConfig
-from masktrain.pages import report
+from masktrain.pages import page, report, standings
+from masktrain.pages.explain import explain
 from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
 from masktrain.study.fit import fit, resume
 from masktrain.train import checkpoint, criteria, loop
-from masktrain.train.averaging import mean_state
 
 Make = Callable[..., FitConfig]
 
@@ -142,40 +144,41 @@ def flawed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
-    page, run = Checker(), flawed
-    page.feed((run / "report.html").read_text())
-    assert not page.links and len(page.headings) == 9
-    text = " ".join(page.text)
+    checker, run = Checker(), flawed
+    checker.feed((run / "report.html").read_text())
+    assert not checker.links and len(checker.headings) == 9
+    text = " ".join(checker.text)
     best = json.loads((run / "result.json").read_text())["best"]
     assert f"macro-F1 {best['macro_f1']:.4f}" in text and "wear/male" in text and "crop: ok" in text
     oof = pd.read_parquet(run / "oof.parquet")
     wrong = (oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1) != oof["label"].to_numpy()).sum()
-    assert wrong >= 2 and page.images == min(wrong, report.ERRORS) + report.SAMPLES
+    assert wrong >= 2 and checker.images == min(wrong, report.ERRORS) + report.SAMPLES
     assert "optim.lr" in text and "default 0.001" in text
 
 
 def test_worst_errors_come_first(flawed: Path) -> None:
     images = pd.read_parquet(flawed / "oof.parquet")["image"]
-    shown = re.findall(r"<figcaption>([^<]+)<br>is", (flawed / "report.html").read_text())
+    shown = re.findall(r"<figcaption>([^<]+)<br>label", (flawed / "report.html").read_text())
     assert shown.index(images[5]) < shown.index(images[3])
 
 
 def test_slices_and_calibration_of_the_held_out_people(flawed: Path, cache: Path) -> None:
-    page = (flawed / "report.html").read_text()
+    text = (flawed / "report.html").read_text()
     oof = pd.read_parquet(flawed / "oof.parquet")
     p, truth = oof.filter(regex=r"^p_\d+$").to_numpy(), oof["label"].to_numpy()
     wears = truth < 2  # by hand: mask is the first attribute, two genders
     accuracy = (p.argmax(1) == truth)[wears].mean()
+    text = text.replace("<td class=n>", "<td>")
     row = f"<td>mask<td>wear<td>{wears.sum()}<td>{oof['person'][wears].nunique()}<td>{accuracy:.3f}"
-    assert row in page and f"<td>status<td>ok<td>{len(truth)}<td>" in page
-    assert f"Calibration error {calibration.ece(p, truth):.4f}" in page
+    assert row in text and f"<td>status<td>ok<td>{len(truth)}<td>" in text
+    assert f"Calibration error {calibration.ece(p, truth):.4f}" in text
 
 
 def test_reliability_by_hand() -> None:
     """Two images at 0.9, one of them right; one at 0.6, right."""
-    shown = report.reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
-    assert "2 images, sure 0.90, right 0.50" in shown and "1 images, sure 0.60, right 1.00" in shown
-    assert f"error {(2 * 0.4 + 0.4) / 3:.4f}" in shown
+    low, high = report.reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
+    assert high == pytest.approx({"images": 2, "share": 2 / 3, "confidence": 0.9, "accuracy": 0.5})
+    assert low == pytest.approx({"images": 1, "share": 1 / 3, "confidence": 0.6, "accuracy": 1.0})
 
 
 def test_the_page_can_be_made_again(
@@ -190,12 +193,70 @@ def test_the_page_can_be_made_again(
         report.report(copy)
 
 
-def test_curves_and_tables_of_odd_values() -> None:
-    assert "polyline" in report.plot({"a": [float("nan"), 1.0], "b": [2.0, 2.0]})
-    assert "<svg" in report.plot({"a": [1.0]})
-    table = report.matrix(np.array([[3, 1], [0, 0]]), ["a<b", "c"], "t")
-    assert "a&lt;b" in table and ">3<" in table and "rgba(194,87,26,0.19)" in table
-    assert "too many" in report.matrix(np.zeros((50, 50), dtype=np.int64), [str(i) for i in range(50)], "t")
+def drawn(macro: str, *args: object) -> str:
+    """What a macro makes of something."""
+    return str(getattr(page._environment().get_template("macros.html.j2").module, macro)(*args))
+
+
+def test_curves_of_odd_values() -> None:
+    chart = page.Chart({"a<b": [float("nan"), 1.0, float("inf")], "b": [2.0, 2.0, 3.0]}, "epochs")
+    made = drawn("chart", chart)
+    assert "nan" not in made and "inf" not in made and "a&lt;b" in made and made.count("<polyline") == 1
+    heights = [float(point.split(",")[1]) for point in re.search(r'points="([^"]+)"', made)[1].split()]
+    assert heights[0] == heights[1] > heights[2] == 50  # the highest is at the top of the axis, below two names
+    assert "<circle" in drawn("chart", page.Chart({"a": [1.0]}, "")) and "<svg" in drawn("chart", page.Chart({}, ""))
+
+
+def test_bars_span_the_interval() -> None:
+    made = drawn("bar", 0.5, 0.2, 1.0, "blue")
+    assert 'width="75"' in made and 'x1="35" x2="155"' in made  # 150 pixels from 5
+    assert 'width="0"' in drawn("bar", -0.1, -0.2, 0, "blue")
+    table = page.Table(("a", page.INTERVAL, "b"), [("x|<", "0 to 1", 0.25)], [(0.5, 0, 1)])
+    assert re.search(r"<td>x\|&lt;<td>0 to 1<td><svg.*</svg><td class=n>0.250", drawn("table", table))
+
+
+def test_matrices_and_many_classes() -> None:
+    schema = Schema((Attribute("t", ("a", "c")),))
+    title, names, counts, shares = report._matrices(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]), schema)[0]
+    assert (title, names) == ("t", ("a", "c")) and counts == [[3, 1], [0, 0]] and shares == [[0.75, 0.25], [0, 0]]
+    wide = Schema((Attribute("t", tuple(map(str, range(50)))),))
+    assert report._matrices(np.array([0]), np.array([0]), wide)[0][2] is None
+
+
+EVIL = "<script>alert(1)<script>"
+
+
+def test_names_with_markup_are_escaped(cache: Path, run: Path, tmp_path: Path) -> None:
+    """Names of classes, photos and runs stay text on every page."""
+    own = Path(shutil.copytree(cache, tmp_path / "cache"))
+    name = {"wear": EVIL}
+    dataset = json.loads((own / "dataset.json").read_text())
+    dataset["schema"] = json.loads(json.dumps(dataset["schema"]).replace('"wear"', json.dumps(EVIL)))
+    (own / "dataset.json").write_text(json.dumps(dataset))
+    for file in own.rglob("*.parquet"):
+        table = pd.read_parquet(file)
+        for column in table.columns.intersection(["mask"]):
+            table[column] = table[column].replace(name)
+        if "image" in table:
+            table["image"] = table["image"].str.replace(".jpg", EVIL + ".jpg")
+        table.to_parquet(file)
+    evil = Path(shutil.copytree(run, tmp_path / "<script>run"))
+    sidecar = (evil / "best.json").read_text()
+    (evil / "best.json").write_text(sidecar.replace('"wear"', json.dumps(EVIL)))
+    oof = pd.read_parquet(evil / "oof.parquet")
+    oof["image"] = oof["image"].str.replace(".jpg", EVIL + ".jpg")
+    probabilities = [c for c in oof if c.startswith("p_")]
+    oof[probabilities] = np.roll(oof[probabilities].to_numpy(), 1, 1)  # every answer is wrong
+    oof.to_parquet(evil / "oof.parquet")
+    environment = json.loads((evil / "env.json").read_text())
+    (evil / "env.json").write_text(json.dumps(environment | {"note": EVIL}))
+    metrics_file = evil / "metrics.jsonl"
+    metrics_file.write_text(metrics_file.read_text().replace("wear/", json.dumps(EVIL)[1:-1] + "/"))
+    pages = [report.report(evil, own), explain(evil, own, tmp_path / "out", split="val").folder / "explain.html"]
+    pages.append(standings.write(standings.standings([evil]), tmp_path / "s.html"))
+    for file in pages:
+        text = file.read_text()
+        assert "<script" not in text and "&lt;script&gt;" in text, file
 
 
 def test_intervals_of_classes() -> None:
@@ -210,6 +271,4 @@ def test_intervals_of_classes() -> None:
 
 
 def metrics_of(truth: np.ndarray, predicted: np.ndarray) -> tuple[metrics.ClassScore, ...]:
-    from maskprep.labels.schema import Attribute, Schema
-
     return metrics.score(truth, predicted, Schema((Attribute("a", ("x", "y", "z")),))).classes

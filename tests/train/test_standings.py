@@ -123,6 +123,9 @@ def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Pa
 
 
 def test_the_bar_spans_the_interval(run: Path) -> None:
-    entry = standings.standings([run]).groups[0][0]
+    found = standings.standings([run])
+    entry = found.groups[0][0]
     entry = replace(entry, interval=replace(entry.interval, low=0.4, high=0.8))
-    assert 'x1="5" x2="125"' in standings._bar(entry, 0.4, 1.0)  # 180 pixels are 0.6
+    other = replace(entry, interval=replace(entry.interval, low=0.5, high=1.0))
+    bars = standings._group([entry, other], found, Path("s.html"))["runs"].bars
+    assert bars[0][1:] == pytest.approx((0, 2 / 3)) and bars[1][1:] == pytest.approx((1 / 6, 1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from masktrain.cli import app as cli
+from masktrain.pages import report
 from masktrain.runs import folder as runs
 from masktrain.score import weakest
 
@@ -28,16 +29,13 @@ def test_the_weakest_by_hand() -> None:
 
 
 def test_curves_of_all_classes() -> None:
-    drawn = weakest.curves(EPOCHS, "abde")
-    assert drawn.count("<polyline") == 4 and "a: 0.20 in epoch 2" in drawn and "e: 0.30 in epoch 2" in drawn
-    lines = re.findall(r'points="([^"]+)"[^>]*stroke="(#\w+)"', drawn)
-    heights = [float(point.split(",")[1]) for point in lines[2][0].split()]  # a: 0.5, 0.2, 0.9
-    assert lines[2][1] == weakest.COLOURS[0] and heights[2] < heights[0] < heights[1]
-    assert "<polyline" not in weakest.curves(EPOCHS[:1], "abde") and "<circle" in weakest.curves(EPOCHS[:1], "abde")
+    (chart,) = report.class_charts(EPOCHS, "abde")
+    assert chart.lines == {"a: 0.20 in epoch 2": [0.5, 0.2, 0.9], "e: 0.30 in epoch 2": [0.1, 0.3, 0.9]}
+    assert chart.others == [[0.1, 0.6, 0.0], [0.9, 0.9, 0.9]] and chart.range == (0, 1)
     many = {str(k): k / 100 for k in range(100)}
-    drawn = weakest.curves([{"epoch": e, "best_epoch": 1, "class_f1": many} for e in (1, 2)], many)
-    assert drawn.count("<polyline") == weakest.MOST + 1 and "median of 97 others" in drawn
-    assert weakest.curves([{"epoch": 1, "best_epoch": 1, "class_f1": {"<": 0.1}}], "<") == ""
+    (chart,) = report.class_charts([{"epoch": e, "best_epoch": 1, "class_f1": many} for e in (1, 2)], many)
+    assert len(chart.lines) == weakest.MOST and chart.others == [[0.51, 0.51]]  # the median of 97
+    assert report.class_charts([{"epoch": 1, "best_epoch": 1, "class_f1": {"<": 0.1}}], "<") == []
 
 
 def test_every_epoch_says_it(

@@ -119,9 +119,7 @@ def explain(
     run: RunArgument,
     cache: Cache,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. [default: RUN/explain]")] = None,
-    method: Annotated[
-        str, typer.Option(help="gradcam, gradcam++, hirescam, layercam, xgradcam or eigencam.")
-    ] = "gradcam",
+    method: Annotated[str, typer.Option(help="Class activation map: gradcam or layercam.")] = "gradcam",
     split: Split = None,
     answers: Answers = None,
     view: View = None,

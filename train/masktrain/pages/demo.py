@@ -37,19 +37,22 @@ POLICY = (
 """What the page may load: only what this server gives."""
 
 
+HEADERS = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+
+
 @dataclass(frozen=True)
-class Seen:
+class Shown:
     """What is shown for one photo.
 
     Args:
         photo: with all faces drawn on it, uint8 [h, w, 3].
-        crop: of the subject as the network is shown it; None without one. Likewise matte [H, W] and attention.
+        text: the answer in words.
+        crop: of the subject as the network gets it; None without one. Likewise matte [H, W] and attention.
         answers: attribute → class → probability; empty without a crop.
-        said: in words.
     """
 
     photo: Pixels | None
-    said: str
+    text: str
     crop: Pixels | None = None
     matte: Pixels | None = None
     attention: Pixels | None = None
@@ -60,60 +63,54 @@ Attend = Callable[[Pixels, int], Pixels]
 """A crop uint8 [H, W, 3] and a joint class → the crop with a map of the attention drawn over it."""
 
 
-def look(predictor: Model, eye: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Seen:
+def show(predictor: Model, eye: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Shown:
     """Everything there is to show about a photo, uint8 [h, w, 3] RGB."""
-    schema = predictor.schema
-    subjects = eye.find(pixels, everyone=True)
-    chosen = subjects[0]
-    marks = [drawing.Mark(s.box, (f"face {n}",), drawing.FAINT) for n, s in enumerate(subjects[1:], 2) if s.box]
-    many = f"{len(marks) + 1} faces" if marks else "1 face"
-    if not chosen.crops:
+    schema, first = predictor.schema, predictor.spec.inputs[0].view
+    subject, *others = eye.find(pixels, everyone=True)
+    marks = [drawing.Mark(s.box, (f"face {n}",), drawing.FAINT) for n, s in enumerate(others, 2) if s.box]
+    if not subject.crops:
         marks.append(drawing.Mark(None, ("no answer",), drawing.FAINT))
-        return Seen(drawing.annotate(pixels, marks), f"{chosen.status}: {chosen.reason or 'there is no crop'}.")
-    probabilities = predictor.of_crops(live.stack(predictor.spec, [chosen]))
-    told = int(predictor.decide(probabilities)[0])
-    marks.append(drawing.mark_of(schema, told, probabilities[0], chosen.box))
-    first = predictor.spec.inputs[0].view
-    cube = probabilities[0].reshape(schema.sizes)
-    answers = {}
+        return Shown(drawing.annotate(pixels, marks), f"{subject.status}: {subject.reason or 'there is no crop'}.")
+    faces = f"{len(marks) + 1} faces" if marks else "1 face"
+    probabilities = predictor.of_crops(live.stack(predictor.spec, [subject]))
+    answer = int(predictor.decide(probabilities)[0])
+    marks.append(drawing.mark_of(schema, answer, probabilities[0], subject.box))
+    cube, answers = probabilities[0].reshape(schema.sizes), {}
     for axis, name in enumerate(schema.joint):
         each = cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))
-        answers[name] = {c: float(p) for c, p in zip(schema[name].classes, each, strict=True)}
-    crop = chosen.crops[first]
-    said = f"{schema.class_names[told]} (class {told}, {probabilities[0, told]:.0%}). {many}; {chosen.status}"
-    return Seen(
+        answers[name] = dict(zip(schema[name].classes, each.tolist(), strict=True))
+    text = f"{schema.class_names[answer]} (class {answer}, {probabilities[0, answer]:.0%}). {faces}; {subject.status}"
+    return Shown(
         photo=drawing.annotate(pixels, marks),
-        said=said + (f", {chosen.reason}." if chosen.reason else "."),
-        crop=crop,
-        matte=chosen.mattes.get(first),
-        attention=None if attend is None else attend(crop, told),
+        text=text + (f", {subject.reason}." if subject.reason else "."),
+        crop=subject.crops[first],
+        matte=subject.mattes.get(first),
+        attention=None if attend is None else attend(subject.crops[first], answer),
         answers=answers,
     )
 
 
 def attend_with(predictor: Model) -> Attend | None:
-    """Maps of the attention of the networks that see the first input.
+    """Mean of the class activation maps of the networks that see the first input.
 
-    None for exported files, without grad-cam, and for networks whose features have no places.
+    None for exported files and for networks whose features have no places.
     """
     if not hasattr(predictor.source, "networks"):
-        return None
-    if importlib.util.find_spec("pytorch_grad_cam") is None:
-        return None
-    from masktrain.pages import attention
+        return None  # an exported file, which needs no torch
+    from masktrain.pages import cam
 
     parts = [n for n in predictor.graph.networks if n.place == 0]
     try:
         for part in parts:
-            attention.networks_of(part)
+            cam.find_layers(part)
     except UserError:
         return None
 
     def attend(crop: Pixels, label: int) -> Pixels:
         labels = np.array([label])
         asked = [part for part in parts if part.asked[label]] or parts
-        found = np.stack([attention.maps(part, crop[None], labels) for part in asked]).mean(0).astype(np.float32)
-        return np.asarray(attention.overlay(crop[None], found)[0], np.uint8)
+        mean = np.mean([cam.maps(part, crop[None], labels) for part in asked], 0)
+        return np.asarray(cam.overlay(crop[None], mean)[0], np.uint8)
 
     return attend
 
@@ -123,39 +120,41 @@ def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
     import gradio as gr
 
     attend, lock = attend_with(predictor), threading.Lock()
-    schema, matted = predictor.schema, predictor.spec.inputs[0].matted
+    attributes, matted = predictor.schema.joint, predictor.spec.inputs[0].matted
 
     def answer(file: str | None) -> list[Any]:
-        if file is None:
-            return [None, "", None, None, None, *[None] * len(schema.joint)]
-        try:
-            with lock:
-                seen = look(predictor, eye, load(Path(file), eye.config.index.max_megapixels), attend)
-        except PhotoError as error:
-            seen = Seen(None, f"This photo cannot be used: {error}.")
-        pictures = [seen.crop, seen.matte, seen.attention]
-        return [seen.photo, seen.said, *pictures, *(seen.answers.get(n) for n in schema.joint)]
+        shown = Shown(None, "")
+        if file is not None:
+            try:
+                with lock:
+                    shown = show(predictor, eye, load(Path(file), eye.config.index.max_megapixels), attend)
+            except PhotoError as error:
+                shown = Shown(None, f"This photo cannot be used: {error}.")
+        pictures = [shown.crop, shown.matte, shown.attention]
+        return [shown.photo, shown.text, *pictures, *(shown.answers.get(name) for name in attributes)]
 
     with gr.Blocks(title=f"masktrain: {name}", analytics_enabled=False) as blocks:
         gr.Markdown(f"## {name}")
         kept = ["download", "fullscreen"]  # Gradio's third button uploads to another server
         with gr.Row():
             photo = gr.Image(sources=["upload", "webcam"], type="filepath", label="Photo or camera", height=380)
-            marked = gr.Image(label="Faces, the chosen one with answer", interactive=False, buttons=kept, height=380)
-        said = gr.Markdown(elem_id="said")
+            marked = gr.Image(label="Faces, the subject with its answer", interactive=False, buttons=kept, height=380)
+        text = gr.Markdown(elem_id="said")
         with gr.Row():
             small = {"interactive": False, "buttons": kept, "height": 240}
-            crop = gr.Image(label="Crop", **small)
-            matte = gr.Image(label="Matte", visible=matted, **small)
-            seen = gr.Image(label="Where it looks", visible=attend is not None, **small)
-            labels = [gr.Label(label=attribute, num_top_classes=6) for attribute in schema.joint]
-        photo.change(answer, photo, [marked, said, crop, matte, seen, *labels], api_name="answer")
+            pictures = [
+                gr.Image(label="Crop", **small),
+                gr.Image(label="Matte", visible=matted, **small),
+                gr.Image(label="Grad-CAM map of the answer", visible=attend is not None, **small),
+            ]
+            labels = [gr.Label(label=attribute, num_top_classes=6) for attribute in attributes]
+        photo.change(answer, photo, [marked, text, *pictures, *labels], api_name="answer")
     return blocks
 
 
 class Guard:
     """An ASGI application before another one: refuses what has no token, what another page sends, and what is too
-    large."""
+    large; tells the browser to load nothing from elsewhere."""
 
     def __init__(self, app: Any, token: str) -> None:
         self.app, self.token = app, token
@@ -167,8 +166,22 @@ class Guard:
             return
         from starlette.responses import PlainTextResponse
 
+        taken, most = 0, MAX_UPLOAD + (64 << 10)
+
+        async def limited() -> Any:
+            """What a request sends; as if the sender had gone when it is more than so many bytes."""
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            return message if taken <= most else {"type": "http.disconnect"}
+
+        async def guarded(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        length, most = headers.get("content-length", "0"), MAX_UPLOAD + (64 << 10)
+        length = headers.get("content-length", "0")
         if below(scope["path"], self.token) is None:
             refused = 403, "The address has no valid token; use the one that masktrain demo printed."
         elif scope["type"] != "http":
@@ -178,49 +191,27 @@ class Guard:
         elif not (length.isascii() and length.isdigit()) or int(length) > most:
             refused = 413, f"More than {MAX_UPLOAD >> 20} MiB."
         else:
-            await self.app(scope, _limited(receive, most), send)
+            await self.app(scope, limited, guarded)
             return
-        await PlainTextResponse(refused[1], refused[0], {"Connection": "close"})(scope, receive, send)
-
-
-def _limited(receive: Any, most: int) -> Any:
-    """What a request sends, which ends as if the sender had gone when it is more than so many bytes."""
-    taken = 0
-
-    async def limited() -> Any:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        return message if taken <= most else {"type": "http.disconnect"}
-
-    return limited
+        await PlainTextResponse(refused[1], refused[0], {"Connection": "close"})(scope, receive, guarded)
 
 
 def make_app(blocks: Any, host: str, token: str) -> Any:
     """The page as an ASGI application that talks to nobody else, and on this machine only to this machine's names."""
     import gradio as gr
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(openapi_url=None)
     app.add_middleware(Guard, token=token)
     if host in LOCAL:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL))
-
-    async def alone(request: Request, go: Any) -> Any:
-        response = await go(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
-    app.middleware("http")(alone)
-    plain = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
     blocks.has_launched = True  # Gradio checks the paths that it is sent only then, and mounting alone does not launch
     return gr.mount_gradio_app(
         app,
         blocks,
         path=f"/{token}",
-        theme=plain,
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # no fonts from elsewhere
         show_error=False,
         max_file_size=MAX_UPLOAD,
         footer_links=[],
@@ -264,14 +255,12 @@ def _serve(app: Any, host: str, port: int, ready: Callable[[str], None]) -> None
     import uvicorn
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise UserError(f"{host}:{port} cannot be served: {error.strerror}.", "Choose another --port.") from error
-        listening.listen()
-        taken = listening.getsockname()[1]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{taken}/")
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(f"{host}:{port} cannot be served: {error.strerror}.", "Choose another --port.") from error
+    with listening:
+        name = f"[{host}]" if ":" in host else host
+        ready(f"http://{name}:{listening.getsockname()[1]}/")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         server.run(sockets=[listening])

@@ -1,7 +1,8 @@
-"""What a run gets wrong, where it looked, and a draft of decisions: a page to look through, and a file to merge."""
+"""explain.html: wrong answers with photo, crop, class activation map and audit findings; and a draft of decisions."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
-from masktrain.answer import evaluate, members, model
+from maskprep.photos import PhotoError, load
+from maskprep.store import Decision, to_csv
+from masktrain.answer import draw, evaluate, members, model
 from masktrain.answer.graph import Network
 from masktrain.answer.model import Model
-from masktrain.pages import attention, gallery
+from masktrain.answer.predict import read_boxes
+from masktrain.pages import cam
+from masktrain.pages.page import Table, picture, render
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
 from masktrain.score import questions
 from masktrain.score.questions import Questions
 
@@ -27,8 +32,11 @@ FILE, DRAFT, TABLE = "explain.html", "decisions-draft.csv", "attention.csv"
 STUDIED = 256
 """Images whose attention is compared with their mattes; drawn evenly where there are more."""
 
-PAIRS = 12
-"""Pairs of classes that get a gallery."""
+PAIRS, REPEATED = 12, 24
+"""Pairs of classes that get a gallery, and images shown of those that are wrong most often."""
+
+HEIGHT = 170
+"""Of a photo on the page, pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,39 @@ class Explained:
     draft: Path
 
 
+@dataclass(frozen=True)
+class Case:
+    """Everything that is known about the images in question.
+
+    Args:
+        pictures: view of the cache.
+        asked: the images with their truth.
+        rows: their rows in the view's table, int64 [n].
+        probabilities: float32 [n, C].
+        predicted: answers, int64 [n].
+        counted: in how many answers of how many each is wrong, int64 [n, 2].
+        maps: what draws maps.
+    """
+
+    pictures: View
+    asked: Questions
+    rows: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    predicted: NDArray[np.int64]
+    counted: NDArray[np.int64]
+    maps: AttentionMaps
+
+    @property
+    def wrong(self) -> NDArray[np.int64]:
+        """The images that are answered wrongly."""
+        return np.flatnonzero(self.predicted != self.asked.truth)
+
+    def attention(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.uint8], cam.Maps]:
+        """Crops and maps of the given answers of some images."""
+        people = [self.asked.people[i] for i in chosen]
+        return self.maps(self.rows[chosen], self.predicted[chosen], people)
+
+
 def explain(
     run: Path,
     cache: Path,
@@ -66,13 +107,13 @@ def explain(
     device: str = "auto",
     force: bool = False,
 ) -> Explained:
-    """Write galleries of errors with maps of where the model looked, and a draft of decisions on labels.
+    """Write galleries of errors with class activation maps, and a draft of decisions on labels.
 
     Args:
-        run: a run or an ensemble. Of several networks those are looked into that see the first view and did not know
-            the person; the map is their mean.
+        run: a run or an ensemble. Of several networks the map is the mean of those that see the first view and were
+            not trained on the person.
         out: folder to write to; by default ``RUN/explain``.
-        method: one of :data:`masktrain.pages.attention.METHODS`.
+        method: one of :data:`masktrain.pages.cam.METHODS`.
         split, answers, view: as for :func:`masktrain.answer.evaluate.evaluate`.
         also: further runs whose held-out answers are counted: wrong in k of n.
         most: images shown of each pair of classes.
@@ -80,9 +121,9 @@ def explain(
         force: write over files in ``out`` that ``explain`` has not written.
 
     Raises:
-        UserError: nothing to explain, or the grad-cam library is missing.
+        UserError: nothing to explain.
     """
-    attention.check(method)
+    cam.check(method)
     if not 0 < sure <= 1:
         raise UsageError("--sure lies above 0 and up to 1.")
     if run.is_file():
@@ -97,28 +138,24 @@ def explain(
     asked = questions.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
     given = evaluate.predictions(run, predictor, pictures, asked)
     given = given[given["cropped"]]
-    asked = asked.take(asked.images["image"].isin(given["image"]).to_numpy())
-    probabilities, told = evaluate.probabilities(given), given["ans"].to_numpy()
+    asked, name = asked.take(asked.images["image"].isin(given["image"]).to_numpy()), run.resolve().name
     if not len(asked):
         raise UserError(f"None of the images {asked.what} has a crop.")
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).loc[asked.images["image"]].to_numpy()
-    looked = Lookers(run, predictor, method, pictures)
-    wrong = np.flatnonzero(told != asked.truth)
-    counted = votes(run, asked, also, predictor, pictures, rows)
-    case = gallery.Case(pictures, asked, rows, probabilities, told, counted, findings(cache), looked)
+    maps = AttentionMaps(run, predictor, method, pictures)
+    counted = votes(run, asked, also, predictor, pictures)
+    case = Case(pictures, asked, rows, evaluate.probabilities(given), given["ans"].to_numpy(), counted, maps)
     folder = out or run / "explain"
     folder.mkdir(parents=True, exist_ok=True)
-    table = _attention(case, looked)
+    table = _attention(case)
     if table is not None:
         table.to_csv(folder / TABLE, index=False, float_format="%.4f", lineterminator="\n")
-    page = gallery.page(case, run.resolve().name, method, table, pairs=PAIRS, most=most)
-    (folder / FILE).write_text(page, encoding="utf-8")
-    drafted = draft(case, wrong, sure, run.resolve().name)
-    file = _keep(folder / DRAFT, drafted[0])
+    (folder / FILE).write_text(_page(case, name, table, _findings(cache), most), encoding="utf-8")
+    text, drafted = draft(case, sure, name)
     background = None
     if table is not None and table["attention"].notna().any():
         background = (float(table["attention"].mean()), float(table["background"].mean()))
-    return Explained(folder, len(asked), len(wrong), background, drafted[1], file)
+    return Explained(folder, len(asked), len(case.wrong), background, drafted, _keep(folder / DRAFT, text))
 
 
 def _keep(file: Path, text: str) -> Path:
@@ -131,86 +168,70 @@ def _keep(file: Path, text: str) -> Path:
     return made
 
 
-class Lookers:
-    """The networks of a run that see its first view, and whom each of them was not trained on."""
+class AttentionMaps:
+    """Maps by the networks of a run that see its first view, each with the people that it was not trained on."""
 
     def __init__(self, run: Path, predictor: Model, method: str, pictures: View) -> None:
         self.method = method
         self.pictures = predictor.spec.inputs[0].of(pictures)
-        folders = _folders(run) or [run]
         self.parts: list[tuple[Network, set[str]]] = []
+        folders = _networks(run)
         for part in predictor.graph.networks:
             folder = folders[part.member]
             if part.place == 0:
                 held = runs.read_data(folder)["people"]["val"] if (folder / runs.DATA).is_file() else []
                 self.parts.append((part, set(held)))
 
-    def maps(
+    def __call__(
         self, rows: NDArray[np.int64], labels: NDArray[np.int64], people: Sequence[str]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Crops uint8 [n, H, W, 3] of some table rows as the networks see them, and where these look [n, H, W]."""
+    ) -> tuple[NDArray[np.uint8], cam.Maps]:
+        """Crops uint8 [n, H, W, 3] of some table rows as the networks get them, and maps float32 [n, H, W]."""
         crops = self.pictures.gather(rows)
-        total = np.zeros(crops.shape[:3], np.float32)
-        count = np.zeros(len(rows), np.float32)
-        strangers = np.array([[p in held for p in people] for _, held in self.parts]).reshape(len(self.parts), -1)
-        asked = np.array([part.asked[labels] for part, _ in self.parts]).reshape(len(self.parts), -1)
-        strangers &= asked
+        total, count = np.zeros(crops.shape[:3], np.float32), np.zeros(len(rows), np.float32)
+        shape = len(self.parts), len(rows)
+        asked = np.array([part.asked[labels] for part, _ in self.parts]).reshape(shape)
+        strangers = asked & np.array([[p in held for p in people] for _, held in self.parts]).reshape(shape)
         strangers |= asked & ~strangers.any(0)  # where nobody held the person out, everyone is asked
         for (part, _), chosen in zip(self.parts, strangers, strict=True):
-            total[chosen] += attention.maps(part, crops[chosen], labels[chosen], self.method)
+            total[chosen] += cam.maps(part, crops[chosen], labels[chosen], self.method)
             count[chosen] += 1
         return crops, (total / np.maximum(count, 1)[:, None, None]).astype(np.float32)
 
 
-def _folders(run: Path) -> list[Path]:
-    """Folders of an ensemble's members; none for a single run."""
-    return members.folders(run) if (run / members.FILE).is_file() else []
+def _networks(run: Path) -> list[Path]:
+    """The run itself, or the members of an ensemble."""
+    return members.folders(run) if (run / members.FILE).is_file() else [run]
 
 
-def votes(
-    run: Path,
-    asked: Questions,
-    also: Sequence[Path],
-    predictor: Model,
-    pictures: View,
-    rows: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """In how many answers of how many each image is wrong, int64 [n, 2], counting only who did not know the person.
+def votes(run: Path, asked: Questions, also: Sequence[Path], predictor: Model, pictures: View) -> NDArray[np.int64]:
+    """In how many answers of how many each image is wrong, int64 [n, 2]; only of networks not trained on the person.
 
     For people held out these are the answers that the runs have kept of them; otherwise every network's own.
     """
     counted = np.zeros((len(asked), 2), np.int64)
-    if asked.split == "val":
-        for folder in (run, *also):
-            _count(counted, asked, heldout.read(folder))
-        return counted
-    for folder in [*(_folders(run) or [run]), *also]:
-        other = model.load(folder)
-        own = model.open_for(other, pictures.path) if len(other.spec.inputs) > 1 else pictures
-        if other.spec.view != predictor.spec.view:
-            own = model.find_view(pictures.path, other.spec.inputs[0], other.spec.settings)
-        places = pd.Series(own.table.index, index=own.table["image"]).reindex(asked.images["image"])
-        data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
-        known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
-        there = (places.notna().to_numpy()) & ~(known.to_numpy() & questions.same_source(pictures, data))
-        told = other.decide(other(own, places[there].to_numpy(np.int64)))
-        _add(counted, there, told != asked.truth[there])
+    images = asked.images["image"]
+    for folder in (run, *also) if asked.split == "val" else (*_networks(run), *also):
+        if asked.split == "val":
+            held = heldout.read(folder)
+            place = pd.Series(np.arange(len(held)), index=held.images).reindex(images)
+            there = place.notna().to_numpy()
+            predicted = held.probabilities[place[there].to_numpy(np.int64)].argmax(1)
+        else:
+            other = model.load(folder)
+            own = model.open_for(other, pictures.path) if len(other.spec.inputs) > 1 else pictures
+            if other.spec.view != predictor.spec.view:
+                own = model.find_view(pictures.path, other.spec.inputs[0], other.spec.settings)
+            place = pd.Series(own.table.index, index=own.table["image"]).reindex(images)
+            data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
+            known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
+            there = place.notna().to_numpy() & ~(known.to_numpy() & questions.same_source(pictures, data))
+            predicted = other.decide(other(own, place[there].to_numpy(np.int64)))
+        counted[there, 0] += predicted != asked.truth[there]
+        counted[there, 1] += 1
     return counted
 
 
-def _add(counted: NDArray[np.int64], there: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> None:
-    counted[there, 0] += wrong
-    counted[there, 1] += 1
-
-
-def _count(counted: NDArray[np.int64], asked: Questions, held: HeldOut) -> None:
-    place = pd.Series(np.arange(len(held)), index=held.images).reindex(asked.images["image"])
-    there = place.notna().to_numpy()
-    told = held.probabilities[place[there].to_numpy(np.int64)].argmax(1)
-    _add(counted, there, told != asked.truth[there])
-
-
-def findings(cache: Path) -> dict[str, list[str]]:
+def _findings(cache: Path) -> dict[str, list[str]]:
     """What audit found about each image, the most severe first; nothing where there was no audit."""
     file = cache / "audit" / "findings.parquet"
     if not file.is_file():
@@ -222,52 +243,149 @@ def findings(cache: Path) -> dict[str, list[str]]:
     return found
 
 
-def _attention(case: gallery.Case, looked: Lookers) -> pd.DataFrame | None:
+def _attention(case: Case) -> pd.DataFrame | None:
     """Share of attention, and of the crop, beside the subject, for a sample of the images; None without mattes."""
     status = case.pictures.table["matte"].iloc[case.rows].to_numpy()
     usable = np.flatnonzero([s is not None and s not in ("low_contrast", "empty") for s in status])
     if not len(usable):
         return None
     chosen = usable[np.unique(np.linspace(0, len(usable) - 1, min(STUDIED, len(usable))).round().astype(int))]
-    people = [case.asked.people[i] for i in chosen]
-    _, found = looked.maps(case.rows[chosen], case.told[chosen], people)
     alphas = case.pictures.gather_alpha(case.rows[chosen])
     names = case.pictures.schema.class_names
     return pd.DataFrame(
         {
             "image": case.asked.images["image"].to_numpy()[chosen],
             "class": [names[k] for k in case.asked.truth[chosen]],
-            "answer": [names[k] for k in case.told[chosen]],
-            "attention": attention.background_share(found, alphas),
+            "answer": [names[k] for k in case.predicted[chosen]],
+            "attention": cam.background_share(case.attention(chosen)[1], alphas),
             "background": 1 - alphas.mean((1, 2)) / 255,
         }
     )
 
 
-def draft(case: gallery.Case, wrong: NDArray[np.int64], sure: float, run: str) -> tuple[str, int]:
+def _page(case: Case, run: str, table: pd.DataFrame | None, findings: dict[str, list[str]], most: int) -> str:
+    """The page.
+
+    Args:
+        run: its name.
+        table: attention.csv; None without mattes.
+        findings: of audit, by image.
+        most: images of each pair of classes.
+    """
+    boxes, names = read_boxes(case.pictures.path), case.pictures.schema.class_names
+    truth, predicted, wrong = case.asked.truth, case.predicted, case.wrong.tolist()
+    own = case.probabilities[np.arange(len(truth)), truth]
+
+    def cards(order: list[int]) -> list[dict[str, Any]]:
+        return _cards(case, order, boxes, findings)
+
+    counts = Counter((int(truth[i]), int(predicted[i])) for i in wrong)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    pairs = [
+        {
+            "id": f"p{t}-{p}",
+            "truth": names[t],
+            "answer": names[p],
+            "images": n,
+            "cards": cards(sorted((i for i in wrong if (truth[i], predicted[i]) == (t, p)), key=own.item)[:most]),
+        }
+        for (t, p), n in ranked[:PAIRS]
+    ]
+    repeated = sorted(
+        (i for i in wrong if case.counted[i, 0] > 1), key=lambda i: (-case.counted[i, 0], case.counted[i, 1], own[i])
+    )
+    confident = sorted(np.flatnonzero(truth == predicted).tolist(), key=own.item)
+    best = {int(truth[i]): i for i in confident}
+    return render(
+        "explain.html.j2",
+        title=run,
+        wrong=len(wrong),
+        images=len(truth),
+        what=case.asked.what,
+        method=case.maps.method,
+        attention=None if table is None else _shares(table),
+        highest=[] if table is None else table.dropna().nlargest(5, "attention")[["image", "attention"]].to_numpy(),
+        confused=Table(
+            ("label", "answer", "images"),
+            [(names[t], names[p], n) for (t, p), n in ranked[: 2 * PAIRS]],
+            links=[f"#p{t}-{p}" if k < PAIRS else None for k, ((t, p), _) in enumerate(ranked[: 2 * PAIRS])],
+        ),
+        repeated=cards(repeated[:REPEATED]) if case.counted[:, 1].max(initial=0) > 1 else None,
+        repeated_count=len(repeated),
+        pairs=pairs,
+        correct=cards([best[k] for k in sorted(best)]),
+    )
+
+
+def _shares(table: pd.DataFrame) -> Table:
+    """Attention beside the subject, overall and by class; without what has no map."""
+    table = table.dropna()
+    groups = [("all", table), *((str(name), group) for name, group in table.groupby("class"))] if len(table) else []
+    return Table(
+        ("class", "images", "of the map", "of the crop"),
+        [(n, len(g), f"{g['attention'].mean():.0%}", f"{g['background'].mean():.0%}") for n, g in groups],
+    )
+
+
+def _cards(
+    case: Case, order: list[int], boxes: dict[str, draw.Box], findings: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """What is shown of some images: photo, crop, map, and lines of text."""
+    if not order:
+        return []
+    crops, maps = case.attention(np.array(order))
+    names, made = case.pictures.schema.class_names, []
+    for i, crop, shown in zip(order, crops, cam.overlay(crops, maps), strict=True):
+        image, t, p = str(case.asked.images["image"].iloc[i]), int(case.asked.truth[i]), int(case.predicted[i])
+        card: dict[str, Any] = {"image": image, "crop": picture(crop), "map": picture(shown), "photo": None}
+        try:
+            card["photo"] = picture(_photo(case.pictures, image, boxes.get(image)))
+        except PhotoError as error:
+            card["missing"] = str(error)
+        card["lines"] = [
+            f"label {names[t]} ({case.probabilities[i, t]:.0%})",
+            f"answer {names[p]} ({case.probabilities[i, p]:.0%})",
+            f"wrong in {case.counted[i, 0]} of {case.counted[i, 1]}",
+            f"crop: {case.asked.images['status'].iloc[i]}",
+        ]
+        made.append(card | {"findings": findings.get(image, [])[:4]})
+    return made
+
+
+def _photo(view: View, image: str, box: draw.Box | None) -> NDArray[np.uint8]:
+    """The photo with its box, small.
+
+    Raises:
+        PhotoError: it is gone or cannot be read.
+    """
+    pixels = load(Path(view.dataset.get("source", {}).get("root", "")) / image)
+    height, width = pixels.shape[:2]
+    scale = HEIGHT / height
+    small = np.asarray(Image.fromarray(pixels).resize((max(1, round(width * scale)), HEIGHT), Image.Resampling.LANCZOS))
+    if box is None:
+        return small
+    scaled = (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
+    return draw.annotate(small, [draw.Mark(scaled, (), draw.COLOURS[0])])
+
+
+def draft(case: Case, sure: float, run: str) -> tuple[str, int]:
     """decisions.csv rows that would make the labels what the model says, and how many.
 
     Only a draft: a person looks, takes out what is wrong, and merges the rest. Attributes with number bins are left
     out, as no answer tells the number.
     """
-    from maskprep.store import Decision, to_csv
-
-    schema = case.pictures.schema
-    order = sorted(wrong.tolist(), key=lambda i: -case.probabilities[i, case.told[i]])
-    rows = []
-    for i in order:
+    schema, rows = case.pictures.schema, []
+    for i in sorted(case.wrong.tolist(), key=lambda i: -case.probabilities[i, case.predicted[i]]):
         cube = case.probabilities[i].reshape(schema.sizes)
         image: dict[str, Any] = case.asked.images.iloc[i].to_dict()
-        answers = zip(
-            schema.joint, schema.decode(int(case.asked.truth[i])), schema.decode(int(case.told[i])), strict=True
-        )
-        for axis, (name, truth, told) in enumerate(answers):
-            p = float(cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))[told])
-            if truth == told or schema[name].bins or p < sure:
+        answers = (schema.decode(int(labels[i])) for labels in (case.asked.truth, case.predicted))
+        for axis, (name, truth, answer) in enumerate(zip(schema.joint, *answers, strict=True)):
+            p = float(cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))[answer])
+            if truth == answer or schema[name].bins or p < sure:
                 continue
             classes = schema[name].classes
             k, n = case.counted[i]
-            why = f"draft: {run} says {classes[told]} ({p:.0%}), wrong in {k} of {n}"
-            value, expected = f"{name}={classes[told]}", f"{name}={classes[truth]}"
+            why = f"draft: {run} says {classes[answer]} ({p:.0%}), wrong in {k} of {n}"
+            value, expected = f"{name}={classes[answer]}", f"{name}={classes[truth]}"
             rows.append(Decision(str(image["content"]), str(image["image"]), "relabel", value, expected, why, by=run))
     return to_csv(rows), len(rows)

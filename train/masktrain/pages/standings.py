@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ import numpy as np
 from maskprep.base import UsageError, write_with
 from maskprep.labels import Schema
 from masktrain.answer import members
-from masktrain.pages.report import STYLE
+from masktrain.pages import report
+from masktrain.pages.page import INTERVAL, Table, render
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.runs.predictions import HeldOut
@@ -152,7 +152,14 @@ def write(found: Standings, out: Path) -> Path:
         raise UsageError(f"{out} exists and is not such a page.", "Choose another --out.")
     runs.clear_of_photos([entry.folder for group in found.groups for entry in group], out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = _html(found, out) if out.suffix.lower() == ".html" else _markdown(found)
+    text = render(
+        f"standings{out.suffix.lower()}.j2",
+        title="Runs",
+        mark=MARK,
+        notes=found.notes,
+        groups=[_group(group, found, out) for group in found.groups],
+        unfinished=found.unfinished,
+    )
     write_with(out, lambda part: part.write_text(text, encoding="utf-8"))
     return out
 
@@ -166,56 +173,28 @@ def differing(entries: Sequence[Entry]) -> dict[str, list[str]]:
     return {k: v for k, v in table.items() if len(own[k]) > 1 or (k.startswith("ensemble.") and NONE in v)}
 
 
-def _html(found: Standings, out: Path) -> str:
-    parts = [f"<!doctype html><meta charset=utf-8>{MARK}<title>Runs</title><style>{STYLE}</style><h1>Runs</h1>"]
-    parts += [f"<p>{html.escape(note)}</p>" for note in found.notes]
-    for group in found.groups:
-        first = group[0]
-        low = min(e.interval.low for e in group)
-        high = max(e.interval.high for e in group)
-        parts.append(f"<h2>Scored on {len(first.held)} images of {first.interval.people} people</h2><div class=scroll>")
-        parts.append("<table><tr>" + "".join(f"<th>{html.escape(h)}" for h in _header(found)) + "<th>interval")
-        for rank, entry in enumerate(group, 1):
-            cells = [html.escape(cell) for cell in _cells(rank, entry, found)]
-            own = entry.folder / "report.html"
-            if own.is_file():
-                link = Path(os.path.relpath(own.resolve(), out.resolve().parent)).as_posix()
-                cells[1] = f'<a href="{html.escape(link)}">{cells[1]}</a>'
-            parts.append("<tr>" + "".join(f"<td>{cell}" for cell in cells) + f"<td>{_bar(entry, low, high)}")
-        parts.append("</table></div>")
-        if rows := differing(group):
-            names = "".join(f"<th>{html.escape(e.name)}" for e in group)
-            parts.append(f"<h2>In what they differ</h2><div class=scroll><table><tr><th>setting{names}")
-            for key, values in rows.items():
-                parts.append(f"<tr><td>{html.escape(key)}" + "".join(f"<td>{html.escape(v)}" for v in values))
-            parts.append("</table></div>")
-    if found.unfinished:
-        parts.append(f"<p class=grey>Not finished, so not ranked: {html.escape(', '.join(found.unfinished))}.</p>")
-    return "\n".join(parts) + "\n"
-
-
-def _markdown(found: Standings) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-
-    lines = [MARK, "# Runs", "", *found.notes]
-    for group in found.groups:
-        first, header = group[0], _header(found)
-        lines += ["", f"## Scored on {len(first.held)} images of {first.interval.people} people", ""]
-        lines += [line(header), line(["---"] * len(header))]
-        lines += [line(_cells(rank, entry, found)) for rank, entry in enumerate(group, 1)]
-        if rows := differing(group):
-            header = ["setting", *(e.name for e in group)]
-            lines += ["", "### In what they differ", "", line(header), line(["---"] * len(header))]
-            lines += [line([key, *values]) for key, values in rows.items()]
-    if found.unfinished:
-        lines += ["", f"Not finished, so not ranked: {', '.join(found.unfinished)}."]
-    return "\n".join(lines) + "\n"
+def _group(group: Sequence[Entry], found: Standings, out: Path) -> dict[str, Any]:
+    """Its two tables, with bars on an axis from the lowest to the highest end of an interval."""
+    low, high = min(e.interval.low for e in group), max(e.interval.high for e in group)
+    ends = [(e.scores.macro_f1, e.interval.low, e.interval.high) for e in group]
+    pages = [e.folder.resolve() / report.FILE for e in group]
+    links = [Path(os.path.relpath(p, out.resolve().parent)).as_posix() if p.is_file() else None for p in pages]
+    rows = [_cells(rank, entry, found) for rank, entry in enumerate(group, 1)]
+    bars = [
+        ((v - low) / max(high - low, 1e-9), (a - low) / max(high - low, 1e-9), (b - low) / max(high - low, 1e-9))
+        for v, a, b in ends
+    ]
+    return {
+        "images": len(group[0].held),
+        "people": group[0].interval.people,
+        "runs": Table(_header(found), rows, bars, links),
+        "settings": Table(("setting", *(e.name for e in group)), [(k, *v) for k, v in differing(group).items()]),
+    }
 
 
 def _header(found: Standings) -> list[str]:
     each = [f"{name} macro-F1" for name in found.attributes] if len(found.attributes) > 1 else []
-    return ["", "run", "model", "macro-F1", "95 % over people", "against the best", "accuracy", *each, "note"]
+    return ["", "run", "model", "macro-F1", INTERVAL, "against the best", "accuracy", *each, "note"]
 
 
 def _cells(rank: int, entry: Entry, found: Standings) -> list[str]:
@@ -229,15 +208,6 @@ def _cells(rank: int, entry: Entry, found: Standings) -> list[str]:
     interval = f"{entry.interval.low:.4f} to {entry.interval.high:.4f}"
     head = [str(rank), entry.name, entry.model, f"{entry.scores.macro_f1:.4f}", interval, against]
     return [*head, f"{entry.scores.accuracy:.4f}", *each, entry.note]
-
-
-def _bar(entry: Entry, low: float, high: float) -> str:
-    scale = 180 / max(high - low, 1e-9)
-    at = [(v - low) * scale + 5 for v in (entry.interval.low, entry.interval.high, entry.scores.macro_f1)]
-    return (
-        f'<svg width="190" height="12"><line x1="{at[0]:.0f}" x2="{at[1]:.0f}" y1="6" y2="6" stroke="#2f6db3"'
-        f' stroke-width="2"/><circle cx="{at[2]:.0f}" cy="6" r="4" fill="#2f6db3"/></svg>'
-    )
 
 
 def _twins(entries: Sequence[Entry]) -> list[str]:
