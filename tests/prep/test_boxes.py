@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import maskprep as api
+from maskprep.base import BOX_COLUMNS
+from maskprep.errors import UserError
 from maskprep.labels import boxes
 from maskprep.labels.layouts import SourceSettings, describe
 
@@ -77,7 +79,7 @@ def test_the_largest_box_and_its_class(tmp_path: Path, write: Callable[[Path], N
     write(tmp_path)
     found = describe(tmp_path, IMAGES, SourceSettings(), None)
     assert found.layout == "boxes"
-    corners = found.table[list(boxes.COLUMNS)].to_numpy().tolist()
+    corners = found.table[list(BOX_COLUMNS)].to_numpy().tolist()
     assert corners[0] == pytest.approx(LARGE, abs=1e-3) and corners[1] == pytest.approx(LARGE, abs=1e-3)
     assert pd.isna(found.table["box_x0"][2])
     assert found.table["boxes"].tolist() == [2, 1, 0]
@@ -111,11 +113,11 @@ def test_hugging_face_image_folders(tmp_path: Path, lines: bool) -> None:
 def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     write_voc(tmp_path)
     (tmp_path / "Annotations/a.xml").write_text('<!DOCTYPE x [<!ENTITY y "z">]>' + voc([("m", LARGE)]))
-    said = " ".join(boxes.read(tmp_path, IMAGES).notes)
+    said = " ".join(boxes.read_files(tmp_path, IMAGES).notes)
     assert "'Annotations/a.xml' is not used: it declares entities" in said and "'Annotations/c.xml' is not used" in said
     (tmp_path / "c").mkdir()
     write_coco(tmp_path / "c")
-    assert "'other.json' is not used: KeyError" in " ".join(boxes.read(tmp_path / "c", IMAGES).notes)
+    assert "'other.json' is not used: KeyError" in " ".join(boxes.read_files(tmp_path / "c", IMAGES).notes)
 
 
 def test_broken_values_are_notes_and_never_boxes(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_broken_values_are_notes_and_never_boxes(tmp_path: Path) -> None:
     write_yolo(tmp_path)
     (tmp_path / "labels/a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n")  # a polygon
     (tmp_path / "labels/b.txt").write_text("0 0.5 0.5 1.2 0.5\n")
-    found = boxes.read(tmp_path, IMAGES)
+    found = boxes.read_files(tmp_path, IMAGES)
     said = " ".join(found.notes)
     assert not found.boxes and all(f"'{name}' is not used" in said for name in ("short.json", "endless.json"))
     assert "'labels/a.txt' is not used: a line is no box" in said and "'labels/b.txt' is not used" in said
@@ -137,7 +139,7 @@ def test_names_of_any_form(tmp_path: Path, names: str) -> None:
     write_yolo(tmp_path)
     (tmp_path / "classes.txt").unlink()
     (tmp_path / "data.yaml").write_text(f"names: {names}\n")
-    largest = boxes.read(tmp_path, IMAGES).table(IMAGES)["class"][0]
+    largest = boxes.read_files(tmp_path, IMAGES).table(IMAGES)["class"][0]
     assert largest == ("bare" if names.startswith("[") else "1")
 
 
@@ -148,7 +150,35 @@ def test_labels_in_mirrored_folders(tmp_path: Path) -> None:
         (tmp_path / "labels" / split).mkdir(parents=True)
         Image.new("RGB", (100, 80)).save(tmp_path / "images" / split / "1.jpg")
         (tmp_path / "labels" / split / "1.txt").write_text(box)
-    assert boxes.read(tmp_path, images).table(images)["class"].tolist() == ["0", "1"]
+    assert boxes.read_files(tmp_path, images).table(images)["class"].tolist() == ["0", "1"]
+
+
+def test_coco_names_photos_as_lists_do(tmp_path: Path) -> None:
+    """By an absolute path, without suffix or case, or through a folder that is not here, where one photo fits."""
+    images = ["a.jpg", "sub/a.jpg", "sub/b.jpg", "train/c.jpg"]
+    names = [f"{tmp_path.resolve()}/a.jpg", "val2017/sub/a.jpg", "B", "val2017/c.jpg"]
+    data = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [{"image_id": i, "bbox": [i, 0, 10, 10]} for i in range(len(names))],
+    }
+    (tmp_path / "faces.json").write_text(json.dumps(data))
+    found = boxes.read_files(tmp_path, images).boxes
+    assert {image: [box.corners[0] for box in own] for image, own in found.items()} == {
+        "a.jpg": [0],
+        "sub/a.jpg": [1],
+        "sub/b.jpg": [2],
+        "train/c.jpg": [3],
+    }
+
+
+def test_json_lines_are_a_list_too(tmp_path: Path) -> None:
+    rows = [{"file": "a.jpg", "class": "cat"}, {"file": "b.jpg", "class": None}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = describe(tmp_path, ["a.jpg", "b.jpg"], SourceSettings(layout="csv", csv="list.jsonl"), None)
+    assert found.schema.class_names == ("cat",) and found.lists == ("list.jsonl",)
+    (tmp_path / "list.jsonl").write_text("cat\n")
+    with pytest.raises(UserError, match="as lines of JSON"):
+        describe(tmp_path, ["a.jpg"], SourceSettings(layout="csv", csv="list.jsonl"), None)
 
 
 def test_files_without_boxes_do_not_replace_the_labels(tmp_path: Path) -> None:
@@ -168,7 +198,7 @@ def test_boxes_are_turned_with_their_photo(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (100, 80)).save(tmp_path / "a.jpg", exif=exif)
     (tmp_path / "a.txt").write_text("0 0.5 0.5 1 1")
-    (box,) = boxes.read(tmp_path, ["a.jpg"]).boxes["a.jpg"]
+    (box,) = boxes.read_files(tmp_path, ["a.jpg"]).boxes["a.jpg"]
     assert box.corners == (0, 0, 80, 100)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maskprep.base import Box
 from maskprep.faces.choice import (
     WEIGHTS,
     Candidate,
@@ -20,14 +21,15 @@ from maskprep.faces.choice import (
     box_at,
     candidates,
     choose,
+    compare,
     habit,
     holds_another,
+    not_faces,
     place,
 )
 from maskprep.faces.detect import TABLE
 from maskprep.faces.detectors import DETECTORS, Detection
-from maskprep.faces.face import CONFIRMS, CREDIBLE, SURELY, Box, Face, confirmed, evidence, group, iou, merge
-from maskprep.faces.reasons import compare, not_faces
+from maskprep.faces.face import CONFIRMS, CREDIBLE, SURELY, Face, cluster, confirmed, evidence, iou, merge
 from maskprep.faces.subjects import STATUSES, Subjects
 
 SIZE = (400, 400)
@@ -54,7 +56,7 @@ def sure_of(detections: Sequence[Detection]) -> float:
 
 def faces_of(detections: list[Detection]) -> list[Face]:
     found = []
-    for members in group(detections):
+    for members in cluster(detections):
         own = [detections[i] for i in members]
         sure = sure_of(own)
         found.append(merge(own, members, sure, confirmed(own, sure)))

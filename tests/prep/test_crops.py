@@ -10,12 +10,12 @@ import pytest
 from maskprep.crops.crop import CHANNELS, Crop, CropRow, sums
 from maskprep.crops.geometry import (
     TEMPLATE,
+    Framing,
     ViewSettings,
     cut,
     invert,
     map_points,
     parse_size,
-    reduction_for,
     transform_for,
     warp,
 )
@@ -267,5 +267,5 @@ def test_a_photo_is_reduced_while_its_crop_still_shrinks_it_twice() -> None:
     view = ViewSettings((100, 100), margin=0.0, border="reflect")
     sides = {199: 1, 399: 1, 401: 2, 801: 4, 1601: 8, 9999: 8}
     for side, expected in sides.items():
-        assert reduction_for(view, (20000, 20000), (5000.0, 5000.0, 5000.0 + side, 5000.0 + side)) == expected, side
-    assert reduction_for(view, (300, 400), None) == 1
+        assert Framing(view, (20000, 20000), (5000.0, 5000.0, 5000.0 + side, 5000.0 + side)).reduction == expected, side
+    assert Framing(view, (300, 400), None).reduction == 1

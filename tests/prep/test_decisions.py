@@ -13,10 +13,9 @@ from PIL import Image
 import maskprep as api
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.choice import Choice
-from maskprep.faces.decisions import by_image, rule
 from maskprep.faces.drawing import draw_faces
 from maskprep.faces.face import Face
-from maskprep.faces.subjects import STATUSES
+from maskprep.faces.subjects import STATUSES, apply_decision, by_image
 from maskprep.store.decisions import COLUMNS, Decision, allowed_pairs, change, of_faces, parse_box, read_decisions
 
 BOX = (100.0, 100.0, 200.0, 220.0)
@@ -47,7 +46,7 @@ def decision(verdict: str, value: str = "", expected: str = "", **more: str) -> 
     ],
 )
 def test_decisions_hold(given: Decision, status: str, face: int | None, box: tuple[float, ...] | None) -> None:
-    choice, stale = rule(given, AUTOMATIC, FACES)
+    choice, stale = apply_decision(given, AUTOMATIC, FACES)
     assert (choice.status, choice.face, choice.box, stale) == (status, face, box, "")
     assert choice.status in STATUSES
 
@@ -63,7 +62,7 @@ def test_decisions_hold(given: Decision, status: str, face: int | None, box: tup
     ],
 )
 def test_stale_decisions_are_reported_and_not_applied(given: Decision) -> None:
-    choice, stale = rule(given, AUTOMATIC, FACES)
+    choice, stale = apply_decision(given, AUTOMATIC, FACES)
     assert choice is AUTOMATIC and stale
 
 

@@ -9,13 +9,11 @@ from PIL import Image
 from maskprep.errors import UsageError
 from maskprep.faces.detectors import (
     DETECTORS,
-    Detection,
     check_names,
     open_detectors,
     reduce_for_detection,
-    rescale,
 )
-from maskprep.faces.face import group
+from maskprep.faces.face import cluster
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def test_all_see_one_face_in_the_photo_s_own_pixels(find, portrait: Image.Image,
     photo = np.asarray(portrait.resize((side, side)))
     faces = find(photo)
     assert {face.detector for face in faces} == set(DETECTORS)
-    main = group(faces)[0]
+    main = cluster(faces)[0]
     assert {faces[i].detector for i in main} == set(DETECTORS), "boxes of one face overlap"
     for i in main:
         face = faces[i]
@@ -56,15 +54,12 @@ def test_pixels_in_any_memory_order(find, portrait: Image.Image) -> None:  # typ
         assert a.box == b.box
 
 
-def test_reducing_and_back() -> None:
+def test_reducing() -> None:
     small, scale = reduce_for_detection(np.zeros((3000, 1500, 3), np.uint8))
     assert small.shape == (640, 320, 3)
     assert scale == pytest.approx(640 / 3000)
     same, one = reduce_for_detection(np.zeros((640, 10, 3), np.uint8))
     assert (same.shape, one) == ((640, 10, 3), 1.0)
-    face = Detection("yunet", 0.5, (1, 2, 3, 4), np.ones((5, 2)))
-    assert rescale(face, 2).box == (2, 4, 6, 8)
-    assert (rescale(face, 2).keypoints == 2).all()
 
 
 @pytest.mark.parametrize("names", [(), ("x",), ("yunet", "yunet")])

@@ -10,7 +10,7 @@ import pytest
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.changes import Changes, apply
-from maskprep.labels.fixes import FILE, PRESET, RULING, Fix, presets, read_fixes, read_preset
+from maskprep.labels.fixes import DECISION, FILE, PRESET, Fix, read_fixes, read_preset
 from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from maskprep.labels.table import assemble
 
@@ -300,8 +300,8 @@ def test_files_overrule_presets_and_rulings_overrule_files() -> None:
     def at(level: int, new: str) -> Fix:
         return Fix(person="20", field="gender", expected="*", new=new, level=level, origin=f"level {level}")
 
-    changes = run(at(RULING, "male"), at(PRESET, "male"), at(FILE, "female"))
-    assert {c["gender"].fix.level for c in changes.values.values()} == {RULING}
+    changes = run(at(DECISION, "male"), at(PRESET, "male"), at(FILE, "female"))
+    assert {c["gender"].fix.level for c in changes.values.values()} == {DECISION}
     assert [o.status for o in changes.outcomes] == ["applied", "applied", "overruled"]
     kept = run(at(PRESET, "male"), at(FILE, "female"))
     assert not kept.values and [(o.status, o.detail) for o in kept.outcomes] == [
@@ -347,7 +347,8 @@ def test_the_table_has_final_values_and_says_where_they_come_from() -> None:
 
 
 def test_the_preset_holds_what_was_published() -> None:
-    assert presets() == ["boostcamp"]
+    with pytest.raises(UsageError, match=r"Known: boostcamp\."):
+        read_preset("none", 1)
     every, agreed, sure = (read_preset("boostcamp", n) for n in (1, 2, 10))
     assert {f.person for f in sure} == {"001498-1", "004432", *(f"00{n}" for n in range(6359, 6365))}
     assert {f.person for f in agreed if f.operation == "swap"} == {"000020", "004418", "005227"}

@@ -1,4 +1,4 @@
-"""The search: what each rung shows, how faces map back, who is asked, and what ends it."""
+"""The search: what each pass shows, how faces map back, who is asked, and what ends it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from maskprep.faces.detectors import DETECTORS, Detection, Find, reduce_for_detection
 from maskprep.faces.face import Face, iou
 from maskprep.faces.renditions import close, looks, map_face
-from maskprep.faces.search import RUNGS, find_faces, sharpness
+from maskprep.faces.search import PASSES, find_faces, sharpness
 from maskprep.photos.decode import Pixels
 
 RED = (255, 0, 0)
@@ -26,7 +26,7 @@ def photo_with_square(height: int, width: int, box: tuple[int, int, int, int]) -
 
 
 def find_red(pixels: Pixels) -> list[Detection]:
-    """A detector of red squares that knows nothing of rungs."""
+    """A detector of red squares that knows nothing of search passes."""
     red = (pixels[:, :, 0] > 127) & (pixels[:, :, 1] < 64)
     if not red.any():
         return []
@@ -37,26 +37,26 @@ def find_red(pixels: Pixels) -> list[Detection]:
 
 
 @pytest.mark.parametrize("size", [(512, 384), (300, 700), (1800, 1300), (90, 70)])
-@pytest.mark.parametrize("rung", [r for r in RUNGS if r not in ("low", "close")])
-def test_what_a_rung_shows_maps_back_to_the_photo(rung: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("each", [r for r in PASSES if r not in ("low", "close")])
+def test_what_a_pass_shows_maps_back_to_the_photo(each: str, size: tuple[int, int]) -> None:
     height, width = size
     side = min(size) // 5
     box = (width // 3, height // 3, width // 3 + side, height // 3 + side)
     photo = photo_with_square(height, width, box)
     base, scale = reduce_for_detection(photo)
     found = []
-    for look in looks(rung, base, photo, scale):
+    for look in looks(each, base, photo, scale):
         for face in find_red(look.pixels):
             mapped = map_face(map_face(face, look.back), np.array([[1 / scale, 0, 0], [0, 1 / scale, 0]]))
             found.append(mapped)
             edge = face.box[0] <= 0 or face.box[1] <= 0
             cut = edge or face.box[2] >= look.pixels.shape[1] or face.box[3] >= look.pixels.shape[0]
-            if rung == "turned":  # an upright box around a turned square is larger, its centre is the same
+            if each == "turned":  # an upright box around a turned square is larger, its centre is the same
                 assert np.allclose(mapped.keypoints[0], [box[0] + side / 2, box[1] + side / 2], atol=0.02 * max(size))
             elif not cut:
                 assert iou(mapped.box, tuple(float(v) for v in box)) > 0.85
     assert found
-    if rung == "tiles":
+    if each == "tiles":
         assert any(iou(face.box, tuple(float(v) for v in box)) > 0.85 for face in found)
 
 
@@ -108,7 +108,7 @@ BOTH = ("yunet", "blazeface_short")
 def test_a_portrait_needs_one_look_of_two_detectors() -> None:
     detections, (subject,), shown = run(lambda name, pixels: seen_by(BOTH, 130, 150, 120, 0.9))
     assert sorted(shown) == [("blazeface_short", (512, 384)), ("yunet", (512, 384))]
-    assert subject.confirmed and {d.rung for d in detections} == {"as_is"}
+    assert subject.confirmed and {d.search_pass for d in detections} == {"as_is"}
 
 
 def test_what_one_family_sees_gets_a_close_look() -> None:
@@ -127,7 +127,7 @@ def test_what_one_family_sees_gets_a_close_look() -> None:
     detections, faces, shown = run(close_only)
     assert ("centerface", (96, 96)) in shown
     (subject,) = [f for f in faces if f.confirmed]
-    assert {(detections[i].detector, detections[i].rung) for i in subject.faces} == {
+    assert {(detections[i].detector, detections[i].search_pass) for i in subject.faces} == {
         ("yunet", "as_is"),
         ("centerface", "small"),
         ("centerface", "close"),
@@ -160,7 +160,7 @@ def test_a_passer_by_does_not_end_the_search(passer_by: tuple[float, float, floa
     detections, faces, _ = run(sees)
     (near,) = [f for f in faces if f.box[2] - f.box[0] > 100]
     assert near.evidence > 0.35
-    assert {detections[i].rung for i in near.faces} == {seen_at, "close"}
+    assert {detections[i].search_pass for i in near.faces} == {seen_at, "close"}
 
 
 def test_hard_photos_get_every_rendition_and_lower_scores() -> None:
@@ -168,14 +168,14 @@ def test_hard_photos_get_every_rendition_and_lower_scores() -> None:
         return seen_by(("yunet",), 130, 150, 120, 0.2) if pixels.shape[:2] == (512, 384) else []
 
     detections, _, shown = run(faint)
-    assert {d.rung for d in detections} == {"low"}
+    assert {d.search_pass for d in detections} == {"low"}
     assert len({shape for _, shape in shown}) > 5
 
     def credible(name: str, pixels: Pixels) -> list[Detection]:
         return [*faint(name, pixels), *seen_by(("yunet", "centerface"), 30, 30, 40, 0.8)]
 
     detections, _, _ = run(credible)
-    assert "low" not in {d.rung for d in detections}, "lower scores are for photos without a credible face"
+    assert "low" not in {d.search_pass for d in detections}, "lower scores are for photos without a credible face"
 
 
 def test_nothing_anywhere_is_an_empty_list() -> None:

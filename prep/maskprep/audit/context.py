@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit.predictions import Predictions
+from maskprep.base import Box
 from maskprep.crops import ViewSettings
-from maskprep.faces import Box, Candidate, ChooseSettings, Habit, Place, Subjects, place
+from maskprep.faces import Candidate, ChooseSettings, Habit, Place, Subjects, place
 from maskprep.labels import Attribute, Schema
 from maskprep.photos import Pixels
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from maskprep.audit.context import AuditSample, Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.base import Box
 from maskprep.crops import TEMPLATE, ViewSettings
-from maskprep.faces import CREDIBLE, SAME_FACE_IOU, Box, Candidate, habit, iou
+from maskprep.faces import CREDIBLE, SAME_FACE_IOU, Candidate, habit, iou
 
 Z_FROM, Z_TO = 3.5, 10.0
 """Robust z score from which on a value is unusual, and from which on it is as unusual as it gets."""

@@ -20,8 +20,7 @@ from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, LIKELY, NotRunError, Outcome, run_checks
 from maskprep.audit.measure import measure, patch_of
-from maskprep.base import Progress
-from maskprep.faces import Box
+from maskprep.base import Box, Progress
 from maskprep.labels import Attribute
 from maskprep.photos import PhotoError, PhotoFolder
 

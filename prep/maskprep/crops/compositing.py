@@ -1,4 +1,6 @@
-"""Laying a subject on another background, at the moment it is read. Pure functions over arrays; nothing is stored.
+"""Laying a subject on another background, at the moment it is read; nothing is stored.
+
+Arrays: pixels and backgrounds uint8 [H, W, 3] RGB, alpha uint8 [H, W]; a background may broadcast.
 
 A matte alone would leave the old background shining through every soft edge (rembg #474), so the person's own colours
 are estimated first.
@@ -42,15 +44,12 @@ class Crops(Protocol):
 
     def gather_original(self, indices: Any, out: Pixels | None = None) -> Pixels:
         """uint8 [n, H, W, 3]."""
-        ...
 
     def gather_alpha(self, indices: Any, out: Pixels | None = None) -> Pixels:
         """uint8 [n, H, W]."""
-        ...
 
     def matte_statuses(self, indices: Any) -> list[str | None]:
         """Status of each matte, None without one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,8 @@ class Background:
         return self.kind != "original" and (self.kind != "random" or epoch is not None)
 
     def lay(self, crops: Crops, pixels: Pixels, rows: NDArray[np.int64], epoch: int | None) -> None:
-        """Give the crops of some table rows their background, in place.
-
-        Args:
-            crops: where mattes, and the other photos, are read from.
-            pixels: uint8 [n, H, W, 3].
-            rows: table row of each crop.
-            epoch: every draw is a function of (seed, epoch, row), whatever the order of work.
+        """Give the crops of some table rows, uint8 [n, H, W, 3], their background, in place. Every draw is a function
+        of (seed, epoch, row), whatever the order of work.
 
         Raises:
             UserError: a crop has no matte.
@@ -121,29 +115,14 @@ class Background:
 
 
 def over(person: Pixels, alpha: Pixels, ground: Pixels) -> Pixels:
-    """A person on a background: person * alpha + ground * (1 - alpha), rounded exactly.
-
-    Args:
-        person: the person's own colours, uint8 [H, W, 3].
-        alpha: uint8 [H, W].
-        ground: uint8 [H, W, 3], or anything that broadcasts to it.
-    """
+    """The person's own colours on a background: person * alpha + ground * (1 - alpha), rounded exactly."""
     share = alpha.astype(np.uint16)[..., None]  # 255 * 255 + 127 is below 2**16
     total = person * share + ground * (255 - share) + 127
     return np.asarray(total // 255, np.uint8)
 
 
 def place(pixels: Pixels, alpha: Pixels, ground: Pixels) -> Pixels:
-    """A crop with another background and without a halo of its own.
-
-    Args:
-        pixels: uint8 [H, W, 3].
-        alpha: uint8 [H, W].
-        ground: uint8 [H, W, 3], or anything that broadcasts to it.
-
-    Returns:
-        uint8 [H, W, 3]; where alpha is 255 the very pixels of the crop.
-    """
+    """A crop with another background and without a halo of its own; where alpha is 255 the very pixels of the crop."""
     return over(foreground(pixels, alpha), alpha, ground)
 
 
@@ -154,22 +133,15 @@ def cut_out(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 
 def empty_ground(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """A crop's background without its person: the hole is filled with the colours around it.
-
-    Returns:
-        uint8 [H, W, 3].
-    """
+    """A crop's background without its person: the hole is filled with the colours around it."""
     weight = _away(alpha)
     filled = _near(pixels, weight, max(alpha.shape) / 40)
     return _bytes(pixels * weight[..., None] + filled * (1 - weight[..., None]))
 
 
 def blurred_ground(pixels: Pixels, alpha: Pixels, strength: float = 0.06) -> Pixels:
-    """A crop's background out of focus, without the person's colours bleeding into it.
-
-    Args:
-        strength: standard deviation of the blur, relative to the longer side.
-    """
+    """A crop's background out of focus, without the person's colours bleeding into it; ``strength`` is the standard
+    deviation of the blur, relative to the longer side."""
     return _bytes(_near(pixels, _away(alpha), strength * max(alpha.shape)))
 
 
@@ -221,13 +193,7 @@ def foreground(pixels: Pixels, alpha: Pixels) -> Pixels:
 
     Blur fusion (Forte and Pitié, Approximate Fast Foreground Colour Estimation, 2021): the mean colour of the person
     and of the background near by, then corrected so that both together give the pixel seen; once widely, once narrowly.
-
-    Args:
-        pixels: uint8 [H, W, 3] RGB.
-        alpha: uint8 [H, W].
-
-    Returns:
-        uint8 [H, W, 3]; pixels that are wholly the person's stay as they are.
+    Pixels that are wholly the person's stay as they are.
     """
     import cv2
 
@@ -237,8 +203,9 @@ def foreground(pixels: Pixels, alpha: Pixels) -> Pixels:
     height, width = alpha.shape
     scale = min(1.0, WORKING_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = pixels if scale == 1 else np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-    share = alpha if scale == 1 else np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA))
+    small, share = pixels, alpha
+    if scale < 1:
+        small, share = (np.asarray(cv2.resize(v, size, interpolation=cv2.INTER_AREA)) for v in (pixels, alpha))
     colours: Floats = small.astype(np.float32)
     weight: Floats = np.asarray(share[..., None] / 255, np.float32)
     person, ground = colours, colours
@@ -246,8 +213,7 @@ def foreground(pixels: Pixels, alpha: Pixels) -> Pixels:
         radius = max(1, round(reach * max(size) / 2))
         person, ground = _fuse(colours, weight, person, ground, (2 * radius + 1, 2 * radius + 1))
     if scale < 1:
-        person = np.asarray(cv2.resize(person, (width, height), interpolation=cv2.INTER_LINEAR))
-        ground = np.asarray(cv2.resize(ground, (width, height), interpolation=cv2.INTER_LINEAR))
+        person, ground = (np.asarray(cv2.resize(v, (width, height))) for v in (person, ground))
     result = pixels.copy()
     part = alpha[soft].astype(np.float32)[:, None] / 255
     mixed = part * person[soft] + (1 - part) * ground[soft]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskprep.base import Box
-from maskprep.crops.geometry import INSIDE, REFLECT, ViewSettings, cut, invented_share, reduction_for, shows_photo_only
+from maskprep.crops.geometry import INSIDE, REFLECT, Framing, ViewSettings, cut, invented_share
 from maskprep.photos import SCALED, PhotoError, PhotoFile, Pixels, picture
 from maskprep.store import (
     INDEX,
@@ -56,11 +56,9 @@ COLUMNS = schema_of(
 MANY, FEWEST = 0.1, 5
 """What concerns this share of the photos, and at least so many, is worth a note."""
 
-TIGHTER = 0.05
-"""A margin that falls short of the one asked for by more than this is tighter."""
-
-MUCH = 0.1
-"""From this share on a crop is called invented."""
+TIGHTER, MUCH = 0.05, 0.1
+"""A margin is tighter that falls short of the one asked for by more than this; a crop is called invented of which more
+than this share is."""
 
 FILLED = 0.5
 """Where this share of the photos shows faces that fill this share of their photo, the photos are cropped faces."""
@@ -90,12 +88,7 @@ class CropRow:
 
 @dataclass(frozen=True)
 class Crop(MapStage[CropRow]):
-    """The crops of one view.
-
-    Args:
-        view: its name.
-        settings: its geometry.
-    """
+    """The crops of one view, named ``view``."""
 
     view: str
     settings: ViewSettings
@@ -137,27 +130,26 @@ class Crop(MapStage[CropRow]):
         }
 
     def inputs(self, tables: Tables) -> list[Input[CropRow]]:
-        """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry.
-
-        A crop that lies within its photo is the same under the borders ``inside`` and ``reflect``, and so is its key.
-        """
+        """Every image that has a subject (or needs none), keyed by its content, box and the view's geometry. A crop
+        within its photo is the same under the borders ``inside`` and ``reflect``, and so is its key."""
         settings, recipe = self.settings, self.recipe.to_dict()
         stage = fingerprint("crop", recipe)
         plainly = fingerprint("crop", {**recipe, "settings": {**recipe["settings"], "border": REFLECT}})
         images, subjects = tables.table("images"), tables.table("choose")
         columns = [images[c] for c in ("image", "content", "colour_profile", "format", "width", "height")]
         columns += [subjects[c] for c in ("status", "x0", "y0", "x1", "y1", "keypoints")]
+        seen = settings.crop == "face"
         made = []
         for image, content, profile, format, width, height, status, *corners, points in zip(*columns, strict=True):
-            seen = settings.crop == "face"
             if status in ("unreadable", "dropped") or (seen and pd.isna(corners[0])):
                 continue
-            x0, y0, x1, y1 = (float(v) for v in corners) if seen else (0.0, 0.0, 0.0, 0.0)
+            x0, y0, x1, y1 = map(float, corners)
             turned = tuple(map(float, points)) if seen and settings.align != "none" and points is not None else None
             row = CropRow((int(height), int(width)), (x0, y0, x1, y1) if seen else None, turned)
-            if format in SCALED and (reduction := reduction_for(settings, row.photo, row.box, row.points)) > 1:
-                row = CropRow(row.photo, row.box, row.keypoints, reduction)
-            only = settings.border == INSIDE and shows_photo_only(settings, row.photo, row.box, row.points)
+            framing = Framing(settings, row.photo, row.box, row.points)
+            if format in SCALED:
+                row = replace(row, reduction=framing.reduction)
+            only = settings.border == INSIDE and framing.shows_photo_only
             size = () if row.reduction == 1 else (f"reduced by {row.reduction}",)
             key = fingerprint(picture(content, profile), row.box, row.keypoints, *size, plainly if only else stage)
             made.append(Input(image, key, row))
@@ -189,14 +181,12 @@ class Crop(MapStage[CropRow]):
         if before and (changes := self.recipe.changes(before)):
             have = self.committed(tables)
             wanted = {i.image: i.key for i in tables.inputs(self.name)}
-            pairs = zip(have["image"], have["key"], strict=True)
-            current = {image for image, key in pairs if wanted.get(image) == key}
+            current = {image for image, key in zip(have["image"], have["key"], strict=True) if wanted.get(image) == key}
             if anew := len({*have["image"]} & {*wanted} - current):
                 what = "; ".join(changes)
                 notes.append(f"View '{self.view}' has other settings ({what}): {anew} crops were made anew.")
-        same_size = before.get("settings", {}).get("size") in (None, list(self.settings.size))
         damaged += shards.drop_damaged(folder, self.array_shape)
-        if damaged and same_size:
+        if damaged and before.get("settings", {}).get("size") in (None, list(self.settings.size)):
             notes.append(f"{damaged} shards of view '{self.view}' had lost their pixels and were made again.")
         return notes
 
@@ -207,14 +197,12 @@ class Crop(MapStage[CropRow]):
     def _geometry(self, tables: Tables) -> pd.DataFrame:
         """image, invented and margin. Shards of earlier versions lack the last two: what was invented follows from
         transform and photo, and the margin is the one that was asked for."""
+        names = ["image", "invented", "margin"]
         table = tables.rows(self.name)
         if table is None:
-            return pd.DataFrame({"image": [], "invented": [], "margin": []}).astype({"image": "str"})
-        rows = table.to_pandas()
-        for name in ("invented", "margin"):
-            if name not in rows:
-                rows[name] = float("nan")
-        rows = rows.merge(tables.table("images")[["image", "width", "height"]], on="image")
+            return pd.DataFrame({name: [] for name in names}).astype({"image": "str"})
+        rows = table.to_pandas().merge(tables.table("images")[["image", "width", "height"]], on="image")
+        rows = rows.assign(**{name: float("nan") for name in names if name not in rows})
         unknown = rows["invented"].isna()
         columns = (rows.loc[unknown, name] for name in ("transform", "height", "width"))
         rows.loc[unknown, "invented"] = [
@@ -223,7 +211,7 @@ class Crop(MapStage[CropRow]):
         ]
         if self.settings.crop == "face":
             rows["margin"] = rows["margin"].astype(float).fillna(self.settings.margin)
-        return pd.DataFrame(rows[["image", "invented", "margin"]])
+        return pd.DataFrame(rows[names])
 
     def notes(self, tables: Tables) -> list[str]:
         if self.settings.crop != "face":
@@ -245,13 +233,10 @@ def read_geometry(cache: Cache, view: str) -> pd.DataFrame:
 def remarks(
     settings: ViewSettings, crops: pd.DataFrame, images: pd.DataFrame, subjects: pd.DataFrame, where: str
 ) -> list[str]:
-    """One sentence or two for people where many photos are too tight for the margin, and what to do; else nothing.
+    """Where many photos are too tight for the margin of a view of faces, says so, and what to do; else nothing.
 
     Args:
-        settings: of a view of faces.
-        crops: from :func:`geometry`.
-        images: images.parquet.
-        subjects: subjects.parquet.
+        crops: from :func:`read_geometry`.
         where: the arguments of ``maskprep crop`` that name cache and view.
     """
     tight = crops[crops["margin"] < settings.margin - TIGHTER]
@@ -260,17 +245,14 @@ def remarks(
     concerned = tight if inside else invented
     if len(concerned) < max(FEWEST, MANY * total):
         return []
+    said = f"{len(concerned)} of {total} photos are tighter than the margin {settings.margin:g}: "
+    middle = float(concerned["margin" if inside else "invented"].median())
     if inside:
-        middle = float(tight["margin"].median())
         shows = f"have at most {middle:.2f}" if middle > 0 else "end at the face or leave out some of its forehead"
-        said = f"{len(tight)} of {total} photos are tighter than the margin {settings.margin:g}: half of these {shows}."
+        said += f"half of these {shows}."
         advice = f"A smaller margin treats all alike: maskprep crop {where} --margin 0.1"
     else:
-        middle = float(invented["invented"].median())
-        said = (
-            f"{len(invented)} of {total} photos are tighter than the margin {settings.margin:g}: "
-            f"in half of these at least {middle:.0%} of the crop is invented (border {settings.border})."
-        )
+        said += f"in half of these at least {middle:.0%} of the crop is invented (border {settings.border})."
         advice = f"To show only what was photographed: maskprep crop {where} --border inside"
     filled = _filled(images, subjects)
     if filled >= FILLED * total:
@@ -282,22 +264,17 @@ def remarks(
 
 def _filled(images: pd.DataFrame, subjects: pd.DataFrame) -> int:
     """How many photos are filled for the most part by the face that was seen in them."""
-    found = subjects[~subjects["status"].isin(["rescued"])].merge(images[["image", "width", "height"]], on="image")
-    sides = [
+    found = subjects[subjects["status"] != "rescued"].merge(images[["image", "width", "height"]], on="image")
+    width, height = (
         np.clip(found[f"{axis}1"], 0, found[side]) - np.clip(found[f"{axis}0"], 0, found[side])
         for axis, side in (("x", "width"), ("y", "height"))
-    ]
-    return int((sides[0] * sides[1] > FILLED * found["width"] * found["height"]).sum())
+    )
+    return int((width * height > FILLED * found["width"] * found["height"]).sum())
 
 
 def sums(pixels: Pixels, where: Pixels | NDArray[np.bool_] | None = None, prefix: str = "") -> dict[str, Any]:
-    """Exact per-channel sums, sums of squares and the count of pixels.
-
-    Args:
-        pixels: uint8 [H, W, 3].
-        where: bool [H, W], which pixels count; None for all.
-        prefix: put before the names (``fg_`` for the foreground).
-    """
+    """Exact per-channel sums, sums of squares and the count of pixels of uint8 [H, W, 3], of all or of those where bool
+    [H, W] holds; ``prefix`` is put before the names (``fg_`` for the foreground)."""
     flat = pixels.reshape(-1, 3) if where is None else pixels[where.astype(bool)]
     wide = flat.astype(np.uint32)
     total, squares = wide.sum(axis=0, dtype=np.int64), (wide * wide).sum(axis=0, dtype=np.int64)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-Box = tuple[float, float, float, float]
+from maskprep.base import Box
 
 INVENTED = 0.07
 """At most this share of a crop is invented as long as the face can be shown from the brows to the chin."""
@@ -35,7 +35,7 @@ LOWER = 0.08
 """So far below the middle of a face's box lies the middle of eyes and mouth, relative to the box's height."""
 
 STEPS = 24
-"""Halvings of an interval of scales; what is left of it is less than a hundredth of a pixel."""
+"""Halvings of an interval of scales, to less than a hundredth of a pixel."""
 
 ROUNDING = 1e-9
 """Pixels by which a crop may reach beyond the photo and still count as inside."""
@@ -49,15 +49,7 @@ Outline = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Region:
-    """A turned rectangle of a photo, in its pixels.
-
-    Args:
-        cx: its middle.
-        cy: likewise.
-        width: along its own horizontal.
-        height: across it.
-        angle: by which its horizontal is turned clockwise from the photo's, radians.
-    """
+    """A turned rectangle of a photo: middle and sides in its pixels, and the clockwise angle in radians."""
 
     cx: float
     cy: float
@@ -70,10 +62,6 @@ class Region:
         """Half the width and height of the upright rectangle around it."""
         cos, sin = abs(math.cos(self.angle)), abs(math.sin(self.angle))
         return (self.width * cos + self.height * sin) / 2, (self.width * sin + self.height * cos) / 2
-
-    def scaled(self, factor: float) -> Region:
-        """The same about the same middle, larger or smaller."""
-        return replace(self, width=self.width * factor, height=self.height * factor)
 
 
 def is_inside(region: Region, photo: tuple[int, int]) -> bool:
@@ -102,7 +90,7 @@ def move_inside(region: Region, photo: tuple[int, int], face: Box) -> Region:
 
     def placed(factor: float) -> Region:
         """At a scale: as near to the region's middle as the photo and then the face allow."""
-        own = region.scaled(factor)
+        own = replace(region, width=region.width * factor, height=region.height * factor)
         x, y = own.reach
         cx = min(max(own.cx, x), width - x) if 2 * x <= width else width / 2
         cy = min(max(own.cy, y), height - y) if 2 * y <= height else height / 2
@@ -158,12 +146,8 @@ def _clip(outline: Outline, axis: int, limit: float, sign: float) -> Outline:
 
 
 def _pull(distance: float, free: float, lower: float) -> float:
-    """How far a region must move along one of its axes to hold a face.
-
-    Args:
-        distance: from its middle to the face's.
-        free: by how much half the region exceeds half the face; negative where it cannot hold all of it.
-        lower: where to look in that case, from the face's middle.
+    """How far a region must move along one of its axes to hold a face: ``distance`` is from its middle to the face's,
+    ``free`` by how much half the region exceeds half the face; where it does not, it looks ``lower`` than the middle.
     """
     if free < 0:
         return distance + min(lower, -free)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError
+from maskprep.base import Box, UsageError
 from maskprep.crops.fitting import Region, is_inside, move_inside, share_outside
 from maskprep.photos import Pixels
 
@@ -28,6 +29,9 @@ INSIDE, REFLECT = "inside", "reflect"
 BORDERS = (INSIDE, REFLECT, "replicate", "constant", "blur")
 MAX_SIZE = 2048
 MAX_SAMPLES = 1 << 26
+
+FEWEST_SAMPLES = 2.0
+"""A photo may be decoded at a fraction of its size where a crop still shrinks what is left by this factor."""
 
 TEMPLATE = np.array([[-0.174, -0.095], [0.174, -0.095], [0.0, 0.10], [0.0, 0.255]])
 """Right eye, left eye, nose tip and mouth centre of an upright frontal face: offsets from the middle of its box in
@@ -64,7 +68,7 @@ class ViewSettings:
     zoom: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as they are kept; a zoom only where there is one, as crops without are what they ever were."""
+        """The settings as they are kept: a zoom only where there is one."""
         return {k: v for k, v in asdict(self).items() if k != "zoom" or v != 1}
 
     def __post_init__(self) -> None:
@@ -76,12 +80,8 @@ class ViewSettings:
             raise UsageError(f"The zoom lies between 1 and 20, not {self.zoom:g}.")
         if self.zoom != 1 and self.crop != "centre":
             raise UsageError("Only centred crops have a zoom.", "Add --crop centre; around a face, give --margin.")
-        for name, value, known in (
-            ("align", self.align, ALIGNS),
-            ("crop", self.crop, CROPS),
-            ("border", self.border, BORDERS),
-        ):
-            if value not in known:
+        for name, known in (("align", ALIGNS), ("crop", CROPS), ("border", BORDERS)):
+            if (value := getattr(self, name)) not in known:
                 raise UsageError(f"Unknown {name} '{value}'.", f"Known: {', '.join(known)}.")
 
 
@@ -93,97 +93,88 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     try:
         parts = [int(part) for part in text.lower().replace("×", "x").split("x")]
-    except ValueError:
-        parts = []
-    if len(parts) == 1:
-        return (parts[0], parts[0])
-    if len(parts) != 2:
-        raise UsageError(f"A size is HxW or one number, not '{text}'.", "For example: --size 224x224")
-    return (parts[0], parts[1])
+        height, width = parts * 2 if len(parts) == 1 else parts
+    except ValueError as error:
+        hint = "For example: --size 224x224"
+        raise UsageError(f"A size is HxW or one number, not '{text}'.", hint) from error
+    return (height, width)
 
 
-def transform_for(
-    view: ViewSettings,
-    photo: tuple[int, int],
-    box: tuple[float, float, float, float] | None,
-    keypoints: NDArray[np.float64] | None = None,
-) -> Transform | None:
-    """The transform of one crop.
+@dataclass(frozen=True)
+class Framing:
+    """What one crop shows of its photo.
 
     Args:
         view: geometry.
         photo: height and width of the upright photo.
-        box: subject's box in the photo's pixels.
+        box: subject's box in the photo's pixels, None where there is none.
         keypoints: right eye, left eye, nose tip, mouth centre, float [4, 2]; without them nothing is turned.
-
-    Returns:
-        float [2, 3], or None when the view needs a face and there is none.
     """
-    height, width = view.size
-    if view.crop == "none":
-        return np.array([[width / photo[1], 0, 0], [0, height / photo[0], 0]], np.float64)
-    if view.crop == "centre":
-        scale = view.zoom * max(height / photo[0], width / photo[1])
-        return _similarity(photo[1] / 2, photo[0] / 2, scale, 0.0, view.size)
-    if box is None:
-        return None
-    region, _ = _region(view, box, keypoints)
-    if view.border == INSIDE and not is_inside(region, photo):
-        region = move_inside(region, photo, box)
-    return _similarity(region.cx, region.cy, width / region.width, region.angle, view.size)
+
+    view: ViewSettings
+    photo: tuple[int, int]
+    box: Box | None
+    keypoints: NDArray[np.float64] | None = None
+
+    @cached_property
+    def face(self) -> tuple[Region, float] | None:
+        """The part of the photo that a crop of a face is to show, margin included, and the face's longer side."""
+        if self.view.crop != "face" or self.box is None:
+            return None
+        x0, y0, x1, y1 = self.box
+        cx, cy, side, angle = (x0 + x1) / 2, (y0 + y1) / 2, max(x1 - x0, y1 - y0, 1.0), 0.0
+        if self.keypoints is not None and self.view.align == "eyes":
+            dx, dy = self.keypoints[1] - self.keypoints[0]
+            angle = math.atan2(dy, dx)
+        elif self.keypoints is not None and self.view.align == "similarity":
+            cx, cy, side, angle = _fit_template(self.keypoints)
+        height, width = self.view.size
+        scale = min(height, width) / (side * (1 + 2 * self.view.margin))
+        return Region(cx, cy, width / scale, height / scale, angle), side
+
+    @cached_property
+    def transform(self) -> Transform | None:
+        """Photo -> crop; None when the view needs a face and there is none."""
+        height, width = self.view.size
+        if self.view.crop == "none":
+            return np.array([[width / self.photo[1], 0, 0], [0, height / self.photo[0], 0]], np.float64)
+        if self.view.crop == "centre":
+            scale = self.view.zoom * max(height / self.photo[0], width / self.photo[1])
+            return _similarity(self.photo[1] / 2, self.photo[0] / 2, scale, 0.0, self.view.size)
+        if self.face is None or self.box is None:
+            return None
+        region = self.face[0]
+        if self.view.border == INSIDE and not self.shows_photo_only:
+            region = move_inside(region, self.photo, self.box)
+        return _similarity(region.cx, region.cy, width / region.width, region.angle, self.view.size)
+
+    @property
+    def shows_photo_only(self) -> bool:
+        """Whether a crop lies within the photo where the margin puts it, so that every border gives the same pixels."""
+        return self.face is None or is_inside(self.face[0], self.photo)
+
+    @property
+    def margin(self) -> float | None:
+        """What is around the face on each side, the mean of both, relative to its longer side; None without a face."""
+        if self.face is None or self.transform is None:
+            return None
+        scale = math.hypot(self.transform[0, 0], self.transform[1, 0])
+        return (min(self.view.size) / scale / self.face[1] - 1) / 2
+
+    @property
+    def reduction(self) -> int:
+        """The fraction of its size at which the photo shows all that the crop can: 1, 2, 4 or 8."""
+        if self.transform is None:
+            return 1
+        shrinks = 1 / float(np.linalg.svd(self.transform[:, :2], compute_uv=False)[0])
+        return max(r for r in (1, 2, 4, 8) if r == 1 or shrinks >= FEWEST_SAMPLES * r)
 
 
-def _region(
-    view: ViewSettings, box: tuple[float, float, float, float], keypoints: NDArray[np.float64] | None
-) -> tuple[Region, float]:
-    """The part of the photo that a crop of a face is to show, margin included, and the face's longer side."""
-    cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    side = max(box[2] - box[0], box[3] - box[1], 1.0)
-    angle = 0.0
-    if keypoints is not None and view.align == "eyes":
-        dx, dy = keypoints[1] - keypoints[0]
-        angle = math.atan2(dy, dx)
-    elif keypoints is not None and view.align == "similarity":
-        cx, cy, side, angle = _fit_template(keypoints)
-    height, width = view.size
-    scale = min(height, width) / (side * (1 + 2 * view.margin))
-    return Region(cx, cy, width / scale, height / scale, angle), side
-
-
-FEWEST_SAMPLES = 2.0
-"""A photo may be decoded at a fraction of its size where a crop still shrinks what is left by this factor."""
-
-
-def reduction_for(
-    view: ViewSettings,
-    photo: tuple[int, int],
-    box: tuple[float, float, float, float] | None,
-    keypoints: NDArray[np.float64] | None = None,
-) -> int:
-    """The fraction of its size at which a photo shows all that a crop can: 1, 2, 4 or 8.
-
-    Args:
-        view, photo, box, keypoints: as for :func:`transform_for`.
-    """
-    transform = transform_for(view, photo, box, keypoints)
-    if transform is None:
-        return 1
-    shrinks = 1 / float(np.linalg.svd(transform[:, :2], compute_uv=False)[0])
-    return max(r for r in (1, 2, 4, 8) if r == 1 or shrinks >= FEWEST_SAMPLES * r)
-
-
-def shows_photo_only(
-    view: ViewSettings,
-    photo: tuple[int, int],
-    box: tuple[float, float, float, float] | None,
-    keypoints: NDArray[np.float64] | None = None,
-) -> bool:
-    """Whether a crop lies within the photo where the margin puts it, so that every border gives the same pixels.
-
-    Args:
-        view, photo, box, keypoints: as for :func:`transform_for`.
-    """
-    return view.crop != "face" or box is None or is_inside(_region(view, box, keypoints)[0], photo)
+def transform_for(
+    view: ViewSettings, photo: tuple[int, int], box: Box | None, keypoints: NDArray[np.float64] | None = None
+) -> Transform | None:
+    """The transform of one crop, see :class:`Framing`; None when the view needs a face and there is none."""
+    return Framing(view, photo, box, keypoints).transform
 
 
 @dataclass(frozen=True)
@@ -194,8 +185,7 @@ class Cut:
         pixels: uint8 [H, W, 3].
         transform: photo -> crop.
         invented: share of the crop that lies outside the photo, 0..1.
-        margin: what is around the face on each side, the mean of both, relative to its longer side; None where the
-            crop is not of a face. Less than the view's where the crop had to be shrunk.
+        margin: see :attr:`Framing.margin`; less than the view's where the crop had to be shrunk.
     """
 
     pixels: Pixels
@@ -207,7 +197,7 @@ class Cut:
 def cut(
     photo: Pixels,
     view: ViewSettings,
-    box: tuple[float, float, float, float] | None,
+    box: Box | None,
     keypoints: NDArray[np.float64] | None = None,
     shape: tuple[int, int] | None = None,
     reduction: int = 1,
@@ -216,36 +206,32 @@ def cut(
 
     Args:
         photo: uint8 [h, w, 3], upright; the photo, or the photo reduced.
-        view, box, keypoints: as for :func:`transform_for`.
+        view, box, keypoints: as in :class:`Framing`.
         shape: height and width of the photo where ``photo`` is reduced; box, keypoints and transform are in its pixels.
         reduction: pixels of the photo, along each side, in one of ``photo``.
     """
-    shape = shape or (photo.shape[0], photo.shape[1])
-    transform = transform_for(view, shape, box, keypoints)
+    framing = Framing(view, shape or (photo.shape[0], photo.shape[1]), box, keypoints)
+    transform = framing.transform
     if transform is None:
         return None
-    border, margin = view.border, None
+    border = view.border
     if border == INSIDE:  # where nothing is invented, as every view before this border was cut: byte for byte
-        border = REFLECT if shows_photo_only(view, shape, box, keypoints) else "replicate"
-    if view.crop == "face" and box is not None:
-        scale = math.hypot(transform[0, 0], transform[1, 0])
-        margin = (min(view.size) / scale / _region(view, box, keypoints)[1] - 1) / 2
+        border = REFLECT if framing.shows_photo_only else "replicate"
     reduced = transform if reduction == 1 else transform * (reduction, reduction, 1)
     pixels = warp(photo, reduced, view.size, border)
-    return Cut(pixels, transform, invented_share(transform, shape, view.size), margin)
+    return Cut(pixels, transform, invented_share(transform, framing.photo, view.size), framing.margin)
 
 
 def invented_share(transform: Transform, photo: Sequence[float], size: tuple[int, int]) -> float:
-    """Share of a crop that lies outside its photo, 0..1: exact, by cutting the photo's outline with the crop's.
-
-    Args:
-        transform: photo -> crop.
-        photo: height and width of the photo.
-        size: height and width of the crop.
-    """
-    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
-    outline = [(float(x), float(y)) for x, y in map_points(transform, corners)]
+    """Share of a crop of a size (height, width) that lies outside its photo (height, width), 0..1. Exact."""
+    outline = [(float(x), float(y)) for x, y in _outline(transform, photo)]
     return share_outside(outline, float(size[1]), float(size[0]))
+
+
+def _outline(transform: Transform, photo: Sequence[float]) -> NDArray[np.float64]:
+    """The corners of the photo in pixels of the crop, float [4, 2]."""
+    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
+    return map_points(transform, corners)
 
 
 def _similarity(cx: float, cy: float, scale: float, angle: float, size: tuple[int, int]) -> Transform:
@@ -269,17 +255,10 @@ def _fit_template(points: NDArray[np.float64]) -> tuple[float, float, float, flo
 
 
 def warp(photo: Pixels, transform: Transform, size: tuple[int, int], border: str = "reflect") -> Pixels:
-    """Sample one crop from a photo.
+    """Sample one crop of a size (height, width), uint8 [H, W, 3], from a photo, uint8 [h, w, 3].
 
-    Args:
-        photo: uint8 [h, w, 3].
-        transform: float [2, 3], photo -> crop.
-        size: height and width of the crop.
-        border: one of BORDERS.
-
-    Returns:
-        uint8 [H, W, 3]. Where the crop is smaller than what it shows, bilinear samples are taken k times as densely
-        and averaged (k the next whole number above the reduction), which is an area filter.
+    Where the crop is smaller than what it shows, bilinear samples are taken k times as densely and averaged (k the next
+    whole number above the reduction), which is an area filter.
     """
     import cv2
 
@@ -307,9 +286,8 @@ def _blur_outside(crop: Pixels, photo: tuple[int, ...], transform: Transform) ->
     import cv2
 
     height, width = crop.shape[:2]
-    corners = np.array([[0, 0], [photo[1], 0], [photo[1], photo[0]], [0, photo[0]]], np.float64)
     inside = np.zeros((height, width), np.uint8)
-    cv2.fillConvexPoly(inside, np.round(map_points(transform, corners)).astype(np.int32), 255)
+    cv2.fillConvexPoly(inside, np.round(_outline(transform, photo)).astype(np.int32), 255)
     if inside.all():
         return crop
     core: Any = cv2.erode(inside, np.ones((5, 5), np.uint8), borderValue=255)
@@ -321,7 +299,7 @@ def _blur_outside(crop: Pixels, photo: tuple[int, ...], transform: Transform) ->
 
 
 def map_points(transform: Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map float [n, 2] points by a 2x3 transform."""
+    """Map float [n, 2] points."""
     return points @ transform[:, :2].T + transform[:, 2]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,69 +26,43 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Moments:
-    """Statistics of a set of crops.
-
-    Args:
-        mean: per channel R, G, B, 0..1.
-        std: likewise, of the population.
-        images: how many crops.
-        pixels: how many pixels.
-    """
+    """Mean and population standard deviation of R, G, B, 0..1, of so many crops with so many pixels."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     images: int
     pixels: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """The form kept in stats.json."""
-        return {"mean": list(self.mean), "std": list(self.std), "images": self.images, "pixels": self.pixels}
-
 
 def moments(rows: pd.DataFrame, prefix: str = "") -> Moments | None:
-    """Statistics of the crops in ``rows``, the columns of a view's shards; None when there are no pixels.
-
-    Sums are added as Python integers, so the result is exact to the last bit of a float64 and independent of order.
-    """
+    """Statistics of the crops in ``rows``, the columns of a view's shards; None when there are no pixels. Sums are
+    added as Python integers: exact to the last bit of a float64, in any order."""
     present = rows[rows[f"{prefix}count"].notna()]
     pixels = sum(int(v) for v in present[f"{prefix}count"])
     if pixels == 0:
         return None
-    mean, std = [], []
-    for channel in CHANNELS:
-        total = sum(int(v) for v in present[f"{prefix}sum_{channel}"])
-        squares = sum(int(v) for v in present[f"{prefix}sumsq_{channel}"])
-        mean.append(total / pixels / 255)
-        std.append(math.sqrt(squares * pixels - total * total) / pixels / 255)
-    return Moments((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), len(present), pixels)
+    totals, squares = ([sum(map(int, present[f"{prefix}{kind}_{c}"])) for c in CHANNELS] for kind in ("sum", "sumsq"))
+    r, g, b = (
+        (total / pixels / 255, math.sqrt(square * pixels - total * total) / pixels / 255)
+        for total, square in zip(totals, squares, strict=True)
+    )
+    return Moments((r[0], g[0], b[0]), (r[1], g[1], b[1]), len(present), pixels)
 
 
 def by_split(rows: pd.DataFrame, split: pd.Series[Any]) -> dict[str, Any]:
-    """One view's entry of stats.json: split -> whole and foreground -> moments (null where there are none).
-
-    Args:
-        rows: the live rows of a view.
-        split: the split of each, in the same order.
-    """
+    """One view's entry of stats.json of its rows and the split of each: split -> whole and foreground -> moments."""
     entry: dict[str, Any] = {}
     others = sorted({*split.dropna()} - {*SPLITS})
     for name in (*SPLITS, *others, ALL):
         chosen = rows if name == ALL else rows[(split == name).to_numpy()]
-        whole, foreground = moments(chosen), moments(chosen, "fg_")
-        entry[name] = {
-            "whole": whole.to_dict() if whole else None,
-            "foreground": foreground.to_dict() if foreground else None,
-        }
+        parts = {"whole": moments(chosen), "foreground": moments(chosen, "fg_")}
+        entry[name] = {part: made and asdict(made) for part, made in parts.items()}
     return entry
 
 
 @dataclass(frozen=True)
 class Stats(TableStage):
-    """stats.json: mean and standard deviation of every view, whole crops and foreground, per split.
-
-    Args:
-        views: those of the cache.
-    """
+    """stats.json: mean and standard deviation of every view, whole crops and foreground, per split."""
 
     views: tuple[str, ...]
     name: ClassVar[str] = "stats"
@@ -124,20 +98,17 @@ class Stats(TableStage):
         split = tables.table("images").set_index("image")["split"]
         result = {}
         for view in self.views:
-            if self._is_cut(tables, view):
+            if (tables.cache.view(view) / INDEX).is_file():
                 rows = view_rows(tables, view)
                 result[view] = by_split(rows, rows["image"].map(split))
-        write_json(self.path(tables.cache), result)
-        self._record(tables.cache).parent.mkdir(parents=True, exist_ok=True)
-        size = self.path(tables.cache).stat().st_size
-        write_json(self._record(tables.cache), {"made_from": made_from, "bytes": size})
+        path, record = self.path(tables.cache), self._record(tables.cache)
+        write_json(path, result)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"made_from": made_from, "bytes": path.stat().st_size})
         report.computed[self.name] += len(result)
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
         raise NotImplementedError  # it is no Parquet table
-
-    def _is_cut(self, tables: Tables, view: str) -> bool:
-        return (tables.cache.view(view) / INDEX).is_file()
 
 
 def view_rows(tables: Tables, view: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from .choice import Habit as Habit
 from .choice import Place as Place
 from .choice import candidates as candidates
 from .choice import choose as choose
+from .choice import compare as compare
 from .choice import habit as habit
 from .choice import place as place
 from .detect import Detect as Detect
@@ -18,10 +19,8 @@ from .detectors import open_detectors as open_detectors
 from .drawing import draw_faces as draw_faces
 from .face import CREDIBLE as CREDIBLE
 from .face import SAME_FACE_IOU as SAME_FACE_IOU
-from .face import Box as Box
 from .face import Face as Face
 from .face import iou as iou
-from .reasons import compare as compare
 from .search import find_faces as find_faces
 from .subjects import NOT_SOUGHT as NOT_SOUGHT
 from .subjects import Choose as Choose

@@ -1,9 +1,9 @@
 """Which face is the subject: pure functions over the table of detections. No pixels, no models.
 
 Never by score: when the subject wears a mask and a passer-by does not, every detector is surer of the passer-by.
-Scores only tell whether there is a face at all (:func:`evidence`). Among the credible faces the weighted mean of a few
-signals between 0 and 1 decides: how large, how central, how sharp, how well it fits the person's other photos and the
-data set. A face that no second look confirmed and a close call are ``ambiguous``.
+Scores only tell whether there is a face at all (:func:`~maskprep.faces.face.evidence`). Among the credible faces the
+weighted mean of a few signals between 0 and 1 decides: how large, how central, how sharp, how well it fits the person's
+other photos and the data set. A face that no second look confirmed and a close call are ``ambiguous``.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError
-from maskprep.faces.face import CREDIBLE, NOTHING, Box, Face, area, intersection
+from maskprep.base import Box, UsageError
+from maskprep.faces.face import CREDIBLE, NOTHING, Face, area, intersection
 
 INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 """A face is no face when this share of another lies within it, and that one is this many times less doubtful, has at
 least this share of its side, and at least this evidence: see :func:`holds_another`."""
 
-WEIGHTS = {
-    "size": 0.4,
-    "person": 0.2,
-    "centre": 0.15,
-    "dataset": 0.1,
-    "sharpness": 0.05,
-    "matte": 0.15,
-}
+WEIGHTS = {"size": 0.4, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05, "matte": 0.15}
 """Weight of each signal; those that cannot be told for a photo are left out of the mean."""
+
+MORE = {
+    "size": "larger",
+    "person": "more where the person's other photos have the face",
+    "centre": "nearer to the middle",
+    "dataset": "more where most photos have the face",
+    "sharpness": "in better focus",
+    "matte": "more of it in the matte",
+}
+"""Each signal's comparative."""
+
+LITTLE = 0.01
+"""A difference of marks that is not worth a word."""
 
 FOCUS_SIZE, FOCUS_CENTRE, FOCUS_BLUR = 0.05, 0.4, 0.5
 """Limits of :func:`in_focus_instead`: smallest ratio of the areas, smallest difference of the centre signals, largest
@@ -100,8 +106,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a face lies in its photo, free of the photo's size: centre 0..1 in x and y, and the logarithm of its
-    size (square root of the area) relative to the photo's (square root of the area)."""
+    """Where a face lies in its photo: centre 0..1 in x and y, and the logarithm of its size relative to the photo's
+    (square roots of the areas)."""
 
     x: float
     y: float
@@ -110,12 +116,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Habit:
-    """Where the subject usually is: the median place of several photos, and how far they stray from it.
-
-    Args:
-        place: coordinate-wise median.
-        spread: width of the likeness in x, y and log_size: 1.5 times the median absolute deviation, but at least
-            :data:`SPREAD`, so that a few equal photos do not make every other place impossible.
+    """Where the subject usually is: the coordinate-wise median place of several photos, and how far they stray from it
+    in x, y and log_size: 1.5 times the median absolute deviation, but at least :data:`SPREAD`, so that a few equal
+    photos do not make every other place impossible.
     """
 
     place: Place
@@ -128,7 +131,7 @@ class Habit:
 
     def likeness(self, at: Place) -> float:
         """1 for the usual place and size, falling to 0 (Gaussian)."""
-        far = [(at.x - self.place.x), (at.y - self.place.y), (at.log_size - self.place.log_size)]
+        far = (at.x - self.place.x, at.y - self.place.y, at.log_size - self.place.log_size)
         return math.exp(-0.5 * sum((d / s) ** 2 for d, s in zip(far, self.spread, strict=True)))
 
 
@@ -147,20 +150,17 @@ class Candidate:
         return mean * min(1.0, self.face.evidence / CREDIBLE)
 
 
-def _clipped(box: Box, width: int, height: int) -> Box:
-    return intersection(box, (0.0, 0.0, float(width), float(height)))
-
-
 def holds_another(face: Face, others: Sequence[Face], width: int, height: int) -> bool:
     """Whether a face's box holds a whole other face, as far as the photo shows it: then it is no face itself.
 
     Faces are not transparent, but detectors take a small head with its shoulders, or two heads side by side, for one
     large face now and then. The doubt of a face is one minus its evidence.
     """
+    photo = (0.0, 0.0, float(width), float(height))
     for other in others:
         if other is face or other.evidence < SURE or 1 - face.evidence < SURER * (1 - other.evidence):
             continue
-        outer, inner = _clipped(face.box, width, height), _clipped(other.box, width, height)
+        outer, inner = intersection(face.box, photo), intersection(other.box, photo)
         shared = area(intersection(outer, inner))
         if INNER_SIDE**2 * area(outer) <= area(inner) < area(outer) and shared >= INSIDE * area(inner) > 0:
             return True
@@ -188,8 +188,8 @@ def habit(places: Sequence[Place]) -> Habit | None:
         return None
     values = np.array([(p.x, p.y, p.log_size) for p in places])
     middle = np.median(values, axis=0)
-    spread = np.maximum(1.5 * np.median(np.abs(values - middle), axis=0), SPREAD)
-    return Habit(Place(*(float(v) for v in middle)), (float(spread[0]), float(spread[1]), float(spread[2])))
+    x, y, size = np.maximum(1.5 * np.median(np.abs(values - middle), axis=0), SPREAD).tolist()
+    return Habit(Place(*middle.tolist()), (x, y, size))
 
 
 def candidates(
@@ -207,10 +207,10 @@ def candidates(
     if not faces:
         return []
     places = [place(face.box, width, height) for face in faces]
-    credible = [p.log_size for p, face in zip(places, faces, strict=True) if face.evidence >= CREDIBLE]
-    largest = max(credible or [p.log_size for p in places])
-    sharpest = max((face.sharpness for face in faces if face.evidence >= CREDIBLE and face.sharpness > 0), default=0.0)
-    matted = max((face.matte for face in faces if face.evidence >= CREDIBLE and face.matte >= MATTED), default=0.0)
+    credible = [(face, at) for face, at in zip(faces, places, strict=True) if face.evidence >= CREDIBLE]
+    largest = max([at.log_size for _, at in credible] or [at.log_size for at in places])
+    sharpest = max((face.sharpness for face, _ in credible if face.sharpness > 0), default=0.0)
+    matted = max((face.matte for face, _ in credible if face.matte >= MATTED), default=0.0)
     found = []
     for face, at in zip(faces, places, strict=True):
         signals = {
@@ -221,22 +221,23 @@ def candidates(
             signals["sharpness"] = min(1.0, face.sharpness / sharpest)
         if matted > 0 and not math.isnan(face.matte):
             signals["matte"] = min(1.0, face.matte / matted)
-        if person is not None:
-            signals["person"] = person.likeness(at)
-        if dataset is not None:
-            signals["dataset"] = dataset.likeness(at)
+        for name, usual in (("person", person), ("dataset", dataset)):
+            if usual is not None:
+                signals[name] = usual.likeness(at)
         found.append(Candidate(face, signals))
     return sorted(found, key=lambda c: (c.face.evidence < CREDIBLE, -c.mark, c.face.faces))
 
 
 def in_focus_instead(best: Candidate, other: Candidate) -> bool:
     """Whether ``other`` may be the subject after all: ``best`` is larger, but blurred and at the edge."""
-    if other.face.evidence < CREDIBLE or not all("sharpness" in c.signals for c in (best, other)):
-        return False
+    mine, theirs = best.signals, other.signals
     return (
-        other.signals["size"] >= FOCUS_SIZE * best.signals["size"]
-        and other.signals["centre"] - best.signals["centre"] >= FOCUS_CENTRE
-        and best.signals["sharpness"] <= FOCUS_BLUR * other.signals["sharpness"]
+        other.face.evidence >= CREDIBLE
+        and "sharpness" in mine
+        and "sharpness" in theirs
+        and theirs["size"] >= FOCUS_SIZE * mine["size"]
+        and theirs["centre"] - mine["centre"] >= FOCUS_CENTRE
+        and mine["sharpness"] <= FOCUS_BLUR * theirs["sharpness"]
     )
 
 
@@ -248,15 +249,10 @@ def choose(
     dataset: Habit | None = None,
     settings: ChooseSettings = ChooseSettings(),
 ) -> Choice:
-    """The subject among the faces of one photo.
+    """The subject among all faces of one upright photo.
 
     Args:
-        faces: all faces of the photo.
-        width: of the upright photo, pixels.
-        height: likewise.
-        person: where the subject usually is in the person's other photos.
-        dataset: where the subject usually is in all photos.
-        settings: limits and the policy for a photo without a face.
+        person, dataset: where the subject usually is in the person's other photos, in all photos.
     """
     ranked = candidates([face for face in faces if face.evidence >= NOTHING], width, height, person, dataset)
     if ranked and (ranked[0].mark >= settings.weak or (person is None and dataset is None)):
@@ -289,3 +285,30 @@ def box_at(at: Place, width: int, height: int) -> Box:
     half_width, half_height = side * math.sqrt(FACE_ASPECT) / 2, side / math.sqrt(FACE_ASPECT) / 2
     cx, cy = at.x * width, at.y * height
     return (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
+
+
+def compare(chosen: Candidate, other: Candidate) -> str:
+    """Why ``chosen`` stands before ``other``: what speaks for it, the weightiest first, then what speaks against it."""
+    shared = [name for name in WEIGHTS if name in chosen.signals and name in other.signals]
+    total = sum(WEIGHTS[name] for name in shared)
+    gain = {name: WEIGHTS[name] / total * (chosen.signals[name] - other.signals[name]) for name in shared}
+    ordered = sorted((name for name in shared if abs(gain[name]) >= LITTLE), key=lambda name: -abs(gain[name]))
+
+    def say(name: str) -> str:
+        return f"{MORE[name]} ({chosen.signals[name]:.2f} against {other.signals[name]:.2f})"
+
+    pros = [say(name) for name in ordered if gain[name] > 0]
+    if other.face.evidence < min(CREDIBLE, chosen.face.evidence):
+        pros.insert(0, f"the other is probably no face (evidence {other.face.evidence:.2f})")
+    cons = [f"not {say(name)}" for name in ordered if gain[name] < 0]
+    against = f"; although {', '.join(cons)}" if cons else ""
+    return (", ".join(pros) or "nothing sets them apart") + against
+
+
+def not_faces(faces: Sequence[Face], width: int, height: int) -> list[str]:
+    """A sentence for each detection that counts as no face because somebody's face lies within it."""
+    return [
+        f"face {face.faces[0]} is none: another face, much surer, lies within its box"
+        for face in faces
+        if holds_another(face, faces, width, height)
+    ]

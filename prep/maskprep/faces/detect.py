@@ -21,6 +21,8 @@ from maskprep.store import Compute, Input, MapStage, Output, Recipe, Report, Tab
 PICTURE = ("content", "colour_profile", "error", "format", "width", "height")
 """Columns of images.parquet that tell what there is to search."""
 
+CORNERS = ("x0", "y0", "x1", "y1")
+
 VERSION = 4
 TABLE_VERSION = 4
 
@@ -49,20 +51,15 @@ TABLE = schema_of(
         ("detector", pa.string()),
         ("rung", pa.string()),
         ("score", pa.float64()),
-        ("x0", pa.float64()),
-        ("y0", pa.float64()),
-        ("x1", pa.float64()),
-        ("y1", pa.float64()),
+        *((corner, pa.float64()) for corner in CORNERS),
         ("keypoints", pa.list_(pa.float64())),
-        ("sharpness", pa.float64()),
-        ("matte", pa.float64()),
-        ("evidence", pa.float64()),
+        *((name, pa.float64()) for name in ("sharpness", "matte", "evidence")),
         ("confirmed", pa.bool_()),
     ]
 )
 """faces.parquet. ``face`` counts the detections of an image, those of one face side by side and its best first;
-``group`` is the number of that best one, so detections with one group are one face. keypoints: x, y, x, y, ...
-``evidence`` and ``confirmed`` are those of the face, see :mod:`maskprep.faces.choice`.
+``group`` is the number of that best one, so detections with one group are one face. ``rung`` is the search pass.
+keypoints: x, y, x, y, ... ``evidence`` and ``confirmed`` are those of the face, see :mod:`maskprep.faces.face`.
 ``matte``: mean of the photo's matte within the box, where there are mattes of whole photos and several faces."""
 
 
@@ -99,15 +96,9 @@ class DetectSettings:
 
 @dataclass(frozen=True)
 class Detect(MapStage[int]):
-    """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own.
-
-    A row's input is the reduction at which the photo is decoded, 1 for its full size.
-
-    A photo that is much larger than what is searched is decoded at a reduced size; boxes are in its full pixels.
-
-    Args:
-        settings: the ``detect`` section.
-        given: photos that came with a box.
+    """Every face of every detector, a list of FACE for each photo that can be decoded and has no box of its own (is not
+    ``given``). A row's input is the reduction at which the photo is decoded, 1 for its full size; boxes are in its full
+    pixels.
     """
 
     settings: DetectSettings
@@ -136,10 +127,9 @@ class Detect(MapStage[int]):
     def inputs(self, tables: Tables) -> list[Input[int]]:
         images = tables.table("images")
         columns = (images[name] for name in ("image", *PICTURE))
-        made = (
-            self.follow(image, dict(zip(PICTURE, facts, strict=True))) for image, *facts in zip(*columns, strict=True)
-        )
-        return [source for source in made if source is not None and source.image not in self.given]
+        rows = [(image, dict(zip(PICTURE, facts, strict=True))) for image, *facts in zip(*columns, strict=True)]
+        made = [self.follow(image, row) for image, row in rows if image not in self.given]
+        return [source for source in made if source is not None]
 
     def follow(self, image: str, row: dict[str, Any]) -> Input[int] | None:
         if isinstance(row["error"], str):
@@ -151,15 +141,16 @@ class Detect(MapStage[int]):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Compute]:
-        lowest = {name: min(self.settings.low, threshold) for name, threshold in self.thresholds.items()}
-        with open_detectors(list(self.thresholds), lowest) as detectors:
+        thresholds = self.thresholds
+        opened = {name: min(self.settings.low, threshold) for name, threshold in thresholds.items()}
+        with open_detectors(list(thresholds), opened) as detectors:
 
             def compute(photo: PhotoFile, reduction: int) -> Output | None:
                 try:
                     pixels = photo.pixels(reduction)
                 except PhotoError:  # it could be read when it was indexed: the next run sees what became of it
                     return None
-                detections, faces = find_faces(pixels, detectors, self.thresholds)
+                detections, faces = find_faces(pixels, detectors, thresholds)
                 return {"faces": [_record(detections[i], face, reduction) for face in faces for i in face.faces]}, None
 
             yield compute
@@ -169,7 +160,7 @@ def _record(detection: Detection, face: Face, scale: int) -> dict[str, Any]:
     """A FACE; ``scale``: pixels of the photo, along each side, in one of those that were searched."""
     return {
         "detector": detection.detector,
-        "rung": detection.rung,
+        "rung": detection.search_pass,
         "score": detection.score,
         "sharpness": detection.sharpness,
         "box": [v * scale for v in detection.box],
@@ -203,11 +194,9 @@ class Faces(TableStage):
         out: list[dict[str, Any]] = []
         for image, faces in detections(rows):
             for number, face in enumerate(faces):
-                x0, y0, x1, y1 = face.pop("box")
+                corners = dict(zip(CORNERS, face.pop("box"), strict=True))
                 matte = mattes[image][number] if image in mattes else None
-                out.append(
-                    {"image": image, "face": number, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "matte": matte, **face}
-                )
+                out.append({"image": image, "face": number, "matte": matte, **corners, **face})
         return pa.Table.from_pylist(out, schema=TABLE)
 
 
@@ -219,19 +208,23 @@ def detections(rows: pa.Table | None) -> Iterator[tuple[str, list[dict[str, Any]
 
 def faces_by_image(table: pd.DataFrame) -> dict[str, list[Face]]:
     """faces.parquet as faces, in the table's order."""
-    groups: dict[tuple[str, int], list[dict[Any, Any]]] = {}
+    found: dict[tuple[str, int], list[dict[Any, Any]]] = {}
     for row in table[[name for name in TABLE.names if name in table]].to_dict("records"):
-        groups.setdefault((row["image"], row["group"]), []).append(row)
+        found.setdefault((row["image"], row["group"]), []).append(row)
     faces: dict[str, list[Face]] = {}
-    for (image, _), rows in groups.items():
-        own = [_detection(row) for row in rows]
-        first = rows[0]
+    for (image, _), rows in found.items():
+        own = [
+            Detection(
+                row["detector"],
+                row["score"],
+                (row["x0"], row["y0"], row["x1"], row["y1"]),
+                np.reshape(row["keypoints"], (-1, 2)),
+                row["sharpness"],
+                row["matte"],
+                row["rung"],
+            )
+            for row in rows
+        ]
         numbers = [int(row["face"]) for row in rows]
-        faces.setdefault(image, []).append(merge(own, numbers, first["evidence"], bool(first["confirmed"])))
+        faces.setdefault(image, []).append(merge(own, numbers, rows[0]["evidence"], bool(rows[0]["confirmed"])))
     return faces
-
-
-def _detection(row: dict[Any, Any]) -> Detection:
-    box = (row["x0"], row["y0"], row["x1"], row["y1"])
-    points = np.reshape(row["keypoints"], (-1, 2))
-    return Detection(row["detector"], row["score"], box, points, row["sharpness"], row["matte"], row["rung"])

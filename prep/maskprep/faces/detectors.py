@@ -11,15 +11,15 @@ import bisect
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, nearest, quiet
+from maskprep.base import Box, UsageError, nearest, quiet
 from maskprep.photos import Pixels
 from maskprep.weights import REGISTRY, locate
 
@@ -40,16 +40,16 @@ class Detection:
             YuNet and CenterFace: right and left corner).
         sharpness: detail around the eyes, see :func:`maskprep.faces.search.sharpness`; NaN when not measured.
         matte: mean of the whole photo's matte within the box, 0..1; NaN when there is none.
-        rung: the rendition of the photo on which it was detected, see :mod:`maskprep.faces.search`.
+        search_pass: on whose renditions of the photo it was detected, see :mod:`maskprep.faces.search`.
     """
 
     detector: str
     score: float
-    box: tuple[float, float, float, float]
+    box: Box
     keypoints: NDArray[np.float64]
     sharpness: float = math.nan
     matte: float = math.nan
-    rung: str = "as_is"
+    search_pass: str = "as_is"
 
     @cached_property
     def probability(self) -> float:
@@ -57,7 +57,7 @@ class Detection:
         return DETECTORS[self.detector].probability(self.score)
 
     @cached_property
-    def common_box(self) -> tuple[float, float, float, float]:
+    def common_box(self) -> Box:
         """The box with the extent that the reference detector would have given it."""
         x0, y0, x1, y1 = self.box
         width, height = x1 - x0, y1 - y0
@@ -75,31 +75,29 @@ class DetectorSpec:
     """A detector by name.
 
     Args:
-        name: as given to ``--detectors``.
-        weight: name in the weights registry.
-        threshold: faces below this score are not kept.
+        name: as given to ``--detectors``, and in the weights registry.
         open: makes the detector from its model file and threshold; closed when the context ends.
         family: detectors of one family err on the same things: one does not confirm another.
-        trust: weight of the family's answer beside those of the others, see :func:`maskprep.faces.choice.evidence`.
+        trust: weight of the family's answer beside those of the others, see :func:`maskprep.faces.face.evidence`.
         calibration: scores, and the share of the detections with that score that were faces.
         extent: how this detector's box must change to have the extent of YuNet's, so that crops do not depend on
             which detector saw the face: shift of the centre in x and y and factors for width and height, all relative
             to the box's own width and height. Medians over photos on which both saw the face.
+        threshold: faces below this score are not kept.
     """
 
     name: str
-    weight: str
-    threshold: float
     open: Callable[[Path, float], contextlib.AbstractContextManager[Find]]
     family: str
     trust: float
     calibration: tuple[tuple[float, ...], tuple[float, ...]]
     extent: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    threshold: float = 0.3
 
     @property
     def sha256(self) -> str:
         """Hash of the model file, part of every key of the stage."""
-        return REGISTRY[self.weight].sha256
+        return REGISTRY[self.name].sha256
 
     def probability(self, score: float) -> float:
         """Chance that a detection with this score is a face, 0..1, interpolated between the calibrated scores."""
@@ -137,14 +135,6 @@ def _open_blazeface(name: str, path: Path, threshold: float) -> Iterator[Find]:
             return faces
 
         yield find
-
-
-def _open_short(path: Path, threshold: float) -> contextlib.AbstractContextManager[Find]:
-    return _open_blazeface("blazeface_short", path, threshold)
-
-
-def _open_full(path: Path, threshold: float) -> contextlib.AbstractContextManager[Find]:
-    return _open_blazeface("blazeface_full", path, threshold)
 
 
 @contextlib.contextmanager
@@ -204,40 +194,32 @@ DETECTORS = {
     for spec in (
         DetectorSpec(
             "yunet",
-            "yunet",
-            0.3,
             _open_yunet,
-            family="yunet",
-            trust=1.0,
-            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0.05, 0.12, 0.20, 0.35, 0.50, 0.75, 0.93, 0.99)),
+            "yunet",
+            1.0,
+            ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0.05, 0.12, 0.20, 0.35, 0.50, 0.75, 0.93, 0.99)),
         ),
         DetectorSpec(
             "centerface",
-            "centerface",
-            0.3,
             _open_centerface,
-            family="centerface",
-            trust=3.0,
-            calibration=((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.05, 0.13, 0.28, 0.55, 0.76, 0.90, 0.97, 0.99)),
+            "centerface",
+            3.0,
+            ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.05, 0.13, 0.28, 0.55, 0.76, 0.90, 0.97, 0.99)),
         ),
         DetectorSpec(
             "blazeface_full",
-            "blazeface_full",
-            0.3,
-            _open_full,
-            family="blazeface",
-            trust=0.5,
-            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.30, 0.45, 0.70, 0.87, 0.95, 0.99)),
+            partial(_open_blazeface, "blazeface_full"),
+            "blazeface",
+            0.5,
+            ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.15, 0.30, 0.45, 0.70, 0.87, 0.95, 0.99)),
             extent=(0.0, -0.056, 0.91, 1.20),
         ),
         DetectorSpec(
             "blazeface_short",
-            "blazeface_short",
-            0.3,
-            _open_short,
-            family="blazeface",
-            trust=0.5,
-            calibration=((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.08, 0.15, 0.30, 0.50, 0.65, 0.85, 0.99)),
+            partial(_open_blazeface, "blazeface_short"),
+            "blazeface",
+            0.5,
+            ((0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), (0.08, 0.15, 0.30, 0.50, 0.65, 0.85, 0.99)),
             extent=(0.0, -0.105, 0.955, 1.265),
         ),
     )
@@ -250,11 +232,9 @@ def check_names(names: Sequence[str]) -> None:
     """Raise UsageError for no, unknown or repeated detectors."""
     unknown = [name for name in names if name not in DETECTORS]
     if unknown or not names or len(set(names)) != len(names):
-        what = (
-            f"Unknown detector '{unknown[0]}'.{nearest(unknown[0], DETECTORS)}"
-            if unknown
-            else "Name each detector once, and at least one."
-        )
+        what = "Name each detector once, and at least one."
+        if unknown:
+            what = f"Unknown detector '{unknown[0]}'.{nearest(unknown[0], DETECTORS)}"
         raise UsageError(what, f"Known detectors: {', '.join(DETECTORS)}.")
 
 
@@ -271,9 +251,8 @@ def open_detectors(names: Sequence[str], thresholds: dict[str, float]) -> Iterat
         with quiet():
             finders = {}
             for name in names:
-                spec = DETECTORS[name]
-                opened = spec.open(locate(spec.weight), thresholds.get(name, spec.threshold))
-                finders[name] = stack.enter_context(opened)
+                threshold = thresholds.get(name, DETECTORS[name].threshold)
+                finders[name] = stack.enter_context(DETECTORS[name].open(locate(name), threshold))
             blank = np.zeros((64, 64, 3), np.uint8)
             for find in finders.values():
                 find(blank)  # loads lazily and writes to stderr
@@ -296,11 +275,3 @@ def reduce_for_detection(pixels: Pixels, side: int = WORKING_SIDE) -> tuple[Pixe
     height, width = (max(1, round(n * scale)) for n in pixels.shape[:2])
     small: Any = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     return small, scale
-
-
-def rescale(face: Detection, factor: float) -> Detection:
-    """A face in pixels of an image ``factor`` times as large."""
-    if factor == 1.0:
-        return face
-    x0, y0, x1, y1 = (v * factor for v in face.box)
-    return replace(face, box=(x0, y0, x1, y1), keypoints=face.keypoints * factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -35,21 +36,19 @@ def draw_faces(
     count: int = 24,
     force: bool = False,
 ) -> Path:
-    """Draw boxes, rungs, scores and the choice on one photo, or on a sheet of several.
+    """Draw boxes, search passes, scores and the choice on one photo, or on a sheet of several.
 
     Args:
         cache: up to date.
         photos: opens its photos.
         chooser: its subjects.
-        image: one image; None for a sheet of those most worth a look: unclear choices first, then photos with the
-            most faces.
+        image: one image; None for a sheet of ``count`` of those most worth a look: unclear choices first, then photos
+            with the most faces.
         out: PNG to write; by default ``faces.png`` or ``faces-<image>.png`` in the cache.
-        count: photos on the sheet.
         force: write over a file that is no drawing of ours.
 
     Raises:
-        UserError: no such image, it cannot be read, or the file would lie among the photos or take the place of
-            another.
+        UserError: no such image, it cannot be read, or the file would lie among the photos or replace another.
     """
     if out is not None:
         keep_out(out, photos.root)
@@ -68,12 +67,6 @@ def draw_faces(
 def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int = LONGEST) -> Image.Image:
     """One photo with every face: thin boxes as the detectors gave them, a thick one per face, green for the subject.
 
-    Args:
-        photos: opens the photos.
-        image: which photo.
-        chooser: the subjects.
-        longest: size of the picture, pixels.
-
     Raises:
         UsageError: the photo cannot be decoded.
     """
@@ -83,11 +76,10 @@ def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int 
         raise UsageError(f"'{image}' cannot be drawn: {error}.") from error
     choice = chooser.choose(image)
     scale = min(longest / max(pixels.shape[:2]), 4.0)
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    photo = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    photo = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(photo)
-    mine_only = chooser.faces[chooser.faces["image"] == image]
-    detections = mine_only.to_dict("records")
+    detections = chooser.faces[chooser.faces["image"] == image].to_dict("records")
     for detection in detections:
         colour = COLOURS.get(detection["detector"], OTHER)
         draw.rectangle([detection[c] * scale for c in ("x0", "y0", "x1", "y1")], outline=colour, width=1)
@@ -114,14 +106,8 @@ def draw_photo(photos: PhotoFolder, image: str, chooser: Subjects, longest: int 
 
 def _with_caption(photo: Image.Image, lines: list[str]) -> Image.Image:
     """The photo above its lines of text, broken to its width."""
-    wrapped: list[str] = []
     room = max(30, photo.width // 6)
-    for line in lines[:9]:
-        while line:
-            at = line.rfind(" ", 0, room) if len(line) > room else len(line)
-            at = at if at > 0 else room
-            wrapped.append(line[:at])
-            line = line[at:].strip()
+    wrapped = [part for line in lines[:9] for part in textwrap.wrap(line, room, break_on_hyphens=False)]
     canvas = Image.new("RGB", (photo.width, photo.height + 15 * len(wrapped) + 8), PAPER)
     canvas.paste(photo)
     draw = ImageDraw.Draw(canvas)
@@ -132,21 +118,16 @@ def _with_caption(photo: Image.Image, lines: list[str]) -> Image.Image:
 
 def _sheet(cache: Cache, photos: PhotoFolder, chooser: Subjects, count: int) -> Image.Image:
     """Photos most worth a look, side by side."""
-    subjects = read_table(cache.subjects)
-    faces = read_table(cache.faces)
-    groups = faces.groupby("image")["group"].nunique()
-    rungs = faces[faces["rung"] != "as_is"].groupby("image").size()
+    subjects, faces = read_table(cache.subjects), read_table(cache.faces)
     rank = subjects.assign(
-        unclear=~subjects["status"].isin(["ok", "given", "decided"]),
-        climbed=subjects["image"].map(rungs).fillna(0) > 0,
-        groups=subjects["image"].map(groups).fillna(0),
+        clear=subjects["status"].isin(["ok", "given", "decided"]),
+        easy=~subjects["image"].isin(faces["image"][faces["rung"] != "as_is"]),
+        faces=-subjects["image"].map(faces.groupby("image")["group"].nunique()).fillna(0),
     )
-    rank = rank[~rank["status"].isin(["unreadable"])]
-    rank = rank.sort_values(["unclear", "climbed", "groups", "image"], ascending=[False, False, False, True])
-    chosen = list(rank["image"][:count])
-    if not chosen:
+    rank = rank[rank["status"] != "unreadable"].sort_values(["clear", "easy", "faces", "image"])
+    if rank.empty:
         raise UsageError(f"'{cache.root}' has no photo that could be drawn.")
-    pictures = [draw_photo(photos, image, chooser, 420) for image in chosen]
+    pictures = [draw_photo(photos, image, chooser, 420) for image in rank["image"][:count]]
     columns = min(6, len(pictures))
     width = max(p.width for p in pictures) + 8
     rows = math.ceil(len(pictures) / columns)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from maskprep.base import Box
 from maskprep.faces.detectors import DETECTORS, Detection
-
-Box = tuple[float, float, float, float]
 
 SAME_FACE_IOU = 0.35
 """Boxes of different detectors that overlap this much (see :attr:`Detection.common_box`) are one face."""
@@ -21,17 +20,11 @@ NEAR, ALIKE = 0.4, 1.8
 """Or boxes whose centres are closer than this (relative to their sides) and whose sides differ by no more than this
 factor: small boxes are too coarse for an overlap."""
 
-CREDIBLE = 0.35
-"""Evidence from which on a face can be the subject."""
+NOTHING, CREDIBLE, SURELY = 0.2, 0.35, 0.7
+"""Evidence from which on there may be a face, it can be the subject, and two looks confirm it."""
 
 CONFIRMS = 0.5
 """Probability by its score from which on a detection confirms a face."""
-
-NOTHING = 0.2
-"""Evidence below which there is no face."""
-
-SURELY = 0.7
-"""Evidence from which on two looks confirm a face."""
 
 LIMIT = 0.01
 """Distance from 0 and 1 of the surest probability."""
@@ -78,7 +71,7 @@ def area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def group(detections: Sequence[Detection]) -> list[list[int]]:
+def cluster(detections: Sequence[Detection]) -> list[list[int]]:
     """Which detections are one face: indices per face, the first of each being its best (by detector, then score)."""
     rank = {name: i for i, name in enumerate(DETECTORS)}
     order = sorted(
@@ -86,14 +79,14 @@ def group(detections: Sequence[Detection]) -> list[list[int]]:
         key=lambda i: (rank.get(detections[i].detector, len(rank)), -detections[i].score, detections[i].box),
     )
     boxes = [face.common_box for face in detections]
-    groups: list[list[int]] = []
+    clusters: list[list[int]] = []
     for i in order:
-        likely = [members for members in groups if same(boxes[i], boxes[members[0]])]
+        likely = [members for members in clusters if same(boxes[i], boxes[members[0]])]
         if likely:
             max(likely, key=lambda members: iou(boxes[i], boxes[members[0]])).append(i)
         else:
-            groups.append([i])
-    return groups
+            clusters.append([i])
+    return clusters
 
 
 def same(a: Box, b: Box) -> bool:
@@ -109,18 +102,16 @@ def same(a: Box, b: Box) -> bool:
 
 
 def evidence(answers: Mapping[str, Sequence[float]]) -> float:
-    """Probability that there is a face, 0..1.
+    """Probability that there is a face, 0..1, by those that each look of a detector family gave; at least one look.
 
-    Log-odds are averaged, first over the looks of each detector family, then over the families, weighted by their
-    trust: a logistic regression over the labelled faces of street photos gave those weights. Doubtful scores do not add
-    up, and what a family overlooked counts against a face.
-
-    Args:
-        answers: by detector family, the probability that each of its looks gave to the face, 0..1; at least one.
+    Log-odds are averaged, first over the looks of each family, then over the families, weighted by their trust: a
+    logistic regression over the labelled faces of street photos gave those weights. Doubtful scores do not add up, and
+    what a family overlooked counts against a face.
     """
+    trusts = {spec.family: spec.trust for spec in DETECTORS.values()}
     total = weight = 0.0
     for family in sorted(answers):
-        trust = next(spec.trust for spec in DETECTORS.values() if spec.family == family)
+        trust = trusts[family]
         odds = [math.log(p / (1 - p)) for p in (min(1 - LIMIT, max(LIMIT, p)) for p in answers[family])]
         total += trust * sum(odds) / len(odds)
         weight += trust
@@ -128,12 +119,8 @@ def evidence(answers: Mapping[str, Sequence[float]]) -> float:
 
 
 def confirmed(detections: Sequence[Detection], evidence: float, needed: int = 2) -> bool:
-    """Whether enough detector families saw a face of that evidence: one proposed it, another confirms it.
-
-    Args:
-        detections: those of the face.
-        evidence: that of :func:`evidence`.
-        needed: families that must have seen it; 1 where the settings name detectors of one family only.
+    """Whether enough detector families saw a face of that evidence: one proposed it, another confirms it. One family is
+    ``needed`` where the settings name detectors of one family only.
     """
     families = {DETECTORS[face.detector].family for face in detections if face.probability >= CONFIRMS}
     return evidence >= SURELY and len(families) >= needed
@@ -141,19 +128,18 @@ def confirmed(detections: Sequence[Detection], evidence: float, needed: int = 2)
 
 def merge(detections: Sequence[Detection], faces: Sequence[int], evidence: float, confirmed: bool) -> Face:
     """One face of its detections; ``faces`` are their numbers, the rest as in :class:`Face`."""
-    best: dict[str, Detection] = {}
+    votes: dict[str, Detection] = {}
     for face in detections:  # one vote per detector, however many renditions it looked at
-        if face.detector not in best or face.score > best[face.detector].score:
-            best[face.detector] = face
-    if len(best) == 1:
-        (only,) = best.values()
-        box, points = only.common_box, _four_points(only)
-    else:
-        weights = np.array([face.score for face in best.values()]) + 1e-6
+        if face.detector not in votes or face.score > votes[face.detector].score:
+            votes[face.detector] = face
+    best = list(votes.values())
+    box, points = best[0].common_box, _four_points(best[0])
+    if len(best) > 1:
+        weights = np.array([face.score for face in best]) + 1e-6
         weights /= weights.sum()
-        x0, y0, x1, y1 = (float(v) for v in weights @ np.array([face.common_box for face in best.values()]))
+        x0, y0, x1, y1 = (float(v) for v in weights @ np.array([face.common_box for face in best]))
         box = (x0, y0, x1, y1)
-        points = np.tensordot(weights, np.array([_four_points(face) for face in best.values()]), 1)
+        points = np.tensordot(weights, np.array([_four_points(face) for face in best]), 1)
     detail = statistics.median([face.sharpness for face in detections])
     matte = statistics.median([face.matte for face in detections])
     probability = max(face.probability for face in detections)

@@ -39,40 +39,53 @@ class Look:
     back: NDArray[np.float64]
 
 
-def looks(rung: str, base: Pixels, photo: Pixels, scale: float) -> Iterator[Look]:
-    """The pictures of one rung. ``base`` is the photo reduced by ``scale``; all map back to its pixels."""
+def looks(search_pass: str, base: Pixels, photo: Pixels, scale: float) -> Iterator[Look]:
+    """The pictures of one search pass. ``base`` is the photo reduced by ``scale``; all map back to its pixels."""
     import cv2
 
     height, width = base.shape[:2]
-    if rung == "as_is":
+    if search_pass == "as_is":
         yield Look(base, similarity(1.0, 0.0, 0.0))
-    elif rung == "padded":
+    elif search_pass == "padded":
         y, x = height // 2, width // 2
         padded: Any = cv2.copyMakeBorder(base, y, y, x, x, cv2.BORDER_CONSTANT, value=GREY)
         reduced, shrink = reduce_for_detection(padded)
         yield Look(reduced, similarity(1 / shrink, -x, -y))
-    elif rung == "small":
+    elif search_pass == "small":
         reduced, shrink = reduce_for_detection(base, SMALL_SIDE)
         yield Look(reduced, similarity(1 / shrink, 0.0, 0.0))
-    elif rung == "double":
+    elif search_pass == "double":
         sharp, shrink = reduce_for_detection(photo, 2 * WORKING_SIDE)
-        grow = min(2.0, 2 * WORKING_SIDE / max(sharp.shape[:2])) if shrink == 1.0 else 1.0
-        large: Any = cv2.resize(sharp, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR) if grow > 1 else sharp
+        large = _enlarged(sharp, 2 * WORKING_SIDE) if shrink == 1.0 else sharp
         yield Look(large, similarity(width / large.shape[1], 0.0, 0.0))
-    elif rung == "tiles":
-        yield from _tiles(photo, scale)
-    elif rung == "turned":
+    elif search_pass == "tiles":  # four quarters of 5/8 of each side, so that a face on a seam is whole in one of them
+        height, width = photo.shape[:2]
+        h, w = math.ceil(height * 0.625), math.ceil(width * 0.625)
+        for y in (0, height - h):
+            for x in (0, width - w):
+                tile, shrink = reduce_for_detection(np.ascontiguousarray(photo[y : y + h, x : x + w]))
+                if shrink == 1.0:
+                    tile = _enlarged(tile, WORKING_SIDE)
+                    shrink = tile.shape[1] / w
+                yield Look(tile, similarity(scale / shrink, x * scale, y * scale))
+    elif search_pass == "turned":
         for degrees in TURNS:
             yield _turned(base, degrees)
 
 
-def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:
-    """A face with its surroundings, grey beyond the photo.
+def _enlarged(pixels: Pixels, side: int) -> Pixels:
+    """Up to twice as large, at most ``side`` pixels long."""
+    import cv2
 
-    Args:
-        photo: uint8 [h, w, 3].
-        box: of the face, x0, y0, x1, y1 in its pixels.
-        scale: the rendition maps back to pixels of the photo times this.
+    grow = min(2.0, side / max(pixels.shape[:2]))
+    if grow <= 1:
+        return pixels
+    return np.asarray(cv2.resize(pixels, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:
+    """A face, by its box in the photo, with its surroundings, grey beyond the photo. The rendition maps back to pixels
+    of the photo times ``scale``.
     """
     import cv2
 
@@ -86,22 +99,6 @@ def close(photo: Pixels, box: Sequence[float], scale: float) -> Look:
     filter_ = cv2.INTER_AREA if side > CLOSE_PIXELS else cv2.INTER_LINEAR
     pixels: Any = cv2.resize(window, (CLOSE_PIXELS, CLOSE_PIXELS), interpolation=filter_)
     return Look(pixels, similarity(scale * side / CLOSE_PIXELS, left * scale, top * scale))
-
-
-def _tiles(photo: Pixels, scale: float) -> Iterator[Look]:
-    """Four quarters of 5/8 of the width and height each, so that a face on a seam is whole in one of them."""
-    import cv2
-
-    height, width = photo.shape[:2]
-    h, w = math.ceil(height * 0.625), math.ceil(width * 0.625)
-    for y in (0, height - h):
-        for x in (0, width - w):
-            tile, shrink = reduce_for_detection(np.ascontiguousarray(photo[y : y + h, x : x + w]))
-            if shrink == 1.0 and max(h, w) < WORKING_SIDE:
-                grow = min(2.0, WORKING_SIDE / max(h, w))
-                larger: Any = cv2.resize(tile, None, fx=grow, fy=grow, interpolation=cv2.INTER_LINEAR)
-                tile, shrink = larger, larger.shape[1] / w
-            yield Look(tile, similarity(scale / shrink, x * scale, y * scale))
 
 
 def _turned(base: Pixels, degrees: float) -> Look:

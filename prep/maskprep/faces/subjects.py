@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -12,12 +12,31 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import BOX_COLUMNS, Box
-from maskprep.faces.choice import Candidate, Choice, ChooseSettings, Habit, Place, candidates, choose, habit, place
-from maskprep.faces.decisions import by_image, decision_reason, rule
-from maskprep.faces.detect import faces_by_image
-from maskprep.faces.face import Face
-from maskprep.faces.reasons import not_faces
-from maskprep.store import Decision, Recipe, Report, Tables, TableStage, schema_of
+from maskprep.faces.choice import (
+    Candidate,
+    Choice,
+    ChooseSettings,
+    Habit,
+    Place,
+    candidates,
+    choose,
+    habit,
+    not_faces,
+    place,
+)
+from maskprep.faces.detect import CORNERS, faces_by_image
+from maskprep.faces.face import Face, iou
+from maskprep.store import (
+    Decision,
+    Recipe,
+    Report,
+    Tables,
+    TableStage,
+    holders,
+    images_by_content,
+    parse_box,
+    schema_of,
+)
 
 VERSION = 5
 
@@ -26,15 +45,15 @@ STATUSES = ("ok", "given", "rescued", "ambiguous", "no_face", "unreadable", "dro
 NOT_SOUGHT = "the whole photo: no view shows faces, so none were looked for"
 """Reason of the status ``given`` where the whole photo is the subject."""
 
+SAME_BOX_IOU = 0.5
+"""The box that a decision expects and one found now are the same when they overlap this much."""
+
 TABLE = schema_of(
     [
         ("image", pa.string()),
         ("status", pa.string()),
         ("face", pa.int64()),
-        ("x0", pa.float64()),
-        ("y0", pa.float64()),
-        ("x1", pa.float64()),
-        ("y1", pa.float64()),
+        *((corner, pa.float64()) for corner in CORNERS),
         ("reason", pa.string()),
         ("keypoints", pa.list_(pa.float64())),
     ]
@@ -44,13 +63,7 @@ TABLE = schema_of(
 
 @dataclass(frozen=True)
 class Choose(TableStage):
-    """subjects.parquet: the face that counts, for every photo.
-
-    Args:
-        settings: the ``choose`` section.
-        decisions: a person's decisions on faces, in order.
-        sought: whether faces were looked for.
-    """
+    """subjects.parquet: the face that counts, for every photo; ``decisions`` are a person's, on faces, in order."""
 
     settings: ChooseSettings
     decisions: tuple[Decision, ...] = ()
@@ -68,9 +81,8 @@ class Choose(TableStage):
 
     def subjects(self, tables: Tables) -> Subjects:
         """The choices, with what is needed to explain one."""
-        return Subjects(
-            tables.table("images"), tables.table("faces"), self.settings, self.decisions, sought=self.sought
-        )
+        images, faces = tables.table("images"), tables.table("faces")
+        return Subjects(images, faces, self.settings, self.decisions, sought=self.sought)
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
         chosen = self.subjects(tables)
@@ -78,13 +90,7 @@ class Choose(TableStage):
         return chosen.table(report.progress.advance)
 
     def notes(self, tables: Tables) -> list[str]:
-        return self.subjects(tables).stale_rulings() if self.decisions else []
-
-
-def _inside(box: Box, row: Any) -> bool:
-    """Whether a box shows some of the photo and is not absurdly large."""
-    shows = box[0] < row.width and box[1] < row.height and box[2] > 0 and box[3] > 0
-    return bool(shows and box[2] - box[0] <= 3 * row.width and box[3] - box[1] <= 3 * row.height)
+        return self.subjects(tables).stale_decisions() if self.decisions else []
 
 
 def given_boxes(images: pd.DataFrame) -> dict[str, tuple[Box, int]]:
@@ -92,10 +98,59 @@ def given_boxes(images: pd.DataFrame) -> dict[str, tuple[Box, int]]:
     if BOX_COLUMNS[0] not in images:
         return {}
     own = images[images[BOX_COLUMNS[0]].notna() & images["error"].isna()]
-    found: dict[str, tuple[Box, int]] = {}
-    for image, count, x0, y0, x1, y1 in zip(*(own[c] for c in ("image", "boxes", *BOX_COLUMNS)), strict=True):
-        found[image] = ((float(x0), float(y0), float(x1), float(y1)), int(count))
-    return found
+    rows = zip(*(own[c].tolist() for c in ("image", "boxes", *BOX_COLUMNS)), strict=True)
+    return {image: ((x0, y0, x1, y1), int(count)) for image, count, x0, y0, x1, y1 in rows}
+
+
+def by_image(decisions: Iterable[Decision], contents: dict[str, str]) -> tuple[dict[str, Decision], list[str]]:
+    """The last decision on the face of each image, and sentences about decisions on photos that are not there.
+    ``contents``: image -> content of every photo."""
+    images = images_by_content(contents)
+    last: dict[str, Decision] = {}
+    lost = []
+    for decision in decisions:
+        held = holders(decision, images)
+        last |= dict.fromkeys(held, decision)
+        if not held:
+            what = "has changed" if decision.image in contents else "is not there"
+            lost.append(f"decisions.csv, line {decision.line}: stale, the photo '{decision.image}' {what}.")
+    return last, lost
+
+
+def decision_reason(decision: Decision) -> str:
+    """Why it was decided so: the person's words, or the verdict and who gave it."""
+    return decision.reason or f"decided: {decision.verdict}" + (f" by {decision.by}" if decision.by else "")
+
+
+def apply_decision(decision: Decision, choice: Choice, faces: Sequence[Face]) -> tuple[Choice, str]:
+    """The choice under a decision (status ``decided`` or ``dropped``), or the automatic one where it is stale,
+    and why it is.
+    """
+    expected = parse_box(decision.expected)
+    reason = decision_reason(decision)
+
+    def overlap(box: Box | None) -> float:
+        return 1.0 if expected is None else 0.0 if box is None else iou(box, expected)
+
+    if choice.status == "unreadable":
+        return choice, "" if decision.verdict == "drop" else "the photo cannot be read"
+    if decision.verdict == "face":
+        wanted = next((face for face in faces if int(decision.value) in face.faces), None)
+        if expected is not None and (wanted is None or overlap(wanted.box) < SAME_BOX_IOU):
+            alike = [face for face in faces if overlap(face.box) >= SAME_BOX_IOU]
+            wanted = max(alike, key=lambda face: overlap(face.box), default=None)
+        if wanted is None:
+            return choice, f"there is no such face {decision.value} any more"
+        return Choice("decided", wanted.faces[0], wanted.box, reason, wanted.keypoints), ""
+    if overlap(choice.box) < SAME_BOX_IOU:
+        return choice, "the choice is another one now"
+    if decision.verdict == "drop":
+        return Choice("dropped", reason=reason), ""
+    if decision.verdict == "box":
+        return Choice("decided", None, parse_box(decision.value), reason), ""
+    if choice.box is None:
+        return choice, "there is no choice to keep"
+    return Choice("decided", choice.face, choice.box, reason, choice.keypoints), ""
 
 
 @dataclass
@@ -105,11 +160,10 @@ class Subjects:
     Args:
         images: images.parquet.
         faces: faces.parquet.
-        settings: how to choose.
-        decisions: a person's rulings, in order.
-        stale: filled with sentences about rulings that were not applied.
+        settings, decisions: as in :class:`Choose`.
+        stale: filled with sentences about decisions that were not applied.
         sought: whether faces were looked for. If not, the subject of every photo is the whole photo (status
-            ``given``), and of a person's rulings only those that drop a photo count.
+            ``given``), and of a person's decisions only those that drop a photo count.
     """
 
     images: pd.DataFrame
@@ -131,26 +185,19 @@ class Subjects:
             if image in self._rows  # faces of photos that are gone stay until the next detection
         }
         self._given = given_boxes(self.images)
-        first = {image: self._first_guess(image) for image in self._faces if self._readable(image)}
-        self._places = {image: at for image, at in first.items() if at is not None}
+        self._places: dict[str, Place] = {}  # of the likeliest face of each photo, judged by the photo alone
+        for image, faces in self._faces.items():
+            row = self._rows[image]
+            if not isinstance(row.error, str) and (ranked := candidates(faces, row.width, row.height)):
+                self._places[image] = place(ranked[0].face.box, row.width, row.height)
         usual = habit(list(self._places.values()))
         self._dataset = usual if usual is not None and usual.narrow else None
-        contents = {image: row.content for image, row in self._rows.items()}
-        self._ruled, lost = by_image(self.decisions, contents)
+        self._decided, lost = by_image(self.decisions, {image: row.content for image, row in self._rows.items()})
         self.stale.extend(lost)
         self._people: dict[str, list[str]] = {}
-        for image in self._rows:
-            if isinstance(person := self._rows[image].person, str):
-                self._people.setdefault(person, []).append(image)
-
-    def _readable(self, image: str) -> bool:
-        return not isinstance(self._rows[image].error, str)
-
-    def _first_guess(self, image: str) -> Place | None:
-        """Place of the likeliest face, judged by the photo alone."""
-        row = self._rows[image]
-        ranked = candidates(self._faces[image], row.width, row.height)
-        return place(ranked[0].face.box, row.width, row.height) if ranked else None
+        for image, row in self._rows.items():
+            if isinstance(row.person, str):
+                self._people.setdefault(row.person, []).append(image)
 
     def context(self, image: str) -> tuple[Habit | None, Habit | None]:
         """The usual place in the person's other photos (None with fewer than two of them), and in the data set."""
@@ -170,25 +217,28 @@ class Subjects:
         return not_faces(self._faces.get(image, []), row.width, row.height)
 
     def choose(self, image: str) -> Choice:
-        """The subject of one image: a person's ruling where there is one, else the automatic choice."""
+        """The subject of one image: a person's decision where there is one, else the automatic choice."""
         choice = self.automatic(image)
-        decision = self._ruled.get(image)
+        decision = self._decided.get(image)
         if decision is None:
             return choice
         if not self.sought:
             dropped = decision.verdict == "drop" and choice.status != "unreadable"
             return Choice("dropped", reason=decision_reason(decision)) if dropped else choice
-        ruled, stale = rule(decision, choice, self._faces.get(image, []))
-        if not stale and ruled.box is not None and not _inside(ruled.box, self._rows[image]):
-            ruled, stale = choice, "the box lies outside the photo or beyond three times its size"
+        decided, stale = apply_decision(decision, choice, self._faces.get(image, []))
+        if not stale and decided.box is not None:
+            (x0, y0, x1, y1), row = decided.box, self._rows[image]
+            shows = x0 < row.width and y0 < row.height and x1 > 0 and y1 > 0
+            if not shows or x1 - x0 > 3 * row.width or y1 - y0 > 3 * row.height:
+                decided, stale = choice, "the box lies outside the photo or beyond three times its size"
         if stale:
             self.stale.append(f"decisions.csv, line {decision.line}: stale, {stale} ('{image}').")
-        return ruled
+        return decided
 
     def automatic(self, image: str) -> Choice:
-        """The subject of one image, whatever was ruled."""
+        """The subject of one image, whatever was decided."""
         row = self._rows[image]
-        if not self._readable(image):
+        if isinstance(row.error, str):
             detail = f": {row.detail}" if isinstance(row.detail, str) else ""
             return Choice("unreadable", reason=f"{row.error}{detail}")
         if not self.sought:
@@ -199,20 +249,19 @@ class Subjects:
         faces: list[Face] = self._faces.get(image, [])
         return choose(faces, row.width, row.height, *self.context(image), self.settings)
 
-    def stale_rulings(self) -> list[str]:
-        """Sentences about the rulings that are not applied, without making the whole table."""
-        for image in self._ruled:
+    def stale_decisions(self) -> list[str]:
+        """Sentences about the decisions that are not applied, without making the whole table."""
+        for image in self._decided:
             self.choose(image)
         return self.stale
 
     def table(self, advance: Callable[[int], None] = lambda n: None) -> pa.Table:
         """subjects.parquet."""
-        out: list[dict[str, Any]] = []
+        rows: list[tuple[Any, ...]] = []
         for image in self.images["image"]:
             choice = self.choose(image)
-            x0, y0, x1, y1 = choice.box or (None, None, None, None)
             points = None if choice.keypoints is None else choice.keypoints.ravel().tolist()
-            record = {"image": image, "status": choice.status, "face": choice.face, "reason": choice.reason or None}
-            out.append({**record, "x0": x0, "y0": y0, "x1": x1, "y1": y1, "keypoints": points})
+            corners = choice.box or (None,) * 4
+            rows.append((image, choice.status, choice.face, *corners, choice.reason or None, points))
             advance(1)
-        return pa.Table.from_pylist(out, schema=TABLE)
+        return pa.Table.from_pylist([dict(zip(TABLE.names, row, strict=True)) for row in rows], schema=TABLE)

@@ -1,7 +1,6 @@
 """Boxes of faces that come with the photos: Pascal VOC, COCO, YOLO, or a table with four columns of corners.
 
 Of several boxes of one photo the largest is the subject, and where boxes carry classes, its class is the photo's.
-Boxes are in pixels of the upright photo.
 """
 
 from __future__ import annotations
@@ -9,24 +8,21 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from maskprep.base import BOX_COLUMNS, UsageError, nfc, read_yaml
-from maskprep.labels.columns import plain
-
-COLUMNS = BOX_COLUMNS
-"""Of images.parquet: the subject's box, null for photos without one; ``boxes`` beside them counts all of a photo."""
+from maskprep.base import BOX_COLUMNS, UsageError, read_yaml
+from maskprep.base import Box as Corners
+from maskprep.labels import columns
+from maskprep.labels.lists import Listing, PhotoNames, match
 
 CORNERS = (("x0", "y0", "x1", "y1"), ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"))
 """Names of the columns of a table, as :func:`maskprep.labels.columns.plain` writes them."""
-
-MIRRORED = frozenset(("images", "labels", "annotations", "jpegimages", "xml"))
-"""Folders that hold photos and annotations side by side, in lower case: images/train/1.jpg, labels/train/1.txt."""
 
 MOST_BYTES = 256 << 20
 """Files larger than this are not read as annotations."""
@@ -34,16 +30,19 @@ MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Box:
-    """One box: its corners in pixels of the upright photo, and the class it carries (None without)."""
+    """Corners in pixels of the upright photo, and the class (None without)."""
 
-    corners: tuple[float, float, float, float]
+    corners: Corners
     label: str | None = None
 
     @property
     def area(self) -> float:
-        """Width by height."""
         x0, y0, x1, y1 = self.corners
         return max(0.0, x1 - x0) * max(0.0, y1 - y0)
+
+
+Reader = Callable[[Path, PhotoNames], list[tuple[str, Box]] | None]
+"""The boxes of a file, each with its image; None of a file of another kind or about no photo. A damaged one raises."""
 
 
 @dataclass
@@ -51,180 +50,158 @@ class Annotations:
     """The boxes of a photo folder.
 
     Args:
-        boxes: image -> its boxes.
         kind: where they are from, in words; empty without any.
+        boxes: image -> its boxes.
         files: that were read, relative to the photo folder.
         notes: sentences about files that could not be used.
     """
 
-    boxes: dict[str, list[Box]] = field(default_factory=dict)
     kind: str = ""
+    boxes: dict[str, list[Box]] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, boxes: Iterable[tuple[str, Box]]) -> None:
+        for image, box in boxes:
+            self.boxes.setdefault(image, []).append(box)
+
     def table(self, images: Sequence[str]) -> pd.DataFrame:
-        """One row per image: the columns of :data:`COLUMNS`, ``boxes`` and ``class``."""
+        """One row per image: BOX_COLUMNS (null without a box), ``boxes`` (how many) and ``class``."""
         rows = []
         for image in images:
             own = [box for box in self.boxes.get(image, []) if box.area > 0]
             largest = max(own, key=lambda box: box.area, default=None)
-            corners = (None,) * 4 if largest is None else largest.corners
-            label = None if largest is None else largest.label
-            rows.append({**dict(zip(COLUMNS, corners, strict=True)), "boxes": len(own), "class": label})
-        made = pd.DataFrame(rows, columns=[*COLUMNS, "boxes", "class"])
-        made["boxes"] = made["boxes"].astype("Int64")
-        made["class"] = made["class"].astype("str")
-        return made.astype(dict.fromkeys(COLUMNS, "float64"))
+            rows.append((*(largest.corners if largest else (None,) * 4), len(own), largest.label if largest else None))
+        types = dict.fromkeys(BOX_COLUMNS, "float64") | {"boxes": "Int64", "class": "str"}
+        return pd.DataFrame(rows, columns=list(types)).astype(types)
 
 
-def corner_columns(names: Sequence[str]) -> tuple[str, ...] | None:
+def corner_columns(frame: pd.DataFrame) -> tuple[str, ...] | None:
     """The columns of a table that hold the corners of boxes, None where it has none."""
-    theirs = {plain(name): name for name in names}
+    theirs = {columns.plain(name): name for name in frame.columns}
     return next((tuple(theirs[n] for n in four) for four in CORNERS if all(n in theirs for n in four)), None)
 
 
-def read(root: Path, images: Sequence[str]) -> Annotations:
+def read_table(root: Path, images: Sequence[str], listing: Listing) -> Annotations:
+    """The boxes of a table with one row per box."""
+    frame, corners = listing.frame, corner_columns(listing.frame)
+    assert corners is not None  # that is how it was chosen
+    label = columns.find([name for name in frame.columns if name not in (listing.column, *corners)], "class")
+    photos = replace(listing, frame=frame[[listing.column]].drop_duplicates())
+    rows, notes = match(root, photos, images)
+    made = Annotations(f"columns {', '.join(corners)}", files=[listing.path.name], notes=notes)
+    groups = [group for _, group in frame.groupby(listing.column, sort=False)]
+    for image, row in zip(images, rows, strict=True):
+        for record in groups[row].to_dict("records") if row >= 0 else ():
+            x0, y0, x1, y1 = (float(pd.to_numeric(record[c], errors="coerce")) for c in corners)
+            if math.isnan(x0 + y0 + x1 + y1):
+                made.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")
+            else:
+                text = None if label is None or pd.isna(record[label]) else str(record[label])
+                made.add([(image, Box((x0, y0, x1, y1), text))])
+    return made
+
+
+def read_files(root: Path, images: Sequence[str]) -> Annotations:
     """The boxes of Pascal VOC, COCO or YOLO files in a photo folder; the first of these that names photos."""
-    notes: list[str] = []
-    chosen = Annotations()
-    for reader in (_voc, _coco, _yolo):
-        found = reader(root, images)
-        notes += found.notes
-        if not chosen.boxes and any(found.boxes.values()):
-            chosen = found
-    chosen.notes = notes
+    photos = PhotoNames(root, images)
+    yolo = partial(_yolo, _class_names(root))
+    formats: tuple[tuple[str, str, Reader], ...] = (
+        ("Pascal VOC files", ".xml", _voc),
+        ("COCO files", ".json", _coco),
+        ("YOLO files", ".txt", yolo),
+    )
+    made = [_read_format(root, photos, *each) for each in formats]
+    chosen = next((one for one in made if one.boxes), Annotations())
+    chosen.notes = [note for one in made for note in one.notes]
     return chosen
 
 
-def _holder(name: str, stems: dict[str, list[str]]) -> str | None:
-    """The image that an annotation file is about: of several with its stem, the one in the mirrored folder."""
-
-    def place(path: str) -> list[str]:
-        return [part for part in PurePosixPath(path).with_suffix("").parts if part.lower() not in MIRRORED]
-
-    holders = stems.get(PurePosixPath(nfc(name)).stem, [])
-    if len(holders) > 1:
-        holders = [image for image in holders if place(nfc(image)) == place(nfc(name))]
-    return holders[0] if len(holders) == 1 else None
-
-
-def _by_stem(images: Sequence[str]) -> dict[str, list[str]]:
-    stems: dict[str, list[str]] = {}
-    for image in images:
-        stems.setdefault(PurePosixPath(nfc(image)).stem, []).append(image)
-    return stems
-
-
-def _files(root: Path, suffix: str) -> Iterator[tuple[Path, str]]:
+def _read_format(root: Path, photos: PhotoNames, kind: str, suffix: str, reader: Reader) -> Annotations:
+    made = Annotations(kind)
     for path in sorted(root.rglob(f"*{suffix}")):
-        if path.is_file() and not path.name.startswith(".") and path.stat().st_size <= MOST_BYTES:
-            yield path, path.relative_to(root).as_posix()
-
-
-def _voc(root: Path, images: Sequence[str]) -> Annotations:
-    """One XML file per photo, of the same name, anywhere in the folder."""
-    found, stems = Annotations(kind="Pascal VOC files"), _by_stem(images)
-    for path, name in _files(root, ".xml"):
-        image = _holder(name, stems)
-        if image is None:
+        if not path.is_file() or path.name.startswith(".") or path.stat().st_size > MOST_BYTES:
             continue
+        name = path.relative_to(root).as_posix()
         try:
-            data = path.read_bytes()
-            if any(word in data.replace(b"\0", b"") for word in (b"<!DOCTYPE", b"<!ENTITY")):
-                raise ValueError("it declares entities")
-            tree = ET.fromstring(data)
-            names = ("xmin", "ymin", "xmax", "ymax")
-            boxes = [
-                Box(_numbers([_text(item, f"bndbox/{c}") for c in names]), _text(item, "name"))
-                for item in tree.iter("object")
-            ]
+            boxes = reader(path, photos)
         except (OSError, ET.ParseError, ValueError) as error:
-            found.notes.append(f"'{name}' is not used: {error}.")
-            continue
-        if boxes:
-            found.boxes[image] = boxes
-            found.files.append(name)
-    return found
+            made.notes.append(f"'{name}' is not used: {error}.")
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            made.notes.append(f"'{name}' is not used: {type(error).__name__} {error}.")
+        else:
+            if boxes is not None:
+                made.add(boxes)
+                made.files.append(name)
+    return made
 
 
-def _text(item: ET.Element, path: str) -> str:
-    text = item.findtext(path)
-    if text is None or not text.strip():
-        raise ValueError(f"an object has no {path}")
-    return text.strip()
-
-
-def _numbers(cells: Sequence[Any]) -> tuple[float, float, float, float]:
+def _numbers(cells: Iterable[Any]) -> Corners:
     x0, y0, x1, y1 = (float(cell) for cell in cells)
     if not all(map(math.isfinite, (x0, y0, x1, y1))):
         raise ValueError("a box has a number that is not finite")
     return (x0, y0, x1, y1)
 
 
-def _coco(root: Path, images: Sequence[str]) -> Annotations:
-    """JSON files with the lists images, annotations and categories."""
-    found = Annotations(kind="COCO files")
-    stems = _by_stem(images)
-    for path, name in _files(root, ".json"):
-        try:
-            data = json.loads(path.read_bytes())
-            if not isinstance(data, dict) or not {"images", "annotations"} <= data.keys():
-                continue
-            classes = {c["id"]: str(c["name"]) for c in data.get("categories", [])}
-            names = {i["id"]: PurePosixPath(nfc(str(i["file_name"]).replace("\\", "/"))) for i in data["images"]}
-            rows = [
-                (names[a["image_id"]], _numbers(a["bbox"]), classes.get(a.get("category_id")))
-                for a in data["annotations"]
-            ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            found.notes.append(f"'{name}' is not used: {type(error).__name__} {error}.")
-            continue
-        for file, (x, y, width, height), label in rows:
-            alike = [i for i in stems.get(file.stem, []) if nfc(i).endswith(file.name)]
-            holders = [i for i in alike if f"/{nfc(i)}".endswith(f"/{file}")] or alike
-            if len(holders) == 1:
-                found.boxes.setdefault(holders[0], []).append(Box((x, y, x + width, y + height), label))
-        found.files.append(name)
-    return found
+def _voc(path: Path, photos: PhotoNames) -> list[tuple[str, Box]] | None:
+    """One XML file per photo, of the same name, anywhere in the folder."""
+
+    def text(item: ET.Element, tag: str) -> str:
+        if not (found := (item.findtext(tag) or "").strip()):
+            raise ValueError(f"an object has no {tag}")
+        return found
+
+    if (image := photos.beside(path)) is None:
+        return None
+    data = path.read_bytes()
+    if any(word in data.replace(b"\0", b"") for word in (b"<!DOCTYPE", b"<!ENTITY")):
+        raise ValueError("it declares entities")
+    tags = [f"bndbox/{name}" for name in ("xmin", "ymin", "xmax", "ymax")]
+    objects = ET.fromstring(data).iter("object")
+    return [(image, Box(_numbers(text(o, tag) for tag in tags), text(o, "name"))) for o in objects] or None
 
 
-def _yolo(root: Path, images: Sequence[str]) -> Annotations:
+def _coco(path: Path, photos: PhotoNames) -> list[tuple[str, Box]] | None:
+    """A JSON file with the lists images, annotations and categories."""
+    data = json.loads(path.read_bytes())
+    if not isinstance(data, dict) or not {"images", "annotations"} <= data.keys():
+        return None
+    classes = {c["id"]: str(c["name"]) for c in data.get("categories", [])}
+    images = {i["id"]: photos.find(str(i["file_name"]), folders=False) for i in data["images"]}
+    boxes: list[tuple[str, Box]] = []
+    for row in data["annotations"]:
+        x, y, width, height = _numbers(row["bbox"])
+        box = Box((x, y, x + width, y + height), classes.get(row.get("category_id")))
+        if (image := images[row["image_id"]]) is not None:
+            boxes.append((image, box))
+    return boxes
+
+
+def _yolo(classes: dict[int, str], path: Path, photos: PhotoNames) -> list[tuple[str, Box]] | None:
     """One text file per photo, of the same name: class and centre, width and height relative to the photo."""
-    found, stems = Annotations(kind="YOLO files"), _by_stem(images)
-    names = _yolo_names(root)
-    for path, name in _files(root, ".txt"):
-        image = _holder(name, stems)
-        if image is None:
-            continue
-        try:
-            rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            first = [(int(row[0]), _numbers(row[1:5])) for row in rows[:1]]
-        except (OSError, ValueError, UnicodeDecodeError):
-            continue  # a text about the photo
-        if not first:
-            continue
-        try:
-            if any(len(row) not in (5, 6) for row in rows):
-                raise ValueError("a line is no box: class, centre, width, height and perhaps a confidence")
-            cells = [(int(row[0]), _numbers(row[1:5])) for row in rows]
-            if any(not -0.05 <= n <= 1.05 for _, box in cells for n in box):
-                raise ValueError("a box is not relative to its photo, from 0 to 1")
-        except ValueError as error:
-            found.notes.append(f"'{name}' is not used: {error}.")
-            continue
-        size = _upright_size(root / image)
-        if size is None:
-            continue
-        width, height = size
-        for number, (cx, cy, w, h) in cells:
-            corners = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
-            found.boxes.setdefault(image, []).append(Box(corners, names.get(number, str(number))))
-        found.files.append(name)
-    return found
+    if (image := photos.beside(path)) is None:
+        return None
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        _ = int(rows[0][0]), _numbers(rows[0][1:5])
+    except (OSError, ValueError, IndexError):
+        return None  # a text about the photo
+    if any(len(row) not in (5, 6) for row in rows):
+        raise ValueError("a line is no box: class, centre, width, height and perhaps a confidence")
+    cells = [(int(row[0]), _numbers(row[1:5])) for row in rows]
+    if any(not -0.05 <= n <= 1.05 for _, box in cells for n in box):
+        raise ValueError("a box is not relative to its photo, from 0 to 1")
+    if (size := _upright_size(photos.root / image)) is None:
+        return None
+    width, height = size
+    return [
+        (image, Box(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height), label))
+        for label, (x, y, w, h) in ((classes.get(number, str(number)), box) for number, box in cells)
+    ]
 
 
-def _yolo_names(root: Path) -> dict[int, str]:
-    """Names of the classes by classes.txt, obj.names or data.yaml."""
+def _class_names(root: Path) -> dict[int, str]:
+    """Names of YOLO's classes by classes.txt, obj.names or data.yaml."""
     for file in ("classes.txt", "obj.names", "labels/classes.txt"):
         if (root / file).is_file():
             lines = (root / file).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -15,13 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import UsageError, UserError, fold, nearest, nfc
-from maskprep.labels.fixes import ANY, PERSON, Fix
+from maskprep.base import UsageError, UserError, fold, nearest, nfc, some
+from maskprep.labels.columns import cells, positions
+from maskprep.labels.fixes import ANY, DECISION, PERSON, PRESET, Fix
 from maskprep.labels.schema import Attribute, Schema
-
-OUTCOMES = ("applied", "already", "overruled", "refused", "absent")
-"""What came of a fix: labels changed, they say so already, a stronger fix says otherwise, the labels are not as it
-expects (nothing of it is applied), no image is selected."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,8 @@ class Outcome:
 
     Args:
         fix: the fix.
-        status: one of OUTCOMES.
+        status: ``applied``; ``already``, the labels say so; ``overruled`` by a fix of a higher level; ``refused``, the
+            labels are not as it expects, and nothing of it is applied; ``absent``, it selects no image.
         images: how many images it selects, or changes where it was applied.
         detail: why it was refused, or by what it is overruled.
     """
@@ -64,6 +62,25 @@ class Changes:
     dropped: Mapping[str, Fix] = field(default_factory=dict)
     outcomes: Sequence[Outcome] = ()
 
+    def notes(self) -> list[str]:
+        """Sentences about fixes that are not applied. People of a preset that this data set lacks are no news."""
+        made, published = [], []
+        for outcome in self.outcomes:
+            fix, detail = outcome.fix, outcome.detail
+            if outcome.status not in ("refused", "absent"):
+                continue
+            if fix.level == PRESET:
+                published += [f"{fix.selection}: {detail}"] if outcome.status == "refused" else []
+            elif fix.level == DECISION:
+                gone = f"the photo '{fix.image}' has changed or is not there"
+                made.append(f"{fix.place}: stale, {gone if outcome.status == 'absent' else detail}.")
+            else:
+                made.append(f"{fix.place}: not applied, {detail}.")
+        if published:
+            preset = next(outcome.fix.origin for outcome in self.outcomes if outcome.fix.level == PRESET)
+            made.append(f"{preset}: {len(published)} fixes not applied ({some(published)}).")
+        return made
+
 
 @dataclass
 class _Claim:
@@ -75,43 +92,35 @@ class _Claim:
     changes: bool
 
 
-class Table:
-    """images.parquet as fixes see it.
-
-    Args:
-        images: images.parquet.
-        schema: what is classified.
-    """
+class _Table:
+    """images.parquet as fixes see it."""
 
     def __init__(self, images: pd.DataFrame, schema: Schema) -> None:
         self.schema = schema
-        self.columns = {str(name): _plain(images[name]) for name in images.columns}
+        self.columns = {str(name): cells(images[name]) for name in images.columns}
         for name in (*schema.names, PERSON):
             self.columns.setdefault(name, [None] * len(images))
         self.images: list[str] = [str(image) for image in self.columns["image"]]
         self._parts = [PurePosixPath(nfc(image)).parts for image in self.images]
-        self._people: dict[str, list[int]] = {}
-        self._numbers: dict[str, list[int]] = {}
-        for row, person in enumerate(self.columns[PERSON]):
-            if person is not None:
-                self._people.setdefault(nfc(str(person)), []).append(row)
-                self._numbers.setdefault(nfc(str(person)).lstrip("0"), []).append(row)
-        self._contents: dict[str, list[int]] = {}
-        for row, content in enumerate(self.columns.get("content", [])):
-            self._contents.setdefault(str(content), []).append(row)
+        people = [None if person is None else nfc(str(person)) for person in self.columns[PERSON]]
+        self._people = positions(people)
+        self._numbers = positions(None if person is None else person.lstrip("0") for person in people)
+        self._contents = positions(self.columns.get("content", []))
 
-    def attribute(self, fix: Fix) -> Attribute:
-        """The attribute that a fix is about.
+    def attribute(self, fix: Fix) -> Attribute | None:
+        """The attribute that a fix is about, None for the person, or where it is about the whole photo.
 
         Raises:
-            UsageError: the schema has none of that name, naming the nearest.
+            UsageError: there is none of that name.
         """
-        if fix.field not in self.schema.names:
+        if fix.label in ("", PERSON):
+            return None
+        if fix.label not in self.schema.names:
             raise UsageError(
-                f"{fix.place}: there is no label '{fix.field}'.{nearest(fix.field, self.schema.names)}",
+                f"{fix.place}: there is no label '{fix.label}'.{nearest(fix.label, self.schema.names)}",
                 f"Known: {', '.join(self.schema.names) or 'none, the photos have no labels'}.",
             )
-        return self.schema[fix.field]
+        return self.schema[fix.label]
 
     def select(self, fix: Fix, pattern: str) -> list[int]:
         """Rows of the images that a fix selects, with ``pattern`` in the place of its image.
@@ -125,17 +134,13 @@ class Table:
                     f"{fix.place}: there is no column '{name}'.{nearest(name, self.columns)}",
                     f"Known: {', '.join(self.columns)}.",
                 )
-        rows: Iterable[int] = range(len(self.images))
         if fix.content:
-            rows = self._contents.get(fix.content, [])
-            if named := [row for row in rows if self.images[row] == fix.image]:
-                return named  # of several copies, the one that was ruled on
-            return list(rows)
-        if fix.person:
-            person = nfc(fix.person)
-            rows = self._people.get(person) or (
-                self._numbers.get(person.lstrip("0"), []) if person[:1].isdigit() else []
-            )
+            copies = self._contents.get(fix.content, [])
+            return [row for row in copies if self.images[row] == fix.image] or copies  # the copy that was decided on
+        rows: Iterable[int] = range(len(self.images))
+        if person := nfc(fix.person):
+            numbers = self._numbers.get(person.lstrip("0"), []) if person[:1].isdigit() else []
+            rows = self._people.get(person) or numbers
         if pattern:
             parts = PurePosixPath(nfc(pattern.replace("\\", "/"))).parts
             rows = [row for row in rows if _ends_in(self._parts[row], parts)]
@@ -143,132 +148,92 @@ class Table:
 
 
 def apply(images: pd.DataFrame, schema: Schema, fixes: Sequence[Fix]) -> Changes:
-    """What fixes make of the labels as found.
+    """What fixes, in any order, make of the labels as found (images.parquet).
 
     A fix whose labels are neither as it expects nor as it wants them is refused as a whole and reported. Fixes of a
     higher level (see :data:`maskprep.labels.fixes.PRESET`) overrule lower ones.
-
-    Args:
-        images: images.parquet.
-        schema: what is classified.
-        fixes: in any order.
 
     Raises:
         UsageError: a field, value or column that does not exist.
         UserError: two fixes of one level say different things about one image.
     """
-    table = Table(images, schema)
+    table = _Table(images, schema)
     claims: dict[tuple[int, str], list[_Claim]] = {}
     dropped: dict[str, Fix] = {}
     outcomes: list[Outcome] = []
     for number, fix in enumerate(fixes):
-        rows = table.select(fix, fix.image)
-        said = [] if fix.operation == "drop" else _check_values(table, fix)
-        if not rows:
-            outcomes.append(Outcome(fix, "absent", 0, "it selects no image"))
-            continue
-        if fix.operation == "drop":
-            outcomes.append(_drop(table, fix, rows, dropped))
-            continue
-        wanted = [(row, *said[0]) for row in rows]
-        if fix.operation == "swap":
-            others = table.select(fix, fix.other)
-            if len(rows) != 1 or len(others) != 1 or rows == others:
-                detail = f"it must select two images, not {len(rows)} and {len(others)}"
-                outcomes.append(Outcome(fix, "refused", len({*rows, *others}), detail))
-                continue
-            wanted += [(row, *said[1]) for row in others]
-        outcome, made = _judge(table, fix, number, wanted)
+        outcome, own = _judge(table, fix, number)
         outcomes.append(outcome)
-        name = PERSON if fix.operation == "rename" else fix.field
-        for row, claim in made:
-            claims.setdefault((row, name), []).append(claim)
-    values, beaten = _settle(table, claims)
-    for number, winner in beaten.items():
+        for row, claim in own:
+            if fix.operation == "drop":
+                dropped.setdefault(table.images[row], fix)
+            else:
+                claims.setdefault((row, fix.label), []).append(claim)
+    values, overruled = _settle(table, claims)
+    for number, winner in overruled.items():
         was = outcomes[number]
         if not any(c.fix is was.fix for changes in values.values() for c in changes.values()):
             outcomes[number] = Outcome(was.fix, "overruled", was.images, f"{winner.place} says otherwise")
     return Changes(values, dropped, outcomes)
 
 
-def _check_values(table: Table, fix: Fix) -> list[tuple[str, str]]:
-    """The (expected, new) of a fix's images: one pair, two for a swap. Refuses values that no label can have."""
-    if fix.operation == "rename":
-        return [(fix.expected or fix.person, fix.new)]
+def _judge(table: _Table, fix: Fix, number: int) -> tuple[Outcome, list[tuple[int, _Claim]]]:
+    """Whether a fix holds, and what it says about each of its images (by row)."""
+    rows = table.select(fix, fix.image)
     attribute = table.attribute(fix)
-    for text in (fix.expected, fix.new):
-        _check_value(fix, attribute, text)
-    if fix.new == ANY:
-        raise UsageError(f"{fix.place}: the new value cannot be '{ANY}'.")
-    pairs = [(fix.expected, fix.new)]
-    return [*pairs, (fix.new, fix.expected)] if fix.operation == "swap" else pairs
-
-
-def _check_value(fix: Fix, attribute: Attribute, text: str) -> None:
-    if text != ANY and attribute.index(text) is None and _class(attribute, text) is None:
-        known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
-        likely = nearest(text, attribute.classes)
-        raise UsageError(f"{fix.place}: '{text}' is no {attribute.name}.{likely}", f"Known: {known}.")
-
-
-def _drop(table: Table, fix: Fix, rows: list[int], dropped: dict[str, Fix]) -> Outcome:
-    if fix.field:
-        attribute = table.attribute(fix)
-        _check_value(fix, attribute, fix.expected)
-        for row in rows:
-            if not _holds(attribute, table.columns[fix.field][row], fix.expected):
-                return _refusal(table, fix, row, len(rows), fix.expected)
-    for row in rows:
-        dropped.setdefault(table.images[row], fix)
-    return Outcome(fix, "applied", len(rows))
-
-
-def _judge(
-    table: Table, fix: Fix, number: int, wanted: Sequence[tuple[int, str, str]]
-) -> tuple[Outcome, list[tuple[int, _Claim]]]:
-    """Whether a fix holds, and what it says about each of its images (row, expected, new)."""
-    name = PERSON if fix.operation == "rename" else fix.field
-    attribute = None if name == PERSON else table.schema[name]
-    made = []
-    for row, expected, new in wanted:
-        found = table.columns[name][row]
-        already = _is(attribute, found, new)
-        if not already and not _holds(attribute, found, expected):
-            return _refusal(table, fix, row, len(wanted), expected), []
-        made.append((row, _Claim(fix, number, _value(attribute, found, new), not already)))
-    changed = sum(claim.changes for _, claim in made)
-    return Outcome(fix, "applied" if changed else "already", changed or len(made)), made
-
-
-def _refusal(table: Table, fix: Fix, row: int, images: int, expected: str) -> Outcome:
-    name = PERSON if fix.operation == "rename" else fix.field
-    found = table.columns[name][row]
-    detail = f"expected {name} {expected}, found {'none' if found is None else found} ({table.images[row]})"
-    return Outcome(fix, "refused", images, detail)
+    expected = fix.expected or fix.person if fix.operation == "rename" else fix.expected or ANY
+    if attribute is not None:
+        for text in (expected, *[fix.new] * (fix.operation != "drop")):
+            if text != ANY and attribute.index(text) is None and _class(attribute, text) is None:
+                known = ", ".join((*attribute.classes[:12], *["a number"] * bool(attribute.bins)))
+                likely = nearest(text, attribute.classes)
+                raise UsageError(f"{fix.place}: '{text}' is no {attribute.name}.{likely}", f"Known: {known}.")
+        if fix.new == ANY:
+            raise UsageError(f"{fix.place}: the new value cannot be '{ANY}'.")
+    if not rows:
+        return Outcome(fix, "absent", 0, "it selects no image"), []
+    wanted = [(row, expected, fix.new) for row in rows]
+    if fix.operation == "swap":
+        others = table.select(fix, fix.other)
+        if len(rows) != 1 or len(others) != 1 or rows == others:
+            detail = f"it must select two images, not {len(rows)} and {len(others)}"
+            return Outcome(fix, "refused", len({*rows, *others}), detail), []
+        wanted += [(row, fix.new, expected) for row in others]
+    own = []
+    for row, old, new in wanted:
+        found = table.columns[fix.label][row] if fix.label else None
+        already = fix.operation != "drop" and _is(attribute, found, new)
+        if not already and not _holds(attribute, found, old):
+            is_now = "none" if found is None else found
+            detail = f"expected {fix.label} {old}, found {is_now} ({table.images[row]})"
+            return Outcome(fix, "refused", len(wanted), detail), []
+        value = None if fix.operation == "drop" else _value(attribute, found, new)
+        own.append((row, _Claim(fix, number, value, not already)))
+    changed = sum(claim.changes for _, claim in own)
+    return Outcome(fix, "applied" if changed else "already", changed or len(own)), own
 
 
 def _settle(
-    table: Table, claims: Mapping[tuple[int, str], Sequence[_Claim]]
+    table: _Table, claims: Mapping[tuple[int, str], Sequence[_Claim]]
 ) -> tuple[dict[str, dict[str, Change]], dict[int, Fix]]:
     """The change of every field that has one, and the overruled fixes, by number, with what overrules them."""
     values: dict[str, dict[str, Change]] = {}
-    beaten: dict[int, Fix] = {}
+    overruled: dict[int, Fix] = {}
     for (row, name), found in claims.items():
-        top = max(claim.fix.level for claim in found)
-        first = next(claim for claim in found if claim.fix.level == top)
+        first = max(found, key=lambda claim: claim.fix.level)
         for claim in found:
             if claim.new == first.new:
                 continue
-            if claim.fix.level == top:
+            if claim.fix.level == first.fix.level:
                 raise UserError(
                     f"{first.fix.place} and {claim.fix.place} disagree about {name} of '{table.images[row]}':"
                     f" {first.new} or {claim.new}.",
                     "Keep one of them.",
                 )
-            beaten[claim.number] = first.fix
+            overruled[claim.number] = first.fix
         if first.changes:
             values.setdefault(table.images[row], {})[name] = Change(table.columns[name][row], first.new, first.fix)
-    return values, beaten
+    return values, overruled
 
 
 # ---------------------------------------------------------------- values
@@ -337,7 +302,3 @@ def _ends_in(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     """Whether a path ends in a pattern, folder by folder."""
     tail = parts[-len(pattern) :]
     return len(tail) == len(pattern) and all(a == b or fnmatchcase(a, b) for a, b in zip(tail, pattern, strict=True))
-
-
-def _plain(column: pd.Series[Any]) -> list[Any]:
-    return [None if pd.isna(value) else value for value in column]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -75,35 +75,41 @@ def find(names: Sequence[str], ours: str) -> str | None:
     return next((theirs[name] for name in NAMES.get(ours, (ours,)) if name in theirs), None)
 
 
-def understand(attribute: Attribute, cells: pd.Series[Any]) -> tuple[pd.Series[Any], Counter[str]]:
-    """The cells of an attribute of the mask task in its own words, and those that mean none of its classes, counted.
-
-    Cells that only say that nothing is known become missing. Other attributes are left as they are.
-    """
+def understand(attribute: Attribute, column: pd.Series[Any]) -> tuple[pd.Series[Any], Counter[str]]:
+    """The cells of an attribute of the mask task in its own words, missing where they only say that nothing is known;
+    and those that mean none of its classes, counted. Other attributes are left as they are."""
     refused: Counter[str] = Counter()
     if attribute not in MASK_SCHEMA.attributes:
-        return cells, refused
+        return column, refused
     spellings = VALUES.get(attribute.name, {})
     values: list[str | None] = []
-    for cell in cells:
-        text = None if pd.isna(cell) else str(cell).strip()
-        if text is None or plain(text) in UNKNOWN:
-            values.append(None)
-            if text:
-                refused[text] += 1
-            continue
-        text = spellings.get(plain(text), text)
-        known = attribute.index(text) is not None
-        if attribute.bins and known:
-            known = 0 <= float(text) <= OLDEST
-        if not known:
-            refused[str(cell).strip()] += 1
-        values.append(text if known or not attribute.bins else None)
-    return pd.Series(values, index=cells.index, dtype="str"), refused
+    for cell in column:
+        found = "" if pd.isna(cell) else str(cell).strip()
+        text: str | None = spellings.get(plain(found), found)
+        unknown = plain(found) in UNKNOWN
+        if unknown or attribute.index(text) is None or (attribute.bins and not 0 <= float(found) <= OLDEST):
+            refused.update([found] if found else [])
+            text = None if not found or unknown or attribute.bins else text
+        values.append(text)
+    return pd.Series(values, index=column.index, dtype="str"), refused
 
 
-def seems_a_number(cells: pd.Series[Any]) -> bool:
+def seems_a_number(column: pd.Series[Any]) -> bool:
     """Whether a column holds measurements such as ages, not classes: many different whole numbers."""
-    present = cells.dropna()
+    present = column.dropna()
     numbers = pd.to_numeric(present, errors="coerce")
     return bool(len(present) and numbers.notna().all() and present.nunique() > 20)
+
+
+def cells(column: pd.Series[Any]) -> list[Any]:
+    """A column as values, None where one is missing."""
+    return [None if pd.isna(value) else value for value in column]
+
+
+def positions(values: Iterable[Any]) -> dict[Any, list[int]]:
+    """Value -> where it stands; missing ones (None) are left out."""
+    found: dict[Any, list[int]] = {}
+    for position, value in enumerate(values):
+        if value is not None:
+            found.setdefault(value, []).append(position)
+    return found

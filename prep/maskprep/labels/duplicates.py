@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +16,21 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from maskprep.base import UsageError
+from maskprep.labels.columns import positions
 from maskprep.photos import distances, near_groups, words
-from maskprep.store import Recipe, Report, Tables, TableStage, fingerprint
+from maskprep.store import (
+    Cache,
+    Decision,
+    Recipe,
+    Report,
+    Tables,
+    TableStage,
+    allowed_pairs,
+    fingerprint,
+    read_decisions,
+    read_table,
+)
 
 VERSION = 1
 
@@ -53,9 +66,8 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
     """duplicates.parquet: pairs of photos that are the same or nearly so, sorted; see LARGEST for how many of a group.
 
     Args:
-        images: images.parquet: image, content, phash, split and error. Photos with an error have no pair: empty files
-            are all alike.
-        people: the person of each image (labels.parquet); two images without one are not of the same person.
+        images: images.parquet. Photos with an error have no pair: empty files are all alike.
+        people: the person of each image; two images without one are not of the same person.
         limit: most bits in which two photos that are near differ; negative for exact copies only.
     """
     usable = np.flatnonzero(images["error"].isna().to_numpy())
@@ -65,7 +77,7 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
         hashes = images["phash"].to_numpy()[order]
         seen = np.array([i for i, value in enumerate(hashes) if isinstance(value, str)], dtype=np.int64)
         pairs = {(int(seen[a]), int(seen[b])): ("near", bits) for a, b, bits in _near(hashes[seen].astype(str), limit)}
-    for same in _groups(images["content"].to_numpy()[order]):
+    for same in positions(images["content"].to_numpy()[order].tolist()).values():
         for first in same[:1] if len(same) > LARGEST else same:
             pairs |= {(first, other): ("exact", 0) for other in same if first < other}
     names, split = images["image"].to_numpy()[order], images["split"].to_numpy()[order]
@@ -74,16 +86,7 @@ def assemble(images: pd.DataFrame, people: Sequence[str | None], limit: int = NE
         (names[a], names[b], kind, bits, who[a] is not None and who[a] == who[b], split[a], split[b])
         for (a, b), (kind, bits) in sorted(pairs.items())
     ]
-    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in TABLE]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, TABLE, strict=True)], schema=TABLE)
-
-
-def _groups(values: NDArray[Any]) -> list[list[int]]:
-    """Positions with equal values."""
-    groups: dict[Any, list[int]] = {}
-    for position, value in enumerate(values.tolist()):
-        groups.setdefault(value, []).append(position)
-    return list(groups.values())
+    return pa.Table.from_pylist([dict(zip(TABLE.names, row, strict=True)) for row in rows], schema=TABLE)
 
 
 def _near(hashes: NDArray[Any], limit: int) -> Iterator[tuple[int, int, int]]:
@@ -93,7 +96,7 @@ def _near(hashes: NDArray[Any], limit: int) -> Iterator[tuple[int, int, int]]:
     group, links = near_groups(distinct.tolist(), limit)
     table = words(distinct.tolist())
     close = np.ones(len(distinct), bool)  # to the first photo of its group; where it is small, all are compared
-    for members in _groups(group[which]):
+    for members in positions(group[which].tolist()).values():
         for i, a in enumerate(members[:1] if len(members) > LARGEST else members):
             others = np.array(members[i + 1 :], dtype=np.int64)
             bits = distances(table[which[others]], table[which[a]])
@@ -119,29 +122,19 @@ def crossing(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def same_ids(people: Iterable[str | None]) -> list[tuple[str, ...]]:
-    """People whose numbers are the same but for a suffix, such as 003397 and 003397-1, or for leading zeros.
-
-    Such numbers are given where a number was found twice: to one person photographed twice, or to two.
-
-    Returns:
-        Groups of two and more, each sorted.
+    """People whose numbers are the same but for a suffix, such as 003397 and 003397-1, or for leading zeros: groups of
+    two and more, each sorted. Such numbers are given to one person photographed twice, or to two.
     """
     groups: dict[str, set[str]] = {}
     for person in people:
-        if person is not None and (match := _NUMBER.fullmatch(person)):
+        if person is not None and (match := re.fullmatch(r"(\d+)(?:[-_ ]\d+)?", person)):
             groups.setdefault(match.group(1).lstrip("0"), set()).add(person)
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
-_NUMBER = re.compile(r"(\d+)(?:[-_ ]\d+)?")
-
-
 def shared_ids(images: Sequence[str], people: Sequence[str | None]) -> dict[str, list[str]]:
-    """People whose photos lie in several folders named after them, such as 003397_male_Asian_25 and
-    003397_female_Asian_40: one number for two people, or one person with two labels.
-
-    Returns:
-        Person -> names of the folders.
+    """Person -> names of the folders, for people with several folders named after them, such as 003397_male_Asian_25
+    and 003397_female_Asian_40: one number for two people, or one person with two labels.
     """
     folders: dict[str, set[str]] = {}
     for image, person in zip(images, people, strict=True):
@@ -181,17 +174,76 @@ class Duplicates(TableStage):
     def recipe(self) -> Recipe:
         return Recipe(VERSION, {"near": NEAR})
 
-    def _people(self, tables: Tables) -> list[str | None]:
-        return [p if isinstance(p, str) else None for p in tables.table("labels")["person"]]
-
     def made_from(self, tables: Tables) -> str:
         """Of the labels, only who is on each photo counts."""
-        return fingerprint(self.recipe.to_dict(), tables.mark("images"), self._people(tables))
+        return fingerprint(self.recipe.to_dict(), tables.mark("images"), _people(tables.table("labels")))
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
-        images, people = tables.table("images"), self._people(tables)
+        images, people = tables.table("images"), _people(tables.table("labels"))
         report.progress.start(self.name, len(images))
         table = assemble(images, people)
         report.progress.advance(len(images))
         report.notes += notes(table.to_pandas(), list(images["image"]), people)
         return table
+
+
+def _people(labels: pd.DataFrame) -> list[str | None]:
+    return [person if isinstance(person, str) else None for person in labels["person"]]
+
+
+@dataclass(frozen=True)
+class DuplicateReport:
+    """What is there twice.
+
+    Args:
+        pairs: duplicates.parquet with the columns person_a, person_b (null where nobody is known), content_a,
+            content_b, crossing (see :func:`crossing`) and allowed (a person decided that the pair does no harm).
+        same_ids, shared_ids: see the functions.
+        decisions: the file of decisions.
+    """
+
+    pairs: pd.DataFrame
+    same_ids: list[tuple[str, ...]]
+    shared_ids: dict[str, list[str]]
+    decisions: Path
+
+
+def open_duplicates(cache: Cache, distance: int | None = None) -> DuplicateReport:
+    """Read duplicates.parquet, or find pairs at another distance.
+
+    Raises:
+        UserError: the cache has no such table, or decisions.csv cannot be read.
+    """
+    images = read_table(cache.images)
+    people = _people(read_table(cache.labels, ["person"]))
+    pairs = read_table(cache.duplicates) if distance is None else assemble(images, people, distance).to_pandas()
+    facts = pd.DataFrame({"person": pd.Series(people, dtype=object), "content": images["content"]})
+    facts.index = pd.Index(images["image"])
+    for side in ("a", "b"):
+        for name in ("person", "content"):
+            values = facts[name].reindex(pairs[f"image_{side}"]).to_numpy()
+            pairs[f"{name}_{side}"] = pd.Series(values, index=pairs.index, dtype=object)
+    pairs["crossing"] = pairs.index.isin(crossing(pairs).index)
+    allowed = allowed_pairs(read_decisions(cache.decisions))
+    both = zip(pairs["content_a"], pairs["content_b"], strict=True)
+    pairs["allowed"] = pd.Series([frozenset(pair) in allowed for pair in both], index=pairs.index, dtype=bool)
+    return DuplicateReport(pairs, same_ids(people), shared_ids(list(images["image"]), people), cache.decisions)
+
+
+def allow_pairs(found: DuplicateReport, image: str, reason: str = "", by: str = "", when: str = "") -> list[Decision]:
+    """The decisions that allow the pairs of one photo across people or splits, less those that are there.
+
+    Raises:
+        UsageError: it has none.
+    """
+    pairs = found.pairs[found.pairs["crossing"]]
+    decisions = []
+    for mine, other in ("ab", "ba"):
+        for pair in pairs[pairs[f"image_{mine}"] == image].to_dict("records"):
+            texts = (str(pair[f"content_{mine}"]), image, "allow_duplicate", str(pair[f"content_{other}"]))
+            decisions.append((bool(pair["allowed"]), Decision(*texts, reason=reason, by=by, when=when)))
+    if not decisions:
+        raise UsageError(
+            f"'{image}' has no copy across people or splits.", "See which photos have with: maskprep duplicates CACHE"
+        )
+    return [decision for known, decision in decisions if not known]

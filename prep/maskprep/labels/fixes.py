@@ -37,16 +37,15 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base import UsageError, UserError, nearest, read_csv, read_nodes
+from maskprep.store import read_decisions, relabels
 
 OPERATIONS = ("set", "swap", "drop", "rename")
 ANY = "*"
 PERSON = "person"
 
-COLUMNS = (
-    *("person", "image", "where", "operation", "field", "expected", "new", "other", "reason", "source", "agree"),
-)
+COLUMNS = ("person", "image", "where", "operation", "field", "expected", "new", "other", "reason", "source", "agree")
 
-PRESET, FILE, RULING = 0, 1, 2
+PRESET, FILE, DECISION = 0, 1, 2
 """Where a fix comes from. A higher one overrules a lower one; two of the same that disagree are an error."""
 
 
@@ -55,10 +54,10 @@ class Fix:
     """One fix; the fields are the columns of a file (see the module).
 
     Args:
-        content: selects by the photo's content; only rulings have it.
+        content: selects by the photo's content; only decisions have it.
         origin: the file it is from, without its folder.
         line: its line there, 0 where there are no lines.
-        level: PRESET, FILE or RULING.
+        level: PRESET, FILE or DECISION.
 
     Raises:
         UsageError: cells that do not fit the operation.
@@ -88,17 +87,16 @@ class Fix:
             )
         if not (self.person or self.image or self.where or self.content):
             raise UsageError("it selects nothing.", "Give person, image or where.")
-        needed = {
-            "set": ("field", "expected", "new"),
-            "swap": ("image", "other", "field", "expected", "new"),
-            "drop": (),
-            "rename": ("new",),
+        needed, spare = {
+            "set": (("field", "expected", "new"), ("other",)),
+            "swap": (("image", "other", "field", "expected", "new"), ()),
+            "drop": ((), ("new", "other")),
+            "rename": (("new",), ("other",)),
         }[self.operation]
         for name in needed:
             if not getattr(self, name):
                 hint = f"Use {ANY} if it does not matter." if name == "expected" and self.operation == "set" else ""
                 raise UsageError(f"a {self.operation} needs the column '{name}'.", hint)
-        spare = {"set": ("other",), "drop": ("new", "other"), "rename": ("other",)}.get(self.operation, ())
         for name in spare:
             if getattr(self, name):
                 raise UsageError(f"a {self.operation} has no '{name}' ('{getattr(self, name)}').")
@@ -115,6 +113,11 @@ class Fix:
             raise UsageError(f"a {self.operation} does not change the person.", "Use the operation rename.")
 
     @property
+    def label(self) -> str:
+        """What it is about: an attribute, the person, or neither (empty)."""
+        return PERSON if self.operation == "rename" else self.field
+
+    @property
     def place(self) -> str:
         """Where it stands, for messages: ``fixes.csv, line 3``."""
         return f"{self.origin}, line {self.line}" if self.line else self.origin
@@ -127,11 +130,7 @@ class Fix:
 
 
 def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
-    """The fixes of a file, in order.
-
-    Args:
-        path: .csv (comma, semicolon or tab; UTF-8), .yaml or .yml.
-        level: PRESET or FILE.
+    """The fixes of a file (.csv, .yaml or .yml), in order; ``level`` is PRESET or FILE.
 
     Raises:
         UserError: the file cannot be read.
@@ -178,13 +177,12 @@ def _yaml_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
-    for name in names:
-        if name and name not in COLUMNS:
-            raise UsageError(
-                f"{path.name}: unknown column '{name}'.{nearest(name, COLUMNS)}",
-                f"Known: {', '.join(COLUMNS)}.",
-            )
-    if len({name for name in names if name}) < sum(bool(name) for name in names):
+    named = [name for name in names if name]
+    for name in named:
+        if name not in COLUMNS:
+            known = f"Known: {', '.join(COLUMNS)}."
+            raise UsageError(f"{path.name}: unknown column '{name}'.{nearest(name, COLUMNS)}", known)
+    if len({*named}) < len(named):
         raise UsageError(f"{path.name}: two columns have one name.")
 
 
@@ -192,7 +190,7 @@ def _fix(path: Path, line: int, cells: Mapping[str, str], level: int) -> Fix:
     values: dict[str, Any] = {name: value for name, value in cells.items() if value}
     try:
         if "where" in values:
-            values["where"] = parse_where(values["where"])
+            values["where"] = _where(values["where"])
         if "agree" in values:
             if not (values["agree"].isascii() and values["agree"].isdigit()):
                 raise UsageError(f"'agree' must be a whole number, not '{values['agree']}'.")
@@ -204,41 +202,54 @@ def _fix(path: Path, line: int, cells: Mapping[str, str], level: int) -> Fix:
         raise UsageError(f"{path.name}, line {line}: {error.message}", error.hint) from None
 
 
-def parse_where(text: str) -> tuple[tuple[str, str], ...]:
-    """``column=value; column=value`` as pairs.
-
-    Raises:
-        UsageError: a part without ``=``.
-    """
+def _where(text: str) -> tuple[tuple[str, str], ...]:
+    """``column=value; column=value`` as pairs."""
     pairs = []
-    for part in text.split(";"):
-        name, equals, value = part.partition("=")
-        if part.strip() and not (equals and name.strip()):
-            raise UsageError(f"'where' must be column=value, not '{part.strip()}'.")
-        if part.strip():
-            pairs.append((name.strip(), value.strip()))
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not (equals and name):
+            raise UsageError(f"'where' must be column=value, not '{part}'.")
+        pairs.append((name, value))
     return tuple(pairs)
 
 
-# ---------------------------------------------------------------- presets
-
-
-def presets() -> list[str]:
-    """Names of the lists of published label errors that come with the program."""
-    return sorted(path.stem for path in _preset_folder().glob("*.csv"))
-
-
 def read_preset(name: str, min_agree: int) -> list[Fix]:
-    """The fixes of a preset on which at least ``min_agree`` published lists agree.
+    """The published label errors that come with the program, those on which at least ``min_agree`` lists agree.
 
     Raises:
         UsageError: no such preset.
     """
-    if name not in presets():
-        raise UsageError(f"There is no preset '{name}'.{nearest(name, presets())}", f"Known: {', '.join(presets())}.")
-    found = read_fixes(_preset_folder() / f"{name}.csv", PRESET)
-    return [dataclasses.replace(fix, origin=f"preset {name}") for fix in found if fix.agree >= min_agree]
+    folder = Path(__file__).with_name("presets")
+    known = sorted(path.stem for path in folder.glob("*.csv"))
+    if name not in known:
+        raise UsageError(f"There is no preset '{name}'.{nearest(name, known)}", f"Known: {', '.join(known)}.")
+    fixes = read_fixes(folder / f"{name}.csv", PRESET)
+    return [dataclasses.replace(fix, origin=f"preset {name}") for fix in fixes if fix.agree >= min_agree]
 
 
-def _preset_folder() -> Path:
-    return Path(__file__).with_name("presets")
+def gather(files: Sequence[str], preset: str | None, min_agree: int, decisions: Path) -> list[Fix]:
+    """Every fix in force: of files, of a preset (see :func:`read_preset`), and the ``relabel`` decisions of
+    decisions.csv, which are fixes of single photos.
+
+    Raises:
+        UserError: a file cannot be read or is no file of fixes.
+    """
+    fixes = read_preset(preset, min_agree) if preset else []
+    for file in files:
+        fixes.extend(read_fixes(Path(file)))
+    for decision in relabels(read_decisions(decisions)):
+        fixes.append(
+            Fix(
+                image=decision.image,
+                field=decision.relabels,
+                expected=decision.expected.partition("=")[2].strip() or ANY,
+                new=decision.value.partition("=")[2].strip(),
+                reason=decision.reason,
+                source=decision.by,
+                content=decision.content,
+                origin="decisions.csv",
+                line=decision.line,
+                level=DECISION,
+            )
+        )
+    return fixes

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskprep.base import UsageError
+from maskprep.labels.columns import cells
 from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
 from maskprep.store import (
     KEYED,
@@ -41,23 +42,15 @@ COLUMNS = schema_of(
         ("content", pa.string()),
         ("bytes", pa.int64()),
         ("format", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("orientation", pa.int64()),
-        ("colour_profile", pa.string()),
-        ("error", pa.string()),
-        ("detail", pa.string()),
-        ("phash", pa.string()),
+        *((name, pa.int64()) for name in ("width", "height", "orientation")),
+        *((name, pa.string()) for name in ("colour_profile", "error", "detail", "phash")),
     ]
 )
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The ``index`` section of maskprep.yaml.
-
-    Args:
-        max_megapixels: a larger photo is an error (too_large); protects against decompression bombs.
+    """The ``index`` section of maskprep.yaml. A larger photo is an error (too_large): it may be a decompression bomb.
 
     Raises:
         UsageError: out of range.
@@ -72,12 +65,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class Index(MapStage[str]):
-    """One row per photo file. A row's input is why the file cannot be opened, empty when it can.
-
-    Args:
-        settings: the ``index`` section.
-        files: the photos of the folder.
-    """
+    """One row per photo file of a folder. A row's input is why the file cannot be opened, empty when it can."""
 
     settings: IndexSettings
     files: tuple[File, ...] = ()
@@ -106,8 +94,11 @@ class Index(MapStage[str]):
             return []
         broken = {file.image for file in self.files if file.broken}
         for shard in shards.shard_numbers(folder):
-            rows = shards.read_shard(folder, shard)
-            if _remembered(rows, broken):
+            rows = shards.read_shard(folder, shard).select(["image", "content", "detail"]).to_pylist()
+            if any(
+                (not row["content"] and row["image"] not in broken) or str(row["detail"]).startswith(PASSING)
+                for row in rows
+            ):
                 shards.shard_path(folder, shard).unlink()
         return []
 
@@ -129,23 +120,11 @@ class Index(MapStage[str]):
         return dataclasses.replace(status, why=why)
 
 
-def _remembered(rows: pa.Table, broken: Collection[str]) -> bool:
-    columns = (rows.column(name).to_pylist() for name in ("image", "content", "detail"))
-    return any(
-        (not content and image not in broken) or str(detail).startswith(PASSING)
-        for image, content, detail in zip(*columns, strict=True)
-    )
-
-
 @dataclass(frozen=True)
 class Images(TableStage):
-    """images.parquet: the index rows and, beside them, person, split and labels as found.
-
-    Photos that could not be read this time have a row, too (``not_read``): it is in no shard, so the next run tries
-    again.
-
-    Args:
-        described: one row per photo, in the order of the index: person, split, labels.
+    """images.parquet: the index rows and, beside them, person, split and labels as found: ``described`` has one row per
+    photo in the order of the index. Photos that could not be read this time have a row, too (``not_read``); it is in no
+    shard, so the next run tries again.
     """
 
     described: pd.DataFrame
@@ -159,15 +138,13 @@ class Images(TableStage):
         return Recipe(1)
 
     def _columns(self) -> dict[str, pa.Array]:
-        made = {}
-        for name in self.described.columns:
-            column = self.described[name]
-            values = [None if pd.isna(v) else v for v in column]
-            whole, number = (
-                test(column.dtype) for test in (pd.api.types.is_integer_dtype, pd.api.types.is_float_dtype)
-            )
-            made[name] = pa.array(values, pa.int64() if whole else pa.float64() if number else pa.string())
-        return made
+        def kind(column: pd.Series[Any]) -> pa.DataType:
+            if pd.api.types.is_integer_dtype(column.dtype):
+                return pa.int64()
+            return pa.float64() if pd.api.types.is_float_dtype(column.dtype) else pa.string()
+
+        columns = {name: self.described[name] for name in self.described.columns}
+        return {name: pa.array(cells(column), kind(column)) for name, column in columns.items()}
 
     def _lost(self, tables: Tables) -> list[str]:
         made = set(tables.live("index")["image"])
@@ -178,9 +155,10 @@ class Images(TableStage):
         return described, self._lost(tables)
 
     def build(self, tables: Tables, report: Report) -> pa.Table:
-        lost = {image: report.failed.get(image, "it can no longer be read") for image in self._lost(tables)}
-        photos = {image: Photo("", 0, error=NOT_READ, detail=why) for image, why in lost.items()}
-        records = [{"image": image, "key": "", "row": 0, **dataclasses.asdict(p)} for image, p in photos.items()]
+        records = []
+        for image in self._lost(tables):
+            photo = Photo("", 0, error=NOT_READ, detail=report.failed.get(image, "it can no longer be read"))
+            records.append({"image": image, "key": "", "row": 0, **dataclasses.asdict(photo)})
         rows = pa.Table.from_pylist(records, schema=pa.schema([*KEYED, *COLUMNS]))
         if (made := tables.rows("index")) is not None:
             rows = pa.concat_tables([made, rows]).sort_by("image")

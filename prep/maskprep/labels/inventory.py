@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.labels.columns import cells
 from maskprep.labels.schema import Schema
 
 
@@ -16,7 +17,6 @@ class AttributeCount:
     """One attribute of the schema.
 
     Args:
-        name: of the attribute.
         origin: where its values are from, in words; empty where nothing tells.
         counts: class -> photos.
         missing: photos without a value, or with one that is no class.
@@ -39,7 +39,6 @@ class Inventory:
         complete: how many have a class of every attribute.
         attributes: of the schema, in order.
         persons: how many people are known, and where from.
-        splits: split -> photos.
         unused: columns that became no label -> why.
         lists: files besides photos that were read.
     """
@@ -48,7 +47,6 @@ class Inventory:
     complete: int
     attributes: tuple[AttributeCount, ...]
     persons: tuple[int, str]
-    splits: dict[str, int]
     unused: dict[str, str]
     lists: tuple[str, ...]
 
@@ -59,25 +57,25 @@ def take(images: pd.DataFrame, schema: Schema, record: Mapping[str, Any]) -> Inv
     Args:
         images: images.parquet.
         schema: what is classified.
-        record: ``source.labels`` of dataset.json, see :func:`record`; empty for caches of earlier versions.
+        record: ``source.labels`` of dataset.json, parts of :class:`~maskprep.labels.layouts.Described`; empty for
+            caches of earlier versions.
     """
     origins, refused = record.get("origins", {}), record.get("refused", {})
-    attributes = []
-    whole = pd.Series(bool(schema.attributes), index=images.index)
+    attributes: list[AttributeCount] = []
+    indices: list[list[int | None]] = []
     for attribute in schema.attributes:
-        cells = images[attribute.name] if attribute.name in images else pd.Series([None] * len(images))
-        indices = [attribute.index(None if pd.isna(cell) else cell) for cell in cells]
-        counts = {name: indices.count(i) for i, name in enumerate(attribute.classes)}
-        strange = dict(refused.get(attribute.name, {}))
-        missing = indices.count(None)
-        attributes.append(AttributeCount(attribute.name, origins.get(attribute.name, ""), counts, missing, strange))
-        whole &= pd.Series([i is not None for i in indices], index=images.index)
+        name = attribute.name
+        values = cells(images[name]) if name in images else [None] * len(images)
+        found = [attribute.index(value) for value in values]
+        counts = {each: found.count(i) for i, each in enumerate(attribute.classes)}
+        strange = dict(refused.get(name, {}))
+        attributes.append(AttributeCount(name, origins.get(name, ""), counts, found.count(None), strange))
+        indices.append(found)
     return Inventory(
-        len(images),
-        int(whole.sum()),
-        tuple(attributes),
-        (int(images["person"].nunique()), origins.get("person", "")),
-        {str(name): int(n) for name, n in images["split"].value_counts().items()},
-        dict(record.get("unused", {})),
-        tuple(record.get("lists", ())),
+        photos=len(images),
+        complete=sum(None not in row for row in zip(*indices, strict=True)),
+        attributes=tuple(attributes),
+        persons=(int(images["person"].nunique()), origins.get("person", "")),
+        unused=dict(record.get("unused", {})),
+        lists=tuple(record.get("lists", ())),
     )

@@ -1,9 +1,9 @@
-"""Tables that list photos (CSV, XLSX): reading them, finding the one that does, and matching its rows to files."""
+"""Tables that list photos: reading them, finding the one that does, and matching its rows to files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,16 +16,13 @@ from maskprep.labels import columns
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 """Tables that may list photos."""
 
+MIRRORED = frozenset(("images", "labels", "annotations", "jpegimages", "xml"))
+"""Folders that hold photos and annotations side by side, in lower case: images/train/1.jpg, labels/train/1.txt."""
+
 
 @dataclass(frozen=True)
 class Listing:
-    """A table that lists photos.
-
-    Args:
-        path: the file.
-        frame: its rows, all cells text.
-        column: the one that says which photo a row is about.
-    """
+    """A table that lists photos: its rows, all cells text, and the column that says which photo a row is about."""
 
     path: Path
     frame: pd.DataFrame
@@ -33,19 +30,24 @@ class Listing:
 
 
 def read_list(path: Path) -> pd.DataFrame:
-    """A CSV file or workbook as text columns; empty cells are missing, and a column without a name gets a number.
-
-    The index is the line of the file at which a row begins.
-
-    Nothing else is read into a cell: a class may be called ``None`` or ``NA``.
+    """A CSV file, workbook or file of JSON lines as text columns, indexed by line; a column without a name gets a
+    number. Only empty cells are missing: a class may be called ``None`` or ``NA``.
 
     Raises:
         UserError: it cannot be read, naming the file.
     """
+    if path.suffix == ".jsonl":
+        try:
+            lines = {i: json.loads(text) for i, text in enumerate(path.read_bytes().splitlines(), 1) if text.strip()}
+            records = [{str(k): _text(v) for k, v in row.items()} for row in lines.values()]
+        except (OSError, ValueError, AttributeError) as error:
+            hint = "Each line must be one object."
+            raise UserError(f"Cannot read '{path}' as lines of JSON: {error}.", hint) from error
+        return pd.DataFrame(records, dtype="str", index=list(lines))
     table = csv_files.of_lines(path, _sheet(path)) if path.suffix.lower() == ".xlsx" else csv_files.read_csv(path)
-    names = [name or f"column {i + 1}" for i, name in enumerate(table.names)]
     if not table.rows:
         raise UserError(f"Cannot use '{path}': it has no lines but the header.", csv_files.HINT)
+    names = [name or f"column {i + 1}" for i, name in enumerate(table.names)]
     rows = [[cell or None for cell in cells] for _, cells in table.rows]
     return pd.DataFrame(rows, columns=names, dtype="str", index=[line for line, _ in table.rows])
 
@@ -62,10 +64,12 @@ def _sheet(path: Path) -> list[tuple[int, list[str]]]:
         book.close()
     except Exception as error:  # its errors are of many kinds: zipfile, xml, KeyError
         raise UserError(f"Cannot read '{path}' as an Excel workbook: {error}.", "Save it as CSV.") from error
-    return [(i, ["" if cell is None else _number(cell) for cell in row]) for i, row in enumerate(rows, 1)]
+    return [(i, [_text(cell) or "" for cell in row]) for i, row in enumerate(rows, 1)]
 
 
-def _number(cell: object) -> str:
+def _text(cell: object) -> str | None:
+    if cell is None:
+        return None
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
@@ -75,7 +79,7 @@ def listings(root: Path, images: Sequence[str]) -> tuple[list[Listing], list[str
     Which column names the photos is told by its name, or by its cells: half of them must be names of photos, with or
     without their suffix. A table whose first line names one already has no header.
     """
-    known = {key for image in images for key in _keys(image)}
+    photos = PhotoNames(root, images)
     notes: list[str] = []
     if (listing := _metadata(root, notes)) is not None:
         return [listing], notes
@@ -86,15 +90,14 @@ def listings(root: Path, images: Sequence[str]) -> tuple[list[Listing], list[str
         except UserError as error:
             notes.append(f"'{path.name}' is not used: {error.message}")
             continue
-        if any(str(name).casefold() in known for name in frame.columns):
-            frame = _headless(frame)
+        if any(map(photos.names, frame.columns)):  # the first line is no header
+            names = [f"column {i + 1}" for i in range(frame.shape[1])]
+            header = pd.DataFrame([list(frame.columns)], columns=names, dtype="str", index=[1])
+            frame = pd.concat([header, frame.set_axis(names, axis=1)])
         named = columns.find(list(frame.columns), "path")
-        tried = [named, *(name for name in frame.columns if name != named)] if named else list(frame.columns)
-        shares = {name: _share(frame[name], known) for name in tried}
-        best = next((name for name in tried if shares[name] >= 0.5), None)
-        if best is None and named is not None and shares[named] > 0:
-            best = named
-        if best is not None:
+        shares = {name: _share(frame[name], photos) for name in sorted(frame.columns, key=lambda name: name != named)}
+        best = next((name for name, share in shares.items() if share >= 0.5), named)
+        if best is not None and shares[best] > 0:
             found.append(Listing(path, frame, best))
         elif not (named is None and frame.shape[1] < 2):
             first = ", ".join(str(cell) for cell in frame.iloc[0].tolist()[:4])
@@ -112,7 +115,7 @@ def _metadata(root: Path, notes: list[str]) -> Listing | None:
         if path.suffix not in (".csv", ".jsonl"):
             continue
         try:
-            frame = read_list(path) if path.suffix == ".csv" else _json_lines(path)
+            frame = read_list(path)
         except UserError as error:
             notes.append(f"'{path.relative_to(root)}' is not used: {error.message}")
             continue
@@ -124,92 +127,84 @@ def _metadata(root: Path, notes: list[str]) -> Listing | None:
     return Listing(paths[0], pd.concat(frames), "file_name") if frames else None
 
 
-def _json_lines(path: Path) -> pd.DataFrame:
-    """One JSON object per line, its values as text."""
-    try:
-        lines = {i: json.loads(text) for i, text in enumerate(path.read_bytes().splitlines(), 1) if text.strip()}
-        rows = [{str(k): None if v is None else _number(v) for k, v in row.items()} for row in lines.values()]
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"Cannot read '{path}' as lines of JSON: {error}.", "Each line must be one object.") from error
-    return pd.DataFrame(rows, dtype="str", index=list(lines))
-
-
-def _headless(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table whose header is its first row; its columns get numbers."""
-    names = [f"column {i + 1}" for i in range(frame.shape[1])]
-    first = pd.DataFrame([list(frame.columns)], columns=names, dtype="str", index=[1])
-    return pd.concat([first, frame.set_axis(names, axis=1)])
-
-
-def _keys(image: str) -> Iterator[str]:
-    """What a cell may call an image: its file name, with and without suffix, without case."""
-    path = PurePosixPath(nfc(image))
-    yield path.name.casefold()
-    yield path.stem.casefold()
-
-
-def _share(cells: pd.Series[Any], known: set[str]) -> float:
+def _share(cells: pd.Series[Any], photos: PhotoNames) -> float:
     """Share of the cells that name a photo."""
-    names = [PurePosixPath(nfc(str(c).replace("\\", "/"))).name.casefold() for c in cells.dropna()]
-    return sum(name in known for name in names) / max(1, len(cells))
+    names = [PurePosixPath(nfc(str(c).replace("\\", "/"))).name for c in cells.dropna()]
+    return sum(map(photos.names, names)) / max(1, len(cells))
 
 
-def match(
-    root: Path, path: Path, frame: pd.DataFrame, column: str, images: Sequence[str]
-) -> tuple[list[int], tuple[str, ...]]:
-    """Which row of a list each image has.
+class PhotoNames:
+    """The photos of a folder by the names that lists and annotation files give them."""
 
-    Args:
-        root: the photo folder; paths in the list may be absolute, relative to it or to a folder above or below it, as
-            far as only one photo fits; a path through another folder is another photo.
-        path: the list, for messages.
-        frame: its rows.
-        column: the one with the paths.
-        images: all images.
+    def __init__(self, root: Path, images: Sequence[str]) -> None:
+        self.root = root
+        self._prefix = nfc(root.resolve().as_posix()) + "/"
+        self._exact = {nfc(image): image for image in images}
+        self._short: dict[str, list[str]] = {}  # file names, with and without suffix, as they are and without case
+        for path in map(PurePosixPath, self._exact):
+            for short in {path.name, path.stem, path.name.casefold(), path.stem.casefold()}:
+                self._short.setdefault(short, []).append(self._exact[str(path)])
 
-    Returns:
-        Row number per image, -1 for none, and sentences for the user about rows and photos without a counterpart.
+    def find(self, text: str, folders: bool = True) -> str | None:
+        """The photo that a path means: absolute, relative to the folder or to one above or below it, as far as only
+        one photo fits. A bare name need have neither suffix nor case. A path through another folder is another photo;
+        without ``folders``, its name counts.
+        """
+        path = nfc(text.strip().replace("\\", "/")).removeprefix(self._prefix).removeprefix("./")
+        if path in self._exact:
+            return self._exact[path]
+        name = PurePosixPath(path).name
+        alike = self._short.get(name, [])
+        if within := [image for image in alike if f"/{path}".endswith(f"/{nfc(image)}")]:
+            return max(within, key=len)
+        found = [image for image in alike if f"/{nfc(image)}".endswith(f"/{path}")]
+        if not found and path == name:
+            found = alike or self._short.get(name.casefold(), [])
+        elif not found and not folders:
+            found = [image for image in alike if PurePosixPath(nfc(image)).name == name]
+        return found[0] if len(found) == 1 else None
+
+    def names(self, name: str) -> bool:
+        """Whether a file name, with suffix or without, is that of a photo, whatever the case."""
+        return name.casefold() in self._short
+
+    def beside(self, file: Path) -> str | None:
+        """The photo that an annotation file of the same name is about: of several, the one in the mirrored folder."""
+
+        def place(path: str) -> list[str]:
+            return [part for part in PurePosixPath(path).with_suffix("").parts if part.lower() not in MIRRORED]
+
+        name = nfc(file.relative_to(self.root).as_posix())
+        stem = PurePosixPath(name).stem
+        found = [image for image in self._short.get(stem, []) if PurePosixPath(nfc(image)).stem == stem]
+        if len(found) > 1:
+            found = [image for image in found if place(nfc(image)) == place(name)]
+        return found[0] if len(found) == 1 else None
+
+
+def match(root: Path, listing: Listing, images: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Row number of each image in a list, -1 for none, and sentences for the user about rows and photos without a
+    counterpart.
 
     Raises:
         UserError: two different rows for one photo.
     """
-    names: dict[str, list[str]] = {}
-    loose: dict[str, list[str]] = {}
-    for image in images:
-        names.setdefault(nfc(PurePosixPath(image).name), []).append(image)
-    for image in images:  # without suffix, and without case, where that is one photo
-        path_of = PurePosixPath(nfc(image))
-        for short in {path_of.stem, path_of.name.casefold(), path_of.stem.casefold()}:
-            loose.setdefault(short, []).append(image)
-    exact = {nfc(image): image for image in images}
-    prefix = nfc(root.resolve().as_posix()) + "/"
+    path, frame = listing.path, listing.frame
+    photos = PhotoNames(root, images)
     row_of: dict[str, int] = {}
     lost: list[str] = []
-    for i, cell in enumerate(frame[column]):
-        text = nfc(str(cell).strip().replace("\\", "/")).removeprefix(prefix).removeprefix("./")
-        name = PurePosixPath(text).name
-        image_of = exact.get(text) or _namesake(text, names.get(name, []))
-        if image_of is None and name == text and len(alike := loose.get(name) or loose.get(name.casefold(), [])) == 1:
-            image_of = alike[0]
-        if image_of is None:
-            lost.append(text)
-        elif image_of in row_of and not frame.iloc[i].equals(frame.iloc[row_of[image_of]]):
-            lines = f"lines {frame.index[row_of[image_of]]} and {frame.index[i]}"
-            raise UserError(f"{path.name} has two different rows for '{image_of}' ({lines}).", "Keep one of them.")
+    for i, cell in enumerate(map(str, frame[listing.column])):
+        image = photos.find(cell)
+        if image is None:
+            lost.append(cell)
+        elif image in row_of and not frame.iloc[i].equals(frame.iloc[row_of[image]]):
+            lines = f"lines {frame.index[row_of[image]]} and {frame.index[i]}"
+            raise UserError(f"{path.name} has two different rows for '{image}' ({lines}).", "Keep one of them.")
         else:
-            row_of.setdefault(image_of, i)
+            row_of.setdefault(image, i)
     notes = []
     if lost:
         notes.append(f"{len(lost)} rows of {path.name} name no photo in the folder ({some(lost)}).")
     if unlisted := [image for image in images if image not in row_of]:
         notes.append(f"{len(unlisted)} photos are not in {path.name} and have no label ({some(unlisted)}).")
-    return [row_of.get(image, -1) for image in images], tuple(notes)
-
-
-def _namesake(text: str, images: Sequence[str]) -> str | None:
-    """The image that a path means, among those with its file name: the longest that the path ends with (it is given
-    from further up), or the only one that ends with the path (it is given from further down)."""
-    if within := [image for image in images if f"/{text}".endswith(f"/{nfc(image)}")]:
-        return max(within, key=len)
-    below = [image for image in images if f"/{nfc(image)}".endswith(f"/{text}")]
-    return below[0] if len(below) == 1 else None
+    return [row_of.get(image, -1) for image in images], notes

@@ -52,15 +52,12 @@ class Attribute:
             raise UsageError(f"Attribute '{self.name}' has neither classes nor bins.")
         if len({fold(name) for name in self.classes}) != len(self.classes):
             raise UsageError(f"Attribute '{self.name}' names a class twice: {', '.join(self.classes)}.")
-        if any(not math.isfinite(limit) for limit in self.bins) or any(
-            low >= high for low, high in itertools.pairwise(self.bins)
-        ):
+        increasing = all(low < high for low, high in itertools.pairwise(self.bins))
+        if not increasing or not all(map(math.isfinite, self.bins)):
             raise UsageError(f"The bins of '{self.name}' must increase: {list(self.bins)}.")
         if self.bins and len(self.classes) != len(self.bins) + 1:
-            raise UsageError(
-                f"Attribute '{self.name}' has {len(self.bins)} bin limits and {len(self.classes)} class names;"
-                f" {len(self.bins) + 1} names are needed."
-            )
+            have = f"{len(self.bins)} bin limits and {len(self.classes)} class names"
+            raise UsageError(f"Attribute '{self.name}' has {have}; {len(self.bins) + 1} names are needed.")
 
     def index(self, value: object) -> int | None:
         """Class index of a value as found in the data, or None when it is missing or no class of this attribute.
@@ -108,7 +105,7 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all attributes."""
+        """Of all attributes."""
         return tuple(a.name for a in self.attributes)
 
     @property
@@ -124,10 +121,8 @@ class Schema:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of every joint class, such as ``wear/male/<30``, in index order."""
-        return tuple(
-            "/".join(self[name].classes[i] for name, i in zip(self.joint, self.decode(k), strict=True))
-            for k in range(self.num_classes)
-        )
+        joined = map("/".join, itertools.product(*(self[name].classes for name in self.joint)))
+        return tuple(joined) if self.joint else ()
 
     def encode(self, indices: Sequence[int | None]) -> int | None:
         """Joint label of one class index per attribute in joint order; None if any of them is missing."""
@@ -160,17 +155,11 @@ class Schema:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Schema:
         """Read the form that :meth:`to_dict` writes (validated already for its keys)."""
-        return cls(
-            tuple(
-                Attribute(
-                    str(name),
-                    tuple(str(c) for c in spec.get("classes", ())),
-                    tuple(float(b) for b in spec.get("bins", ())),
-                )
-                for name, spec in data["attributes"].items()
-            ),
-            tuple(str(name) for name in data.get("joint", ())),
+        attributes = (
+            Attribute(str(name), tuple(map(str, spec.get("classes", ()))), tuple(map(float, spec.get("bins", ()))))
+            for name, spec in data["attributes"].items()
         )
+        return cls(tuple(attributes), tuple(map(str, data.get("joint", ()))))
 
 
 def bin_names(bins: Sequence[float]) -> tuple[str, ...]:

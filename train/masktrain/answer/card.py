@@ -185,7 +185,7 @@ def _licences(predictor: Model) -> list[str]:
         rows.append((name, "pretrained weights in timm, if the run started from them", licence))
     for name in predictor.spec.settings.get("detect", {}).get("detectors", ()):
         if name in DETECTORS:
-            rows.append((name, "face detector that cuts the crops", REGISTRY[DETECTORS[name].weight].licence))
+            rows.append((name, "face detector that cuts the crops", REGISTRY[name].licence))
     return ["## Licences of the weights it builds on", "", *table(("weights", "what for", "licence"), rows)]
 
 

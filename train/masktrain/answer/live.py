@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UserError
+from maskprep.base import Box, UserError
 from maskprep.crops import Background, cut
-from maskprep.faces import CREDIBLE, Box, Choice, Find, Subjects, find_faces, open_detectors
+from maskprep.faces import CREDIBLE, Choice, Find, Subjects, find_faces, open_detectors
 from maskprep.mattes import Look, MatteSettings, matte_crop, matte_within, open_looks
 from maskprep.mattes import models as matte_models
 from maskprep.photos import Pixels
@@ -105,7 +105,7 @@ class FaceFinder:
         for face in faces:
             for i in face.faces:
                 d = seen[i]
-                own = (d.detector, d.rung, d.score, *d.box, d.keypoints.ravel(), d.sharpness)
+                own = (d.detector, d.search_pass, d.score, *d.box, d.keypoints.ravel(), d.sharpness)
                 matte = np.nan if shares[i] is None else shares[i]
                 values = (IMAGE, i, face.faces[0], *own, matte, face.evidence, face.confirmed)
                 rows.append(dict(zip(FACE, values, strict=True)))

@@ -12,7 +12,7 @@ import typer
 
 from maskprep.base import UsageError
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
-from masktrain.config.config import FitConfig, describe, kinds_of
+from masktrain.config.config import describe, kinds_of
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ SHOWN = {
 
 BY_SECTION = ("name", "kind", "recipe")
 """Settings whose option is called after their section."""
-
-TRIALS = ("dry_run", "check", "find_lr")
-"""Parameters that try something out and write nothing."""
 
 RESUMED = ("context", "cache", "resume", "plugin")
 """Parameters that can be given to a run that goes on."""
@@ -90,7 +87,8 @@ def fit(
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done, and try some steps.")
+        bool,
+        typer.Option("--dry-run", help="Only show what would be done, try some steps and check data and gradients."),
     ] = False,
     sheet: Annotated[
         Path | None,
@@ -98,7 +96,7 @@ def fit(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="With --sheet: write over any file that is there.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Only check data, gradients and learning before a long fit (a minute).")
+        bool, typer.Option("--check", help="As --dry-run, and learn one batch by heart (a minute).")
     ] = False,
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test of 100 updates.")
@@ -118,10 +116,9 @@ def fit(
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
-    tried = [name for name in TRIALS if context.params[name]]
-    if len(tried) > 1:
-        raise UsageError(f"{' and '.join('--' + n.replace('_', '-') for n in tried)} are given one at a time.")
-    if sheet is not None and not dry_run:
+    if find_lr and (dry_run or check):
+        raise UsageError("--find-lr is given alone, without --dry-run and --check.")
+    if sheet is not None and not (dry_run or check):
         raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
     values = given_settings(recipe, config, settings, plugin)
     if resume is not None:
@@ -135,8 +132,13 @@ def fit(
     made = ruling.settings(cache, values, protocol, deviate)
     if folds is not None:
         crossfit.check(made)
-    if tried:
-        _try(tried[0], cache, made, sheet, force)
+    if dry_run or check or find_lr:
+        from masktrain.cli import show
+
+        if find_lr:
+            show.rates(cache, made)
+        elif not show.tried(cache, made, sheet, force, heart=check):
+            raise typer.Exit(1)
     elif folds is not None:
         _crossfitted(crossfit.crossfit(cache, made, out=out, note=note, progress=_progress()))
     else:
@@ -166,19 +168,6 @@ def _resume(run: Path, cache: Path | None) -> None:
         _crossfitted(crossfit.resume(run, cache, progress=_progress()))
     else:
         _fitted(fitting.resume(run, cache, progress=_progress()))
-
-
-def _try(kind: str, cache: Path, config: FitConfig, sheet: Path | None, force: bool) -> None:
-    """Try a fit out; exit 1 if a check failed."""
-    from masktrain.cli import show
-
-    if kind == "check":
-        if not show.checked(cache, config):
-            raise typer.Exit(1)
-    elif kind == "find_lr":
-        show.rates(cache, config)
-    else:
-        show.planned(cache, config, sheet, force)
 
 
 def _crossfitted(done: Crossfitted) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,36 +173,38 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def planned(cache: Path, config: FitConfig, sheet: Path | None = None, force: bool = False) -> None:
-    """Print what a fit would do, after trying some steps; with ``sheet`` draw what these steps were shown."""
+def tried(cache: Path, config: FitConfig, sheet: Path | None, force: bool, heart: bool) -> bool:
+    """Print the plan of a fit, after trying some steps, and what its checks find, as they find it.
+
+    Args:
+        sheet: draw there what these steps were shown.
+        heart: also learn one batch by heart.
+
+    Returns:
+        Whether no check failed.
+    """
     from maskprep.base import missing_note
-    from masktrain.study import plan as planning
-    from masktrain.study import samples
+    from masktrain.study import preflight, samples
 
     if sheet is not None:
         samples.check(sheet, cache, force)
-    made = planning.plan(cache, config)
-    for line in opening(None, config, made.data, made.about) + planning.lines(made, config):
+    started, failed = time.perf_counter(), 0
+    made = preflight.prepare(cache, config)
+    plan = preflight.plan_of(made)
+    for line in opening(None, made.config, plan.data, plan.about) + preflight.lines(plan, made.config):
         print(line)
-    print(f"time    about {clock(made.seconds)} on this machine")
+    print(f"time    about {clock(plan.seconds)} on this machine")
     if sheet is not None:
-        print(f"look    {samples.write(made.samples, sheet, samples.title(config))}")
+        print(f"look    {samples.write(plan.samples, sheet, samples.title(made.config))}")
         if note := missing_note():
             print(f"note    {note}")
-
-
-def checked(cache: Path, config: FitConfig) -> bool:
-    """Print what the self-checks of a fit find, as they find it. Returns whether all is well."""
-    from masktrain.study import checkup
-
-    started, failed = time.perf_counter(), 0
-    for finding in checkup.check(cache, config):
+    for finding in chain(preflight.quick(made), preflight.by_heart(made) if heart else ()):
         failed += not finding.ok
-        print(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.said}", flush=True)
+        print(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.text}", flush=True)
         if finding.advice:
             print(f"        {finding.advice}")
-    told = f"{failed} of the checks failed" if failed else "all well"
-    print(f"checked {told}, in {clock(time.perf_counter() - started)}")
+    result = f"{failed} of the checks failed" if failed else "all well"
+    print(f"checked {result}, in {clock(time.perf_counter() - started)}")
     return not failed
 
 

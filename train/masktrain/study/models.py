@@ -17,10 +17,12 @@ from masktrain.answer import cost
 from masktrain.config.config import FitConfig
 from masktrain.config.settings import nearest
 from masktrain.pages import standings
-from masktrain.train import host, lite, loop
-from masktrain.train.batches import Batch
-from masktrain.train.losses import make_objective
+from masktrain.train import lite, loop
+from masktrain.train.augment import Augmenter
+from masktrain.train.device import choose_device
+from masktrain.train.losses import Objective
 from masktrain.train.model import build, import_timm, known_name, native_size_of
+from masktrain.train.pixels import Batch
 from masktrain.train.targets import make_target
 
 FAMILIES = {
@@ -153,27 +155,28 @@ def measure(name: str, device: str = "auto", batch: int | None = None) -> Cost:
     Raises:
         UserError: the device is not here, its memory does not do, or the model cannot be built.
     """
-    given = {"model.name": name} | ({} if batch is None else {"optim.batch_size": batch})
-    config, where, size = FitConfig.from_keys(given), host.choose_device(device), native_size_of(name)
-    batch = config.optim.batch_size
-    labels = np.arange(batch) % MASK_SCHEMA.num_classes
-    objective = make_objective(make_target("joint", MASK_SCHEMA), labels, config)
-    model = build(name, MASK_SCHEMA.num_classes, size)
-    learner = loop.make_learner(model, config, objective, np.full(3, 0.5), np.full(3, 0.2), where)
-    crops = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
-    pixels = torch.from_numpy(crops).to(where).permute(0, 3, 1, 2)
-    images = Batch(np.arange(batch), pixels, torch.from_numpy(labels).to(where))
-    learner.model.train()
+    given = {"model.name": name, "optim.batch_size": batch or 16, "optim.lr": 1e-3, "run.compile": False}
+    config, where, size = FitConfig.from_keys(given), choose_device(device), native_size_of(name)
+    n, target = config.optim.batch_size, make_target("joint", MASK_SCHEMA)
+    objective = Objective(target, np.full(target.classes, float(n)), config.loss, config.target)
+    model = build(name, target.outputs, size)
+    state = loop.make_state(model, config, objective, np.full(3, 0.5), np.full(3, 0.2), where)
+    loop.set_train_mode(state, 1)
+    crops = np.random.default_rng(0).integers(0, 256, (n, *size, 3), dtype=np.uint8)
+    labels = torch.arange(n) % target.classes
+    truth = torch.nn.functional.one_hot(labels, target.classes).float()
+    images = Batch(torch.from_numpy(crops), truth, labels).to(where)
+    augmenter = Augmenter(config.augment, MASK_SCHEMA, size, 0)
     kept: dict[int, int] = {}
     try:
-        with cost.activations(learner.model, kept):
-            float(loop.train_step(learner, images, config.optim)[1])
+        with cost.activations(state.model, kept):
+            float(loop.train_step(state, images, augmenter)[0])
         started = time.perf_counter()
         for _ in range(STEPS):
-            loss = loop.train_step(learner, images, config.optim)[1]
+            loss, _ = loop.train_step(state, images, augmenter)
         float(loss)  # waits for a GPU
-        trained = STEPS * batch / (time.perf_counter() - started)
-        answered = 1 / cost.seconds_to_answer(learner.model, size, learner.precision, batch)
+        trained = STEPS * n / (time.perf_counter() - started)
+        answered = 1 / cost.seconds_to_answer(state.model, size, state.precision, n)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"The memory does not do for {name} with {batch} images.", "Use --batch-size 1.") from error
-    return Cost(trained, answered, sum(kept.values()) / batch)
+        raise UserError(f"The memory does not do for {name} with {n} images.", "Use --batch-size 1.") from error
+    return Cost(trained, answered, sum(kept.values()) / n)

@@ -10,30 +10,23 @@ import numpy as np
 import torch
 
 from masktrain.config.config import FitConfig
-from masktrain.study.plan import curve
-from masktrain.study.rehearsal import prepare
+from masktrain.study.preflight import curve, prepare
 from masktrain.train import loop
-from masktrain.train.augment import draw_seed
+from masktrain.train.draws import draw_seed
 from masktrain.train.optim import set_learning_rate
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
 """Rates of the first and of the last update, and how many updates there are if none makes the loss explode."""
-
 MEMORY = 0.9
 """Share of the losses before in the smoothed loss, divided by what the first ones lack."""
-
 EXPLODED = 4.0
 """The test ends when the smoothed loss is so many times its lowest value (fastai's rule)."""
-
 SETTLED = 10
-"""Updates before the lowest loss is looked for, as until then the mean is of too few; and between the two ends of the
-steepest fall."""
-
-TENTH = 10.0
+"""Updates before the lowest loss is looked for, as until then the mean is of too few; and the span of a fall."""
 
 
 @dataclass(frozen=True)
-class Found:
+class Rates:
     """A range test.
 
     Args:
@@ -53,7 +46,7 @@ class Found:
 
 def find(
     cache: Path, config: FitConfig | None = None, *, low: float = LOWEST, high: float = HIGHEST, steps: int = STEPS
-) -> Found:
+) -> Rates:
     """Train on the run's own batches from the run's own first weights, each update at a higher rate than the last.
 
     Sampling, augmentation, mixing, loss and frozen stages are those of the settings, and so is every draw: equal
@@ -66,18 +59,20 @@ def find(
         UserError: all that would stop the fit.
     """
     made = prepare(cache, config)
-    learner, train, config = made.learner, made.train, made.config
-    rates, losses, smoothed = [], [], []
+    state, train, config = made.state, made.train, made.config
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
     mean = 0.0
     for i in range(steps):
         epoch, step = divmod(i, train.steps)
         if not step:
-            loop.wake(learner.model, config, 1)
+            loop.set_train_mode(state, 1)
             batches = train.epoch(epoch + 1)
         rate = low * (high / low) ** (i / max(steps - 1, 1))
         torch.manual_seed(draw_seed(config.run.seed, epoch + 1, step))
-        set_learning_rate(learner.optimizer, rate)
-        loss = float(loop.train_step(learner, next(batches), config.optim)[1])
+        set_learning_rate(state.optimizer, rate)
+        loss = float(loop.train_step(state, next(batches), train.augmenter)[0])
         if not math.isfinite(loss):
             break
         mean = MEMORY * mean + (1 - MEMORY) * loss
@@ -89,29 +84,30 @@ def find(
     return read(rates, losses, smoothed)
 
 
-def read(rates: list[float], losses: list[float], smoothed: list[float]) -> Found:
-    """What a range test tells, by its rates and losses."""
-    start = min(SETTLED, max(len(rates) - 2, 0))
-    values = np.array(smoothed)
+def read(rates: list[float], losses: list[float], smoothed: list[float]) -> Rates:
+    """What a range test shows, by its rates and losses."""
+    start, values = min(SETTLED, max(len(rates) - 2, 0)), np.array(smoothed)
     lowest = start + int(values[start:].argmin()) if len(values) else 0
     falls = values[start + SETTLED : lowest + 1] - values[start : max(lowest + 1 - SETTLED, start)]
     steepest = start + int(falls.argmin()) + SETTLED // 2 if len(falls) else lowest
     fell = lowest > start and values[lowest] < values[start]
     at = rates or [math.nan]
-    return Found(rates, losses, smoothed, at[lowest], at[steepest], at[lowest] / TENTH if fell else None)
+    return Rates(rates, losses, smoothed, at[lowest], at[steepest], at[lowest] / 10 if fell else None)
 
 
-def lines(found: Found, config: FitConfig) -> list[str]:
+def lines(found: Rates, config: FitConfig) -> list[str]:
     """A range test in words: the curve, some of its points, and what to take."""
     if not found.rates:
         return ["loss    no number at the lowest rate already; see masktrain fit CACHE --check"]
-    told = [f"loss    {curve(found.smoothed)}  smoothed, {len(found.rates)} updates"]
-    told.append(f"rate    {found.rates[0]:.0e} {'to':^43} {found.rates[-1]:.0e}")
-    for i in np.unique(np.linspace(0, len(found.rates) - 1, 9).astype(int)).tolist():
-        told.append(f"        {found.rates[i]:.1e}  {found.smoothed[i]:.3f}")
-    told.append(f"found   lowest loss at {found.lowest:.1e}, steepest fall at {found.steepest:.1e}")
-    if found.advised is None:
-        return [*told, "take    no rate: the loss never fell; see masktrain fit CACHE --check"]
-    told.append(f"take    --lr {found.advised:.1e}, a tenth of the rate of the lowest loss (the settings have")
-    told[-1] += f" {config.optim.lr:.1e})"
-    return told
+    points = np.unique(np.linspace(0, len(found.rates) - 1, 9).astype(int)).tolist()
+    take = "no rate: the loss never fell; see masktrain fit CACHE --check"
+    if found.advised is not None:
+        take = f"--lr {found.advised:.1e}, a tenth of the rate of the lowest loss (the settings have"
+        take += f" {config.optim.lr:.1e})"
+    return [
+        f"loss    {curve(found.smoothed)}  smoothed, {len(found.rates)} updates",
+        f"rate    {found.rates[0]:.0e} {'to':^43} {found.rates[-1]:.0e}",
+        *(f"        {found.rates[i]:.1e}  {found.smoothed[i]:.3f}" for i in points),
+        f"found   lowest loss at {found.lowest:.1e}, steepest fall at {found.steepest:.1e}",
+        f"take    {take}",
+    ]

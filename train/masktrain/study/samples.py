@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from maskprep.base import MADE_BY, UsageError, draw_text, keep_whole, write_with
-from maskprep.dataset import FAINT, GAP, INK, PAPER, View
+from maskprep.dataset import FAINT, GAP, INK, PAPER
 from maskprep.labels import Schema
 from maskprep.photos import write_png
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig
-from masktrain.train.batches import Batch
+from masktrain.train.pixels import Batch, Feed
 
 FORMS = (".png", ".html")
 MOST = 24
@@ -51,15 +51,16 @@ class Samples:
     captions: tuple[str, ...]
 
 
-def of_batch(batch: Batch, view: View) -> Samples:
+def of_batch(batch: Batch, rows: NDArray[np.int64], feed: Feed) -> Samples:
     """The images of a batch that is about to be trained on.
 
     Args:
-        view: whose rows they are.
+        rows: their table rows, int64 [n].
+        feed: where the batch comes from.
     """
-    shown = batch.pixels.permute(0, 2, 3, 1).cpu().numpy().copy()
-    truth = batch.truth(view.schema.num_classes).cpu().numpy()
-    return Samples(view.gather_original(batch.rows), shown, tuple(caption(row, view.schema) for row in truth))
+    shown = batch.images(feed.augmenter).cpu().numpy().copy()
+    named = tuple(caption(shares, feed.view.schema) for shares in batch.truth.cpu().numpy())
+    return Samples(feed.view.gather_original(rows), shown, named)
 
 
 def joined(parts: Sequence[Samples]) -> Samples:

@@ -23,14 +23,15 @@ import yaml
 from maskprep.base import UsageError, UserError, lock, missing_extra, read_json, write_atomic, write_json
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.study import crossfit
 from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
 from masktrain.study.space import Space
 from masktrain.study.trials import JOURNAL, Trial, finished, folder, journal
-from masktrain.train import feed
 from masktrain.train.checkpoint import LAST
+from masktrain.train.device import choose_device
 
 if TYPE_CHECKING:
     import optuna
@@ -363,8 +364,10 @@ def _data(job: _Job) -> dict[str, Any]:
             tried.add(looked_at)
             if job.folds:
                 crossfit.check(config)
-            view = feed.opened(job.cache, config)
-            record = runs.data_record(view, fitting.check(view, feed.settled(view, config)))
+            view = open_view_of(job.cache, config)
+            data = TrainSet.open(view, config)
+            fitting.check(data, fitting.settled(data, config, choose_device(config.run.device)))
+            record = runs.data_record(view, data)
         except UserError as error:
             problem = problem or error
             continue

@@ -163,6 +163,7 @@ class Augmenter:
         self.bank = torch.randn(size[0] * size[1] * 3 + SPARE, generator=steady)
         self.kernels, self.colours = _kernels(), _colours()
         self.quantiles = _beta_quantiles(config.alpha)
+        self._places = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
         self._compose: list[_Albumentations | None] | None = None
 
     def to(self, drawn: torch.device, applied: torch.device) -> None:
@@ -224,10 +225,11 @@ class Augmenter:
         """Transformed images uint8 [n, H, W, 3] of images, all of them at once with torch, on any device."""
         n, height, width, _ = pixels.shape
         image = pixels.permute(0, 3, 1, 2).float()
-        xs = torch.arange(width, device=pixels.device, dtype=torch.float32).expand(height, width)
-        ys = torch.arange(height, device=pixels.device, dtype=torch.float32).unsqueeze(1).expand(height, width)
-        places = torch.stack([xs, ys, torch.ones_like(xs)], 2)
-        grid = torch.einsum("nij,hwj->nhwi", what.matrix, places)
+        xs = torch.arange(width, device=pixels.device, dtype=torch.float32)
+        ys = torch.arange(height, device=pixels.device, dtype=torch.float32).unsqueeze(1)
+        # not as a product of matrices: a GPU may round its factors to 10 bits, a tenth of a pixel
+        m = what.matrix.view(n, 2, 3, 1, 1)
+        grid = torch.stack([m[:, k, 0] * xs + m[:, k, 1] * ys + m[:, k, 2] for k in range(2)], 3)
         if bool(self._warps):
             grid = grid + _displacements(what, self.size).permute(0, 2, 3, 1)
         grid = torch.stack([(2 * grid[..., 0] + 1) / width - 1, (2 * grid[..., 1] + 1) / height - 1], 3)
@@ -262,7 +264,7 @@ class Augmenter:
             image = pixels[i]
             if warp:
                 one = what[i : i + 1]
-                ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
+                ys, xs = self._places
                 x, y = (row[0] * xs + row[1] * ys + row[2] for row in matrix)
                 dx, dy = _displacements(one, self.size)[0].numpy()
                 image = cv2.remap(image, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)

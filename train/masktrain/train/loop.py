@@ -364,7 +364,9 @@ def make_loss(state: State) -> Callable[..., tuple[Tensor, Tensor]]:
 
     if not state.config.run.compile:
         return of_batch
-    mode = "reduce-overhead" if state.device.type == "cuda" and devices.world_size() == 1 else None
+    # gradients that add up over several passes must not lie in the memory of a CUDA graph
+    once = not state.micro and not state.config.optim.sam and devices.world_size() == 1
+    mode = "reduce-overhead" if state.device.type == "cuda" and once else None
     made = torch.compile(of_batch, dynamic=False, fullgraph=devices.world_size() == 1, mode=mode, backend=BACKEND)
 
     def compiled(batch: Batch, augmenter: Augmenter, weighted: bool) -> tuple[Tensor, Tensor]:
@@ -431,6 +433,7 @@ def gradients(state: State, batch: Batch, augmenter: Augmenter, weighted: bool) 
         # here the error and the graph that its traceback holds are gone
         state.optimizer.zero_grad(set_to_none=True)
         state.micro = (size + 1) // 2
+        state.loss_of = make_loss(state)
         torch.cuda.empty_cache()
 
 

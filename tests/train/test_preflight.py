@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +18,15 @@ from maskprep.dataset.view import open_view
 from masktrain.cli import app as cli
 from masktrain.config.config import FitConfig
 from masktrain.data.folds import split
-from masktrain.study import checkup, ratefinder
-from masktrain.study.rehearsal import Rehearsal, prepare
+from masktrain.study import preflight, ratefinder
+from masktrain.study.preflight import Prepared, prepare
 from masktrain.train import feed
 
 Make = Callable[..., FitConfig]
 
 
 @pytest.fixture
-def made(cache: Path, config: Make) -> Rehearsal:
+def made(cache: Path, config: Make) -> Prepared:
     return prepare(cache, config())
 
 
@@ -38,7 +39,8 @@ def made(cache: Path, config: Make) -> Rehearsal:
     ],
 )
 def test_a_sound_fit_passes_every_check(cache: Path, config: Make, changes: dict[str, object]) -> None:
-    found = list(checkup.check(cache, config(**changes)))
+    made = prepare(cache, config(**changes))
+    found = [*preflight.quick(made), *preflight.by_heart(made)]
     assert [f.name for f in found] == [
         *("labels", "people", "classes", "crops", "held out", "draws", "gradients", "by heart", "answers")
     ]
@@ -50,93 +52,120 @@ def test_labels_that_are_not_what_the_attributes_make(cache: Path) -> None:
     rows = split(view, 0.2, 0).train
     table = view.table.copy()
     table.loc[rows[3], "label"] = 5 - table.loc[rows[3], "label"]
-    found = checkup.labels(dataclasses.replace(view, table=table), rows)
-    assert not found.ok and "1 of" in found.said and table["image"][rows[3]] in found.said
+    found = preflight.labels(dataclasses.replace(view, table=table), rows)
+    assert not found.ok and "1 of" in found.text and table["image"][rows[3]] in found.text
     table.loc[rows[3], "mask"] = None  # nothing is known to compare with
-    found = checkup.labels(dataclasses.replace(view, table=table), rows)
-    assert found.ok and "1 have no attributes" in found.said
+    found = preflight.labels(dataclasses.replace(view, table=table), rows)
+    assert found.ok and "1 have no attributes" in found.text
 
 
 def test_a_person_or_a_file_on_both_sides(cache: Path) -> None:
     view = open_view(cache)
     both = split(view, 0.2, 0)
-    assert checkup.people(view, both).ok
+    assert preflight.people(view, both).ok
     shared = dataclasses.replace(both, train=np.append(both.train, both.val[0]))
-    found = checkup.people(view, shared)
-    assert not found.ok and "1 people and 1 files" in found.said
+    found = preflight.people(view, shared)
+    assert not found.ok and "1 people and 1 files" in found.text
     table = view.table.copy()
     table.loc[both.val[0], "content"] = table.loc[both.train[0], "content"]
-    found = checkup.people(dataclasses.replace(view, table=table), both)
-    assert not found.ok and "0 people and 1 files" in found.said
+    found = preflight.people(dataclasses.replace(view, table=table), both)
+    assert not found.ok and "0 people and 1 files" in found.text
 
 
 def test_classes_that_are_held_out_only(cache: Path) -> None:
     schema = open_view(cache).schema
-    assert checkup.classes(schema, np.arange(6), np.arange(3)).ok
-    found = checkup.classes(schema, np.arange(5), np.arange(6))
-    assert not found.ok and schema.class_names[5] in found.said
-    some = checkup.classes(schema, np.arange(5), np.arange(5))
-    assert some.ok and f"never: {schema.class_names[5]}" in some.said
-    assert not checkup.classes(schema, np.zeros(9, np.int64), np.zeros(2, np.int64)).ok
+    assert preflight.classes(schema, np.arange(6), np.arange(3)).ok
+    found = preflight.classes(schema, np.arange(5), np.arange(6))
+    assert not found.ok and schema.class_names[5] in found.text
+    some = preflight.classes(schema, np.arange(5), np.arange(5))
+    assert some.ok and f"never: {schema.class_names[5]}" in some.text
+    assert not preflight.classes(schema, np.zeros(9, np.int64), np.zeros(2, np.int64)).ok
 
 
 @pytest.mark.parametrize("value, said", [(7, "of one colour"), (None, "the same picture")])
 def test_crops_that_are_no_pictures(cache: Path, value: int | None, said: str) -> None:
     view = open_view(cache)
     rows = np.arange(len(view))
-    assert checkup.crops(view, rows).ok
+    assert preflight.crops(view, rows).ok
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     shards = {k: np.broadcast_to(picture if value is None else value, v.shape) for k, v in view.shards.items()}
-    found = checkup.crops(dataclasses.replace(view, shards=shards), rows)
-    assert not found.ok and said in found.said
+    found = preflight.crops(dataclasses.replace(view, shards=shards), rows)
+    assert not found.ok and said in found.text
 
 
-def test_held_out_crops_that_are_changed(made: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_crops_that_are_changed(made: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     val = feed.held_out(made.view, made.training.split, made.config, made.behind, torch.device("cpu"))
-    assert checkup.held_out(made.view, made.config, val).ok
+    assert preflight.held_out(made.view, val).ok
     pixels = Batches._pixels
     monkeypatch.setattr(
         Batches, "_pixels", lambda self, part, draws, epoch, out=None: pixels(self, part, draws, 1, out)
     )
     val.recipes = ["light"]
-    assert not checkup.held_out(made.view, made.config, val).ok
+    assert not preflight.held_out(made.view, val).ok
 
 
-def test_epochs_that_cannot_be_repeated(made: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkup.draws(made.train).ok
+def test_epochs_that_cannot_be_repeated(made: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight.draws(made.train).ok
     rng = np.random.default_rng()
     monkeypatch.setattr(made.train, "order", lambda epoch: rng.permutation(made.train.images))
-    assert not checkup.draws(made.train).ok
+    assert not preflight.draws(made.train).ok
 
 
-def test_parameters_that_get_no_gradient(made: Rehearsal) -> None:
-    batch = checkup.by_class(made)
-    assert checkup.gradients(made, batch).ok
+def test_parameters_that_get_no_gradient(made: Prepared) -> None:
+    batch = preflight.by_class(made)
+    assert preflight.gradients(made, batch).ok
     assert all(p.grad is None for p in made.learner.model.parameters())
     made.learner.model.register_parameter("idle", nn.Parameter(torch.zeros(3)))
-    found = checkup.gradients(made, batch)
-    assert not found.ok and "idle" in found.said
+    found = preflight.gradients(made, batch)
+    assert not found.ok and "idle" in found.text
     made.learner.model.get_parameter("idle").requires_grad_(False)
     first = next(p for p in made.learner.model.parameters() if p.requires_grad)
     first.register_hook(lambda grad: grad * float("nan"))
-    found = checkup.gradients(made, batch)
-    assert not found.ok and "not finite" in found.said
+    found = preflight.gradients(made, batch)
+    assert not found.ok and "not finite" in found.text
 
 
 def test_what_cannot_be_learned_by_heart(cache: Path, config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup, "STEPS", 4)
+    monkeypatch.setattr(preflight, "STEPS", 4)
     made = prepare(cache, config(optim__lr=1e-9))
-    batch = checkup.by_class(made)
-    by_heart, answers = checkup.learning(made, batch)
-    assert not by_heart.ok and by_heart.said.count("loss") == 3 and answers.name == "answers"
+    batch = preflight.by_class(made)
+    by_heart, answers = preflight.by_heart(made)
+    assert not by_heart.ok and by_heart.text.count("loss") == 3 and answers.name == "answers"
     blind = made.learner
     blind.model.register_forward_pre_hook(lambda net, args: (torch.zeros_like(args[0]),))
-    assert not checkup.answers(blind, batch).ok
+    assert not preflight.answers(blind, batch).ok
 
 
-def test_a_batch_of_every_class(made: Rehearsal) -> None:
-    batch = checkup.by_class(made)
-    assert len(batch) == checkup.IMAGES and set(batch.labels.tolist()) == set(range(6))
+def test_what_is_tried_is_deterministic_where_the_fit_is(cache: Path, config: Make) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        prepare(cache, config(run__deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_dry_run_checks_too(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["masktrain", "fit", str(cache), "--model", "test_resnet", "--no-pretrained", "--dry-run"]
+    monkeypatch.setattr("sys.argv", command)
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    out = capsys.readouterr().out
+    assert "tried   3 steps: loss" in out and "ok      gradients" in out and "by heart" not in out
+    assert "checked all well" in out and not list(tmp_path.iterdir())
+    wrong = preflight.Finding("crops", False, "all black", "Look.")
+    monkeypatch.setattr(preflight, "crops", lambda view, rows: wrong)
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    assert done.value.code == 1 and "FAILED  crops: all black\n        Look." in capsys.readouterr().out
+
+
+def test_a_batch_of_every_class(made: Prepared) -> None:
+    batch = preflight.by_class(made)
+    assert len(batch) == preflight.IMAGES and set(batch.labels.tolist()) == set(range(6))
     assert set(batch.rows.tolist()) <= set(made.training.split.train.tolist())
 
 
@@ -144,7 +173,7 @@ def test_the_command_fails_if_a_check_does(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(checkup, "STEPS", 2)
+    monkeypatch.setattr(preflight, "STEPS", 2)
     tiny = ["--model", "test_resnet", "--no-pretrained", "--batch-size", "8"]
     monkeypatch.setattr("sys.argv", ["masktrain", "fit", str(cache), *tiny, "--lr", "1e-9", "--check"])
     with pytest.raises(SystemExit) as done:
@@ -153,10 +182,10 @@ def test_the_command_fails_if_a_check_does(
     assert done.value.code == 1 and "FAILED  by heart" in out and "ok      labels" in out
     assert "1 of the checks failed" in out or "2 of the checks failed" in out
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("sys.argv", ["masktrain", "fit", str(cache), "--check", "--dry-run"])
+    monkeypatch.setattr("sys.argv", ["masktrain", "fit", str(cache), "--check", "--find-lr"])
     with pytest.raises(SystemExit) as done:
         cli.main()
-    assert done.value.code == 2 and "one at a time" in capsys.readouterr().err
+    assert done.value.code == 2 and "--find-lr is given alone" in capsys.readouterr().err
 
 
 def test_a_range_test_by_hand() -> None:
