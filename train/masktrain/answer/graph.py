@@ -181,8 +181,7 @@ class Network(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Probabilities of crops."""
-        # NHWC memory seen as NCHW is channels_last: no copy
-        pixels = normalise(crops.permute(0, 3, 1, 2), self.get_buffer("mean"), self.get_buffer("std"))
+        pixels = normalise(crops, self.get_buffer("mean"), self.get_buffer("std"))
         with self.precision.context() if self.precision.dtype is not None else contextlib.nullcontext():
             outputs = [self.model(view) for view in tta_views(pixels, self.looks)]
         tables = torch.stack([self.target.probabilities(o) for o in outputs])
