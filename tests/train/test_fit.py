@@ -201,6 +201,19 @@ def test_a_stopped_fit_goes_on_bit_by_bit(
     pd.testing.assert_frame_equal(pd.read_parquet(run / "oof.parquet"), pd.read_parquet(tmp_path / "run/oof.parquet"))
 
 
+def test_a_hangup_that_is_ignored_stops_nothing(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(loop, "train_step", SignalAt(signal.SIGHUP, 1, 3))
+        assert fit(cache, config(optim__epochs=1), out=tmp_path / "run").epochs == 1
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_stop_while_scoring_loses_nothing(
     run: Path, cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +377,9 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         resume(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="cannot be read"):
+        resume(tmp_path)
+    torch.save({"format": 1}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="begun by another version"):
         resume(tmp_path)
 
 

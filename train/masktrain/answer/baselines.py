@@ -108,7 +108,7 @@ def features(
     parts = []
     with torch.inference_mode():
         for part in np.array_split(rows, max(1, -(-len(rows) // batch_size))):
-            pixels = torch.from_numpy(view.gather(part)).to(device).permute(0, 3, 1, 2)
+            pixels = torch.from_numpy(view.gather(part)).to(device)
             parts.append(network(loop.normalise(pixels, m, s)).float().cpu())
     return np.asarray(torch.cat(parts).numpy())
 

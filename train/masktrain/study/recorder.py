@@ -145,12 +145,13 @@ class Recorder:
     def recording(self) -> Iterator[None]:
         """Take Ctrl-C, SIGTERM and SIGHUP for requests to stop; the second one of a kind ends the process at once.
 
-        Those that are ignored, as nohup ignores SIGHUP, stay so.
+        A hangup that is ignored, as by nohup, stays so.
         """
         before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python delivers signals to that one only
-            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-            before = {number: signal.signal(number, self._ask) for number in heard}
+            for number in SIGNALS:
+                if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._ask)
         try:
             yield
             self.flush()
