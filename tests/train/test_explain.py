@@ -22,7 +22,7 @@ from maskprep.errors import UsageError, UserError
 from maskprep.store import decisions
 from maskprep.store.decisions import read_decisions
 from masktrain.answer import model
-from masktrain.answer.graph import Network
+from masktrain.answer.graph import Graph, Network
 from masktrain.config.config import FitConfig
 from masktrain.pages import cam, demo
 from masktrain.pages.explain import explain
@@ -168,12 +168,10 @@ def test_a_run_of_two_backbones_is_explained(own_cache: Path, config: Callable[.
 def test_without_places_there_is_no_map(run: Path) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
     predictor = model.load(run)
-    single = predictor.source
-    assert isinstance(single, trained.Single)
-    member = replace(single.member, model=flat)
-    blind = replace(predictor, source=replace(single, member=member))
+    known = predictor.graph.networks[0]
+    blind = replace(predictor, source=Graph([Network(flat, known.sidecar, known.precision)]))
     with pytest.raises(UsageError, match="no forward_features"):
-        cam.find_layers(trained.parts_of(blind.source)[0][0])
+        cam.find_layers(blind.graph.networks[0])
     assert demo.attend_with(predictor) is not None and demo.attend_with(blind) is None
 
 

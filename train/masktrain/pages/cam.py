@@ -70,7 +70,7 @@ def find_layer(model: nn.Module, name: str, size: tuple[int, int]) -> Layer:
         grid = model.patch_embed.dynamic_feat_size(size)  # type: ignore[union-attr, operator]
         block = model.blocks[-1]  # type: ignore[index]
         if grid[0] * grid[1] == shape[1] - prefix and hasattr(block, "norm1"):
-            return Layer(block.norm1, lambda tokens: tokens[:, prefix:].unflatten(1, grid).permute(0, 3, 1, 2))  # type: ignore[no-untyped-call]
+            return Layer(block.norm1, lambda t: t[:, prefix:].reshape(len(t), *grid, -1).permute(0, 3, 1, 2))
     if len(shape) == 4:
         channels = int(getattr(model, "num_features", 0))
         last = shape[3] == channels and (shape[1] != channels or getattr(model, "output_fmt", "") == "NHWC")
@@ -150,10 +150,7 @@ def maps(
         finally:
             for hook in hooks:
                 hook.remove()
-        each = [
-            _map(layer.spatial(a), layer.spatial(g), method)
-            for layer, a, g in zip(layers, kept, gradients, strict=True)
-        ]
+        each = [_map(la, a, g, method) for la, a, g in zip(layers, kept, gradients, strict=True)]
         sized = [nn.functional.interpolate(m, crops.shape[1:3], mode="bilinear") for m in each]
         found[rows] = torch.stack([_to_unit(m) for m in sized]).mean((0, 2)).cpu().numpy()
     return found
@@ -167,10 +164,11 @@ def _evidence(target: Target, schema: Schema, outputs: Tensor, labels: NDArray[n
     return torch.stack([h.logits(o).gather(1, k[:, None]).sum() for h, o, k in heads]).sum()
 
 
-def _map(activations: Tensor, gradients: Tensor, method: str) -> Tensor:
-    """One layer's map [n, 1, h, w] of activations and gradients [n, C, h, w]."""
+def _map(layer: Layer, activations: Tensor, gradients: Tensor, method: str) -> Tensor:
+    """One layer's map [n, 1, h, w] of its output and the gradient of that."""
+    activations, gradients = layer.spatial(activations.detach()), layer.spatial(gradients)
     weights = gradients.mean((2, 3), keepdim=True) if method == "gradcam" else gradients.relu()
-    return (weights * activations.detach()).sum(1, keepdim=True).relu()
+    return (weights * activations).sum(1, keepdim=True).relu()
 
 
 def _to_unit(values: Tensor) -> Tensor:

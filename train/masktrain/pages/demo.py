@@ -7,6 +7,7 @@ photos, of limited size; no file of the disk is read but those that were sent.
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import os
 import tempfile
@@ -131,21 +132,21 @@ def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
             except PhotoError as error:
                 shown = Shown(None, f"This photo cannot be used: {error}.")
         pictures = [shown.crop, shown.matte, shown.attention]
-        return [shown.photo, shown.text, *pictures, *(shown.answers.get(name) for name in attributes)]
+        return [shown.photo, html.escape(shown.text), *pictures, *(shown.answers.get(name) for name in attributes)]
 
     with gr.Blocks(title=f"masktrain: {name}", analytics_enabled=False) as blocks:
-        gr.Markdown(f"## {name}")
+        gr.HTML(f"<h2>{html.escape(name)}</h2>")
         kept = ["download", "fullscreen"]  # Gradio's third button uploads to another server
         with gr.Row():
             photo = gr.Image(sources=["upload", "webcam"], type="filepath", label="Photo or camera", height=380)
-            marked = gr.Image(label="Faces, the subject with its answer", interactive=False, buttons=kept, height=380)
-        text = gr.Markdown(elem_id="said")
+            marked = gr.Image(label="Faces and answer", interactive=False, buttons=kept, height=380)
+        text = gr.HTML(elem_id="said")
         with gr.Row():
             small = {"interactive": False, "buttons": kept, "height": 240}
             pictures = [
                 gr.Image(label="Crop", **small),
                 gr.Image(label="Matte", visible=matted, **small),
-                gr.Image(label="Grad-CAM map of the answer", visible=attend is not None, **small),
+                gr.Image(label="Grad-CAM", visible=attend is not None, **small),
             ]
             labels = [gr.Label(label=attribute, num_top_classes=6) for attribute in attributes]
         photo.change(answer, photo, [marked, text, *pictures, *labels], api_name="answer")
