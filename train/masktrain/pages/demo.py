@@ -60,10 +60,10 @@ Attend = Callable[[Pixels, int], Pixels]
 """A crop uint8 [H, W, 3] and a joint class → the crop with a map of the attention drawn over it."""
 
 
-def look(predictor: Model, eye: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Seen:
+def look(predictor: Model, finder: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Seen:
     """Everything there is to show about a photo, uint8 [h, w, 3] RGB."""
     schema = predictor.schema
-    subjects = eye.find(pixels, everyone=True)
+    subjects = finder.find(pixels, everyone=True)
     chosen = subjects[0]
     marks = [drawing.Mark(s.box, (f"face {n}",), drawing.FAINT) for n, s in enumerate(subjects[1:], 2) if s.box]
     many = f"{len(marks) + 1} faces" if marks else "1 face"
@@ -118,7 +118,7 @@ def attend_with(predictor: Model) -> Attend | None:
     return attend
 
 
-def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
+def build(predictor: Model, finder: live.FaceFinder, name: str) -> Any:
     """The page, as Gradio's Blocks."""
     import gradio as gr
 
@@ -130,7 +130,7 @@ def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
             return [None, "", None, None, None, *[None] * len(schema.joint)]
         try:
             with lock:
-                seen = look(predictor, eye, load(Path(file), eye.config.index.max_megapixels), attend)
+                seen = look(predictor, finder, load(Path(file), finder.config.index.max_megapixels), attend)
         except PhotoError as error:
             seen = Seen(None, f"This photo cannot be used: {error}.")
         pictures = [seen.crop, seen.matte, seen.attention]
@@ -250,11 +250,11 @@ def demo(
     predictor = model.load(run, device)
     if importlib.util.find_spec("gradio") is None:
         raise missing_extra("gradio", "app")
-    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_finder(predictor.spec) as eye:
+    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_finder(predictor.spec) as finder:
         # before Gradio is imported, which reads them then
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, HF_HUB_DISABLE_TELEMETRY="1")
         token = new_token()
-        app = make_app(build(predictor, eye, run.resolve().name), host, token)
+        app = make_app(build(predictor, finder, run.resolve().name), host, token)
         _serve(app, host, port, lambda address: ready(f"{address}{token}/"))
 
 
