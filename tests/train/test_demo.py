@@ -32,13 +32,13 @@ from masktrain.answer import live, model
 from masktrain.pages import demo
 
 
-class Eye:
+class Finder:
     """Sees what it is told."""
 
     def __init__(self, *subjects: live.Subject) -> None:
         self.subjects = list(subjects)
 
-    def look(self, pixels: Any, everyone: bool = False) -> list[live.Subject]:
+    def find(self, pixels: Any, everyone: bool = False) -> list[live.Subject]:
         assert everyone
         return self.subjects
 
@@ -56,8 +56,8 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
         asked.append((crop, label))
         return crop + 1
 
-    eye: Any = Eye(chosen, other)
-    seen = demo.show(predictor, eye, photo, attend)
+    finder: Any = Finder(chosen, other)
+    seen = demo.show(predictor, finder, photo, attend)
     probabilities = predictor.of_crops({"face": crop[None]})[0]
     label = int(probabilities.argmax())
     assert label == 5 and asked[0][1] == label and np.array_equal(asked[0][0], crop)
@@ -66,7 +66,7 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
     assert [sum(v.values()) for v in seen.answers.values()] == pytest.approx([1, 1], abs=1e-5)
     assert seen.crop is crop and seen.matte is matte and np.array_equal(seen.attention, crop + 1)
     assert seen.photo is not None and (seen.photo[40, 210:250] != 60).any() and (seen.photo[40, 50:90] != 60).any()
-    nobody: Any = Eye(live.Subject("no_face", None, "no face found"))
+    nobody: Any = Finder(live.Subject("no_face", None, "no face found"))
     nothing = demo.show(predictor, nobody, photo, attend)
     assert nothing.text == "no_face: no face found." and nothing.crop is None and not nothing.answers
 
@@ -176,9 +176,9 @@ def page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.setattr(demo, "MAX_UPLOAD", 200_000)
-    eye: Any = Eye(live.Subject("no_face", None, "no face found"))
-    eye.config = SimpleNamespace(index=SimpleNamespace(max_megapixels=9.0))
-    app = demo.make_app(demo.build(model.load(run), eye, "a run"), "127.0.0.1", "TOKEN")
+    finder: Any = Finder(live.Subject("no_face", None, "no face found"))
+    finder.config = SimpleNamespace(index=SimpleNamespace(max_megapixels=9.0))
+    app = demo.make_app(demo.build(model.load(run), finder, "a run"), "127.0.0.1", "TOKEN")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -153,7 +153,7 @@ def test_crops_made_otherwise_are_refused(
         assert str(theirs) in error.value.message and mine in error.value.message
     assert not (tmp_path / "p.csv").exists()
     if section == "view":  # a view that is named is meant as it is
-        assert "another margin" in " ".join(evaluate(own, other, view="face").warnings)
+        assert "view.margin is 0.6, the model's 0.25" in " ".join(evaluate(own, other, view="face").warnings)
     else:
         with pytest.raises(UserError, match=said):
             evaluate(own, other, view="face")

@@ -1,1 +1,1 @@
-"""Networks that were trained, asked: photos, views, videos; scored, exported."""
+"""Trained models: loading them, predictions for photos, caches and videos, evaluation, export."""

@@ -15,6 +15,7 @@ from maskprep.base import UsageError, UserError, write_json
 from maskprep.dataset import View
 from masktrain.answer import baselines as simple
 from masktrain.answer.model import Model, load, open_for, rows_of
+from masktrain.answer.spec import differences
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import calibration, metrics, origins, questions, slices, submission
@@ -197,8 +198,6 @@ def _warnings(asked: Questions, pictures: View, model: Model, data: dict[str, An
                 f"{int(trained.sum())} of the {len(asked)} images show people the run was trained on:"
                 " this is not a score on people it never saw."
             )
-    geometry = model.spec.inputs[0].geometry
-    differs = [k for k in ("crop", "margin", "align", "border") if geometry.get(k) != pictures.info.get(k)]
-    if differs:
-        found.append(f"The crops were made with another {' and '.join(differs)} than those the run was trained on.")
+    if differ := differences(model.spec.inputs[0], pictures, model.spec.settings, ("view",)):
+        found.append(f"The crops were not made as those the run was trained on: {'; '.join(differ)}.")
     return found

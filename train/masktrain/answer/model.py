@@ -212,7 +212,7 @@ def open_for(model: Model, cache: Path, view: str | None = None) -> View:
         names = ", ".join(i.view for i in model.spec.inputs)
         raise UsageError(f"--view has no meaning here: this looks at several kinds of crops ({names}).")
     named = open_view(cache, view)
-    check_made_alike(first, named, model.spec.settings, ("detect", "choose", "matte"))
+    check_made_alike(first, named, model.spec.settings, geometry=False)  # a view that is named is meant as it is
     return tasks.like(named, model.schema)
 
 

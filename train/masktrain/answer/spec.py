@@ -147,26 +147,18 @@ class ModelSpec:
             ) from error
 
 
-def check_made_alike(
-    wanted: CropSpec,
-    view: View,
-    settings: Mapping[str, Any],
-    sections: Sequence[str] = ("detect", "choose", "matte", "view"),
-) -> None:
-    """Refuse crops that were made by other detectors or settings than those a model was trained on.
+def differences(wanted: CropSpec, view: View, settings: Mapping[str, Any], sections: Sequence[str]) -> list[str]:
+    """How the crops of a view were made otherwise than those a model was trained on, with both values.
 
     What only one of the two records names, being of another version, is passed over.
 
     Args:
-        sections: which settings count; ``view`` is the geometry.
-
-    Raises:
-        UserError: naming the settings, with both values.
+        settings: the preprocessing of the crops that the model was trained on.
+        sections: which of it counts; ``view`` is the geometry.
     """
-    wanted.check_size(view)
     here = view.dataset.get("settings", {})
     faces = wanted.geometry.get("crop", "face") == "face"
-    differ = []
+    found = []
     for section in sections:
         mine, theirs = settings.get(section) or {}, here.get(section) or {}
         if section == "view":
@@ -175,9 +167,22 @@ def check_made_alike(
             mine = {k: v for k, v in mine.items() if k in MATTE and wanted.matted}
         elif not faces:
             continue
-        shared = [k for k in mine if k in theirs and mine[k] != theirs[k]]
-        differ += [f"{section}.{k} is {theirs[k]}, the model's {mine[k]}" for k in shared]
-    if differ:
+        found += [f"{section}.{k} is {theirs[k]}, the model's {v}" for k, v in mine.items() if theirs.get(k, v) != v]
+    return found
+
+
+def check_made_alike(wanted: CropSpec, view: View, settings: Mapping[str, Any], geometry: bool = True) -> None:
+    """Refuse crops that were made by other detectors or settings than those a model was trained on.
+
+    Args:
+        geometry: whether the view's own settings count, too.
+
+    Raises:
+        UserError: naming the settings, with both values.
+    """
+    wanted.check_size(view)
+    sections = ("detect", "choose", "matte", *(("view",) if geometry else ()))
+    if differ := differences(wanted, view, settings, sections):
         raise UserError(
             f"View '{view.name}' of {view.path} was not made as the crops that the model was trained on:"
             f" {'; '.join(differ)}.",

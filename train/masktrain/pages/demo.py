@@ -64,10 +64,10 @@ Attend = Callable[[Pixels, int], Pixels]
 """A crop uint8 [H, W, 3] and a joint class → the crop with a map of the attention drawn over it."""
 
 
-def show(predictor: Model, eye: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Shown:
+def show(predictor: Model, finder: live.FaceFinder, pixels: Pixels, attend: Attend | None = None) -> Shown:
     """Everything there is to show about a photo, uint8 [h, w, 3] RGB."""
     schema, first = predictor.schema, predictor.spec.inputs[0].view
-    subject, *others = eye.find(pixels, everyone=True)
+    subject, *others = finder.find(pixels, everyone=True)
     marks = [drawing.Mark(s.box, (f"face {n}",), drawing.FAINT) for n, s in enumerate(others, 2) if s.box]
     if not subject.crops:
         marks.append(drawing.Mark(None, ("no answer",), drawing.FAINT))
@@ -116,7 +116,7 @@ def attend_with(predictor: Model) -> Attend | None:
     return attend
 
 
-def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
+def build(predictor: Model, finder: live.FaceFinder, name: str) -> Any:
     """The page, as Gradio's Blocks."""
     import gradio as gr
 
@@ -128,7 +128,7 @@ def build(predictor: Model, eye: live.FaceFinder, name: str) -> Any:
         if file is not None:
             try:
                 with lock:
-                    shown = show(predictor, eye, load(Path(file), eye.config.index.max_megapixels), attend)
+                    shown = show(predictor, finder, load(Path(file), finder.config.index.max_megapixels), attend)
             except PhotoError as error:
                 shown = Shown(None, f"This photo cannot be used: {error}.")
         pictures = [shown.crop, shown.matte, shown.attention]
@@ -242,11 +242,11 @@ def demo(
     predictor = model.load(run, device)
     if importlib.util.find_spec("gradio") is None:
         raise missing_extra("gradio", "app")
-    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_finder(predictor.spec) as eye:
+    with tempfile.TemporaryDirectory(prefix="masktrain-demo-") as folder, live.open_finder(predictor.spec) as finder:
         # before Gradio is imported, which reads them then
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder, HF_HUB_DISABLE_TELEMETRY="1")
         token = new_token()
-        app = make_app(build(predictor, eye, run.resolve().name), host, token)
+        app = make_app(build(predictor, finder, run.resolve().name), host, token)
         _serve(app, host, port, lambda address: ready(f"{address}{token}/"))
 
 
