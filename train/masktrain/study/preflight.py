@@ -115,7 +115,9 @@ def plan_of(made: Prepared) -> Plan:
     """The plan of a fit, after some of its steps."""
     config, learner, train, split = made.config, made.learner, made.train, made.training.split
     kept: dict[int, int] = {}
-    losses, times, seen = [], [], []
+    losses: list[float] = []
+    times: list[float] = []
+    seen: list[samples.Samples] = []
     loop.wake(learner.model, config, epoch=1)
     started = time.perf_counter()
     for batch in islice(train.epoch(1), TIMED):
@@ -318,8 +320,8 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
             config, made.training, mean, std, prior.precision.device, config.model.pretrained
         )
         loop.wake(learner.model, config, 1)
-        rate, losses, right = config.optim.lr * factor, [], 0
-        known = False
+        rate, right, known = config.optim.lr * factor, 0, False
+        losses: list[float] = []
         while not known and len(losses) < STEPS and np.isfinite(losses[-1:]).all():
             torch.manual_seed(draw_seed(config.run.seed, 1, len(losses) + 1))
             set_learning_rate(learner.optimizer, rate)
