@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import typer
 
 from maskprep.base import UsageError
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
-from masktrain.config.config import describe, kinds_of
+from masktrain.config.config import FitConfig, describe, kinds_of, meant
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ def fit(
         str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
     ] = "",
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Fit each part of the label that the file names, then compose them."),
+    ] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
     dry_run: Annotated[
         bool,
@@ -129,6 +134,12 @@ def fit(
     from masktrain.study import protocol as ruling
 
     values |= {key: chosen[name] for name, key in OPTIONS.items() if name in given}
+    if parts is not None:
+        if dry_run or check or find_lr:
+            raise UsageError("--dry-run, --check and --find-lr try one fit.", "Try a part with --task and --where.")
+        rules = functools.partial(ruling.settings, cache, named=protocol, deviate=deviate)
+        _parts(cache, parts, lambda own: rules(values | own), out, folds is not None, note)
+        return
     made = ruling.settings(cache, values, protocol, deviate)
     if folds is not None:
         crossfit.check(made)
@@ -145,6 +156,26 @@ def fit(
         from masktrain.study import fit as fitting
 
         _fitted(fitting.fit(cache, made, out=out, note=note, progress=_progress()))
+
+
+def _parts(
+    cache: Path, file: Path, settings: Callable[[dict[str, Any]], FitConfig], out: Path | None, folds: bool, note: str
+) -> None:
+    """Fit the parts that a file names, and print their composition."""
+    from masktrain.cli import tables
+    from masktrain.combine import compose
+    from masktrain.study.parts import fit_parts
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("Parts are fitted by one process.", "With torchrun, fit each with --task, then compose them.")
+    read_parts: Any = getattr(compose, "read_parts")  # noqa: B009
+    given = {}
+    for part in read_parts(file):
+        task = ",".join(part.task)
+        own = {key: meant(key, value) for key, value in part.settings.items()}
+        given[part.name] = (task, settings(own | {"data.task": task, "data.where": part.where}))
+    out = out or Path("runs") / file.stem
+    tables.composed(fit_parts(cache, given, out, folds=folds, note=note, progress=_progress()))
 
 
 def _rank() -> int:

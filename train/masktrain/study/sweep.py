@@ -10,7 +10,6 @@ import dataclasses
 import importlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +27,7 @@ from masktrain.runs import folder as runs
 from masktrain.study import crossfit
 from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
+from masktrain.study.resume import fit_or_resume
 from masktrain.study.space import Space
 from masktrain.study.trials import JOURNAL, Trial, finished, folder, journal
 from masktrain.train.checkpoint import LAST
@@ -163,7 +163,7 @@ class _Job:
         run = self.out / folder(trial.number + 1)
         try:
             config = FitConfig.from_keys(self.space.fixed | values)
-            score = _score(self.cache, config, run, self.folds, _Reporting(progress, trial, run))
+            score = fit_or_resume(self.cache, config, run, self.folds, _Reporting(progress, trial, run))
         except optuna.TrialPruned:
             state = optuna.trial.TrialState.PRUNED
             for checkpoint in run.rglob(LAST):  # nobody goes on with it
@@ -377,19 +377,6 @@ def _data(job: _Job) -> dict[str, Any]:
         return {key: record[key] for key in kept}
     assert problem is not None
     raise problem
-
-
-def _score(cache: Path, config: FitConfig, run: Path, folds: bool, progress: Progress) -> float:
-    """Macro-F1 of the fit of a trial, from where it was stopped if it was."""
-    if run.is_dir() and not (run / (runs.FOLDS if folds else LAST)).is_file():
-        shutil.rmtree(run)  # killed before there was anything to go on with
-    begun = run.is_dir()
-    if folds:
-        resume, fit = crossfit.resume, crossfit.crossfit
-        whole = resume(run, progress=progress) if begun else fit(cache, config, out=run, progress=progress)
-        return whole.scores.macro_f1
-    single = fitting.resume(run, progress=progress) if begun else fitting.fit(cache, config, out=run, progress=progress)
-    return float(single.best["macro_f1"])
 
 
 def _write_best(out: Path, settings: dict[str, Any], swept: Swept) -> None:
