@@ -202,9 +202,9 @@ def _print_findings(made: Audit, top: int) -> None:
         f" {_counted(len(made.context.images), 'image')}, {sum(likely.values())} likely (above {LIKELY:g});"
         f" {_counted(silent, 'check')} found nothing"
     )
-    if made.ruled:
-        verb = "is" if len(made.ruled) == 1 else "are"
-        out.print(f"{_counted(len(made.ruled), 'image')} {verb} decided and left out")
+    if made.decided:
+        verb = "is" if len(made.decided) == 1 else "are"
+        out.print(f"{_counted(len(made.decided), 'image')} {verb} decided and left out")
     for why in sorted(set(outcome.not_run.values())):
         names = ", ".join(name for name, reason in outcome.not_run.items() if reason == why)
         out.print(f"not run: {names}: {escape(why)}")
