@@ -21,7 +21,7 @@ from maskprep.audit.page import render, write_report
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.selftest import FAULTS, run_self_test, score
 from maskprep.base.progress import Silent
-from maskprep.cli.review import printable
+from maskprep.cli.console import printable
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema

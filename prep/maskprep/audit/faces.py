@@ -83,7 +83,7 @@ def face_unsure(c: Context) -> Iterable[Hit]:
 
 @check("No second look confirmed that the box shows a face.")
 def face_doubtful(c: Context) -> Iterable[Hit]:
-    """A chosen face that is not confirmed; the less evidence, the worse."""
+    """A chosen face that is not confirmed; the less likely a face, the worse."""
     for sample, chosen in _chosen(c):
         if not chosen.face.confirmed:
             severity = ramp(1 - chosen.face.evidence, -0.01, 0.7, 0.6, 0.98)

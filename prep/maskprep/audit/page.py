@@ -153,7 +153,7 @@ def automatic_boxes(c: Context, boxes: list[list[float] | None]) -> list[list[fl
 
 
 def _faces(c: Context, image: str) -> list[list[float]]:
-    """Every face, the likeliest subject first: number, x0, y0, x1, y1, mark, evidence."""
+    """Every face, the likeliest subject first: number, x0, y0, x1, y1, mark, probability of a face."""
     candidates = c.samples[image].candidates if image in c.samples else ()
     return [
         [k.face.faces[0], *(round(v, 1) for v in k.face.box), round(k.mark, 3), round(k.face.evidence, 3)]

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import Command, Force, command
+from maskprep.cli.common import Command, Force, command, show
 
 
 @command()
 def status(command: Command) -> None:
     """Show every table, counts per status, sizes, and what is out of date and why."""
-    from maskprep.cli import console as show
     from maskprep.pipeline import survey
 
     show.status(str(command.session.cache.root), survey(command.session))
@@ -29,7 +28,6 @@ def verify(
     The photos need not be there. Exit status 1 when something is damaged; maskprep run makes it again.
     """
     from maskprep.base import UserError
-    from maskprep.cli import console as show
     from maskprep.pipeline import discard
     from maskprep.pipeline import verify as check
     from maskprep.store import Cache, is_cache
@@ -80,7 +78,6 @@ def faces(
     force: Force = False,
 ) -> None:
     """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
-    from maskprep.cli import console as show
     from maskprep.faces import draw_faces
 
     session = command.session
@@ -102,7 +99,6 @@ def sheet(
     force: Force = False,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
-    from maskprep.cli import console as show
     from maskprep.dataset import draw_sheet
 
     root = command.session.cache.root
