@@ -143,10 +143,10 @@ class Command:
 def command(
     *shared: str, source: Any = SOURCE, config: bool = True, strict: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command over a session. To its own options, those that open the session are added.
+    """Register a command over a session. To its own options come its source, ``--cache`` and ``--config``.
 
     Args:
-        shared: which of WORKS it has, besides the source, ``--cache`` and ``--config``.
+        shared: which of WORKS it has, too.
         source: its argument, where it is not the common one.
         config: whether it has ``--config``.
         strict: help of ``--strict``, where it is not the common one.

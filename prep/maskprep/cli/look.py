@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -40,13 +41,10 @@ def verify(
         cache = Cache(command.source)
         if not is_cache(command.source):
             raise
-    with show.bars(command.quiet) as bars:
-        if keep:
-            found = check(cache, tables, bars)
-        else:
-            with cache.lock():
-                found = check(cache, tables, bars)
-                discard(found)
+    with show.bars(command.quiet) as bars, nullcontext() if keep else cache.lock():
+        found = check(cache, tables, bars)
+        if not keep:
+            discard(found)
     for path, what in found.damaged.items():
         show.err.print(f"damaged   {path.relative_to(cache.root)}: {what}", markup=False)
     typer.echo(f"verified  {found.tables} tables, {found.crops} crops, {found.mattes} mattes")
