@@ -55,8 +55,8 @@ class AuditSample:
     @cached_property
     def chosen(self) -> Candidate | None:
         """The face that the subject's box was taken from: the one whose box it is, within a pixel."""
-        for candidate in self.candidates if self.box is not None else ():
-            if np.abs(np.subtract(candidate.face.box, self.box)).max() < 1:
+        for candidate in self.candidates:
+            if self.box is not None and np.abs(np.subtract(candidate.face.box, self.box)).max() < 1:
                 return candidate
         return None
 
@@ -174,7 +174,7 @@ class Context:
             return {}
         values = self.labels.set_index("image")[attribute.name].dropna()
         index = {value: attribute.index(value) for value in set(values)}
-        return {image: k for image, value in values.items() if (k := index[value]) is not None}
+        return {str(image): k for image, value in values.items() if (k := index[value]) is not None}
 
     def of_people(self, classes: dict[str, int]) -> bool:
         """Whether an attribute, given its :meth:`classes_of`, is a person's rather than a photo's."""

@@ -76,7 +76,7 @@ def model_label_issue(c: Context) -> Iterable[Hit]:
         issues = find_label_issues(short, cut, filter_by="both", n_jobs=1)
         errors = float((cut.argmax(axis=1) != short).mean())
         classes = [c.schema[name].classes[k] for k in present]
-        for i in np.flatnonzero(issues & (cut.argmax(axis=1) != short)):
+        for i in map(int, np.flatnonzero(issues & (cut.argmax(axis=1) != short))):
             label, other = int(short[i]), int(cut[i].argmax())
             given, told = float(cut[i, label]), float(cut[i, other])
             severity = weighed(0.5 + 0.45 * max(0.0, told - given), errors)

@@ -83,8 +83,8 @@ class ReviewSession:
             asked = json.loads(body)
         except (ValueError, RecursionError):
             asked = None
-        lists = [asked.get(name, []) for name in ("add", "remove")] if isinstance(asked, dict) else [None]
-        if not all(isinstance(rows, list) for rows in lists):
+        lists = [asked.get(name, []) for name in ("add", "remove")] if isinstance(asked, dict) else []
+        if not lists or not all(isinstance(rows, list) for rows in lists):
             raise UserError("The request is no JSON of decisions.")
         change(self.audit.cache.decisions, *map(from_json, lists))
         return self.decisions()

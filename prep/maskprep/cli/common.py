@@ -12,14 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import lazy_loader
+import lazy_loader  # type: ignore[import-untyped]
 import typer
 
 from maskprep.base import VERSION, panelled
 
 if TYPE_CHECKING:
     from maskprep.base import Progress
-    from maskprep.cli import console as show
+    from maskprep.cli import console
+
+    show = console
     from maskprep.pipeline import Session
 else:
     show = lazy_loader.load("maskprep.cli.console", suppress_warning=True)
