@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from maskprep.audit.context import Context
-from maskprep.audit.examine import CHECKS, Audit, examine
+from maskprep.audit.examine import CHECKS, Audit
 from maskprep.audit.findings import Outcome, run_checks
-from maskprep.audit.page import page_data, render, write_thumbs
+from maskprep.audit.page import page_data, render
+from maskprep.base import Silent
 from maskprep.pipeline.session import Session
 
 PREFIX = "train/images/"
@@ -109,18 +110,15 @@ def repeated(c: Context, times: int) -> Context:
 
 def large(cache: Path) -> None:
     """Audit and report of 20,000 images, without reading pixels."""
-    job = Session(cache)
-    audit = examine(job)
-    thumbs = write_thumbs(job)
+    audit = Session(cache).audit()
     times = -(-LARGE // len(audit.context.images))
     c = repeated(audit.context, times)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     outcome = run_checks(c, CHECKS.values())
     checked = time.perf_counter()
-    every = {f"{k:02d}/{image}": thumb for k in range(times) for image, thumb in thumbs.items()}
-    page = render(page_data(job, Audit(c, outcome, [], set()), every))
-    path = job.cache.root / "audit" / "large.html"
+    page = render(page_data(Audit(audit.cache, audit.photos, c, outcome, []), Silent()))
+    path = audit.folder / "large.html"
     path.write_text(page)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -147,7 +145,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     args = parser.parse_args()
     if args.truth:
-        against_truth(examine(Session(args.cache), args.predictions), args.truth)
+        against_truth(Session(args.cache).audit(args.predictions), args.truth)
     if args.large:
         large(args.cache)
 

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from audit_rows import context, photo
 
-from maskprep.audit.examine import Audit, findings_path
+from maskprep.audit.examine import Audit
 from maskprep.audit.findings import Finding, Outcome, run_checks
 from maskprep.audit.page import render, write_report
 from maskprep.audit.predictions import read_predictions
 from maskprep.audit.selftest import FAULTS, run_self_test, score
 from maskprep.base.progress import Silent
-from maskprep.cli.review import printable
+from maskprep.cli.console import printable
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UserError
 from maskprep.labels.schema import Schema
@@ -35,19 +35,19 @@ Work = tuple[Path, Path]
 TWO = Schema.from_dict({"attributes": {"kind": {"classes": ["cat", "dog"]}}})
 
 
-def test_a_broken_photo_is_found_ruled_and_not_found_again(work: Work) -> None:
+def test_a_broken_photo_is_found_decided_and_not_found_again(work: Work) -> None:
     photos, cache = work
     (photos / "broken.jpg").write_bytes((photos / "000.jpg").read_bytes()[:2000])
     first = Session(cache, workers=1).audit()
-    table = pd.read_parquet(findings_path(Session(cache).cache))
+    table = pd.read_parquet(cache / "audit" / "findings.parquet")
     assert list(table.columns) == ["image", "check", "severity", "detail"]
     assert table["image"][0] == "broken.jpg" and table["severity"].is_monotonic_decreasing
     assert set(table["check"]) <= {f.check for f in first.outcome.findings}
     images = pd.read_parquet(cache / "images.parquet").set_index("image")
     change(cache / "decisions.csv", [Decision(images.at["broken.jpg", "content"], "broken.jpg", "drop")])
     again = Session(cache, workers=1).audit()
-    assert again.ruled == {"broken.jpg"}
-    assert "broken.jpg" not in set(pd.read_parquet(findings_path(Session(cache).cache))["image"])
+    assert again.decided == {"broken.jpg"}
+    assert "broken.jpg" not in set(pd.read_parquet(cache / "audit" / "findings.parquet")["image"])
 
 
 def test_a_second_audit_reads_no_pixels(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_second_audit_reads_no_pixels(work: Work, monkeypatch: pytest.MonkeyPa
     assert job.computed["measure"] == 1
 
 
-def test_a_ruling_recuts_and_measures_only_what_it_concerns(work: Work) -> None:
+def test_a_decision_recuts_and_measures_only_what_it_concerns(work: Work) -> None:
     _, cache = work
     Session(cache, workers=1).audit()
     images = pd.read_parquet(cache / "images.parquet")
@@ -243,8 +243,7 @@ def test_planted_faults_are_found_in_made_up_tables() -> None:
     c = context(rows, views={"face": ViewSettings()}, crops={"face": crops})
     found = run_checks(c, [])
     scores = {
-        s.fault: s
-        for s in run_self_test(Audit(Cache(Path()), PhotoFolder(Path("none"), 1.0), c, found, [], set()), Silent())
+        s.fault: s for s in run_self_test(Audit(Cache(Path()), PhotoFolder(Path("none"), 1.0), c, found, []), Silent())
     }
     assert set(scores) == set(FAULTS)
     assert scores["one photo under two people"].recall == 1

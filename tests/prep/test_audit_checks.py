@@ -26,10 +26,11 @@ from maskprep.audit.findings import (
 from maskprep.audit.labels import label_picture
 from maskprep.audit.likeness import bayes, posterior
 from maskprep.audit.measure import detail, jpeg_quality, measure
+from maskprep.audit.model import of_attribute
 from maskprep.audit.predictions import Predictions
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UsageError
-from maskprep.labels.schema import MASK_SCHEMA, Schema
+from maskprep.labels.schema import Schema
 
 LARGE = (5.0, 5.0, 60.0, 75.0)
 PAIR = ["image_a", "image_b", "kind", "distance", "same_person", "split_a", "split_b"]
@@ -411,10 +412,12 @@ def test_a_relabelled_image_is_judged_by_its_new_label() -> None:
 def test_attributes_of_joint_predictions() -> None:
     random = np.random.default_rng(0)
     p = random.dirichlet(np.ones(18), 5)
+    rows = [photo(name, mask="wear", gender="female", age=40) for name in "abcde"]
     runs = Predictions("r", tuple("abcde"), np.zeros(5, np.int64), p)
-    gender = runs.of_attribute(MASK_SCHEMA, "gender")
+    truth, gender = of_attribute(context(rows, predictions=(runs,)), "gender")
     female = [k for k in range(18) if k // 3 % 2 == 1]
-    np.testing.assert_allclose(gender[:, 1], p[:, female].sum(axis=1))
+    np.testing.assert_allclose(gender[1], p[:, female].sum(axis=1))
+    assert set(truth) == {1}
 
 
 # ---------------------------------------------------------------- the scale of severities, and measures

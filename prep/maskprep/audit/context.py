@@ -26,17 +26,13 @@ CONSTANT = 0.95
 
 @dataclass(frozen=True)
 class AuditSample:
-    """One readable photo and its subject.
+    """One readable photo and its subject; size and box in pixels of the upright photo.
 
     Args:
-        image: its key.
-        person: who is on it, None where nobody is named.
-        width: of the upright photo, pixels.
-        height: likewise.
-        status: from subjects.parquet.
-        box: the subject's, None without one.
+        person: None where nobody is named.
+        status: as in subjects.parquet, like ``reason``.
+        box: None without a subject.
         keypoints: right eye, left eye, nose tip, mouth centre, float [4, 2]; None when not seen.
-        reason: from subjects.parquet.
         candidates: every face with its signals, best first.
         habit: where the subject usually is in the person's other photos, None with fewer than two.
     """
@@ -61,21 +57,17 @@ class AuditSample:
     def chosen(self) -> Candidate | None:
         """The face that the subject's box was taken from: the one whose box it is, within a pixel."""
         for candidate in self.candidates:
-            box = candidate.face.box
-            if self.box is not None and max(abs(a - b) for a, b in zip(box, self.box, strict=True)) < 1:
+            if self.box is not None and np.abs(np.subtract(candidate.face.box, self.box)).max() < 1:
                 return candidate
         return None
 
 
 @dataclass(frozen=True)
 class Context:
-    """The tables of a cache.
+    """The tables of a cache: images, faces, subjects, labels and duplicates as in their files; images, subjects and
+    labels have the same rows.
 
     Args:
-        images: images.parquet.
-        faces: faces.parquet.
-        subjects: subjects.parquet, in the order of images.
-        labels: labels.parquet, likewise.
         schema: what is classified.
         choose: how subjects were chosen.
         views: geometry of the views that were cut.
@@ -83,10 +75,10 @@ class Context:
         patches: uint8 [n, h, w, 3] RGB, the faces in the order of ``measures``.
         embeddings: float64 [n, d], vectors of these faces by a network, NaN where it saw none; None without one.
         mattes: mattes.parquet of each view that has one.
-        duplicates: duplicates.parquet, None when there is none.
+        duplicates: None where they were not looked for.
         predictions: out-of-fold predictions of one or more runs.
         twins: photos beside which a hidden file ``._<name>`` lies.
-        crops: image, invented and margin of the crops of each view (:func:`maskprep.pipeline.crop_stage.geometry`).
+        crops: image, invented and margin of the crops of each view (:func:`maskprep.crops.read_geometry`).
     """
 
     images: pd.DataFrame
@@ -104,13 +96,14 @@ class Context:
     predictions: tuple[Predictions, ...] = ()
     twins: frozenset[str] = frozenset()
     crops: dict[str, pd.DataFrame] = field(default_factory=dict)
-    _memory: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _memory: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, name: str, compute: Callable[[Context], T]) -> T:
-        """What several checks need, computed by the first of them."""
-        if name not in self._memory:
-            self._memory[name] = compute(self)
-        value: T = self._memory[name]
+    def once(self, compute: Callable[..., T], *arguments: Any) -> T:
+        """``compute(context, *arguments)``, what several checks need: computed by the first of them."""
+        key = (compute, *arguments)
+        if key not in self._memory:
+            self._memory[key] = compute(self, *arguments)
+        value: T = self._memory[key]
         return value
 
     @property
@@ -118,33 +111,36 @@ class Context:
         """Whether faces were looked for; without them no sample has a box."""
         return not self.views or any(view.crop == "face" for view in self.views.values())
 
+    @property
+    def subject(self) -> str:
+        """What was measured, for people."""
+        return "face" if self.shows_faces else "photo"
+
     @cached_property
     def samples(self) -> dict[str, AuditSample]:
         """Every readable photo, in the order of the tables."""
         chooser = Subjects(self.images, self.faces, self.choose)
+        readable = self.images["error"].isna()
+        rows: Any = zip(self.images[readable].itertuples(), self.subjects[readable].itertuples(), strict=True)
         samples = {}
-        names = ("status", "reason", "x0", "y0", "x1", "y1", "keypoints")
-        columns = [self.images[c] for c in ("image", "person", "width", "height", "error")]
-        columns += [self.subjects[c] for c in names]
-        for image, person, width, height, error, status, reason, *box, points in zip(*columns, strict=True):
-            if isinstance(error, str):
-                continue
-            boxed = self.shows_faces and not pd.isna(box[0])
-            samples[image] = AuditSample(
-                image,
-                person if isinstance(person, str) else None,
-                float(width),
-                float(height),
-                str(status),
-                (float(box[0]), float(box[1]), float(box[2]), float(box[3])) if boxed else None,
-                None if points is None or np.ndim(points) == 0 else np.reshape(points, (4, 2)).astype(np.float64),
-                reason if isinstance(reason, str) else "",
-                tuple(chooser.candidates(image)),
-                chooser.context(image)[0],
+        for photo, subject in rows:
+            corners = (subject.x0, subject.y0, subject.x1, subject.y1)
+            points = subject.keypoints
+            samples[photo.image] = AuditSample(
+                photo.image,
+                photo.person if isinstance(photo.person, str) else None,
+                float(photo.width),
+                float(photo.height),
+                subject.status,
+                corners if self.shows_faces and not pd.isna(subject.x0) else None,
+                None if np.ndim(points) == 0 else np.reshape(points, (4, 2)).astype(np.float64),
+                subject.reason if isinstance(subject.reason, str) else "",
+                tuple(chooser.candidates(photo.image)),
+                chooser.context(photo.image)[0],
             )
         return samples
 
-    @property
+    @cached_property
     def boxed(self) -> list[tuple[AuditSample, Box]]:
         """The samples whose subject has a box; what a person dropped has none."""
         return [(sample, sample.box) for sample in self.samples.values() if sample.box is not None]
@@ -170,17 +166,16 @@ class Context:
 
     def measured(self, name: str) -> dict[str, float]:
         """image -> value of a column of ``measures``, for photos of which it is known."""
-        both = zip(self.measures["image"], self.measures[name], strict=True)
-        return {image: float(value) for image, value in both if not pd.isna(value)}
+        known = self.measures[self.measures[name].notna()]
+        return dict(zip(known["image"], known[name].astype(float), strict=True))
 
     def classes_of(self, attribute: Attribute) -> dict[str, int]:
         """image -> class index, for images with a value."""
         if attribute.name not in self.labels:
             return {}
-        values = self.labels[attribute.name]
-        index = {value: attribute.index(value) for value in set(values.dropna())}
-        classes = {image: index.get(value) for image, value in zip(self.labels["image"], values, strict=True)}
-        return {image: k for image, k in classes.items() if k is not None}
+        values = self.labels.set_index("image")[attribute.name].dropna()
+        index = {value: attribute.index(value) for value in set(values)}
+        return {str(image): k for image, value in values.items() if (k := index[value]) is not None}
 
     def of_people(self, classes: dict[str, int]) -> bool:
         """Whether an attribute, given its :meth:`classes_of`, is a person's rather than a photo's."""

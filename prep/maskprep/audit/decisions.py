@@ -30,13 +30,7 @@ class DecisionState:
 
 
 def decision_states(decisions: Sequence[Decision], chooser: Subjects, labels: pd.DataFrame) -> list[DecisionState]:
-    """What became of each decision.
-
-    Args:
-        decisions: in order.
-        chooser: the subjects, made with the same decisions.
-        labels: labels.parquet.
-    """
+    """What became of each decision, in order; ``chooser`` was made with the same decisions."""
     contents = dict(zip(chooser.images["image"], chooser.images["content"], strict=True))
     by_content = images_by_content(contents)
     last = {d.topic: i for i, d in enumerate(decisions)}

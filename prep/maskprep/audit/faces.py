@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.audit.context import AuditSample, Context
-from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.audit.findings import Hit, NotRunError, check, longer_side, ramp, robust, scored
 from maskprep.base import Box
 from maskprep.crops import TEMPLATE, ViewSettings
 from maskprep.faces import CREDIBLE, SAME_FACE_IOU, Candidate, habit, iou
@@ -18,7 +18,7 @@ Z_FROM, Z_TO = 3.5, 10.0
 """Robust z score from which on a value is unusual, and from which on it is as unusual as it gets."""
 
 
-@check("face_none", "faces", "No face was found and none could be guessed.")
+@check("No face was found and none could be guessed.")
 def face_none(c: Context) -> Iterable[Hit]:
     """Photos without a subject."""
     for sample in c.samples.values():
@@ -26,7 +26,7 @@ def face_none(c: Context) -> Iterable[Hit]:
             yield sample.image, 0.95, sample.reason or "no face found"
 
 
-@check("face_rescued", "faces", "No face was found; the box is a guess from other photos.")
+@check("No face was found; the box is a guess from other photos.")
 def face_rescued(c: Context) -> Iterable[Hit]:
     """Photos whose box was not seen on them."""
     for sample in c.samples.values():
@@ -34,7 +34,7 @@ def face_rescued(c: Context) -> Iterable[Hit]:
             yield sample.image, 0.8, sample.reason
 
 
-@check("face_ambiguous", "faces", "Another face is nearly as likely to be the subject.")
+@check("Another face is nearly as likely to be the subject.")
 def face_ambiguous(c: Context) -> Iterable[Hit]:
     """Close calls: the nearer the two marks, the more severe."""
     close = 1.25 * c.choose.close
@@ -46,7 +46,7 @@ def face_ambiguous(c: Context) -> Iterable[Hit]:
             yield sample.image, ramp(gap, close, 0.0, 0.3, 0.55), text
 
 
-@check("face_not_seen", "faces", "The box is not where any detector sees a face.")
+@check("The box is not where any detector sees a face.")
 def face_not_seen(c: Context) -> Iterable[Hit]:
     """The box overlaps no face of the photo as one face's boxes do."""
     for sample, box in c.boxed:
@@ -58,12 +58,11 @@ def face_not_seen(c: Context) -> Iterable[Hit]:
 
 def _chosen(c: Context) -> Iterator[tuple[AuditSample, Candidate]]:
     """Samples whose box is that of a face, and that face; without those that a person decided."""
-    for sample, _ in c.boxed:
-        if sample.chosen is not None and sample.status != "decided":
-            yield sample, sample.chosen
+    samples = (sample for sample, _ in c.boxed if sample.status != "decided")
+    return ((sample, sample.chosen) for sample in samples if sample.chosen is not None)
 
 
-@check("face_not_best", "faces", "Judged again, another face is the likelier subject.")
+@check("Judged again, another face is the likelier subject.")
 def face_not_best(c: Context) -> Iterable[Hit]:
     """The chosen face is not the one with the best mark."""
     for sample, chosen in _chosen(c):
@@ -73,7 +72,7 @@ def face_not_best(c: Context) -> Iterable[Hit]:
             yield sample.image, ramp(best.mark - chosen.mark, 0.0, 0.3, 0.5, 0.95), text
 
 
-@check("face_unsure", "faces", "Another face of the photo is far surer to be one than the chosen box.")
+@check("Another face of the photo is far surer to be one than the chosen box.")
 def face_unsure(c: Context) -> Iterable[Hit]:
     """Evidence of the chosen face against that of the photo's surest."""
     for sample, chosen in _chosen(c):
@@ -83,16 +82,16 @@ def face_unsure(c: Context) -> Iterable[Hit]:
         yield sample.image, severity, text
 
 
-@check("face_doubtful", "faces", "No second look confirmed that the box shows a face.")
+@check("No second look confirmed that the box shows a face.")
 def face_doubtful(c: Context) -> Iterable[Hit]:
-    """A chosen face that is not confirmed; the less evidence, the worse."""
+    """A chosen face that is not confirmed; the less likely a face, the worse."""
     for sample, chosen in _chosen(c):
         if not chosen.face.confirmed:
             severity = ramp(1 - chosen.face.evidence, -0.01, 0.7, 0.6, 0.98)
             yield sample.image, severity, f"it is a face with a probability of {chosen.face.evidence:.0%}"
 
 
-@check("face_person_place", "faces", "The face is far from where it is on the person's other photos.")
+@check("The face is far from where it is on the person's other photos.")
 def face_person_place(c: Context) -> Iterable[Hit]:
     """Distance of the box's centre and size from the person's habit, in its spreads."""
     for sample, _ in c.boxed:
@@ -105,25 +104,18 @@ def face_person_place(c: Context) -> Iterable[Hit]:
 
 
 def _gap_text(whose: str, x: float, y: float, log_size: float) -> str:
-    """How far a place is from the usual one, in words: only the parts that are off.
-
-    Args:
-        whose: of which photos it is the usual one.
-        x: right of it, relative to the photo's width.
-        y: below it, relative to the height.
-        log_size: logarithm of how many times as large.
-    """
-    parts = []
-    if abs(x) >= 0.1:
-        parts.append(f"{abs(x):.0%} of the width further {'right' if x > 0 else 'left'}")
-    if abs(y) >= 0.1:
-        parts.append(f"{abs(y):.0%} of the height {'lower' if y > 0 else 'higher'}")
-    if abs(log_size) >= 0.2:
-        parts.append(f"{math.exp(abs(log_size)):.1f} times {'larger' if log_size > 0 else 'smaller'}")
-    return f"compared with {whose}, the face is {' and '.join(parts) or 'a little off'}"
+    """In words, by what a place differs from the usual one: shares of the photo's width and height to the right and
+    down, and the logarithm of how many times as large the face is."""
+    parts = {
+        f"{abs(x):.0%} of the width further {'right' if x > 0 else 'left'}": abs(x) >= 0.1,
+        f"{abs(y):.0%} of the height {'lower' if y > 0 else 'higher'}": abs(y) >= 0.1,
+        f"{math.exp(abs(log_size)):.1f} times {'larger' if log_size > 0 else 'smaller'}": abs(log_size) >= 0.2,
+    }
+    off = [text for text, matters in parts.items() if matters]
+    return f"compared with {whose}, the face is {' and '.join(off) or 'a little off'}"
 
 
-@check("face_dataset_place", "faces", "The face is far from where it is on the data set's photos.")
+@check("The face is far from where it is on the data set's photos.")
 def face_dataset_place(c: Context) -> Iterable[Hit]:
     """Robust z scores of centre and size over all photos, where most faces are in one place."""
     places = {sample.image: at for sample, _ in c.boxed if (at := sample.place) is not None}
@@ -137,28 +129,24 @@ def face_dataset_place(c: Context) -> Iterable[Hit]:
         yield image, ramp(z, Z_FROM, Z_TO, 0.25, 0.7), _gap_text("the other photos", *gaps.tolist())
 
 
-@check("face_shape", "faces", "The box is unusually wide, narrow or tilted.")
+@check("The box is unusually wide, narrow or tilted.")
 def face_shape(c: Context) -> Iterable[Hit]:
     """Robust z scores of the box's aspect and of the roll of the eyes over all photos."""
     aspects = {s.image: math.log((b[2] - b[0]) / max(1e-6, b[3] - b[1])) for s, b in c.boxed if b[2] > b[0]}
     rolls = {s.image: roll(s.keypoints) for s, _ in c.boxed if s.keypoints is not None}
-    usual, spread = robust(aspects.values(), 0.05)
-    for image, value in aspects.items():
+    for image, value, z, usual in scored(aspects, 0.05):
         text = f"the box's width is {math.exp(value):.2f} of its height, usually {math.exp(usual):.2f}"
-        yield image, ramp(abs(value - usual) / spread, Z_FROM, Z_TO, 0.25, 0.6), text
-    usual, spread = robust(rolls.values(), 4.0)
-    for image, value in rolls.items():
-        severity = ramp(abs(value - usual) / spread, Z_FROM, Z_TO, 0.25, 0.6)
-        yield image, severity, f"the head is tilted by {value:.0f} degrees"
+        yield image, ramp(abs(z), Z_FROM, Z_TO, 0.25, 0.6), text
+    for image, value, z, _ in scored(rolls, 4.0):
+        yield image, ramp(abs(z), Z_FROM, Z_TO, 0.25, 0.6), f"the head is tilted by {value:.0f} degrees"
 
 
 def roll(points: NDArray[np.float64]) -> float:
     """Tilt of the line between the eyes, degrees, -180..180."""
-    dx, dy = points[1] - points[0]
-    return math.degrees(math.atan2(dy, dx))
+    return math.degrees(math.atan2(*(points[1] - points[0])[::-1]))
 
 
-@check("face_cut", "faces", "The face is cut by the photo's border.")
+@check("The face is cut by the photo's border.")
 def face_cut(c: Context) -> Iterable[Hit]:
     """Share of the box that lies outside the photo."""
     for sample, box in c.boxed:
@@ -168,42 +156,39 @@ def face_cut(c: Context) -> Iterable[Hit]:
         yield sample.image, ramp(outside, 0.05, 0.5, 0.25, 0.9), f"{outside:.0%} of the box lies outside the photo"
 
 
-@check("face_tiny", "faces", "The face has too few pixels.")
+@check("The face has too few pixels.")
 def face_tiny(c: Context) -> Iterable[Hit]:
     """Longer side of the box in the photo's pixels. A small face is a fact, not a mistake: it never ranks high."""
     for sample, box in c.boxed:
-        side = max(box[2] - box[0], box[3] - box[1])
+        side = longer_side(box)
         yield sample.image, ramp(side, 64, 16, 0.1, 0.3), f"the face is {side:.0f} pixels large"
 
 
-def _others(sample: AuditSample, box: Box) -> Iterator[Candidate]:
-    """Credible faces that are not the subject."""
-    for candidate in sample.candidates:
-        apart = candidate is not sample.chosen and iou(candidate.face.box, box) < SAME_FACE_IOU
-        if apart and candidate.face.evidence >= CREDIBLE:
-            yield candidate
+def _others(c: Context) -> Iterator[tuple[AuditSample, Box, str, Box]]:
+    """Each sample and its box, with every other credible face of the photo: its name for people, and its box."""
+    for sample, box in c.boxed:
+        for other in sample.candidates:
+            apart = other is not sample.chosen and iou(other.face.box, box) < SAME_FACE_IOU
+            if apart and other.face.evidence >= CREDIBLE:
+                yield sample, box, f"face {other.face.faces[0]}", other.face.box
 
 
-@check("face_larger_other", "faces", "Another face of the photo is larger than the subject's.")
+@check("Another face of the photo is larger than the subject's.")
 def face_larger_other(c: Context) -> Iterable[Hit]:
     """Side of the largest other credible face relative to the subject's."""
-    for sample, box in c.boxed:
-        side = math.sqrt((box[2] - box[0]) * (box[3] - box[1]))
-        for other in _others(sample, box):
-            b = other.face.box
-            ratio = math.sqrt(max(0.0, (b[2] - b[0]) * (b[3] - b[1]))) / max(1e-6, side)
-            text = f"face {other.face.faces[0]} is {ratio:.1f} times as large"
-            yield sample.image, ramp(ratio, 1.1, 2.0, 0.45, 0.9), text
+    for sample, box, name, other in _others(c):
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        ratio = math.sqrt(max(0.0, (other[2] - other[0]) * (other[3] - other[1]))) / max(1e-6, math.sqrt(area))
+        yield sample.image, ramp(ratio, 1.1, 2.0, 0.45, 0.9), f"{name} is {ratio:.1f} times as large"
 
 
-@check("face_geometry", "faces", "Eyes, nose and mouth do not lie as in a face.")
+@check("Eyes, nose and mouth do not lie as in a face.")
 def face_geometry(c: Context) -> Iterable[Hit]:
     """Distance of the keypoints from a face's, after the best turn and size, relative to the distance of the eyes."""
     values = {s.image: misfit(s.keypoints) for s, _ in c.boxed if s.keypoints is not None}
-    usual, spread = robust(values.values(), 0.06)
-    for image, value in values.items():
+    for image, value, z, _ in scored(values, 0.06):
         text = f"eyes, nose and mouth are out of place by {value:.0%} of the distance of the eyes"
-        yield image, ramp((value - usual) / spread, Z_FROM, Z_TO, 0.3, 0.85), text
+        yield image, ramp(z, Z_FROM, Z_TO, 0.3, 0.85), text
 
 
 def misfit(points: NDArray[np.float64]) -> float:
@@ -216,18 +201,14 @@ def misfit(points: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.abs(b - scale * a) ** 2)) / max(1e-6, eyes))
 
 
-@check("face_several", "faces", "Another person's face lies in the crop.")
+@check("Another person's face lies in the crop.")
 def face_several(c: Context) -> Iterable[Hit]:
     """The largest other face whose middle lies in the tightest crop, by its size relative to the subject. In a crowd
     that is so, and no mistake: it never counts as likely."""
     view = min((v for v in c.views.values() if v.crop == "face"), key=lambda v: v.margin, default=ViewSettings())
-    for sample, box in c.boxed:
-        side = max(box[2] - box[0], box[3] - box[1])
-        cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        half = side * (0.5 + view.margin)
-        for other in _others(sample, box):
-            b = other.face.box
-            if abs((b[0] + b[2]) / 2 - cx) < half and abs((b[1] + b[3]) / 2 - cy) < half:
-                size = max(b[2] - b[0], b[3] - b[1]) / max(1e-6, side)
-                text = f"face {other.face.faces[0]}, {size:.1f} times as large, lies in the crop"
-                yield sample.image, ramp(size, 0.3, 1.0, 0.2, 0.4), text
+    for sample, box, name, other in _others(c):
+        side = longer_side(box)
+        off = np.abs(np.add(other[:2], other[2:]) - np.add(box[:2], box[2:])) / 2
+        if off.max() < side * (0.5 + view.margin):
+            size = longer_side(other) / max(1e-6, side)
+            yield sample.image, ramp(size, 0.3, 1.0, 0.2, 0.4), f"{name}, {size:.1f} times as large, lies in the crop"

@@ -17,18 +17,17 @@ below 0.2  not reported
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base import UsageError, guard
+from maskprep.base import Box, UsageError, guard, nearest
 from maskprep.store import schema_of
 
 if TYPE_CHECKING:
@@ -55,14 +54,7 @@ class NotRunError(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
-
-    Args:
-        name: as in findings.parquet and ``--fail-on``.
-        kind: one of KINDS.
-        about: one line for people.
-        find: the function.
-    """
+    """One check. Name and kind (of KINDS) are those of findings.parquet and ``--fail-on``; ``about`` is for people."""
 
     name: str
     kind: str
@@ -120,13 +112,12 @@ class Outcome:
 CHECKS: dict[str, Check] = {}
 
 
-def check(name: str, kind: str, about: str) -> Callable[[Callable[[Context], Iterable[Hit]]], Check]:
-    """Register a check under a name."""
+def check(about: str) -> Callable[[Callable[[Context], Iterable[Hit]]], Check]:
+    """Register a check under the name of its function; its module is its kind, its docstring says what is measured."""
 
     def register(find: Callable[[Context], Iterable[Hit]]) -> Check:
-        if kind not in KINDS or name in CHECKS:
-            raise ValueError(f"check {name} of kind {kind}")
-        CHECKS[name] = Check(name, kind, about, find)
+        name = getattr(find, "__name__", "")
+        CHECKS[name] = Check(name, find.__module__.rpartition(".")[2], about, find)
         return CHECKS[name]
 
     return register
@@ -156,6 +147,11 @@ def ramp(value: float, low: float, high: float, bottom: float = 0.0, top: float 
     return bottom + (top - bottom) * min(1.0, share) if share >= 0 else 0.0
 
 
+def longer_side(box: Box) -> float:
+    """Of width and height."""
+    return max(box[2] - box[0], box[3] - box[1])
+
+
 def robust(values: Iterable[float], floor: float) -> tuple[float, float]:
     """Median and spread of some numbers: 1.4826 times the median absolute deviation, but at least ``floor``."""
     known = np.asarray([v for v in values if not math.isnan(v)], np.float64)
@@ -165,16 +161,23 @@ def robust(values: Iterable[float], floor: float) -> tuple[float, float]:
     return middle, max(floor, 1.4826 * float(np.median(np.abs(known - middle))))
 
 
+def scored(values: Mapping[str, float], floor: float) -> Iterator[tuple[str, float, float, float]]:
+    """Each image with its value, how many spreads that is above the median, and the median; see :func:`robust`."""
+    usual, spread = robust(values.values(), floor)
+    for image, value in values.items():
+        yield image, value, (value - usual) / spread, usual
+
+
 @dataclass(frozen=True)
 class FailOn:
-    """``CHECK``, ``KIND`` or ``any``, with ``:SEVERITY`` (default 0.5): what --fail-on takes."""
+    """What --fail-on takes: ``CHECK``, ``KIND`` or ``any``, with ``:SEVERITY`` (default 0.5)."""
 
     name: str
     severity: float
 
     @classmethod
     def parse(cls, text: str) -> FailOn:
-        """From the command line.
+        """Read what was given.
 
         Raises:
             UsageError: no such check, or no severity from 0 to 1.
@@ -182,9 +185,7 @@ class FailOn:
         name, _, number = text.partition(":")
         known = [*CHECKS, *KINDS, "any"]
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"Did you mean '{near[0]}'? " if near else ""
-            raise UsageError(f"There is no check '{name}'.", f"{hint}Known: {', '.join(known)}.")
+            raise UsageError(f"There is no check '{name}'.{nearest(name, known)}", f"Known: {', '.join(known)}.")
         try:
             severity = float(number) if number else LIKELY
         except ValueError:

@@ -59,10 +59,9 @@ def likeness(c: Context) -> Likeness:
     if not c.shows_faces:
         raise NotRunError("no view shows faces, so none were looked for")
     boxed = {sample.image for sample, _ in c.boxed}
-    known = np.ones(len(c.measures), bool) if c.embeddings is None else ~np.isnan(c.embeddings[:, 0])
-    images = c.measures["image"].tolist()
-    rows = [i for i, image in enumerate(images) if image in c.person_of and image in boxed and known[i]]
-    images = [images[i] for i in rows]
+    seen = np.ones(len(c.measures), bool) if c.embeddings is None else ~np.isnan(c.embeddings[:, 0])
+    rows = [i for i, image in enumerate(c.measures["image"]) if image in c.person_of and image in boxed and seen[i]]
+    images = c.measures["image"].iloc[rows].tolist()
     by_person: dict[str, list[int]] = {}
     for i, image in enumerate(images):
         by_person.setdefault(c.person_of[image], []).append(i)
@@ -91,10 +90,10 @@ def alike(these: NDArray[np.float64], those: NDArray[np.float64], own: bool = Fa
     return np.asarray(cosines.max(axis=1), np.float64)
 
 
-@check("identity_differs", "identity", "The face looks like none of the person's other photos.")
+@check("The face looks like none of the person's other photos.")
 def identity_differs(c: Context) -> Iterable[Hit]:
     """Likeness to the person's other photos: as among strangers rather than as among one's own."""
-    faces = c.once("likeness", likeness)
+    faces = c.once(likeness)
     for person, rows in faces.members.items():
         if len(rows) < 3:
             continue  # with two, nobody can tell which of them is wrong
@@ -105,10 +104,10 @@ def identity_differs(c: Context) -> Iterable[Hit]:
                 yield faces.images[row], severity, text
 
 
-@check("identity_same", "identity", "Two people look like one.")
+@check("Two people look like one.")
 def identity_same(c: Context) -> Iterable[Hit]:
     """For each person the most alike other one: alike as one's own photos are rather than as strangers are."""
-    faces = c.once("likeness", likeness)
+    faces = c.once(likeness)
     people = sorted(faces.members)
     means = unit(np.array([faces.vectors[faces.members[p]].mean(axis=0) for p in people]))
     prior = 0.1 / len(people)  # one person in ten sits there twice, at most

@@ -27,7 +27,7 @@ PER_CLASS, PEOPLE = 20, 10
 """Photos of each class and people that it takes to learn what a class looks like."""
 
 
-@check("label_missing", "labels", "A training photo without a label, or with a value that is no class.")
+@check("A training photo without a label, or with a value that is no class.")
 def label_missing(c: Context) -> Iterable[Hit]:
     """Training photos without a label; the fewer they are, the likelier is a mistake."""
     if not c.schema.joint:
@@ -41,7 +41,7 @@ def label_missing(c: Context) -> Iterable[Hit]:
             yield image, severity, f"no label; {1 - share:.0%} of the training photos have one"
 
 
-@check("label_person", "labels", "One person has several values of what is a person's, such as gender or age.")
+@check("One person has several values of what is a person's, such as gender or age.")
 def label_person(c: Context) -> Iterable[Hit]:
     """Attributes that nearly everyone has one value of."""
     for attribute in c.schema.attributes:
@@ -59,7 +59,7 @@ def label_person(c: Context) -> Iterable[Hit]:
                         yield image, 0.85 if odd else 0.4, f"{attribute.name} of {person}: {values}"
 
 
-@check("label_pattern", "labels", "A person's number of photos per class is unlike everybody else's.")
+@check("A person's number of photos per class is unlike everybody else's.")
 def label_pattern(c: Context) -> Iterable[Hit]:
     """Attributes that vary within a person, such as mask state: 5, 1 and 1 for nearly everyone."""
     ran = False
@@ -89,7 +89,7 @@ def label_pattern(c: Context) -> Iterable[Hit]:
         raise NotRunError("people have no common pattern of photos")
 
 
-@check("label_path", "labels", "The label and the photo's own name or folder say different things.")
+@check("The label and the photo's own name or folder say different things.")
 def label_path(c: Context) -> Iterable[Hit]:
     """Words of the path that name a class, such as ``female`` or ``incorrect``, against the label."""
     for attribute in c.schema.attributes:
@@ -105,7 +105,7 @@ def label_path(c: Context) -> Iterable[Hit]:
                 yield image, 0.6, f"{attribute.name} is '{attribute.classes[k]}', the path says '{other}'"
 
 
-@check("label_border", "labels", "A number that lies at the border of two classes, such as age 59 of 60.")
+@check("A number that lies at the border of two classes, such as age 59 of 60.")
 def label_border(c: Context) -> Iterable[Hit]:
     """Within a fiftieth of the limit, at least one unit."""
     ran = False
@@ -178,7 +178,7 @@ def appearance(c: Context, attribute: Attribute) -> Appearance:
     return Appearance(attribute.name, names, [[images[i] for i in m] for m in members], label, score)
 
 
-@check("label_picture", "labels", "The picture looks like another class, going by the colours of other people's faces.")
+@check("The picture looks like another class, going by the colours of other people's faces.")
 def label_picture(c: Context) -> Iterable[Hit]:
     """For each attribute that the face's colours tell reliably; two photos of one person that look swapped confirm
     each other."""

@@ -112,16 +112,15 @@ def looks(patches: Pixels, classes: NDArray[np.int64], count: int, groups: Seque
     weight = (1 / np.maximum(1, np.bincount(classes, minlength=count)))[classes]
     weight = (weight / weight.mean()).astype(np.float32)
     target = np.eye(count, dtype=np.float32)[classes]
-    parts = []
-    for fold in range(FOLDS):
-        mine = raised[folds == fold]
-        weighted = mine * weight[folds == fold, None]
-        parts.append((mine.T @ weighted, weighted.T @ target[folds == fold]))
-    gram, right = sum(p[0] for p in parts), sum(p[1] for p in parts)
     out = np.empty((len(values), count))
-    for fold, (mine_gram, mine_right) in enumerate(parts):
-        system = np.asarray(gram - mine_gram, np.float64) + RIDGE * np.eye(FEATURES + 1)
-        out[folds == fold] = raised[folds == fold] @ np.linalg.solve(system, np.asarray(right - mine_right, np.float64))
+    parts = []
+    for rows in (folds == fold for fold in range(FOLDS)):
+        weighted = raised[rows] * weight[rows, None]
+        parts.append((rows, raised[rows].T @ weighted, weighted.T @ target[rows]))
+    gram, right = sum(p[1] for p in parts), sum(p[2] for p in parts)
+    for rows, own_gram, own_right in parts:  # what the other folds teach
+        system = np.asarray(gram - own_gram, np.float64) + RIDGE * np.eye(FEATURES + 1)
+        out[rows] = raised[rows] @ np.linalg.solve(system, np.asarray(right - own_right, np.float64))
     return out
 
 
@@ -137,15 +136,10 @@ def _features(patches: Pixels) -> NDArray[np.float32]:
 
 
 def posterior(value: float, own: tuple[float, float], other: tuple[float, float], prior: float = FAULTS) -> float:
-    """How likely ``value`` comes from another population, 0..1.
+    """How likely ``value`` comes from another population than it is said to, 0..1; ``prior``: before it is known.
 
-    Args:
-        value: what was measured.
-        own: median and spread of the population it is said to be of.
-        other: of the other.
-        prior: how likely that is before the value is known.
-
-    Both are taken for Student's t distributions with four degrees of freedom, whose heavy tails forgive a stray value.
+    Both are given by median and spread and taken for Student's t distributions with four degrees of freedom, whose
+    heavy tails forgive a stray value.
     """
     return bayes(ratio(value, own, other), prior)
 

@@ -9,8 +9,8 @@ from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp
 
 
-def _mattes(c: Context) -> Iterator[tuple[Any, str]]:
-    """Every matte's row, and its view as a text ends with it.
+def _mattes(c: Context) -> Iterator[tuple[Any, str, str]]:
+    """Every matte's row, its view as a text ends with it, and what it covers in words.
 
     Raises:
         NotRunError: there are no mattes.
@@ -18,60 +18,57 @@ def _mattes(c: Context) -> Iterator[tuple[Any, str]]:
     if not c.mattes:
         raise NotRunError("no view has mattes; make them with: maskprep rembg")
     for view, table in c.mattes.items():
-        for row in table.itertuples(index=False):
-            yield row, f" (view '{view}')"
+        rows: Iterator[Any] = table.itertuples(index=False)
+        for row in rows:
+            yield row, f" (view '{view}')", f"the matte covers {row.coverage:.0%} of the crop"
 
 
-@check("matte_empty", "mattes", "The matte leaves nothing of the person.")
+@check("The matte leaves nothing of the person.")
 def matte_empty(c: Context) -> Iterable[Hit]:
     """Status empty, or hardly any coverage."""
-    for row, view in _mattes(c):
+    for row, view, covers in _mattes(c):
         empty = row.status == "empty"
         severity = 0.95 if empty else ramp(row.coverage, 0.15, 0.02, 0.4, 0.9)
-        yield row.image, severity, ("the matte is empty" if empty else _coverage(row)) + view
+        yield row.image, severity, ("the matte is empty" if empty else covers) + view
 
 
-@check("matte_full", "mattes", "The matte removes nothing of the background.")
+@check("The matte removes nothing of the background.")
 def matte_full(c: Context) -> Iterable[Hit]:
     """Status full, or nearly all covered."""
-    for row, view in _mattes(c):
+    for row, view, covers in _mattes(c):
         full = row.status == "full"
         severity = 0.9 if full else ramp(row.coverage, 0.97, 1.0, 0.4, 0.85)
-        yield row.image, severity, ("the matte is the whole frame" if full else _coverage(row)) + view
+        yield row.image, severity, ("the matte is the whole frame" if full else covers) + view
 
 
-def _coverage(row: Any) -> str:
-    return f"the matte covers {row.coverage:.0%} of the crop"
-
-
-@check("matte_face", "mattes", "The matte cuts into the face.")
+@check("The matte cuts into the face.")
 def matte_face(c: Context) -> Iterable[Hit]:
     """Share of the face that the matte keeps."""
-    for row, view in _mattes(c):
+    for row, view, _ in _mattes(c):
         missed, share = row.status == "face_missed", f"{row.face_coverage:.0%} of the face"
         severity = 0.95 if missed else ramp(row.face_coverage, 0.95, 0.5, 0.3, 0.9)
         text = f"the model saw {share}; a soft ellipse was put in its place" if missed else f"the matte keeps {share}"
         yield row.image, severity, text + view
 
 
-@check("matte_pieces", "mattes", "The matte is in pieces: holes in the subject, or background left.")
+@check("The matte is in pieces: holes in the subject, or background left.")
 def matte_pieces(c: Context) -> Iterable[Hit]:
     """Number of separate parts."""
-    for row, view in _mattes(c):
+    for row, view, _ in _mattes(c):
         yield row.image, ramp(row.components, 3, 10, 0.3, 0.7), f"the matte is in {row.components:.0f} pieces{view}"
 
 
-@check("matte_border", "mattes", "Background is left along the crop's border.")
+@check("Background is left along the crop's border.")
 def matte_border(c: Context) -> Iterable[Hit]:
     """Share of the crop's border that the matte keeps: a subject touches the lower one, background all four."""
-    for row, view in _mattes(c):
+    for row, view, _ in _mattes(c):
         text = f"the matte reaches {row.border_share:.0%} of the border{view}"
         yield row.image, ramp(row.border_share, 0.7, 1.0, 0.3, 0.75), text
 
 
-@check("matte_unsure", "mattes", "The matte is soft throughout: the model could not tell subject from background.")
+@check("The matte is soft throughout: the model could not tell subject from background.")
 def matte_unsure(c: Context) -> Iterable[Hit]:
     """Status low_contrast."""
-    for row, view in _mattes(c):
+    for row, view, _ in _mattes(c):
         if row.status == "low_contrast":
             yield row.image, 0.5, f"subject and background are told apart badly{view}"

@@ -26,20 +26,14 @@ VERSION = 1
 PATCH = ViewSettings(size=(48, 48), margin=0.1, align="similarity", border="replicate")
 """The face as checks compare it: upright, eyes, nose and mouth at fixed places."""
 
-COLUMNS = schema_of(
-    [
-        ("light", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("chroma", pa.float64()),
-        ("detail", pa.float64()),
-        ("fine", pa.float64()),
-        ("quality", pa.float64()),
-    ]
-)
+COLUMNS = schema_of([(c, pa.float64()) for c in ("light", "low", "high", "chroma", "detail", "fine", "quality")])
 """light, low, high: median, 5th and 95th percentile of the subject's luma, 0..1. chroma: distance from grey that 95% of
 the photo stay below, 0..1. detail, fine: what halving takes away from the face and from the photo (:func:`detail`).
 quality: JPEG quality 1..100 told from the quantisation table, null for other formats."""
+
+
+FINEST, FINEST_SUM = 24, 485
+"""So many of the smallest entries of table K.1 of ITU-T T.81 (quantisation of luma), and their sum."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,9 @@ def measure(photo: Pixels, box: Box | None) -> dict[str, Any]:
     import cv2
 
     grey: Any = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
-    face = _inside(grey, box)
+    corners = np.reshape(box or middle(photo), (2, 2))
+    (left, top), (right, bottom) = np.clip(corners, 0, grey.shape[::-1]).astype(int)
+    face = grey[top:bottom, left:right] if right - left >= 4 and bottom - top >= 4 else grey
     low, light, high = (float(v) / 255 for v in np.percentile(face, (5, 50, 95)))
     step = max(1, photo.shape[0] * photo.shape[1] // 40_000)
     flat = photo.reshape(-1, 3)[::step].astype(np.int16)
@@ -121,12 +117,10 @@ def measure(photo: Pixels, box: Box | None) -> dict[str, Any]:
     }
 
 
-def _inside(grey: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
-    height, width = grey.shape
-    x0, y0, x1, y1 = box or (width * 0.25, height * 0.25, width * 0.75, height * 0.75)
-    left, right = (int(np.clip(v, 0, width)) for v in (x0, x1))
-    top, bottom = (int(np.clip(v, 0, height)) for v in (y0, y1))
-    return grey[top:bottom, left:right] if right - left >= 4 and bottom - top >= 4 else grey
+def middle(photo: Pixels) -> Box:
+    """The box of the middle of a photo, which stands for a subject that is not known."""
+    height, width = photo.shape[:2]
+    return width * 0.25, height * 0.25, width * 0.75, height * 0.75
 
 
 def detail(grey: NDArray[np.uint8], longest: int) -> float:
@@ -157,8 +151,7 @@ def detail(grey: NDArray[np.uint8], longest: int) -> float:
 def patch_of(photo: Pixels, box: Box | None, keypoints: NDArray[np.float64] | None) -> Pixels:
     """The face at 48x48, turned upright; the middle of the photo without a box. uint8 [48, 48, 3]."""
     if box is None:
-        height, width = photo.shape[:2]
-        box, keypoints = (width * 0.25, height * 0.25, width * 0.75, height * 0.75), None
+        box, keypoints = middle(photo), None
     transform = transform_for(PATCH, photo.shape[:2], box, keypoints)
     assert transform is not None  # there is a box
     return warp(photo, transform, PATCH.size, PATCH.border)
@@ -174,14 +167,10 @@ def jpeg_quality(path: Path) -> float | None:
 
     try:
         with Image.open(path, formats=("JPEG", "MPO")) as image:
-            tables = getattr(image, "quantization", None)
+            tables = image.quantization  # type: ignore[attr-defined]
     except Exception:  # another format, or a header that only the full decoder forgives
         return None
     if not tables:
         return None
     scale = sum(sorted(tables[min(tables)])[:FINEST]) / FINEST_SUM
     return float(np.clip(100 - 50 * scale if scale <= 1 else 50 / scale, 1, 100))
-
-
-FINEST, FINEST_SUM = 24, 485
-"""So many of the smallest entries of table K.1, and their sum."""

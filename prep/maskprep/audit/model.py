@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp
-from maskprep.audit.predictions import Predictions
 from maskprep.base import missing_extra
 
 HOPELESS = 0.3
@@ -28,116 +27,97 @@ def weighed(severity: float, errors: float) -> float:
     return DOUBT + max(0.0, 1 - errors / HOPELESS) * (severity - DOUBT)
 
 
-def _runs(c: Context) -> list[tuple[Predictions, NDArray[np.int64]]]:
-    """Each run with the joint classes of its images as they are labelled now, -1 without a label: a relabelled image is
-    judged by its new label.
+def joint(c: Context) -> tuple[pd.Series, pd.DataFrame]:
+    """By image and run, the joint class as it is labelled now (a relabelled image is judged by its new label) and the
+    probability of each joint class; images without a label are left out.
 
     Raises:
         NotRunError: no predictions were given.
     """
     if not c.predictions:
         raise NotRunError("no predictions were given; give them with: --predictions runs/*/oof.parquet")
-    now = dict(zip(c.labels["image"], c.labels["label"].fillna(-1).astype(np.int64), strict=True))
-    return [(run, np.array([now[image] for image in run.images], np.int64)) for run in c.predictions]
+    rows = pd.concat([pd.DataFrame(run.probabilities, index=list(run.images)) for run in c.predictions])
+    truth = c.labels.set_index("image")["label"].loc[rows.index]
+    known = truth.notna().to_numpy()
+    return truth[known].astype(np.int64), rows[known]
 
 
-def _of_attribute(c: Context, name: str) -> Iterator[tuple[list[str], NDArray[np.int64], NDArray[np.float64]]]:
-    """Of each run the images with a label, their classes of one attribute, and the probabilities, float64 [n, k]."""
+def of_attribute(c: Context, name: str) -> tuple[pd.Series, pd.DataFrame]:
+    """The same for the classes of one attribute: summed over the joint classes that share one."""
+    truth, rows = c.once(joint)
     axis = c.schema.joint.index(name)
-    for run, joint in _runs(c):
-        rows = np.flatnonzero(joint >= 0)
-        classes = np.array([c.schema.decode(int(k))[axis] for k in joint[rows]], np.int64)
-        yield [run.images[i] for i in rows], classes, run.of_attribute(c.schema, name)[rows]
+    classes = [c.schema.decode(k)[axis] for k in range(rows.shape[1])]
+    return truth.map(lambda k: classes[k]), rows.T.groupby(classes).sum().T
 
 
-def pooled(c: Context, name: str) -> tuple[list[str], NDArray[np.int64], NDArray[np.float64]]:
-    """Images with a label, their classes and the mean probabilities over all runs, for one attribute."""
-    label: dict[str, int] = {}
-    rows: dict[str, list[NDArray[np.float64]]] = {}
-    for images, classes, probabilities in _of_attribute(c, name):
-        label |= dict(zip(images, classes.tolist(), strict=True))
-        for image, row in zip(images, probabilities, strict=True):
-            rows.setdefault(image, []).append(row)
-    images = sorted(label)
-    means = np.array([np.mean(rows[image], axis=0) for image in images], np.float64)
-    return images, np.array([label[i] for i in images], np.int64), means.reshape(-1, len(c.schema[name].classes))
+def pooled(c: Context, name: str) -> tuple[pd.Series, pd.DataFrame]:
+    """The same, one row an image: the mean of all runs."""
+    truth, rows = c.once(of_attribute, name)
+    return truth[~truth.index.duplicated()].sort_index(), rows.groupby(level=0).mean()
 
 
-@check("model_label_issue", "model", "Runs that never saw the image are sure of another label (confident learning).")
+@check("Runs that never saw the image are sure of another label (confident learning).")
 def model_label_issue(c: Context) -> Iterable[Hit]:
     """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity is how
     much surer the runs are of the other class, :func:`weighed` by how often they are wrong."""
-    _runs(c)
+    c.once(joint)
     try:
         from cleanlab.filter import find_label_issues
     except ImportError as error:
         raise NotRunError(str(missing_extra("cleanlab", "audit")).replace("\n", " ")) from error
     for name in c.schema.joint:
-        images, labels, probabilities = pooled(c, name)
-        present = np.unique(labels)
+        truth, rows = c.once(pooled, name)
+        present = np.unique(truth)
         if len(present) < 2:
             continue
-        cut = probabilities[:, present]
+        cut = rows[present].to_numpy()
         cut = cut / np.maximum(1e-12, cut.sum(axis=1, keepdims=True))
-        short = np.searchsorted(present, labels)
+        short = np.searchsorted(present, truth)
         issues = find_label_issues(short, cut, filter_by="both", n_jobs=1)
         errors = float((cut.argmax(axis=1) != short).mean())
-        classes = c.schema[name].classes
-        for i in np.flatnonzero(issues):
-            given, other = float(cut[i, short[i]]), int(cut[i].argmax())
-            if other == short[i]:
-                continue
-            severity = weighed(0.5 + 0.45 * max(0.0, float(cut[i, other]) - given), errors)
-            text = f"{name} is '{classes[labels[i]]}' ({given:.0%}), the runs say '{classes[present[other]]}'"
-            yield images[i], severity, f"{text} ({float(cut[i, other]):.0%})"
+        classes = [c.schema[name].classes[k] for k in present]
+        for i in map(int, np.flatnonzero(issues & (cut.argmax(axis=1) != short))):
+            label, other = int(short[i]), int(cut[i].argmax())
+            given, told = float(cut[i, label]), float(cut[i, other])
+            severity = weighed(0.5 + 0.45 * max(0.0, told - given), errors)
+            text = f"{name} is '{classes[label]}' ({given:.0%}), the runs say '{classes[other]}' ({told:.0%})"
+            yield truth.index[i], severity, text
 
 
-@check("model_often_wrong", "model", "Several runs get the image wrong.")
+@check("Several runs get the image wrong.")
 def model_often_wrong(c: Context) -> Iterable[Hit]:
     """Wrong in at least two runs and in more than half of those that looked; per attribute, and :func:`weighed`."""
-    _runs(c)
-    asked: Counter[tuple[str, str]] = Counter()
-    wrong: Counter[tuple[str, str]] = Counter()
-    for name in c.schema.joint:
-        for images, classes, probabilities in _of_attribute(c, name):
-            asked.update((image, name) for image in images)
-            missed = classes != probabilities.argmax(axis=1)
-            wrong.update((image, name) for image, miss in zip(images, missed, strict=True) if miss)
-    if max(asked.values(), default=0) < 2:
+    if c.once(joint)[0].index.is_unique:
         raise NotRunError("it takes predictions of at least two runs on the same images")
-    errors = {
-        name: sum(n for (_, a), n in wrong.items() if a == name)
-        / max(1, sum(n for (_, a), n in asked.items() if a == name))
-        for name in c.schema.joint
-    }
-    for (image, name), n in wrong.items():
-        count = asked[image, name]
-        if n >= 2 and 2 * n > count:
-            yield image, weighed(0.35 + 0.3 * n / count, errors[name]), f"{name}: wrong in {n} of {count} runs"
+    for name in c.schema.joint:
+        truth, rows = c.once(of_attribute, name)
+        wrong = rows.idxmax(axis=1) != truth
+        errors = float(wrong.mean())
+        for image, n, count in wrong.groupby(level=0).agg(["sum", "count"]).itertuples():
+            if n >= 2 and 2 * n > count:
+                yield image, weighed(0.35 + 0.3 * n / count, errors), f"{name}: wrong in {n} of {count} runs"
 
 
-@check("model_unsure", "model", "Runs that never saw the image can hardly tell its label.")
+@check("Runs that never saw the image can hardly tell its label.")
 def model_unsure(c: Context) -> Iterable[Hit]:
     """Gap between the two likeliest classes of an attribute, on the mean of all runs."""
-    _runs(c)
+    c.once(joint)
     for name in c.schema.joint:
-        images, _, probabilities = pooled(c, name)
-        if probabilities.shape[1] > 1:
-            best = np.sort(probabilities, axis=1)[:, ::-1]
-            for image, first, second in zip(images, best[:, 0], best[:, 1], strict=True):
-                text = f"{name}: {first:.0%} against {second:.0%}"
-                yield image, ramp(first - second, 0.15, 0.0, 0.2, 0.4), text
+        rows = c.once(pooled, name)[1]
+        if rows.shape[1] > 1:
+            for image, (second, first) in zip(rows.index, np.sort(rows, axis=1)[:, -2:], strict=True):
+                yield image, ramp(first - second, 0.15, 0.0, 0.2, 0.4), f"{name}: {first:.0%} against {second:.0%}"
 
 
-@check("model_confused", "model", "The image is one of a pair of classes that runs mix up most.")
+@check("The image is one of a pair of classes that runs mix up most.")
 def model_confused(c: Context) -> Iterable[Hit]:
     """Wrong predictions among the three pairs of joint classes that are mixed up most often."""
-    wrong: list[tuple[str, int, int, float]] = []
-    for run, labels in _runs(c):
-        for image, a, row in zip(run.images, labels.tolist(), run.probabilities, strict=True):
-            b = int(row.argmax())
-            if a >= 0 and a != b:
-                wrong.append((image, a, b, float(row[b] - row[a])))
+    truth, rows = c.once(joint)
+    wrong = [
+        (image, a, b, float(row[b] - row[a]))
+        for image, a, row in zip(truth.index, truth, rows.to_numpy(), strict=True)
+        if (b := int(row.argmax())) != a
+    ]
     counts = Counter((min(a, b), max(a, b)) for _, a, b, _ in wrong)
     worst = sorted(counts, key=lambda pair: (-counts[pair], pair))[:3]
     names = c.schema.class_names

@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 
 from maskprep.audit.context import Context
-from maskprep.audit.examine import FOLDER, Audit
+from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, KINDS
 from maskprep.base import Progress, write_atomic
 from maskprep.dataset import open_view
 from maskprep.faces import Subjects
-from maskprep.store import Cache, login
+from maskprep.store import login
 
-REPORT = "report.html"
 THUMBS = "thumbs"
 THUMB_SIDE, THUMB_QUALITY = 160, 82
 """Longer side of a card's picture, pixels, and its JPEG quality."""
@@ -35,13 +34,9 @@ SCRIPTS = ("data", "decisions", "filters", "grid", "detail", "overview", "keys")
 
 
 def write_report(audit: Audit, progress: Progress) -> Path:
-    """Write audit/report.html and the pictures beside it; pictures that are there already are kept.
-
-    Returns:
-        The page.
-    """
-    path = audit.cache.root / FOLDER / REPORT
-    write_atomic(path, render(page_data(audit, write_thumbs(audit.cache, progress))).encode())
+    """Write audit/report.html, and the pictures beside it that are not there yet. Returns the page."""
+    path = audit.folder / "report.html"
+    write_atomic(path, render(page_data(audit, progress)).encode())
     return path
 
 
@@ -68,16 +63,16 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def write_thumbs(cache: Cache, progress: Progress) -> dict[str, str]:
+def write_thumbs(audit: Audit, progress: Progress) -> dict[str, str]:
     """Small JPEGs of the crops of the view ``face``, else of the first one, in audit/thumbs. They are named by the
     crop's key, so that only new crops are written. Returns image -> name."""
     from PIL import Image
 
-    names = cache.views()
+    names = audit.cache.views()
     if not names:
         return {}
-    folder = cache.root / FOLDER / THUMBS
-    view = open_view(cache.root, "face" if "face" in names else names[0])
+    folder = audit.folder / THUMBS
+    view = open_view(audit.cache.root, "face" if "face" in names else names[0])
     keys = [f"{key[:2]}/{key}" for key in view.table["key"]]
     there = {f"{p.parent.name}/{p.stem}" for p in folder.glob("*/*.jpg")}
     missing = [row for row, key in enumerate(keys) if key not in there]
@@ -99,16 +94,16 @@ def write_thumbs(cache: Cache, progress: Progress) -> dict[str, str]:
     return dict(zip(view.table["image"], keys, strict=True))
 
 
-def page_data(audit: Audit, thumbs: Mapping[str, str]) -> dict[str, Any]:
-    """What the page shows, column by column; all numbers finite, all keys plain."""
-    c, cache = audit.context, audit.cache.root.resolve()
+def page_data(audit: Audit, progress: Progress) -> dict[str, Any]:
+    """What the page shows, column by column; all numbers finite, all keys plain. Its pictures are written."""
+    c, cache, thumbs = audit.context, audit.cache.root.resolve(), write_thumbs(audit, progress)
     images = c.images["image"].tolist()
     number = {image: i for i, image in enumerate(images)}
     checks = {name: i for i, name in enumerate(CHECKS)}
     people = sorted(c.people)
     order = {person: i for i, person in enumerate(people)}
     boxes = [_box(row) for row in c.subjects[["x0", "y0", "x1", "y1"]].to_numpy()]
-    states = [(each.decision.row, each.state, each.why) for each in audit.rulings if each.state != "replaced"]
+    states = [(each.decision.row, each.state, each.why) for each in audit.decisions if each.state != "replaced"]
     return {
         "id": hashlib.sha256(os.fspath(cache).encode("utf-8", "surrogateescape")).hexdigest()[:16],
         "name": cache.name,
@@ -116,7 +111,7 @@ def page_data(audit: Audit, thumbs: Mapping[str, str]) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "serve": False,
         "by": login(),
-        "root": _relative(audit.photos.root, cache / FOLDER),
+        "root": _relative(audit.photos.root, audit.folder.resolve()),
         "kinds": list(KINDS),
         "checks": [
             {"name": n, "kind": check.kind, "about": check.about, "not_run": audit.outcome.not_run.get(n, "")}
@@ -158,7 +153,7 @@ def automatic_boxes(c: Context, boxes: list[list[float] | None]) -> list[list[fl
 
 
 def _faces(c: Context, image: str) -> list[list[float]]:
-    """Every face, the likeliest subject first: number, x0, y0, x1, y1, mark, evidence."""
+    """Every face, the likeliest subject first: number, x0, y0, x1, y1, mark, probability of a face."""
     candidates = c.samples[image].candidates if image in c.samples else ()
     return [
         [k.face.faces[0], *(round(v, 1) for v in k.face.box), round(k.mark, 3), round(k.face.evidence, 3)]

@@ -11,18 +11,13 @@ from typing import Any
 from PIL import Image
 
 from maskprep.audit.context import Context
-from maskprep.audit.findings import Hit, NotRunError, check, ramp, robust
+from maskprep.audit.findings import Hit, NotRunError, check, longer_side, ramp, scored
 
 GREY = 0.03
 """Distance from grey that 95% of a colourless photo stay below."""
 
 
-def _subject(c: Context) -> str:
-    """What was measured, for people."""
-    return "face" if c.shows_faces else "photo"
-
-
-@check("file_broken", "pixels", "The file cannot be read.")
+@check("The file cannot be read.")
 def file_broken(c: Context) -> Iterable[Hit]:
     """Every photo with an error."""
     for image, error, detail in zip(c.images["image"], c.images["error"], c.images["detail"], strict=True):
@@ -31,7 +26,7 @@ def file_broken(c: Context) -> Iterable[Hit]:
             yield image, 1.0, f"the file is {error.replace('_', ' ')}{more}"
 
 
-@check("file_odd", "pixels", "A file that careless tools stumble over; here it was read as it should be.")
+@check("A file that careless tools stumble over; here it was read as it should be.")
 def file_odd(c: Context) -> Iterable[Hit]:
     """Turned by its EXIF tag, a rare suffix, another format than its suffix says, or a hidden twin (``._name``)."""
     formats = Image.registered_extensions()
@@ -50,33 +45,31 @@ def file_odd(c: Context) -> Iterable[Hit]:
             yield image, 0.25, f"the suffix '{suffix}' is in capitals, those of most photos are not"
 
 
-@check("blurry", "pixels", "The face is blurred compared with the others.")
+@check("The face is blurred compared with the others.")
 def blurry(c: Context) -> Iterable[Hit]:
     """Detail of the face at 64 pixels, by its logarithm's robust z score; a set that is sharp throughout has none."""
     values = {image: math.log(max(1e-4, v)) for image, v in c.measured("detail").items()}
-    usual, spread = robust(values.values(), 0.2)
-    for image, value in values.items():
-        severity = ramp((usual - value) / spread, 3.0, 7.0, 0.3, 0.85)
-        yield image, severity, f"{math.exp(value - usual):.0%} of the usual detail"
+    for image, value, z, usual in scored(values, 0.2):
+        yield image, ramp(-z, 3.0, 7.0, 0.3, 0.85), f"{math.exp(value - usual):.0%} of the usual detail"
 
 
-@check("dark", "pixels", "The face is very dark.")
+@check("The face is very dark.")
 def dark(c: Context) -> Iterable[Hit]:
     """Even the bright parts of the face are dark."""
     for image, value in c.measured("high").items():
         how = "nearly black" if value < 0.15 else f"dark: its bright parts reach {value:.0%} of white"
-        yield image, ramp(value, 0.35, 0.1, 0.3, 0.9), f"the {_subject(c)} is {how}"
+        yield image, ramp(value, 0.35, 0.1, 0.3, 0.9), f"the {c.subject} is {how}"
 
 
-@check("bright", "pixels", "The face is overexposed.")
+@check("The face is overexposed.")
 def bright(c: Context) -> Iterable[Hit]:
     """Even the dark parts of the face are bright."""
     for image, value in c.measured("low").items():
         how = "plain white" if value > 0.95 else f"overexposed: its dark parts are at {value:.0%} of white"
-        yield image, ramp(value, 0.65, 0.95, 0.3, 0.9), f"the {_subject(c)} is {how}"
+        yield image, ramp(value, 0.65, 0.95, 0.3, 0.9), f"the {c.subject} is {how}"
 
 
-@check("low_contrast", "pixels", "The face has hardly any contrast.")
+@check("The face has hardly any contrast.")
 def low_contrast(c: Context) -> Iterable[Hit]:
     """Distance of the 5th and the 95th percentile of the face's luma."""
     high = c.measured("high")
@@ -84,17 +77,17 @@ def low_contrast(c: Context) -> Iterable[Hit]:
         span = high[image] - low
         even = span < 0.01
         how = "of one brightness throughout" if even else f"flat: light and dark differ by {span:.0%} of white"
-        yield image, ramp(span, 0.2, 0.03, 0.3, 0.9), f"the {_subject(c)} is {how}"
+        yield image, ramp(span, 0.2, 0.03, 0.3, 0.9), f"the {c.subject} is {how}"
 
 
-@check("compressed", "pixels", "Heavy JPEG compression.")
+@check("Heavy JPEG compression.")
 def compressed(c: Context) -> Iterable[Hit]:
     """JPEG quality told from the quantisation tables."""
     for image, value in c.measured("quality").items():
         yield image, ramp(value, 50, 10, 0.25, 0.8), f"JPEG quality {value:.0f}"
 
 
-@check("grayscale", "pixels", "A photo without colour in a set with colour.")
+@check("A photo without colour in a set with colour.")
 def grayscale(c: Context) -> Iterable[Hit]:
     """Nothing is far from grey; the fewer such photos there are, the odder each is."""
     values = c.measured("chroma")
@@ -104,7 +97,7 @@ def grayscale(c: Context) -> Iterable[Hit]:
         yield image, ramp(share, 0.3, 0.0, 0.2, 0.55), f"no colour; {1 - share:.0%} of the photos have some"
 
 
-@check("upscaled", "pixels", "The photo was enlarged from a small original, or is out of focus throughout.")
+@check("The photo was enlarged from a small original, or is out of focus throughout.")
 def upscaled(c: Context) -> Iterable[Hit]:
     """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels: at most 0.3."""
     for image, value in c.measured("fine").items():
@@ -113,15 +106,14 @@ def upscaled(c: Context) -> Iterable[Hit]:
     margins = {name: dict(zip(crops["image"], crops["margin"], strict=True)) for name, crops in c.crops.items()}
     views = {name: view for name, view in c.views.items() if view.crop == "face"}
     for sample, box in c.boxed:
-        side = max(box[2] - box[0], box[3] - box[1])
         for name, view in views.items():
             margin = margins.get(name, {}).get(sample.image, view.margin)
-            factor = min(view.size) / max(1e-6, side * (1 + 2 * margin))
+            factor = min(view.size) / max(1e-6, longer_side(box) * (1 + 2 * margin))
             text = f"the crop of view '{name}' enlarges it {factor:.1f} times"
             yield sample.image, ramp(factor, 2.0, 6.0, 0.1, 0.3), text
 
 
-@check("crop_invented", "pixels", "A part of the crop was never photographed.")
+@check("A part of the crop was never photographed.")
 def crop_invented(c: Context) -> Iterable[Hit]:
     """Share of the crop that lies outside the photo, in the worst view."""
     filling = {"inside": "the photo's edge colour", "reflect": "a mirror image", "constant": "black"}
@@ -133,20 +125,18 @@ def crop_invented(c: Context) -> Iterable[Hit]:
             yield image, ramp(float(share), 0.1, 0.5, 0.35, 0.9), text
 
 
-@check("odd_size", "pixels", "The photo's shape or size is unlike the others'.")
+@check("The photo's shape or size is unlike the others'.")
 def odd_size(c: Context) -> Iterable[Hit]:
     """Robust z scores of the logarithms of aspect and of the number of pixels."""
-    samples = list(c.samples.values())
-    shapes = [math.log(s.width / s.height) for s in samples]
-    sizes = [math.log(s.width * s.height) for s in samples]
+    shapes = {s.image: math.log(s.width / s.height) for s in c.samples.values()}
+    sizes = {s.image: math.log(s.width * s.height) for s in c.samples.values()}
     for values, floor, what in ((shapes, 0.15, "shape"), (sizes, 0.3, "size")):
-        usual, spread = robust(values, floor)
-        for s, value in zip(samples, values, strict=True):
-            severity = ramp(abs(value - usual) / spread, 3.0, 8.0, 0.25, 0.6)
-            yield s.image, severity, f"{s.width:.0f}x{s.height:.0f} pixels, an unusual {what}"
+        for image, _, z, _ in scored(values, floor):
+            size = f"{c.samples[image].width:.0f}x{c.samples[image].height:.0f}"
+            yield image, ramp(abs(z), 3.0, 8.0, 0.25, 0.6), f"{size} pixels, an unusual {what}"
 
 
-@check("duplicate", "pixels", "The same photo, or nearly the same, is there twice.")
+@check("The same photo, or nearly the same, is there twice.")
 def duplicate(c: Context) -> Iterable[Hit]:
     """Worst when the two lie in train and eval or belong to different people; what nobody is named on counts as one
     person's."""
@@ -164,10 +154,10 @@ def duplicate(c: Context) -> Iterable[Hit]:
             severity = 0.9 if exact else 0.65
         else:
             severity = 0.6 if exact else 0.2
-        where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
         who = "" if row.same_person else " (nobody is named on both)"
         if apart:
             who = f", filed under {named[0]} and {named[1]}"
+        where = f", one in {row.split_a}, one in {row.split_b}" if leak else ""
         how = "the same picture as" if exact else "nearly the same picture as"
         for image, other in ((row.image_a, row.image_b), (row.image_b, row.image_a)):
             yield image, severity, f"{how} {other}{who}{where}"

@@ -31,12 +31,6 @@ class Predictions:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
 
-    def of_attribute(self, schema: Schema, name: str) -> NDArray[np.float64]:
-        """Probabilities of one attribute's classes, summed over the joint classes that share it, float64 [n, k]."""
-        axis = schema.joint.index(name)
-        others = tuple(1 + i for i in range(len(schema.joint)) if i != axis)
-        return np.asarray(self.probabilities.reshape(-1, *schema.sizes).sum(axis=others), np.float64)
-
 
 def read_predictions(path: Path, schema: Schema, known: set[str]) -> Predictions:
     """Read an oof.parquet (image, label, p_0 .. p_k); images that the cache does not list are left out.

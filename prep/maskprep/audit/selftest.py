@@ -40,7 +40,6 @@ class Score:
     """How well one kind of fault was found.
 
     Args:
-        fault: its name.
         planted: how many images.
         recall: share of them among the images with a finding above 0.5.
         precision: share of them among those images, images with a likely finding before not counted.
@@ -65,18 +64,12 @@ class Score:
 Planted = tuple[Context, set[str]]
 """A changed copy of the tables, and the images with the fault."""
 
-Plant = Callable[["Trial"], Planted]
-FAULTS: dict[str, Plant] = {}
+FAULTS: dict[str, Callable[[Trial], Planted]] = {}
 
 
-def fault(name: str) -> Callable[[Plant], Plant]:
+def fault(name: str) -> Callable[[Callable[[Trial], Planted]], None]:
     """Register a kind of fault."""
-
-    def register(plant: Plant) -> Plant:
-        FAULTS[name] = plant
-        return plant
-
-    return register
+    return lambda plant: FAULTS.update({name: plant})
 
 
 @dataclass
@@ -156,7 +149,8 @@ class Trial:
         if not tables:
             raise NotRunError(f"no view has {name}")
         view, table = next(iter(tables.items()))
-        chosen = set(self.draw([i for i in table["image"] if i in set(self.clean)], f"{name} without a finding"))
+        clean = set(self.clean)
+        chosen = set(self.draw([i for i in table["image"] if i in clean], f"{name} without a finding"))
         mask = table["image"].isin(chosen)
         changed = table.assign(**{n: table[n].mask(mask, v(table) if callable(v) else v) for n, v in wrong.items()})
         replaced: dict[str, Any] = {name: {**tables, view: changed}}
@@ -164,13 +158,8 @@ class Trial:
 
 
 def run_self_test(audit: Audit, progress: Progress, seed: int = 0) -> list[Score]:
-    """Plant every kind of fault and score what the checks find.
-
-    Args:
-        audit: its audit.
-        seed: of the draw.
-    """
-    likely = {f.image for f in audit.outcome.findings if f.severity > LIKELY} | audit.ruled
+    """Plant every kind of fault and score what the checks find; ``seed`` is that of the draw."""
+    likely = {f.image for f in audit.outcome.findings if f.severity > LIKELY} | audit.decided
     c = audit.context
     clean = [i for i, s in c.samples.items() if i not in likely and s.status == "ok" and s.chosen is not None]
     scores = []
@@ -188,14 +177,8 @@ def run_self_test(audit: Audit, progress: Progress, seed: int = 0) -> list[Score
 
 
 def score(name: str, outcome: Outcome, planted: Collection[str], ignored: Collection[str]) -> Score:
-    """Count what was found.
-
-    Args:
-        name: of the fault.
-        outcome: of the changed copy.
-        planted: images with the fault.
-        ignored: images that count neither way, because something was found on them before.
-    """
+    """Count what was found of a fault ``planted`` in some images. The ``ignored`` ones count neither way, because
+    something was found on them before."""
     worst = {f.image: f for f in reversed(outcome.findings)}  # the most severe of an image comes last
     ranking = [image for image in outcome.images() if image in planted or image not in ignored]
     flagged = [image for image in ranking if worst[image].severity > LIKELY]
@@ -240,27 +223,28 @@ def stranger(trial: Trial) -> Planted:
     c = trial.context
     several = [i for i in trial.clean if len(c.people.get(c.person_of.get(i, ""), ())) > 2]
     chosen = trial.draw(several, "photos of people with three or more")
-    moved = {}
+    instead = {}
     for image in chosen:
         others = [i for i in several if c.person_of[i] != c.person_of[image] and i not in chosen]
         if not others:
             raise NotRunError("there is nobody else")
-        moved[image] = others[int(trial.random.integers(len(others)))]
-    source = [moved.get(image, image) for image in c.images["image"]]
-    fields = ["width", "height", "format", "orientation", "error", "detail"]
-    images = c.images.assign(**c.images.set_index("image").loc[source, fields].reset_index(drop=True))
-    subjects = c.subjects.set_index("image").loc[source].reset_index(drop=True).assign(image=c.images["image"])
-    kept = c.faces[~c.faces["image"].isin(chosen)]
-    taken = [c.faces[c.faces["image"] == other].assign(image=image) for image, other in moved.items()]
+        instead[image] = others[int(trial.random.integers(len(others)))]
+
+    def taken(table: pd.DataFrame) -> pd.DataFrame:
+        """A table with one row an image, those of the chosen ones with the values of the others."""
+        rows = table.set_index("image").loc[[instead.get(image, image) for image in table["image"]]]
+        return rows.reset_index(drop=True).assign(image=table["image"].to_numpy())
+
+    fields = ["image", "width", "height", "format", "orientation", "error", "detail"]
+    faces = [c.faces[c.faces["image"] == other].assign(image=image) for image, other in instead.items()]
     at = {image: i for i, image in enumerate(c.measures["image"])}
-    order = [at[moved.get(image, image)] for image in c.measures["image"]]
-    measures = c.measures.iloc[order].reset_index(drop=True).assign(image=c.measures["image"].to_numpy())
+    order = [at[instead.get(image, image)] for image in c.measures["image"]]
     changed = dataclasses.replace(
         c,
-        images=images,
-        subjects=subjects,
-        faces=pd.concat([kept, *taken], ignore_index=True),
-        measures=measures,
+        images=c.images.assign(**taken(c.images[fields])),
+        subjects=taken(c.subjects),
+        faces=pd.concat([c.faces[~c.faces["image"].isin(chosen)], *faces], ignore_index=True),
+        measures=taken(c.measures),
         patches=c.patches[order],
         embeddings=None if c.embeddings is None else c.embeddings[order],
     )

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from maskprep.audit.examine import FOLDER, Audit
-from maskprep.audit.page import THUMBS, page_data, render, write_thumbs
+from maskprep.audit.examine import Audit
+from maskprep.audit.page import THUMBS, page_data, render
 from maskprep.base import Progress, UserError, below, new_token, own_page
 from maskprep.photos import PhotoError
 from maskprep.store import change, from_json, read_decisions
@@ -66,10 +66,8 @@ class ReviewSession:
 
     def thumb(self, name: str) -> bytes | None:
         """A crop's small picture by its file's name; None when there is none."""
-        try:
-            return (self.audit.cache.root / FOLDER / THUMBS / name).read_bytes()
-        except OSError:
-            return None
+        file = self.audit.folder / THUMBS / name
+        return file.read_bytes() if file.is_file() else None
 
     def decisions(self) -> dict[str, Any]:
         """All decisions of decisions.csv."""
@@ -83,18 +81,18 @@ class ReviewSession:
         """
         try:
             asked = json.loads(body)
-            add, remove = asked.get("add", []), asked.get("remove", [])
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise UserError("The request is no JSON of decisions.") from error
-        if not isinstance(add, list) or not isinstance(remove, list):
+        except (ValueError, RecursionError):
+            asked = None
+        lists = [asked.get(name, []) for name in ("add", "remove")] if isinstance(asked, dict) else []
+        if not lists or not all(isinstance(rows, list) for rows in lists):
             raise UserError("The request is no JSON of decisions.")
-        change(self.audit.cache.decisions, from_json(add), from_json(remove))
+        change(self.audit.cache.decisions, *map(from_json, lists))
         return self.decisions()
 
 
 def open_review(audit: Audit, progress: Progress, by: str | None = None) -> ReviewSession:
     """Prepare a review session. ``by`` is the name under which decisions are kept; None for the login."""
-    data = page_data(audit, write_thumbs(audit.cache, progress))
+    data = page_data(audit, progress)
     page = render({**data, "serve": True, "by": data["by"] if by is None else by})
     return ReviewSession(audit, page.encode(), data["path"])
 

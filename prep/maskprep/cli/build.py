@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskprep.cli.common import WORKS, Command, Layout, command
+from maskprep.cli.common import WORKS, Command, Layout, command, show
 
 if TYPE_CHECKING:
     from maskprep.pipeline import Session
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 @command(*WORKS)
 def index(command: Command, layout: Layout = None) -> None:
     """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
-    from maskprep.cli import console as show
-
     following = f"maskprep run {command.session.source}"
     command.bring(lambda: command.session.index(layout), lambda session: show.understood(session, following))
 
@@ -73,7 +71,6 @@ def stats(command: Command) -> None:
     """Mean and standard deviation per view and split, whole and foreground (stats.json), histograms and mean faces."""
     import json
 
-    from maskprep.cli import console as show
     from maskprep.dataset import draw_overview
 
     def report(session: Session) -> None:
@@ -90,7 +87,5 @@ def stats(command: Command) -> None:
 @command(*WORKS)
 def run(command: Command, layout: Layout = None) -> None:
     """Bring every stage and every view up to date."""
-    from maskprep.cli import console as show
-
     following = f"maskprep audit {command.session.source}"
     command.bring(lambda: command.session.run(layout), lambda session: show.understood(session, following))

@@ -12,13 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import lazy_loader  # type: ignore[import-untyped]
 import typer
 
 from maskprep.base import VERSION, panelled
 
 if TYPE_CHECKING:
     from maskprep.base import Progress
+    from maskprep.cli import console
+
+    show = console
     from maskprep.pipeline import Session
+else:
+    show = lazy_loader.load("maskprep.cli.console", suppress_warning=True)
 
 T = TypeVar("T")
 
@@ -76,7 +82,6 @@ class Command:
     """One command over a session.
 
     Args:
-        name: of the command.
         source: a photo folder or a cache.
         options: those that open the session.
         strict: whether photos with errors give the exit status 3.
@@ -99,15 +104,12 @@ class Command:
     @contextmanager
     def bars(self) -> Iterator[Progress]:
         """Progress for the work of the session."""
-        from maskprep.cli import console as show
-
         with show.bars(self.quiet) as bars:
             self.session.report.progress = bars
             yield bars
 
     def bring(self, work: Callable[[], object], then: Callable[[Session], None] | None = None) -> None:
         """Bring the cache up to date, and print what came of it."""
-        from maskprep.cli import console as show
         from maskprep.store import read_table
 
         _, seconds = self.run(work)
@@ -123,8 +125,6 @@ class Command:
 
     def run(self, work: Callable[[], T], log: bool = True) -> tuple[T, float]:
         """Do some work with progress, add its line to log.jsonl, and print the notes. Returns the seconds, too."""
-        from maskprep.cli import console as show
-
         started = time.perf_counter()
         with self.bars():
             made = work()
@@ -137,8 +137,6 @@ class Command:
 
     def end(self) -> None:
         """End a command that printed no summary: what failed this time is printed, with exit status 1."""
-        from maskprep.cli import console as show
-
         if self.session.failed:
             show.err.print(f"failed: {show.failed(self.session)}", markup=False)
             raise typer.Exit(1)
@@ -147,10 +145,10 @@ class Command:
 def command(
     *shared: str, source: Any = SOURCE, config: bool = True, strict: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command over a session. To its own options, those that open the session are added.
+    """Register a command over a session. To its own options come its source, ``--cache`` and ``--config``.
 
     Args:
-        shared: which of WORKS it has, besides the source, ``--cache`` and ``--config``.
+        shared: which of WORKS it has, too.
         source: its argument, where it is not the common one.
         config: whether it has ``--config``.
         strict: help of ``--strict``, where it is not the common one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from maskprep.base import Silent, counts, missing_note, some
+from maskprep.audit import CHECKS, LIKELY, Audit, DecisionState, Score
+from maskprep.base import Silent, counted, counts, missing_note, some
 from maskprep.labels import PRESET, Changes, DuplicateReport, Inventory, Schema, inventory
 from maskprep.mattes import DESCRIPTION, MATTES
 from maskprep.pipeline import Session, Status
@@ -86,15 +88,27 @@ def wrote(path: Path, what: str = "wrote") -> None:
     """Where a picture lies, and whether its text could be drawn."""
     out.print(escape(f"{what} {path}"))
     if note := missing_note():
-        err.print(f"[yellow]note:[/yellow] {escape(note)}")
+        _note(note)
+
+
+def _note(text: str) -> None:
+    err.print(f"[yellow]note:[/yellow] {escape(text)}")
+
+
+def _ignored(numbers: Mapping[str, int]) -> None:
+    if numbers:
+        err.print(f"ignored: {escape(counts(sorted(numbers.items())))}")
+
+
+def _unlisted(folders: Sequence[str]) -> str:
+    return f"{len(folders)} folders that cannot be listed: {some(folders)}"
 
 
 def notes(session: Session) -> None:
     """Print what the user should know about the photos."""
-    if session.ignored:
-        err.print(f"ignored: {escape(counts(sorted(session.ignored.items())))}")
+    _ignored(session.ignored)
     for note in session.notes:
-        err.print(f"[yellow]note:[/yellow] {escape(note)}")
+        _note(note)
 
 
 def summary(session: Session, seconds: float) -> None:
@@ -104,9 +118,8 @@ def summary(session: Session, seconds: float) -> None:
     computed = ", ".join(f"{name} {n}" for name, n in session.computed.items()) or "nothing, all was up to date"
     grid = Table.grid(padding=(0, 2))
     grid.add_row("cache", escape(str(session.cache.root)))
-    grid.add_row(
-        "photos", f"{len(images)} ({splits}), layout {session.layout}{' (detected)' if session.detected else ''}"
-    )
+    detected = " (detected)" if session.detected else ""
+    grid.add_row("photos", f"{len(images)} ({splits}), layout {session.layout}{detected}")
     if images["error"].notna().any():
         grid.add_row("errors", _counts(images["error"].dropna()))
     if session.cache.subjects.is_file():
@@ -114,9 +127,7 @@ def summary(session: Session, seconds: float) -> None:
     if views := session.cache.views():
         grid.add_row("views", ", ".join(views))
     if session.unlisted:
-        grid.add_row(
-            "passed over", escape(f"{len(session.unlisted)} folders that cannot be listed: {some(session.unlisted)}")
-        )
+        grid.add_row("passed over", escape(_unlisted(session.unlisted)))
     if session.failed:
         grid.add_row("failed", escape(failed(session)))
     grid.add_row("computed", f"{computed} ({seconds:.1f} s)")
@@ -272,9 +283,8 @@ def mattes(session: Session) -> None:
 def cutouts(made: Cutouts) -> None:
     """The outcome of cutting out a folder."""
     if made.unlisted:
-        err.print(f"passed over: {len(made.unlisted)} folders that cannot be listed: {escape(some(made.unlisted))}")
-    if made.ignored:
-        err.print(f"ignored: {escape(counts(sorted(made.ignored.items())))}")
+        err.print(f"passed over: {escape(_unlisted(made.unlisted))}")
+    _ignored(made.ignored)
     for image, why in made.failed:
         err.print(f"[red]failed:[/red] {escape(image)}: {escape(why)}")
     statuses = counts(sorted(made.statuses.items())) or "none"
@@ -300,15 +310,14 @@ def sample(made: SampleSummary) -> None:
     if made.faults:
         out.print(f"{len(made.faults)} faults planted, listed in faults.csv")
     for portrait, reason in made.skipped.items():
-        err.print(f"[yellow]note:[/yellow] not used: {escape(portrait)} ({escape(reason)})")
+        _note(f"not used: {portrait} ({reason})")
     out.print(f"next: maskprep run {made.folder}")
 
 
 def weights(rows: list[WeightStatus]) -> None:
     """The list of model files."""
-    table = Table()
-    for name in ("name", "state", "size", "licence", "what for"):
-        table.add_column(name, no_wrap=name == "name")
+    table = _table("name", "state", "size", "licence", "what for")
+    table.columns[0].no_wrap = True
     colours = {"present": "green", "missing": "dim", "wrong": "red"}
     for row in rows:
         state = f"[{colours[row.status]}]{row.status}[/]"
@@ -325,3 +334,78 @@ def size(count: int) -> str:
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def findings(made: Audit, top: int) -> None:
+    """Counts per check, then the worst images with their reasons, sized to the terminal."""
+    outcome = made.open
+    width = max(60, min(out.width, 200))
+    total = Counter(f.check for f in outcome.findings)
+    likely = Counter(f.check for f in outcome.findings if f.severity > LIKELY)
+    longest = max(map(len, total), default=5)
+    room = width - longest - 2 * 6 - 13  # three spaces or lines for each column, and one line
+    table = Table(width=width)
+    table.add_column("check", no_wrap=True, min_width=longest)
+    for name in ("found", "likely"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+    table.add_column("what it looks for", no_wrap=True, overflow="ellipsis", max_width=room)
+    for name in sorted(total, key=lambda n: (-likely[n], -total[n], n)):
+        table.add_row(name, str(total[name]), str(likely[name]), escape(CHECKS[name].about))
+    if total:
+        out.print(table)
+    images = outcome.images()
+    if images and top:
+        table = Table(width=width)
+        for name in ("", "severity"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("image", overflow="fold", max_width=max(24, width // 3))
+        table.add_column("why", overflow="fold")
+        for i, image in enumerate(images[:top], 1):
+            mine = [f for f in outcome.findings if f.image == image]
+            why = "\n".join(f"{f.check}: {f.detail}" for f in mine[:3]) + ("\n..." if len(mine) > 3 else "")
+            table.add_row(str(i), f"{mine[0].severity:.2f}", Text(printable(image)), Text(printable(why, "\n")))
+        out.print(table)
+    silent = len(CHECKS) - len(total) - len(outcome.not_run)
+    out.print(
+        f"{counted(len(outcome.findings), 'finding')} on {len(images)} of {counted(len(made.context.images), 'image')},"
+        f" {sum(likely.values())} likely (above {LIKELY:g}); {counted(silent, 'check')} found nothing"
+    )
+    if made.decided:
+        verb = "is" if len(made.decided) == 1 else "are"
+        out.print(f"{counted(len(made.decided), 'image')} {verb} decided and left out")
+    for why in sorted(set(outcome.not_run.values())):
+        names = ", ".join(name for name, reason in outcome.not_run.items() if reason == why)
+        out.print(f"not run: {names}: {escape(why)}")
+
+
+def decisions(states: list[DecisionState]) -> None:
+    """Every decision with what became of it, and their counts."""
+    table = Table(width=max(60, min(out.width, 200)))
+    for name in ("line", "state", "verdict", "image", "by", "why"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("line", "state"))
+    for each in states:
+        d = each.decision
+        texts = (f"{d.verdict} {d.value}".strip(), d.image, d.by, each.why or d.reason)
+        table.add_row(str(d.line), each.state, *(Text(printable(text)) for text in texts))
+    if states:
+        out.print(table)
+    numbers = sorted(Counter(each.state for each in states).items())
+    out.print(", ".join([counted(len(states), "decision"), *(f"{n} {state}" for state, n in numbers)]))
+
+
+def scores(made: list[Score]) -> None:
+    """How many of the planted faults of each kind were found."""
+    numbers = ("planted", "recall", "precision", "precision at k", "average precision", "recall at precision 0.8")
+    table = _table("fault", *numbers, "found by", right=numbers)
+    for each in made:
+        if each.not_run:
+            table.add_row(each.fault, "-", *[""] * 5, f"not planted: {each.not_run}")
+        else:
+            shares = (each.recall, each.precision, each.precision_at_k, each.average_precision, each.recall_at_80)
+            table.add_row(each.fault, str(each.planted), *(f"{v:.2f}" for v in shares), each.found_by)
+    out.print(table)
+
+
+def printable(text: str, but: str = "") -> str:
+    """A text without characters that move the cursor or break the line, save those of ``but``."""
+    return "".join(ch if ch.isprintable() or ch in but else repr(ch)[1:-1] for ch in text)

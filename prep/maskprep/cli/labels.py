@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import Command, command
+from maskprep.cli.common import Command, command, show
 
 
 @command("workers", "engine", "quiet", strict="Exit with status 3 when a fix is not applied.")
@@ -26,8 +26,6 @@ def relabel(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
     """Apply fixes to the labels and remember them: wrong, swapped or dropped labels, renamed people."""
-    from maskprep.cli import console as show
-
     session = command.session
     files = None if fixes is None else [] if [str(file) for file in fixes] == ["none"] else fixes
     asked = {"fixes": files, "preset": preset, "min_agree": min_agree, "dry_run": dry_run}
@@ -52,8 +50,6 @@ def duplicates(
     reason: Annotated[str, typer.Option(help="Why they do no harm, kept with --allow.")] = "",
 ) -> None:
     """Find photos that are there twice, above all across people and splits, and people with two numbers."""
-    from maskprep.cli import console as show
-
     with command.bars():
         found = command.session.duplicates(distance=distance, allow=allow or (), reason=reason)
     show.duplicates(found)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import Command, Force, command
+from maskprep.cli.common import Command, Force, command, show
 
 
 @command()
 def status(command: Command) -> None:
     """Show every table, counts per status, sizes, and what is out of date and why."""
-    from maskprep.cli import console as show
     from maskprep.pipeline import survey
 
     show.status(str(command.session.cache.root), survey(command.session))
@@ -29,7 +29,6 @@ def verify(
     The photos need not be there. Exit status 1 when something is damaged; maskprep run makes it again.
     """
     from maskprep.base import UserError
-    from maskprep.cli import console as show
     from maskprep.pipeline import discard
     from maskprep.pipeline import verify as check
     from maskprep.store import Cache, is_cache
@@ -42,13 +41,10 @@ def verify(
         cache = Cache(command.source)
         if not is_cache(command.source):
             raise
-    with show.bars(command.quiet) as bars:
-        if keep:
-            found = check(cache, tables, bars)
-        else:
-            with cache.lock():
-                found = check(cache, tables, bars)
-                discard(found)
+    with show.bars(command.quiet) as bars, nullcontext() if keep else cache.lock():
+        found = check(cache, tables, bars)
+        if not keep:
+            discard(found)
     for path, what in found.damaged.items():
         show.err.print(f"damaged   {path.relative_to(cache.root)}: {what}", markup=False)
     typer.echo(f"verified  {found.tables} tables, {found.crops} crops, {found.mattes} mattes")
@@ -80,7 +76,6 @@ def faces(
     force: Force = False,
 ) -> None:
     """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
-    from maskprep.cli import console as show
     from maskprep.faces import draw_faces
 
     session = command.session
@@ -102,7 +97,6 @@ def sheet(
     force: Force = False,
 ) -> None:
     """Draw a contact sheet of the crops, a row per class and one per unusual status."""
-    from maskprep.cli import console as show
     from maskprep.dataset import draw_sheet
 
     root = command.session.cache.root

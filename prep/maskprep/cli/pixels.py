@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import WORKS, Command, command
+from maskprep.cli.common import WORKS, Command, command, show
 
 
 @command("quiet", config=False)
@@ -27,7 +27,6 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
 ) -> None:
     """Write crops and labels in formats that other tools read."""
-    from maskprep.cli import console as show
     from maskprep.dataset import RECORD, Settings, export_view
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
@@ -70,7 +69,6 @@ def rembg(
 ) -> None:
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
     from maskprep.base import UsageError
-    from maskprep.cli import console as show
     from maskprep.mattes import CutoutSettings, cut_folder, cut_photo
 
     source, given = command.source, command.options

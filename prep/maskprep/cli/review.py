@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskprep.cli.common import Command, command
+from maskprep.cli.common import Command, command, show
 
 if TYPE_CHECKING:
-    from maskprep.audit import Audit, DecisionState, Score
+    from maskprep.audit import Audit
 
 FORMATS = ("table", "csv", "json")
 
@@ -47,7 +46,6 @@ def audit(
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
     from maskprep.audit import FailOn, run_self_test, write_report
     from maskprep.base import UsageError
-    from maskprep.cli import console as show
 
     if form not in FORMATS:
         raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(FORMATS)}.")
@@ -64,12 +62,12 @@ def audit(
     if self_test:
         scores = run_self_test(made, session.progress)
         if form == "table":
-            _print_scores(scores)
+            show.scores(scores)
         else:
             typer.echo(json.dumps([vars(score) for score in scores], indent=1))
         return
     if form == "table":
-        _print_findings(made, top)
+        show.findings(made, top)
         if page is not None:
             typer.echo(f"report   {page}\ndecide   maskprep review {shlex.quote(str(session.cache.root))}")
     else:
@@ -94,7 +92,6 @@ def review(
 ) -> None:
     """Serve the report to this machine's browser; decisions go straight into decisions.csv."""
     from maskprep.audit import open_review, serve, write_report
-    from maskprep.cli import console as show
 
     session = command.session
     with command.bars():
@@ -130,8 +127,7 @@ def decisions(
 ) -> None:
     """List and check the decisions of decisions.csv; merge two people's."""
     from maskprep.audit import decision_states
-    from maskprep.base import UsageError, UserError
-    from maskprep.cli import console as show
+    from maskprep.base import UsageError, UserError, counted
     from maskprep.store import decisions as file
     from maskprep.store import read_table
 
@@ -145,116 +141,16 @@ def decisions(
         together = file.merge(file.read_decisions(path), file.read_decisions(merge), prefer)
         for our, their in together.conflicts:
             ours, theirs = (f"{d.verdict} {d.value}".strip() + (f" by {d.by}" if d.by else "") for d in (our, their))
-            show.err.print(printable(f"conflict on '{our.image}': ours {ours}, theirs {theirs}"), markup=False)
+            show.err.print(show.printable(f"conflict on '{our.image}': ours {ours}, theirs {theirs}"), markup=False)
         if together.conflicts and prefer is None:
             raise UserError(
                 f"{len(together.conflicts)} conflicts; nothing was merged.", "Say whose holds with --prefer."
             )
         file.replace(path, together.added)
-        typer.echo(f"{_counted(len(together.added), 'decision')} taken from '{merge}'")
+        typer.echo(f"{counted(len(together.added), 'decision')} taken from '{merge}'")
     states = decision_states(file.read_decisions(path), session.subjects(), read_table(session.cache.labels))
     if stale:
         states = [each for each in states if each.state == "stale"]
-    _print_decisions(states)
+    show.decisions(states)
     if stale and states:
         raise typer.Exit(3)
-
-
-def _print_findings(made: Audit, top: int) -> None:
-    """Counts per check, then the worst images with their reasons, sized to the terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
-    from maskprep.audit import CHECKS, LIKELY
-    from maskprep.cli.console import out
-
-    outcome = made.open
-    width = max(60, min(out.width, 200))
-    checks = Table(width=width)
-    longest = max((len(f.check) for f in outcome.findings), default=5)
-    checks.add_column("check", no_wrap=True, min_width=longest)
-    for name in ("found", "likely"):
-        checks.add_column(name, justify="right", no_wrap=True, min_width=6)
-    room = width - longest - 2 * 6 - 13  # three spaces or lines for each column, and one line
-    checks.add_column("what it looks for", no_wrap=True, overflow="ellipsis", max_width=room)
-    total = Counter(f.check for f in outcome.findings)
-    likely = Counter(f.check for f in outcome.findings if f.severity > LIKELY)
-    for name in sorted(total, key=lambda n: (-likely[n], -total[n], n)):
-        checks.add_row(name, str(total[name]), str(likely[name]), escape(CHECKS[name].about))
-    if total:
-        out.print(checks)
-    images = outcome.images()
-    if images and top:
-        worst = Table(width=width)
-        for name in ("", "severity"):
-            worst.add_column(name, justify="right", no_wrap=True)
-        worst.add_column("image", overflow="fold", max_width=max(24, width // 3))
-        worst.add_column("why", overflow="fold")
-        for i, image in enumerate(images[:top], 1):
-            mine = [f for f in outcome.findings if f.image == image]
-            why = "\n".join(f"{f.check}: {f.detail}" for f in mine[:3]) + ("\n..." if len(mine) > 3 else "")
-            worst.add_row(str(i), f"{mine[0].severity:.2f}", Text(printable(image)), Text(printable(why, "\n")))
-        out.print(worst)
-    silent = len(CHECKS) - len(total) - len(outcome.not_run)
-    out.print(
-        f"{_counted(len(outcome.findings), 'finding')} on {len(images)} of"
-        f" {_counted(len(made.context.images), 'image')}, {sum(likely.values())} likely (above {LIKELY:g});"
-        f" {_counted(silent, 'check')} found nothing"
-    )
-    if made.ruled:
-        verb = "is" if len(made.ruled) == 1 else "are"
-        out.print(f"{_counted(len(made.ruled), 'image')} {verb} decided and left out")
-    for why in sorted(set(outcome.not_run.values())):
-        names = ", ".join(name for name, reason in outcome.not_run.items() if reason == why)
-        out.print(f"not run: {names}: {escape(why)}")
-
-
-def _print_decisions(states: list[DecisionState]) -> None:
-    """Every decision with what became of it, and their counts."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from maskprep.cli.console import out
-
-    table = Table(width=max(60, min(out.width, 200)))
-    for name in ("line", "state", "verdict", "image", "by", "why"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("line", "state"))
-    for each in states:
-        d = each.decision
-        texts = (f"{d.verdict} {d.value}".strip(), d.image, d.by, each.why or d.reason)
-        table.add_row(str(d.line), each.state, *(Text(printable(text)) for text in texts))
-    if states:
-        out.print(table)
-    counts = sorted(Counter(each.state for each in states).items())
-    out.print(_counted(len(states), "decision") + "".join(f", {n} {state}" for state, n in counts))
-
-
-def _print_scores(scores: list[Score]) -> None:
-    """How many of the planted faults of each kind were found."""
-    from rich.table import Table
-
-    from maskprep.cli.console import out
-
-    table = Table()
-    table.add_column("fault")
-    for name in ("planted", "recall", "precision", "precision at k", "average precision", "recall at precision 0.8"):
-        table.add_column(name, justify="right")
-    table.add_column("found by")
-    for each in scores:
-        if each.not_run:
-            table.add_row(each.fault, "-", *[""] * 5, f"not planted: {each.not_run}")
-        else:
-            numbers = (each.recall, each.precision, each.precision_at_k, each.average_precision, each.recall_at_80)
-            table.add_row(each.fault, str(each.planted), *(f"{v:.2f}" for v in numbers), each.found_by)
-    out.print(table)
-
-
-def _counted(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def printable(text: str, but: str = "") -> str:
-    """A text without characters that move the cursor or break the line, save those of ``but``."""
-    return "".join(ch if ch.isprintable() or ch in but else repr(ch)[1:-1] for ch in text)

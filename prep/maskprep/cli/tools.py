@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.cli.common import Quiet, app
+from maskprep.cli.common import Quiet, app, show
 
 
 @app.command()
@@ -26,7 +26,6 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
-    from maskprep.cli import console as show
     from maskprep.sample import write_sample
 
     with show.bars(quiet) as bars:
@@ -53,7 +52,6 @@ def weights(
 ) -> None:
     """List the model files; fetch, verify or remove them."""
     from maskprep.base import UsageError, UserError
-    from maskprep.cli import console as show
     from maskprep.weights import fetch as files
 
     if fetch + every + verify + remove > 1:

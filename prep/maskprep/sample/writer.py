@@ -189,8 +189,7 @@ def _write_photos(
     progress.start("sample", len(STATES) * (len(train) + len(held_out)))
     people, answers = [], []
     for number, person in enumerate([*train, *held_out], start=1):
-        unknown = "unknown"  # nobody's race is known
-        home = f"{number:06d}_{person.gender or unknown}_{unknown}_{person.age or unknown}"
+        home = f"{number:06d}_{person.gender or 'unknown'}_unknown_{person.age or 'unknown'}"  # nobody's race is known
         learnt = number <= len(train)
         if learnt:
             people.append([f"{number:06d}", person.gender, "", person.age, home])
@@ -243,8 +242,9 @@ def _turned(picture: Image.Image, path: Path) -> None:
 
 
 def _apple_double(picture: Image.Image, path: Path) -> Path:
-    path.with_name("._mask1.jpg").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
-    return path.with_name("._mask1.jpg")
+    path = path.with_name("._mask1.jpg")
+    path.write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58))
+    return path
 
 
 FAULTS: dict[str, Callable[[Image.Image, Path], Path | None]] = {

@@ -70,7 +70,7 @@ const searchable = data.path.map((path, i) =>
   [path, personOf[i], ...findingsOf[i].map((f) => data.checks[f.check].name + " " + f.detail)].join("\n").toLowerCase(),
 );
 const facesOf = data.faces.map((faces) =>
-  faces.map(([number, x0, y0, x1, y1, mark, evidence]) => ({ number, box: [x0, y0, x1, y1], mark, evidence })),
+  faces.map(([number, x0, y0, x1, y1, mark, probability]) => ({ number, box: [x0, y0, x1, y1], mark, probability })),
 );
 const shownPhoto = (i) => data.width[i] && data.height[i] && !data.error[i];
 

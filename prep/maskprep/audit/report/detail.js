@@ -34,8 +34,8 @@ function stage(i) {
     const box = { box: row.value, face: row.expected }[row.verdict];
     if (box) overlay.append(rect(box.split(/[ ,]+/).map(Number), "wanted"));
   }
-  facesOf[i].forEach(({ number, box, mark, evidence }, k) => {
-    const seen = `probability of a face ${Math.round(evidence * 100)}%`;
+  facesOf[i].forEach(({ number, box, mark, probability }, k) => {
+    const seen = `probability of a face ${Math.round(probability * 100)}%`;
     const title = `face ${number}: mark ${mark.toFixed(2)}, ${seen}. Click or press ${k + 1} to choose it.`;
     const onclick = () => decide([i], acts.face(k));
     const tag = el("button.tag" + (kind(box) && ".mine"), { title, onclick }, `${k + 1}  ${mark.toFixed(2)}`);
@@ -81,9 +81,7 @@ function detail(i) {
   if (i < 0) return $("detail").replaceChildren();
   const many = selection.size > 1;
   const faces = facesOf[i].length;
-  const numbers = data.numbers
-    .filter((name) => data.values[name][i] !== null)
-    .map((name) => `${name} ${data.values[name][i]}`);
+  const numbers = data.numbers.map((name) => data.values[name][i] !== null && `${name} ${data.values[name][i]}`);
   const size = data.width[i] ? `${data.width[i]}×${data.height[i]}` : "";
   const facts = [personOf[i] && "person " + personOf[i], data.split[i], data.status[i], classOf[i], ...numbers, size];
   const action = (text, key, act, title, disabled = false) =>
@@ -117,20 +115,16 @@ function reason({ check, severity, detail }) {
   return el("li", badge(severity), el("div", el("b", checkNames[check]), " ", about, el("div", detail)));
 }
 function strip(i) {
-  const group = personOf[i] ? membersOf.get(personOf[i]) : [];
-  if (group.length < 2) return [];
+  const photos = personOf[i] ? membersOf.get(personOf[i]) : [];
+  if (photos.length < 2) return [];
   const shownLabels = data.order.filter((name) => !data.numbers.includes(name));
-  const buttons = group.slice(0, 60).map((j) => {
+  const buttons = photos.slice(0, 60).map((j) => {
     const label = shownLabels.map((name) => data.values[name][j]).find((value) => value !== null);
     const attributes = { title: data.path[j] + "\n" + classOf[j], onclick: () => go(j) };
-    return el(
-      "button" + (j === i ? ".at" : ""),
-      attributes,
-      el("div.pic", crop(j)),
-      el("span", label || baseName(data.path[j])),
-    );
+    const spec = "button" + (j === i ? ".at" : "");
+    return el(spec, attributes, el("div.pic", crop(j)), el("span", label || baseName(data.path[j])));
   });
-  return [el("h4", `All ${group.length} photos of ${personOf[i]}`), el("div.strip", buttons)];
+  return [el("h4", `All ${photos.length} photos of ${personOf[i]}`), el("div.strip", buttons)];
 }
 
 // ---------------------------------------------------------------- the dialog of labels

@@ -64,26 +64,19 @@ function facet(title, key, entries, option = (value) => ({ name: value, id: valu
   return el("div.facet", { "data-facet": key }, el("h3", title), buttons);
 }
 function facets() {
-  const counts = (key) =>
-    tally(
-      pool()
-        .filter((i) => passes(i, key))
-        .map((i) => FACETS[key][i]),
-    );
-  const found = pool().filter((i) => passes(i, "checks"));
-  const perCheck = new Map(tally(found.flatMap(severeFindings).map((f) => f.check)));
+  const among = (key) => pool().filter((i) => passes(i, key));
+  const counts = (key) => tally(among(key).map((i) => FACETS[key][i]));
+  const perCheck = new Map(tally(among("checks").flatMap(severeFindings).map((f) => f.check)));
   const option = (k) => ({ name: checkNames[k], id: data.checks[k].name, about: data.checks[k].about });
   const entries = data.checks.map((check, k) => [k, perCheck.get(k) || 0]).sort(descending);
   const ofKind = (kind) => entries.filter(([k]) => data.checks[k].kind === kind);
   const onchange = (event) => ((filter.person = event.target.value.trim()), refilter());
-  const person = { id: "person", list: "people", placeholder: "name", value: filter.person, autocomplete: "off" };
+  const person = { id: "person", list: "people", placeholder: "name", value: filter.person, autocomplete: "off", spellcheck: "false" };
   const parts = [
     ...data.kinds.map((kind) => facet(kind, "checks", ofKind(kind), option)),
     facet("status", "statuses", counts("statuses").sort(descending)),
     facet("split", "splits", counts("splits").sort()),
-    data.people.length
-      ? el("div.facet", el("h3", "person"), el("input", { ...person, spellcheck: "false", onchange }))
-      : null,
+    data.people.length > 0 && el("div.facet", el("h3", "person"), el("input", { ...person, onchange })),
     facet("class", "classes", counts("classes").sort(descending).slice(0, 60)),
   ];
   $("facets").replaceChildren(...parts.filter(Boolean));

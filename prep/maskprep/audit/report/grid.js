@@ -24,15 +24,9 @@ function paint() {
   const wanted = shown.slice(first, last);
   const keep = new Set(wanted);
   for (const [i, node] of nodes)
-    if (!keep.has(i)) {
-      node.remove();
-      nodes.delete(i);
-    }
+    if (!keep.has(i)) (node.remove(), nodes.delete(i));
   wanted.forEach((i, k) => {
-    if (!nodes.has(i)) {
-      nodes.set(i, card(i));
-      $("cards").append(nodes.get(i));
-    }
+    if (!nodes.has(i)) nodes.set(i, $("cards").appendChild(card(i)));
     const n = first + k;
     const [left, top] = [GAP + (n % columns) * (cellWidth + GAP), GAP + Math.floor(n / columns) * rowHeight];
     setPixels(nodes.get(i), { left, top, width: cellWidth, height: rowHeight - GAP });
@@ -51,7 +45,7 @@ function card(i) {
     if (hover === i) hover = -1;
     setTimeout(() => hover < 0 && detailed !== at && detail(at), 120);
   };
-  const severity = top ? el("span.severity.badge" + level(worst[i]), worst[i].toFixed(2)) : null;
+  const severity = top ? badge(worst[i]) : null;
   const file = data.label[i] >= 0 ? classOf[i] : baseName(data.path[i]);
   return el(
     "div.card",

@@ -51,11 +51,8 @@ function help() {
   $("help").showModal();
 }
 function tab(which) {
-  for (const [name, page] of [
-    ["grid", "grid-page"],
-    ["overview", "overview"],
-  ]) {
-    $(page).hidden = which !== name;
+  for (const name of ["grid", "overview"]) {
+    $(name).hidden = which !== name;
     $("tab-" + name).classList.toggle("on", which === name);
   }
   if (which === "overview") return overview();
@@ -89,7 +86,7 @@ const EVERYWHERE = "ogetu?";
 addEventListener("keydown", (event) => {
   const { key, shiftKey } = event;
   const control = event.ctrlKey || event.metaKey;
-  const onGrid = !$("grid-page").hidden;
+  const onGrid = !$("grid").hidden;
   if (document.querySelector("dialog[open]")) return;
   if (event.target.matches("input, select, textarea")) {
     if (key === "Escape") event.target.blur();
