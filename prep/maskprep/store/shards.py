@@ -10,7 +10,6 @@ rows are all out of date is deleted once its successors exist.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ BESIDE = re.compile(r"(\d{5,})\.npy|alpha-(\d{5,})\.(?:npy|parquet)")
 """What lies beside a shard's table: its pixels, and what is made from them later (mattes)."""
 
 PLAN = "plan.json"
-COMPANIONS = "companions.json"
 SHARES, FEWEST_ROWS = 16, 8
 """Missing rows are cut into about this many shards, each of at least so many rows, so that the workers end together."""
 
@@ -145,35 +143,6 @@ def _read_plan(folder: Path) -> list[Chunk]:
         return [Chunk(int(shard), tuple((str(i), str(k)) for i, k in pairs)) for shard, pairs in data]
     except (FileNotFoundError, ValueError, TypeError):
         return []
-
-
-class Companions:
-    """Which shard of one stage goes with which of the stage that it follows, kept until that one is settled.
-
-    Args:
-        folder: of the following stage.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / COMPANIONS
-        self._numbers: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self._numbers = {str(k): int(v) for k, v in json.loads(self._path.read_text(encoding="utf-8")).items()}
-        planned = (chunk.shard for chunk in _read_plan(folder))
-        self._next = 1 + max([*shard_numbers(folder), *planned, *self._numbers.values()], default=-1)
-
-    def of(self, shard: int) -> int:
-        """The number of the shard that goes with ``shard``."""
-        if str(shard) not in self._numbers:
-            self._numbers[str(shard)] = self._next
-            self._next += 1
-        return self._numbers[str(shard)]
-
-    def save(self) -> None:
-        """Write the numbers down."""
-        if self._numbers:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._numbers)
 
 
 def finish(folder: Path, live: pd.DataFrame) -> int:

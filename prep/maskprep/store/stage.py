@@ -3,10 +3,7 @@
 A :class:`TableStage` makes one table from other tables. A :class:`MapStage` makes a row for every photo (and pixels,
 where it has any) and keeps the rows in shards of its own folder. A row is found under its key, a hash of all it depends
 on: the photo's content, and the recipe of the stage (its version, its settings, the sha256 of its weights). Keys are
-declared, never made from pickled code.
-
-:func:`refresh` brings a list of stages up to date, in order. Stages that read the photos and depend on no other of
-them share one decode of each photo.
+declared, never made from pickled code. :mod:`maskprep.store.filling` brings stages up to date.
 """
 
 from __future__ import annotations
@@ -14,8 +11,8 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -25,10 +22,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, RowError, Silent, UserError, fsync_replace, some, temporary_name, write_json
+from maskprep.base import Progress, Silent, UserError, write_json
 from maskprep.store import shards
 from maskprep.store.cache import INDEX, Cache
-from maskprep.store.pool import Pool
 from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
@@ -491,272 +487,3 @@ def _mark_of(live: pd.DataFrame) -> str:
 def folder_size(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-
-
-# ---------------------------------------------------------------- bringing stages up to date
-
-
-def refresh(
-    stages: Sequence[Stage],
-    tables: Tables,
-    pool: Pool,
-    photo: Callable[[str], Any],
-    report: Report,
-    *,
-    frozen: Collection[str] = (),
-) -> None:
-    """Bring stages up to date.
-
-    Args:
-        stages: in the order in which data flows.
-        tables: of their cache.
-        pool: the workers.
-        photo: image -> the photo that is handed to :meth:`MapStage.open`'s function; it is pickled to the workers.
-        report: filled.
-        frozen: names of stages that make no rows now; what they have made is kept in order.
-
-    Raises:
-        UserError: anything that the user can mend.
-        KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
-    """
-    waiting: list[MapStage[Any]] = []
-
-    def flush(rest: Sequence[Stage]) -> None:
-        names = {stage.name for stage in waiting}
-        followers = [s for s in rest if isinstance(s, MapStage) and s.follows in names]
-        for stage in followers:
-            report.notes += stage.purge(tables)
-        _fill([s for s in waiting if s.name not in frozen], followers, tables, pool, photo, report)
-        for stage in waiting:
-            stage.close(tables, report)
-            tables.forget(stage.name)
-            report.notes += stage.notes(tables)
-        for stage in followers:
-            (stage.folder(tables.cache) / shards.COMPANIONS).unlink(missing_ok=True)
-        waiting.clear()
-
-    for number, stage in enumerate(stages):
-        behind = {s.name for s in waiting}
-        if behind & {*stage.needs} or (waiting and isinstance(stage, MapStage) and not stage.reads_photos):
-            flush(stages[number:])
-        if isinstance(stage, TableStage):
-            stage.refresh(tables, report)
-        elif isinstance(stage, MapStage):
-            if stage.name not in frozen:
-                stage.prepare()
-            if stage.is_current(tables):
-                report.notes += stage.notes(tables)
-                continue
-            report.notes += stage.purge(tables)
-            tables.forget(stage.name)
-            waiting.append(stage)
-    if waiting:
-        flush(())
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The shard of one stage within a task.
-
-    Args:
-        stage: its number in the work.
-        folder: of the stage.
-        shard: number of the shard.
-        inputs: image -> what its row is made from.
-        leader: number of the stage that this one follows, -1 without one.
-        following: the photos that come through it.
-        known: keys of those that have a row already.
-    """
-
-    stage: int
-    folder: Path
-    shard: int
-    inputs: Mapping[str, Input[Any]]
-    leader: int = -1
-    following: frozenset[str] = frozenset()
-    known: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Some photos, and the shards that are made of them; a shard that follows another comes after it."""
-
-    images: tuple[str, ...]
-    parts: tuple[_Part, ...]
-
-
-_Made = list[tuple[int, int, list[tuple[str, str]]]]
-"""By stage: its number, the rows made, and (image, why) for those that failed."""
-
-
-def _fill(
-    stages: Sequence[MapStage[Any]],
-    followers: Sequence[MapStage[Any]],
-    tables: Tables,
-    pool: Pool,
-    photo: Callable[[str], Any],
-    report: Report,
-) -> None:
-    """Make the missing rows of stages that share a decode."""
-    step = min((stage.rows_per_shard for stage in (*stages, *followers)), default=1)
-    tasks: list[_Task] = []
-    of_image: dict[str, int] = {}
-    for number, stage in enumerate(stages):
-        inputs = {i.image: i for i in tables.inputs(stage.name)}
-        have = stage.committed(tables)
-        folder = stage.folder(tables.cache)
-        for chunk in shards.plan(folder, [(i.image, i.key) for i in inputs.values()], step, have):
-            part = _Part(number, folder, chunk.shard, {image: inputs[image] for image, _ in chunk.pairs})
-            images = tuple(image for image, _ in chunk.pairs)
-            at = of_image.get(images[0])
-            if at is None:
-                of_image |= dict.fromkeys(images, len(tasks))
-                tasks.append(_Task(images, (part,)))
-            else:
-                both = dict.fromkeys((*tasks[at].images, *images))
-                tasks[at] = _Task(tuple(both), (*tasks[at].parts, part))
-    for number, stage in enumerate(followers, len(stages)):
-        tasks = _followed(tasks, number, stage, [s.name for s in stages].index(stage.follows), tables)
-    if not tasks:
-        return
-    everybody = (*stages, *followers)
-    titles = [stage.name for stage in everybody]
-    report.progress.start(" + ".join(titles), sum(len(task.images) for task in tasks))
-    work = _Work(tuple(stage.worker() for stage in everybody), photo)
-    failed: dict[str, dict[str, str]] = {}
-    for made in pool.run(work, tasks, report.progress.advance):
-        for number, rows, failures in made:
-            if rows:
-                report.computed[titles[number]] += rows
-            failed.setdefault(titles[number], {}).update(failures)
-    for title, lost in failed.items():
-        report.failed |= dict(sorted(lost.items()))
-        if lost:
-            examples = some([f"{image}: {why}" for image, why in sorted(lost.items())])
-            report.notes.append(f"{len(lost)} photos failed in '{title}' ({examples}); the next run tries again.")
-    for stage in everybody:
-        tables.forget(stage.name)
-
-
-def _followed(tasks: Sequence[_Task], number: int, stage: MapStage[Any], leader: int, tables: Tables) -> list[_Task]:
-    """Tasks with a shard of a following stage added to every shard of the one it follows.
-
-    Which shard goes with which is written down, so that a run that was killed makes the same ones.
-    """
-    folder = stage.folder(tables.cache)
-    have = stage.committed(tables)
-    keys = {str(image): str(key) for image, key in zip(have["image"], have["key"], strict=True)}
-    numbers = shards.Companions(folder)
-    out = []
-    for task in tasks:
-        parts = task.parts
-        for part in task.parts:
-            if part.stage == leader and (images := frozenset(filter(stage.may_follow, part.inputs))):
-                known = frozenset(keys[image] for image in images if image in keys)
-                parts = (*parts, _Part(number, folder, numbers.of(part.shard), {}, leader, images, known))
-        out.append(_Task(task.images, parts))
-    numbers.save()
-    return out
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a worker does with a task: every photo once, through all stages that want it."""
-
-    stages: tuple[MapStage[Any], ...]
-    photo: Callable[[str], Any]
-
-    @contextmanager
-    def open(self) -> Iterator[Callable[[_Task, Callable[[int], None], Mapping[int, str]], _Made]]:
-        with ExitStack() as stack:
-            computes = [stack.enter_context(stage.open()) for stage in self.stages]
-
-            def make(task: _Task, at: Callable[[int], None], dead: Mapping[int, str]) -> _Made:
-                with ExitStack() as parts:
-                    shards_made = [parts.enter_context(_Shard(part, self.stages[part.stage])) for part in task.parts]
-                    for number, image in enumerate(task.images):
-                        if number in dead:
-                            for shard in shards_made:
-                                shard.fail(image, dead[number])
-                            continue
-                        at(number)
-                        photo, rows = self.photo(image), dict[int, dict[str, Any]]()
-                        for shard in shards_made:
-                            shard.add(image, photo, rows, computes)
-                    for shard in reversed(shards_made):  # a shard is committed before the one it follows
-                        shard.commit()
-                return [(shard.part.stage, len(shard.rows), shard.failed) for shard in shards_made]
-
-            yield make
-
-
-class _Shard:
-    """One shard while it is made."""
-
-    def __init__(self, part: _Part, stage: MapStage[Any]) -> None:
-        self.part, self.stage = part, stage
-        self.rows: list[dict[str, Any]] = []
-        self.failed: list[tuple[str, str]] = []
-        self._final = shards.shard_path(part.folder, part.shard)
-        self._pixels = self._final.with_suffix(".npy")
-        shape = stage.array_shape
-        self._arrays = None if shape is None else np.empty((len(part.inputs) + len(part.following), *shape), np.uint8)
-
-    def __enter__(self) -> _Shard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        temporary_name(self._pixels).unlink(missing_ok=True)
-
-    def fail(self, image: str, why: str) -> None:
-        if image in self.part.inputs:
-            self.failed.append((image, why))
-
-    def add(self, image: str, photo: Any, rows: dict[int, dict[str, Any]], computes: Sequence[Compute]) -> None:
-        """Make the row of one photo, if it is to have one. ``rows``: those made of it before, by stage.
-
-        A stage that fails on a photo, in whatever way, costs that row and no more.
-        """
-        number = self.part.stage
-        source = self.part.inputs.get(image)
-        try:
-            if source is None and image in self.part.following:
-                leader = rows.get(self.part.leader)
-                source = None if leader is None else self.stage.follow(image, leader)
-                if source is not None and source.key in self.part.known:
-                    source = None
-            if source is None:
-                return
-            output = computes[number](photo, source.row)
-        except UserError:
-            raise
-        except Exception as error:
-            self.failed.append((image, _why(error)))
-            return
-        if output is None:
-            self.failed.append((image, "it can no longer be read"))
-            return
-        rows[number] = output[0]
-        if self._arrays is not None and output[1] is not None:
-            self._arrays[len(self.rows)] = output[1]
-        self.rows.append({"image": image, "key": source.key, "row": len(self.rows), **output[0]})
-
-    def commit(self) -> None:
-        """Write the pixels, then the table: without it there is no shard."""
-        if not self.rows and self.part.following:
-            return
-        self._final.parent.mkdir(parents=True, exist_ok=True)
-        if self._arrays is not None:
-            temporary = temporary_name(self._pixels)
-            with temporary.open("wb") as file:
-                np.save(file, self._arrays[: len(self.rows)])
-            fsync_replace(temporary, self._pixels)
-        schema = pa.schema([*KEYED, *self.stage.columns])
-        write_table(self._final, pa.Table.from_pylist(self.rows, schema=schema))
-
-
-def _why(error: Exception) -> str:
-    """In words, why a row could not be made."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
