@@ -22,6 +22,7 @@ from maskprep.crops.crop import Crop
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.detect import Detect
 from maskprep.labels.images import Images, Index
+from maskprep.pipeline.damage import check_accounts
 from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
 
@@ -529,7 +530,7 @@ def test_a_table_with_an_image_twice_is_an_error(work: Work) -> None:
         rows = pd.read_parquet(path)
         pd.concat([rows, rows.tail(1)]).to_parquet(path)
     with pytest.raises(UserError, match=r"same name.*b/003.jpg"):
-        Session(*work)._check_accounts()
+        check_accounts(cache, "rescue")
 
 
 def test_a_table_that_appears_does_not_replace_the_labels(

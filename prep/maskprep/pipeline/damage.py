@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,33 @@ def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None
     if tables is not None and not found.damaged:
         _compare_descriptions(tables, found)
     return found
+
+
+def check_accounts(cache: Cache, no_face: str) -> None:
+    """Every photo has exactly one row in every table, or something is very wrong.
+
+    Args:
+        cache: up to date.
+        no_face: the setting of that name.
+
+    Raises:
+        UserError: the tables do not agree; or photos without a face are an error by the settings.
+    """
+    images = read_table(cache.images, ["image"])["image"].tolist()
+    if doubles := sorted(image for image, count in Counter(images).items() if count > 1):
+        raise UserError(f"Several photos have the same name in '{cache.images}': {some(doubles)}.", "Rename them.")
+    subjects = read_table(cache.subjects, ["image", "status"])
+    for path, listed in ((cache.subjects, subjects), (cache.labels, read_table(cache.labels, ["image"]))):
+        if listed["image"].tolist() != images:
+            raise UserError(
+                f"'{path}' does not list the same images as '{cache.images}'.",
+                "Delete both and run the command again.",
+            )
+    if no_face == "error" and (without := subjects["image"][subjects["status"] == "no_face"].tolist()):
+        raise UserError(
+            f"{len(without)} photos have no face: {some(without)}.",
+            "Look at them with maskprep faces, and rule on them in decisions.csv or choose another --no-face.",
+        )
 
 
 def discard(found: Verified) -> None:
