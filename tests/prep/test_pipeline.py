@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import maskprep as api
+from maskprep.base import files
 from maskprep.crops.crop import Crop
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.detect import Detect
@@ -592,3 +593,21 @@ def test_a_view_taken_out_of_the_settings_file_goes(work: Work, tmp_path: Path) 
     assert set(json.loads((cache / "dataset.json").read_text())["settings"]["views"]) == {"face", "mine"}
     assert set(json.loads((cache / "stats.json").read_text())) == {"face", "mine"}
     assert not api.run(photos, cache, engine="serial").notes
+
+
+def test_a_run_with_nothing_to_do_reads_each_table_once(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no shard, whatever the number of photos."""
+    run(work)
+    read: Counter[str] = Counter()
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read[path.relative_to(work[1]).as_posix() if path.is_relative_to(work[1]) else "elsewhere"] += 1
+        return read_bytes(path)
+
+    files._read.cache_clear()
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    assert run(work) == {}
+    tables = {name: times for name, times in read.items() if name.endswith(".parquet")}
+    assert {"images.parquet", "views/face/index.parquet", "stages/index/index.parquet"} <= tables.keys()
+    assert set(tables.values()) == {1} and not [name for name in tables if name[-9].isdigit()]

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ def keep_whole(path: Path, force: bool = False, option: str = "--out") -> None:
     with path.open("rb") as file:
         if MADE_BY.encode() not in file.read(HEAD):
             raise UsageError(f"'{path}' exists.", f"Write over it with --force, or name another file with {option}.")
+
+
+def read_once(path: Path) -> bytes:
+    """The bytes of a small file, read again only when it has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    info = path.stat()
+    return _read(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+
+
+@lru_cache(32)
+def _read(path: Path, *_: int) -> bytes:
+    return path.read_bytes()
 
 
 def temporary_name(final: Path) -> Path:

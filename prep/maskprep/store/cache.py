@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import UsageError, UserError, keep_out, lock, write_json
+from maskprep.base import UsageError, UserError, keep_out, lock, read_once, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
@@ -85,7 +85,7 @@ class Cache:
             UserError: no cache, damaged, or written by a newer version.
         """
         try:
-            data = json.loads(self.dataset.read_text(encoding="utf-8"))
+            data = json.loads(read_once(self.dataset))
         except FileNotFoundError as error:
             what = f"is not a cache: it has no {DATASET}" if self.root.exists() else "does not exist"
             raise UsageError(f"'{self.root}' {what}.", "Make a cache: maskprep run PHOTOS") from error
@@ -124,7 +124,7 @@ class Cache:
         """Replace dataset.json, unless it says the same already."""
         data = {"format": FORMAT, **data}
         text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-        if not self.dataset.exists() or self.dataset.read_text(encoding="utf-8") != text:
+        if not self.dataset.exists() or read_once(self.dataset) != text.encode():
             write_json(self.dataset, data)
 
     def append_log(self, entry: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ class Cache:
 def is_cache(path: Path) -> bool:
     """Whether a folder is a cache. Photos may lie beside a dataset.json of someone else's; ours tells its format."""
     try:
-        data = json.loads((path / DATASET).read_text(encoding="utf-8"))
+        data = json.loads(read_once(path / DATASET))
     except OSError:
         return False
     except (ValueError, RecursionError):

@@ -67,7 +67,7 @@ def refresh(
         elif isinstance(stage, MapStage):
             if stage.name not in frozen:
                 stage.prepare()
-            if stage.is_current(tables):
+            if tables.is_current(stage.name):
                 report.notes += stage.notes(tables)
                 continue
             report.notes += stage.purge(tables)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -22,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, Silent, UserError, write_json
+from maskprep.base import Progress, Silent, UserError, read_once, write_json
 from maskprep.store import shards
 from maskprep.store.cache import INDEX, Cache
 from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
@@ -133,8 +134,13 @@ class Tables:
 
     def forget(self, name: str) -> None:
         """Read the files of a stage anew: it has changed them."""
-        for kind in ("frame", "mark", "committed", "inputs"):
-            self._kept.pop((kind, name), None)
+        self._kept = {key: value for key, value in self._kept.items() if key[0] != "current" and key[1] != name}
+
+    def is_current(self, name: str) -> bool:
+        """See :meth:`MapStage.is_current`."""
+        stage = self.stages[name]
+        assert isinstance(stage, MapStage)
+        return bool(self._once("current", name, lambda: stage.is_current(self)))
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of a TableStage. It is shared: it is not to be changed.
@@ -162,6 +168,8 @@ class Tables:
         """Where the rows of a MapStage lie that are wanted and made: image, key, shard, row, sorted by image."""
         stage = self.stages[name]
         assert isinstance(stage, MapStage)
+        if self.is_current(name):
+            return read_table(stage.indexed(self.cache), list(shards.PLACE)).astype(shards.PLACE)
         committed = self._once("committed", name, lambda: stage.committed(self))
         return shards.select(committed, [(i.image, i.key) for i in self.inputs(name)])
 
@@ -391,7 +399,11 @@ class MapStage(Stage, Generic[R]):
 
     def key(self, *parts: Any) -> str:
         """The key of a row, a hash of what it is made from."""
-        return fingerprint(*parts, fingerprint(self.name.partition(":")[0], self.recipe.to_dict()))
+        return fingerprint(*parts, self._made_by)
+
+    @cached_property
+    def _made_by(self) -> str:
+        return fingerprint(self.name.partition(":")[0], self.recipe.to_dict())
 
     def mark(self, tables: Tables) -> str:
         return inputs_of(self.indexed(tables.cache))
@@ -436,7 +448,7 @@ class MapStage(Stage, Generic[R]):
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
         size = self.size(tables.cache)
         try:
-            if not upstream and self.is_current(tables):
+            if not upstream and tables.is_current(self.name):
                 return StageStatus(self.name, len(read_table(self.indexed(tables.cache), ["image"])), 0, size)
             wanted = tables.inputs(self.name)
         except UserError as error:  # a table is missing, or a file of weights
@@ -474,7 +486,7 @@ class MapStage(Stage, Generic[R]):
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_once(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
