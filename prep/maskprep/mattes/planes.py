@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import UserError, fsync_replace, temporary_name
+from maskprep.base import UserError, write_with
 from maskprep.crops import FOREGROUND
 from maskprep.photos import Pixels
 from maskprep.store import fingerprint, inputs_of, read_index, read_table, schema_of, shard_path, sweep, write_table
@@ -169,10 +169,7 @@ def _commit(
     if final.exists():
         (folder / MATTES).unlink(missing_ok=True)  # nobody is to read half of the old and half of the new
         record.unlink(missing_ok=True)
-    temporary = temporary_name(final)
-    with temporary.open("wb") as file:
-        np.save(file, planes)
-    fsync_replace(temporary, final)
+    write_with(final, lambda part: np.save(part, planes))
     write_table(record, pa.Table.from_pylist(sorted(out, key=lambda r: r["row"]), schema=ROW))
 
 

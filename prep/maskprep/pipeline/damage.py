@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -161,7 +162,9 @@ def _check_pixels(path: Path, found: Verified) -> None:
         _name(rows, [i for i in range(len(rows)) if not is_intact(pixels[i], sums[i])])
         found.crops += len(rows)
     else:
-        _compare_alpha(rows, _load(path, (len(rows), None, None)))
+        pixels = _load(path, (len(rows), ...))
+        if "alpha_crc" in rows:
+            _compare_alpha(rows, pixels)
 
 
 def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
@@ -178,13 +181,14 @@ def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
     _name(rows, wrong)
 
 
-def _load(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
-    """Map an array of uint8; None in its shape is any size."""
+def _load(path: Path, shape: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """Map an array of uint8. In its shape None is any size, and ``...`` ends one of any number of sides."""
     try:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"it cannot be read: {error}") from error
-    fits = len(array.shape) == len(shape) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=True))
+    fits = shape[-1] is ... or len(array.shape) == len(shape)
+    fits = fits and all(n in (None, ..., have) for n, have in zip(shape, array.shape, strict=False))
     if not fits or array.dtype != np.uint8:
         raise UserError(f"it holds {array.dtype} {array.shape}, which does not fit its table")
     return array

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base import RowError, UserError, fsync_replace, some, temporary_name
+from maskprep.base import RowError, UserError, some, write_with
 from maskprep.store import shards
 from maskprep.store.pool import Pool
 from maskprep.store.stage import KEYED, Compute, Input, MapStage, Report, Stage, Tables, TableStage
@@ -174,22 +174,19 @@ class _Work:
             computes = [stack.enter_context(stage.open()) for stage in self.stages]
 
             def make(task: Sequence[_Part], at: Callable[[int], None], dead: Mapping[int, str]) -> Made:
-                with ExitStack() as files:
-                    made = [_Shard(part, self.stages[part.stage], computes[part.stage]) for part in task]
-                    for shard in made:
-                        files.callback(temporary_name(shard.pixels).unlink, missing_ok=True)
-                    for number, image in enumerate(_images(task)):
-                        if number in dead:
-                            for shard in made:
-                                if image in shard.part.inputs:
-                                    shard.failed.append((image, dead[number]))
-                            continue
-                        at(number)
-                        photo, rows = self.photo(image), dict[int, dict[str, Any]]()
+                made = [_Shard(part, self.stages[part.stage], computes[part.stage]) for part in task]
+                for number, image in enumerate(_images(task)):
+                    if number in dead:
                         for shard in made:
-                            shard.add(image, photo, rows)
-                    for shard in reversed(made):  # a shard is committed before the one it follows
-                        shard.commit()
+                            if image in shard.part.inputs:
+                                shard.failed.append((image, dead[number]))
+                        continue
+                    at(number)
+                    photo, rows = self.photo(image), dict[int, dict[str, Any]]()
+                    for shard in made:
+                        shard.add(image, photo, rows)
+                for shard in reversed(made):  # a shard is committed before the one it follows
+                    shard.commit()
                 return [(shard.part.stage, len(shard.rows), shard.failed) for shard in made]
 
             yield make
@@ -202,7 +199,6 @@ class _Shard:
         self.part, self.stage, self.compute = part, stage, compute
         self.rows: list[dict[str, Any]] = []
         self.failed: list[tuple[str, str]] = []
-        self.pixels = part.path.with_suffix(".npy")
         shape = stage.array_shape
         self._arrays = None if shape is None else np.empty((len(part.inputs) + len(part.following), *shape), np.uint8)
 
@@ -235,12 +231,8 @@ class _Shard:
         """Write the pixels, then the table: without it there is no shard."""
         if not self.rows and self.part.following:
             return
-        self.pixels.parent.mkdir(parents=True, exist_ok=True)
-        if self._arrays is not None:
-            temporary = temporary_name(self.pixels)
-            with temporary.open("wb") as file:
-                np.save(file, self._arrays[: len(self.rows)])
-            fsync_replace(temporary, self.pixels)
+        if (arrays := self._arrays) is not None:
+            write_with(self.part.path.with_suffix(".npy"), lambda part: np.save(part, arrays[: len(self.rows)]))
         schema = pa.schema([*KEYED, *self.stage.columns])
         write_table(self.part.path, pa.Table.from_pylist(self.rows, schema=schema))
 
