@@ -71,6 +71,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def move(photos: Path, cache: Path) -> None:
     dataset = json.loads((cache / "dataset.json").read_text())
     dataset["source"] |= {"root": str(photos.resolve()), "config": None}
+    (cache / ".dataset.json").unlink()
     (cache / "dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -183,6 +184,7 @@ def test_a_view_gets_mattes_when_it_is_asked_for_and_not_by_another_command(matt
 def test_a_cache_that_names_no_views_keeps_to_those_with_mattes(matted: Work) -> None:
     dataset = json.loads((matted[1] / "dataset.json").read_text())
     dataset["settings"]["matte"]["views"] = []
+    (matted[1] / ".dataset.json").unlink()
     (matted[1] / "dataset.json").write_text(json.dumps(dataset))
     before = contents(matted[1])
     assert dict(api.run(*matted, engine="serial").computed) == {} and contents(matted[1]) == before

@@ -443,6 +443,22 @@ def test_a_damaged_dataset_json(work: Work, text: str, says: str) -> None:
             api.run(source, work[1], engine="serial")
 
 
+def test_a_dataset_json_of_another_cache_is_not_obeyed(work: Work) -> None:
+    other = work[0].parent / "other"
+    shutil.copytree(work[0], other / "photos")
+    api.index(other / "photos", other / "cache", engine="serial")
+    run(work)  # which keeps the sum
+    mine = (work[1] / "dataset.json").read_bytes()
+    shutil.copy(other / "cache/dataset.json", work[1])
+    before = contents(work[1])
+    for source in (work[0], work[1]):
+        with pytest.raises(UserError, match="may be of another cache") as caught:
+            api.run(source, work[1], engine="serial")
+        assert "maskprep run PHOTOS --cache" in caught.value.hint and contents(work[1]) == before
+    (work[1] / "dataset.json").write_bytes(mine)
+    assert run(work) == {}
+
+
 @pytest.mark.parametrize("name", ["images", "faces", "subjects", "labels"])
 def test_a_damaged_table_is_made_anew(work: Work, name: str) -> None:
     before = contents(work[1])

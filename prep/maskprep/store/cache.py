@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import UsageError, UserError, keep_out, lock, read_once, write_json
+from maskprep.base import UsageError, UserError, keep_out, lock, read_once, write_atomic, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
@@ -47,6 +48,8 @@ class Cache:
 
     dataset = _Part(DATASET)
     """What the cache was made from."""
+    written = _Part(f".{DATASET}")
+    """Sums of dataset.json, by which another one is recognised."""
     images = _Part("images.parquet")
     """Table of every file met in the source."""
     faces = _Part("faces.parquet")
@@ -84,28 +87,39 @@ class Cache:
         Raises:
             UserError: no cache, damaged, or written by a newer version.
         """
+        again = "Restore it from a copy, or make a new cache: maskprep run PHOTOS --cache ANOTHER_PLACE"
         try:
-            data = json.loads(read_once(self.dataset))
+            text = read_once(self.dataset)
+            data = json.loads(text)
         except FileNotFoundError as error:
             what = f"is not a cache: it has no {DATASET}" if self.root.exists() else "does not exist"
             raise UsageError(f"'{self.root}' {what}.", "Make a cache: maskprep run PHOTOS") from error
         except (ValueError, OSError, RecursionError) as error:
-            raise UserError(
-                f"'{self.dataset}' is damaged: {error}.", "Restore it, or delete the cache and run again."
-            ) from error
+            raise UserError(f"'{self.dataset}' is damaged: {error}.", again) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else None
             raise UserError(
                 f"'{self.root}' has cache format {found}; this version reads {FORMAT}.", "Upgrade maskprep."
             )
+        attributes = (data["schema"] if isinstance(data.get("schema"), dict) else {}).get("attributes")
+        right = isinstance(attributes, dict) and all(isinstance(spec, dict) for spec in attributes.values())
         for section, keys in PARTS.items():
             part = data.get(section)
-            if not isinstance(part, dict) or not keys <= part.keys():
-                raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
-        attributes = data["schema"]["attributes"]
-        if not isinstance(attributes, dict) or not all(isinstance(spec, dict) for spec in attributes.values()):
-            raise UserError(f"'{self.dataset}' is damaged: 'schema' is not whole.", "Restore it, or run anew.")
+            if not isinstance(part, dict) or not keys <= part.keys() or (section == "schema" and not right):
+                raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", again)
+        if (sums := self._sums()) and _sum_of(text) not in sums:
+            raise UserError(
+                f"'{self.dataset}' is not the one that maskprep has written here: it may be of another cache.",
+                f"{again}\nIf it is right, delete '{self.written}' and run the command again.",
+            )
         return data
+
+    def _sums(self) -> list[str]:
+        """The sums of dataset.json as it was last written and before; none where that is not known."""
+        try:
+            return [str(value) for value in json.loads(read_once(self.written))["sums"]]
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            return []  # an earlier version kept none
 
     def photos(self) -> Path:
         """The folder of the photos that the cache was made from. Raises UserError as :meth:`read` does."""
@@ -122,10 +136,11 @@ class Cache:
 
     def write(self, data: dict[str, Any]) -> None:
         """Replace dataset.json, unless it says the same already."""
-        data = {"format": FORMAT, **data}
-        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-        if not self.dataset.exists() or read_once(self.dataset) != text.encode():
-            write_json(self.dataset, data)
+        text = (json.dumps({"format": FORMAT, **data}, indent=2, ensure_ascii=False) + "\n").encode()
+        if _sum_of(text) not in (sums := self._sums()):
+            write_json(self.written, {"sums": [*sums[-1:], _sum_of(text)]})
+        if not self.dataset.exists() or read_once(self.dataset) != text:
+            write_atomic(self.dataset, text)
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add one line to log.jsonl, with the time of day."""
@@ -146,6 +161,10 @@ class Cache:
                 "Wait for it to end, or give another cache with --cache.",
             ),
         )
+
+
+def _sum_of(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def is_cache(path: Path) -> bool:
