@@ -34,12 +34,11 @@ def keep_out(path: Path, folder: Path, what: str = "photos", option: str = "--ou
 
     Args:
         path: a file or folder to write.
-        folder: of the photos, or of something else that is not to be mixed with what is written.
-        what: what the folder holds.
+        folder: that it must not lie in; of photos, or of something else (``what``).
         option: that names the path.
 
     Raises:
-        UsageError: the path lies inside the folder.
+        UsageError: it does.
     """
     if path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"'{path}' would lie among the {what} of '{folder}'.", f"Name another place with {option}.")
@@ -50,7 +49,7 @@ def keep_whole(path: Path, force: bool = False, option: str = "--out") -> None:
 
     Args:
         path: a file to write.
-        force: write over whatever is there.
+        force: write over any file.
         option: that names the path.
 
     Raises:
@@ -164,15 +163,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(file: Path, shape: Mapping[str, type], hint: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        shape: see :func:`check_shape`.
-        hint: what to do where it cannot be used.
-
-    Raises:
-        UserError: it cannot be read, or has not this shape.
-    """
+    """Read a JSON object. Raises UserError with ``hint`` where it cannot be read or has another shape
+    (:func:`check_shape`)."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

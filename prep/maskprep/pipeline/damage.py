@@ -35,12 +35,7 @@ from maskprep.store import (
 
 @dataclass
 class Verified:
-    """What came of it.
-
-    Args:
-        damaged: file -> what is wrong with it.
-        tables, crops, mattes: how many were compared.
-    """
+    """What came of it: damaged file -> what is wrong with it; how many tables, crops and mattes were compared."""
 
     damaged: dict[Path, str] = field(default_factory=dict)
     tables: int = 0
@@ -49,16 +44,8 @@ class Verified:
 
 
 def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None = None) -> Verified:
-    """Read everything that a cache holds.
-
-    Args:
-        cache: the cache.
-        tables: of its stages, where the photos are there: what the stages say of their rows is compared, too.
-        progress: where progress is reported.
-
-    Raises:
-        UserError: it is no cache, or dataset.json is damaged.
-    """
+    """Read everything that a cache holds. With the tables of its stages, where the photos are there, what stages say of
+    their rows is compared, too. Raises UserError where it is no cache or dataset.json is damaged."""
     cache.read()
     found, progress = Verified(), progress or Silent()
     work = list(_work(cache, found))

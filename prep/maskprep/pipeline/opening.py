@@ -21,14 +21,8 @@ from maskprep.store import Cache, Stage, is_cache, to_json
 
 @dataclass(frozen=True)
 class Opened:
-    """What a cache is to hold.
-
-    Args:
-        config: the settings.
-        path: maskprep.yaml in use, None without one.
-        removed: views that the cache has and maskprep.yaml has no longer.
-        notes: sentences for the user.
-    """
+    """The settings of a cache, the maskprep.yaml in use (None without one), the views that the cache has and that file
+    has no longer, and sentences for the user."""
 
     config: Config
     path: Path | None

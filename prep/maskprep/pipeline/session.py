@@ -55,8 +55,6 @@ class Session:
         progress: where progress is reported.
 
     Attributes:
-        source: the photo folder or cache that was given.
-        cache: the cache.
         root: the photo folder, absolute.
         config: what the cache is to hold.
         config_path: maskprep.yaml in use, None without one.
@@ -227,8 +225,7 @@ class Session:
         """List, hash and decode every photo once: images.parquet.
 
         Args:
-            layout: how labels are read, one of :data:`maskprep.labels.layouts.LAYOUTS`; by default as before, or by
-                looking at the folder.
+            layout: how labels are read; by default as before, or by looking at the folder.
         """
         return self._read_as(layout)._refresh(("index", "images"))
 

@@ -179,14 +179,11 @@ def is_cache(path: Path) -> bool:
 
 
 def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
-    """The cache and photo folder that a command's argument means.
+    """The cache (which may not exist yet) and the absolute photo folder that a command's argument means.
 
     Args:
         source: a photo folder or a cache.
         cache: where the cache is wanted, None for ``cache/<name of the photo folder>``.
-
-    Returns:
-        The cache (which may not exist yet) and the absolute photo folder.
 
     Raises:
         UsageError: neither exists, both are caches, or the cache belongs to other photos that still exist.

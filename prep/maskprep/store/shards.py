@@ -60,13 +60,11 @@ def shard_numbers(folder: Path) -> list[int]:
 
 def read_index(folder: Path) -> pd.DataFrame:
     """Where every committed row lies: image, key, shard, row. Reads no other column."""
-    frames = []
+    frames = [pd.DataFrame(columns=list(PLACE)).astype(PLACE)]
     for shard in shard_numbers(folder):
         frame = read_table(shard_path(folder, shard), ["image", "key"])
         frames.append(frame.assign(shard=shard, row=range(len(frame))))
-    if not frames:
-        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in PLACE.items()})
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -89,21 +87,14 @@ def read_rows(folder: Path, live: pd.DataFrame) -> pa.Table | None:
     """
     if live.empty:
         return None
-    parts: list[pa.Table] = []
-    order: list[int] = []
-    for shard, rows in live.groupby("shard", sort=True):
-        parts.append(read_shard(folder, int(str(shard))).take(pa.array(rows["row"])))
-        order.extend(int(i) for i in rows.index)
-    table = pa.concat_tables(parts, promote_options="default")  # a newer version's shards may have more columns
-    return table.take(pa.array(np.argsort(np.asarray(order))))
+    parts = dict(list(live.groupby("shard", sort=True)))
+    tables = [read_shard(folder, int(str(shard))).take(pa.array(rows["row"])) for shard, rows in parts.items()]
+    table = pa.concat_tables(tables, promote_options="default")  # a newer version's shards may have more columns
+    return table.take(pa.array(np.argsort(np.concatenate([rows.index for rows in parts.values()]))))
 
 
 def read_shard(folder: Path, shard: int) -> pa.Table:
-    """The table of one shard.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The table of one shard. Raises UserError where it cannot be read."""
     return read_arrow(shard_path(folder, shard))
 
 
@@ -157,15 +148,8 @@ def finish(folder: Path, live: pd.DataFrame) -> int:
 
 
 def drop_damaged(folder: Path, shape: tuple[int, ...] | None) -> int:
-    """Delete the tables of shards that are damaged or whose pixels do not fit them, so that they are made anew.
-
-    Args:
-        folder: the stage's folder.
-        shape: of one row's pixels, None without any.
-
-    Returns:
-        How many shards.
-    """
+    """Delete the tables of shards that are damaged or whose pixels (``shape`` of one row's, None without any) do not
+    fit them, so that they are made anew. Returns how many."""
     damaged = 0
     for shard in shard_numbers(folder):
         path = shard_path(folder, shard)

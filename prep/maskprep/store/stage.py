@@ -84,13 +84,7 @@ def _in_words(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Input(Generic[R]):
-    """What a row is made from.
-
-    Args:
-        image: the photo.
-        key: hash of all that the row depends on.
-        row: what the stage must know of the photo.
-    """
+    """What a row is made from: a photo, a hash of all that it depends on, and what the stage must know of the photo."""
 
     image: str
     key: str
@@ -99,14 +93,8 @@ class Input(Generic[R]):
 
 @dataclass
 class Report:
-    """What a command did.
-
-    Args:
-        progress: where progress is shown.
-        computed: rows made, by stage.
-        failed: image -> why something of it could not be made this time; the next run tries again.
-        notes: sentences for the user.
-    """
+    """What a command did: rows made, by stage; image -> why something of it could not be made this time (the next run
+    tries again); sentences for the user. ``progress`` is where it reports."""
 
     progress: Progress = field(default_factory=Silent)
     computed: Counter[str] = field(default_factory=Counter)
@@ -115,12 +103,7 @@ class Report:
 
 
 class Tables:
-    """The tables and rows that the stages of one cache have made; each file is read once.
-
-    Args:
-        cache: the cache.
-        stages: all of its stages.
-    """
+    """The tables and rows that all stages of one cache have made; each file is read once."""
 
     def __init__(self, cache: Cache, stages: Sequence[Stage]) -> None:
         self.cache = cache
@@ -136,11 +119,14 @@ class Tables:
         """Read the files of a stage anew: it has changed them."""
         self._kept = {key: value for key, value in self._kept.items() if key[0] != "current" and key[1] != name}
 
-    def is_current(self, name: str) -> bool:
-        """See :meth:`MapStage.is_current`."""
+    def _map(self, name: str) -> MapStage[Any]:
         stage = self.stages[name]
         assert isinstance(stage, MapStage)
-        return bool(self._once("current", name, lambda: stage.is_current(self)))
+        return stage
+
+    def is_current(self, name: str) -> bool:
+        """Whether nothing has changed since all rows of a MapStage were made."""
+        return bool(self._once("current", name, lambda: self._map(name).is_current(self)))
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of a TableStage. It is shared: it is not to be changed.
@@ -159,31 +145,24 @@ class Tables:
 
     def inputs(self, name: str) -> list[Input[Any]]:
         """The rows that a MapStage is to hold, made or not."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
-        inputs: list[Input[Any]] = self._once("inputs", name, lambda: stage.inputs(self))
+        inputs: list[Input[Any]] = self._once("inputs", name, lambda: self._map(name).inputs(self))
         return inputs
 
     def live(self, name: str) -> pd.DataFrame:
         """Where the rows of a MapStage lie that are wanted and made: image, key, shard, row, sorted by image."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
         if self.is_current(name):
-            return read_table(stage.indexed(self.cache), list(shards.PLACE)).astype(shards.PLACE)
-        committed = self._once("committed", name, lambda: stage.committed(self))
+            return read_table(self._map(name).indexed(self.cache), list(shards.PLACE)).astype(shards.PLACE)
+        committed = self._once("committed", name, lambda: self._map(name).committed(self))
         return shards.select(committed, [(i.image, i.key) for i in self.inputs(name)])
 
     def rows(self, name: str) -> pa.Table | None:
         """The rows of :meth:`live` with all columns; None where there are none."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
-        return shards.read_rows(stage.folder(self.cache), self.live(name))
+        return shards.read_rows(self._map(name).folder(self.cache), self.live(name))
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """The pixels of :meth:`live`, uint8 [n, ...]."""
-        stage, live = self.stages[name], self.live(name)
-        assert isinstance(stage, MapStage) and stage.array_shape is not None
-        made = np.empty((len(live), *stage.array_shape), np.uint8)
+        stage, live = self._map(name), self.live(name)
+        made = np.empty((len(live), *(stage.array_shape or ())), np.uint8)
         for shard, part in live.groupby("shard"):
             path = shards.shard_path(stage.folder(self.cache), int(str(shard))).with_suffix(".npy")
             made[part.index.to_numpy()] = np.load(path, mmap_mode="r")[part["row"].to_numpy()]
@@ -192,15 +171,8 @@ class Tables:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage of a cache.
-
-    Args:
-        name: of the stage.
-        rows: how many are current.
-        missing: how many the next run will make.
-        size: bytes on disk.
-        why: what is out of date and why; empty when all is current.
-    """
+    """One stage: how many rows are current, how many the next run will make, bytes on disk, and what is out of date and
+    why (empty when all is current)."""
 
     name: str
     rows: int
@@ -234,11 +206,7 @@ class Stage(ABC):
 
     @abstractmethod
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
-        """What is current and what is not; reads only.
-
-        Args:
-            upstream: whether a stage that this one needs is out of date.
-        """
+        """What is current and what is not; reads only. ``upstream``: a stage that this one needs is out of date."""
 
     def other_inputs(self, tables: Tables) -> Any:
         """What it is made from besides its recipe and the stages it needs, for :meth:`made_from`."""
@@ -340,11 +308,7 @@ class MapStage(Stage, Generic[R]):
         return self
 
     def prepare(self) -> None:
-        """Bring what it cannot do without, such as a file of weights; called before its rows are made.
-
-        Raises:
-            UserError: it cannot be had.
-        """
+        """Bring what it cannot do without, such as a file of weights. Raises UserError where it cannot be had."""
 
     def folder(self, cache: Cache) -> Path:
         """Where its shards lie."""
@@ -378,10 +342,9 @@ class MapStage(Stage, Generic[R]):
 
     def committed(self, tables: Tables) -> pd.DataFrame:
         """Where all of its rows lie, wanted or not: image, key, shard, row."""
-        folder = self.folder(tables.cache)
         if self._files(tables.cache) == _read_json(self.marked(tables.cache)).get("files"):
-            return read_table(self.indexed(tables.cache), ["image", "key", "shard", "row"])
-        return shards.read_index(folder)
+            return read_table(self.indexed(tables.cache), list(shards.PLACE))
+        return shards.read_index(self.folder(tables.cache))
 
     def index(self, tables: Tables, live: pd.DataFrame) -> pa.Table:
         """The table of live rows."""
@@ -392,7 +355,7 @@ class MapStage(Stage, Generic[R]):
         live = tables.live(self.name)
         table, path = self.index(tables, live), self.indexed(tables.cache)
         if values_mark(path) != values_of(table):
-            write_table(path, table, inputs=_mark_of(live))
+            write_table(path, table, inputs=fingerprint("rows", live[["image", "key"]].to_numpy().tolist()))
         shards.finish(self.folder(tables.cache), live)
 
     # ------------------------------------------------------------ the same for all
@@ -433,12 +396,9 @@ class MapStage(Stage, Generic[R]):
         whole = len(tables.live(self.name)) == len(tables.inputs(self.name))
         marks = {"made_from": self.made_from(tables) if whole else "", "files": self._files(tables.cache)}
         description = {**self.description(tables), "stage": self.recipe.to_dict()}
-        for path, record in (
-            (self.described(tables.cache), to_json(description)),
-            (self.marked(tables.cache), marks),
-        ):
+        records = {self.described(tables.cache): to_json(description), self.marked(tables.cache): marks}
+        for path, record in records.items():
             if _read_json(path) != record:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, record)
 
     def size(self, cache: Cache) -> int:
@@ -490,10 +450,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
-
-
-def _mark_of(live: pd.DataFrame) -> str:
-    return fingerprint("rows", live[["image", "key"]].to_numpy().tolist())
 
 
 def folder_size(folder: Path) -> int:
