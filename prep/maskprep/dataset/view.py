@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError, read_json, some
 from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
 from maskprep.labels import Schema
-from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
+from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table, values_mark
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -270,6 +270,9 @@ def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
     table["excluded"] = _column(labels, "excluded")
     for name in schema.names:
         table[name] = _column(labels, name)
+    for file in (files.images, files.subjects, files.labels):
+        if not files.is_own(file.name, values_mark(file)):
+            raise _corrupt(file, "it is not the one that was made for this cache")
     return table
 
 

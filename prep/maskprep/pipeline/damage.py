@@ -30,6 +30,7 @@ from maskprep.store import (
     shard_numbers,
     shard_path,
     to_json,
+    values_mark,
 )
 
 
@@ -201,6 +202,9 @@ def _compare_images(cache: Cache, found: Verified) -> None:
                 found.damaged[path] = "it is missing"
         elif sorted(read_table(path, ["image"])["image"]) != images:
             found.damaged[path] = f"it does not list the same images as {cache.images.name}"
+    for path in cache.root.glob("*.parquet"):
+        if path not in found.damaged and not cache.is_own(path.name, values_mark(path)):
+            found.damaged[path] = "it is not the one that was made for this cache"
 
 
 def _compare_view(cache: Cache, name: str, found: Verified) -> None:

@@ -48,4 +48,5 @@ from .tables import fingerprint as fingerprint
 from .tables import inputs_of as inputs_of
 from .tables import read_table as read_table
 from .tables import schema_of as schema_of
+from .tables import values_mark as values_mark
 from .tables import write_table as write_table

@@ -49,7 +49,7 @@ class Cache:
     dataset = _Part(DATASET)
     """What the cache was made from."""
     written = _Part(f".{DATASET}")
-    """Sums of dataset.json, by which another one is recognised."""
+    """Sums of dataset.json and the tables, by which those of another cache are recognised."""
     images = _Part("images.parquet")
     """Table of every file met in the source."""
     faces = _Part("faces.parquet")
@@ -107,19 +107,31 @@ class Cache:
             part = data.get(section)
             if not isinstance(part, dict) or not keys <= part.keys() or (section == "schema" and not right):
                 raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", again)
-        if (sums := self._sums()) and _sum_of(text) not in sums:
+        if not self.is_own(DATASET, _sum_of(text)):
             raise UserError(
                 f"'{self.dataset}' is not the one that maskprep has written here: it may be of another cache.",
                 f"{again}\nIf it is right, delete '{self.written}' and run the command again.",
             )
         return data
 
-    def _sums(self) -> list[str]:
-        """The sums of dataset.json as it was last written and before; none where that is not known."""
+    def _sums(self) -> dict[str, list[str]]:
+        """File -> its sums, see :meth:`keep_sum`; empty where none are known, as of an earlier version's cache."""
         try:
-            return [str(value) for value in json.loads(read_once(self.written))["sums"]]
-        except (OSError, ValueError, RecursionError, TypeError, KeyError):
-            return []  # an earlier version kept none
+            sums = json.loads(read_once(self.written))
+            return {name: list(map(str, values)) for name, values in sums.items()}
+        except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+            return {}
+
+    def is_own(self, name: str, value: str) -> bool:
+        """Whether a file with this sum was made for this cache, as far as that is known."""
+        return value in self._sums().get(name, [value])
+
+    def keep_sum(self, name: str, value: str, *, written: bool) -> None:
+        """Keep the sum of a file that is about to be written beside the one before, and alone once it is written."""
+        sums = self._sums()
+        kept = [value] if written else list(dict.fromkeys([*sums.get(name, []), value]))
+        if sums.get(name) != kept:
+            write_json(self.written, {**sums, name: kept})
 
     def photos(self) -> Path:
         """The folder of the photos that the cache was made from. Raises UserError as :meth:`read` does."""
@@ -137,10 +149,10 @@ class Cache:
     def write(self, data: dict[str, Any]) -> None:
         """Replace dataset.json, unless it says the same already."""
         text = (json.dumps({"format": FORMAT, **data}, indent=2, ensure_ascii=False) + "\n").encode()
-        if _sum_of(text) not in (sums := self._sums()):
-            write_json(self.written, {"sums": [*sums[-1:], _sum_of(text)]})
         if not self.dataset.exists() or read_once(self.dataset) != text:
+            self.keep_sum(DATASET, _sum_of(text), written=False)
             write_atomic(self.dataset, text)
+        self.keep_sum(DATASET, _sum_of(text), written=True)
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add one line to log.jsonl, with the time of day."""

@@ -247,19 +247,17 @@ class TableStage(Stage):
         """What its table was made from."""
         return inputs_of(self.path(tables.cache))
 
-    def write(self, tables: Tables, table: pa.Table, made_from: str) -> None:
-        """Replace the table."""
-        write_table(self.path(tables.cache), table, inputs=made_from)
-
     def refresh(self, tables: Tables, report: Report) -> None:
         """Make the table, unless it is current."""
         made_from = self.made_from(tables)
         if self.recorded(tables) != made_from:
             table = self.build(tables, report)
-            self.write(tables, table, made_from)
+            tables.cache.keep_sum(self.file, values_of(table), written=False)
+            write_table(self.path(tables.cache), table, inputs=made_from)
             tables.forget(self.name)
             if self.counted:
                 report.computed[self.name] += len(tables.table("images"))
+        tables.cache.keep_sum(self.file, tables.mark(self.name), written=True)
         report.notes += self.notes(tables)
 
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
