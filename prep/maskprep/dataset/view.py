@@ -37,9 +37,7 @@ class View:
     """The crops of one geometry, with what is known about each image.
 
     Attributes:
-        name: name of the view.
         path: the cache it belongs to.
-        schema: what is classified.
         table: one row per image that has a crop, sorted by image, numbered from 0: image, person (the image itself
             where nobody is named), split (train or eval), status, content, label (nullable joint class), excluded
             (null or the reason), the attributes, key, shard, row, the per-crop sums, matte (its status, null for a crop
@@ -223,11 +221,7 @@ def is_intact(pixels: NDArray[np.uint8], sums: NDArray[np.int64]) -> bool:
 
 
 def open_view(cache: Path | str, view: str | None = None) -> View:
-    """Open one view of a cache.
-
-    Args:
-        cache: the folder that holds dataset.json.
-        view: its name; if not given, the only one, or ``face``.
+    """Open one view of a cache: the one named, the only one, or ``face``.
 
     Raises:
         UsageError: not a cache, no such view, or several to choose from.
@@ -303,11 +297,12 @@ def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dic
     if (twice := index["image"][index["image"].duplicated()]).size:
         raise _corrupt(folder / INDEX, "it lists images twice", sorted(twice))
     shards: dict[int, NDArray[np.uint8]] = {}
-    tables = [pd.DataFrame(columns=["image", "key", "shard", "row", *SUMS, "count"])]
+    needs = ["image", "key", "row", *SUMS, "count"]
+    tables = [pd.DataFrame(columns=[*needs, "shard"])]
     for number in sorted(set(index["shard"].tolist())):
         file = folder / f"{number:05d}.npy"
-        rows = read_table(file.with_suffix(".parquet"), needs=["image", "key", "row", *SUMS, "count"])
-        kept = [c for c in ("image", "key", "row", *SUMS, "count", *FOREGROUND) if c in rows]
+        rows = read_table(file.with_suffix(".parquet"), needs=needs)
+        kept = [c for c in (*needs, *FOREGROUND) if c in rows]
         rows = rows[kept].assign(shard=number).astype({"image": object})
         shards[number] = _map_shard(file, len(rows), size)
         tables.append(rows)
@@ -346,11 +341,8 @@ def _open_mattes(
 
 
 def _map_shard(file: Path, rows: int, size: tuple[int, int], *, least: bool = False) -> NDArray[np.uint8]:
-    """Memory-map one shard and check its shape against its table and its view.
-
-    Args:
-        least: for mattes: one plane per row instead of three, and possibly more rows than are known here.
-    """
+    """Memory-map one shard and check its shape against its table and its view. ``least`` is for mattes: one plane per
+    row instead of three, and possibly more rows than are known here."""
     try:
         pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except FileNotFoundError:

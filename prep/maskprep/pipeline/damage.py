@@ -160,11 +160,8 @@ def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
     wrong = []
     for i, row in enumerate(rows.to_dict("records")):
         alpha, crc, solid = np.ascontiguousarray(arrays[row["row"]]), row.get("alpha_crc"), row.get("fg_count")
-        if not pd.isna(crc):
-            right = zlib.crc32(alpha.tobytes()) == int(crc)
-        else:
-            right = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
-        if not right:
+        by_size = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
+        if not (by_size if pd.isna(crc) else zlib.crc32(alpha.tobytes()) == int(crc)):
             wrong.append(i)
     _name(rows, wrong)
 
@@ -189,9 +186,9 @@ def _name(rows: pd.DataFrame, wrong: list[int]) -> None:
 
 def _compare_images(cache: Cache, found: Verified) -> None:
     """Every table of images lists the same ones."""
-    if {cache.images, cache.subjects, cache.labels} & found.damaged.keys() or not cache.images.is_file():
-        if not cache.images.is_file():
-            found.damaged[cache.images] = "it is missing"
+    if not cache.images.is_file():
+        found.damaged[cache.images] = "it is missing"
+    if {cache.images, cache.subjects, cache.labels} & found.damaged.keys():
         return
     images = sorted(read_table(cache.images, ["image"])["image"])
     if len(set(images)) < len(images):
