@@ -150,8 +150,9 @@ class Tables:
 
     def live(self, name: str) -> pd.DataFrame:
         """Where the rows of a MapStage lie that are wanted and made: image, key, shard, row, sorted by image."""
-        if self.is_current(name):
-            return read_table(self._map(name).indexed(self.cache), list(shards.PLACE)).astype(shards.PLACE)
+        index = self._map(name).indexed(self.cache)
+        if index.name == INDEX and self.is_current(name):  # mattes.parquet does not say where the rows lie
+            return read_table(index, list(shards.PLACE)).astype(shards.PLACE)
         committed = self._once("committed", name, lambda: self._map(name).committed(self))
         return shards.select(committed, [(i.image, i.key) for i in self.inputs(name)])
 
