@@ -15,13 +15,12 @@ __all__ = ["__version__", "crop", "detect", "duplicates", "index", "open", "rela
 
 if TYPE_CHECKING:
     from maskprep.pipeline import Session as open  # noqa: N813
-    from maskprep.pipeline import crop, detect, duplicates, index, relabel, rembg, run, stats
 
 
 def __getattr__(name: str) -> Any:
     """Load the functions when they are first used: ``maskprep --help`` does not wait for them."""
     if name in __all__:
-        from maskprep.pipeline import session
+        from maskprep.pipeline import Session, command
 
-        return session.Session if name == "open" else getattr(session, name)
+        return Session if name == "open" else command(name)
     raise AttributeError(f"module 'maskprep' has no attribute '{name}'")

@@ -104,6 +104,7 @@ def copy_finished(finished: tuple[Path, Path]) -> Callable[[Path], tuple[Path, P
         dataset = json.loads((cache / "dataset.json").read_text())
         dataset["source"]["root"] = str(photos.resolve())
         dataset["source"]["config"] = None  # as if the settings had been given by options
+        (cache / ".dataset.json").unlink()
         (cache / "dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
         return photos, cache
 

@@ -28,6 +28,7 @@ from maskprep.pipeline.damage import discard, verify
 from maskprep.pipeline.explain import explain, survey
 from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
+from maskprep.store.tables import write_table
 from maskprep.weights.fetch import locate as weight
 
 Work = tuple[Path, Path]
@@ -71,6 +72,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def move(photos: Path, cache: Path) -> None:
     dataset = json.loads((cache / "dataset.json").read_text())
     dataset["source"] |= {"root": str(photos.resolve()), "config": None}
+    (cache / ".dataset.json").unlink()
     (cache / "dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -180,9 +182,24 @@ def test_a_view_gets_mattes_when_it_is_asked_for_and_not_by_another_command(matt
     assert api.run(photos, cache, cache / "maskprep.yaml", engine="serial").computed["matte:third"] == 8
 
 
+def test_mattes_that_are_current_are_found_beside_their_crops(matted: Work) -> None:
+    tables = Session(*matted).tables()
+    assert tables.is_current("matte:face")
+    places = [tables.live(name)[["image", "shard", "row"]] for name in ("matte:face", "crop:face")]
+    pd.testing.assert_frame_equal(*places)
+
+
+def test_mattes_of_another_cache_are_made_again(matted: Work) -> None:
+    file = matted[1] / "views/face/mattes.parquet"
+    before = contents(matted[1])
+    write_table(file, pd.read_parquet(file).assign(key="another"))
+    assert api.run(*matted, engine="serial").computed == {} and contents(matted[1]) == before
+
+
 def test_a_cache_that_names_no_views_keeps_to_those_with_mattes(matted: Work) -> None:
     dataset = json.loads((matted[1] / "dataset.json").read_text())
     dataset["settings"]["matte"]["views"] = []
+    (matted[1] / ".dataset.json").unlink()
     (matted[1] / "dataset.json").write_text(json.dumps(dataset))
     before = contents(matted[1])
     assert dict(api.run(*matted, engine="serial").computed) == {} and contents(matted[1]) == before
@@ -239,7 +256,7 @@ def test_stopped_while_planes_are_replaced(
     expected = Path(shutil.copytree(matted[1], tmp_path / "expected"))
     rembg((matted[0], expected), refine="guided")
     calls = 0
-    write_table, replace = planes.write_table, planes.fsync_replace
+    write_rows, write_plane = planes.write_table, planes.write_with
 
     def stop_at(work: Any) -> Any:
         def write(*args: Any, **kwargs: Any) -> None:
@@ -251,8 +268,8 @@ def test_stopped_while_planes_are_replaced(
 
         return write
 
-    monkeypatch.setattr(planes, "write_table", stop_at(write_table))
-    monkeypatch.setattr(planes, "fsync_replace", stop_at(replace))
+    monkeypatch.setattr(planes, "write_table", stop_at(write_rows))
+    monkeypatch.setattr(planes, "write_with", stop_at(write_plane))
     with pytest.raises(StoppedError):
         rembg(matted, refine="guided")
     assert open_view(matted[1]).table["matte"].isna().all()  # none rather than a mixture

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pytest
 from PIL import Image
 
 import maskprep as api
+from maskprep.base import files
 from maskprep.crops.crop import Crop
 from maskprep.errors import UsageError, UserError
 from maskprep.faces.detect import Detect
 from maskprep.labels.images import Images, Index
+from maskprep.pipeline.damage import check_accounts
 from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
 
@@ -440,6 +443,22 @@ def test_a_damaged_dataset_json(work: Work, text: str, says: str) -> None:
             api.run(source, work[1], engine="serial")
 
 
+def test_a_dataset_json_of_another_cache_is_not_obeyed(work: Work) -> None:
+    other = work[0].parent / "other"
+    shutil.copytree(work[0], other / "photos")
+    api.index(other / "photos", other / "cache", engine="serial")
+    run(work)  # which keeps the sum
+    mine = (work[1] / "dataset.json").read_bytes()
+    shutil.copy(other / "cache/dataset.json", work[1])
+    before = contents(work[1])
+    for source in (work[0], work[1]):
+        with pytest.raises(UserError, match="may be of another cache") as caught:
+            api.run(source, work[1], engine="serial")
+        assert "maskprep run PHOTOS --cache" in caught.value.hint and contents(work[1]) == before
+    (work[1] / "dataset.json").write_bytes(mine)
+    assert run(work) == {}
+
+
 @pytest.mark.parametrize("name", ["images", "faces", "subjects", "labels"])
 def test_a_damaged_table_is_made_anew(work: Work, name: str) -> None:
     before = contents(work[1])
@@ -529,7 +548,7 @@ def test_a_table_with_an_image_twice_is_an_error(work: Work) -> None:
         rows = pd.read_parquet(path)
         pd.concat([rows, rows.tail(1)]).to_parquet(path)
     with pytest.raises(UserError, match=r"same name.*b/003.jpg"):
-        Session(*work)._check_accounts()
+        check_accounts(cache, "rescue")
 
 
 def test_a_table_that_appears_does_not_replace_the_labels(
@@ -591,3 +610,21 @@ def test_a_view_taken_out_of_the_settings_file_goes(work: Work, tmp_path: Path) 
     assert set(json.loads((cache / "dataset.json").read_text())["settings"]["views"]) == {"face", "mine"}
     assert set(json.loads((cache / "stats.json").read_text())) == {"face", "mine"}
     assert not api.run(photos, cache, engine="serial").notes
+
+
+def test_a_run_with_nothing_to_do_reads_each_table_once(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no shard, whatever the number of photos."""
+    run(work)
+    read: Counter[str] = Counter()
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        read[path.relative_to(work[1]).as_posix() if path.is_relative_to(work[1]) else "elsewhere"] += 1
+        return read_bytes(path)
+
+    files._read.cache_clear()
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    assert run(work) == {}
+    tables = {name: times for name, times in read.items() if name.endswith(".parquet")}
+    assert {"images.parquet", "views/face/index.parquet", "stages/index/index.parquet"} <= tables.keys()
+    assert set(tables.values()) == {1} and not [name for name in tables if name[-9].isdigit()]

@@ -45,6 +45,7 @@ def work(made: Path, tmp_path: Path) -> Path:
         shutil.copytree(made / name, tmp_path / name)
     dataset = json.loads((tmp_path / "cache/dataset.json").read_text())
     dataset["source"] |= {"root": str((tmp_path / "photos").resolve()), "config": None, "views": []}
+    (tmp_path / "cache/.dataset.json").unlink()
     (tmp_path / "cache/dataset.json").write_text(json.dumps(dataset, indent=2, ensure_ascii=False) + "\n")
     return tmp_path
 

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from maskprep.base import files
 from maskprep.errors import UserError
-from maskprep.store import stage as stages
 from maskprep.store.cache import Cache
+from maskprep.store.filling import refresh
 from maskprep.store.pool import Pool
 from maskprep.store.shards import PLAN, Pair, drop_damaged, plan, read_index, read_rows, select, shard_numbers, sweep
-from maskprep.store.stage import Report, Stage, Tables, refresh
+from maskprep.store.stage import Report, Stage, Tables
 from maskprep.store.tables import read_table
 
 
@@ -170,7 +171,7 @@ class Stopped(BaseException):
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Raise at the ``after``-th step of writing: before or after a file gets its final name or is deleted."""
     left = [after]
-    replace, unlink = stages.fsync_replace, Path.unlink
+    replace, unlink = files.fsync_replace, Path.unlink
 
     def count() -> None:
         left[0] -= 1
@@ -186,8 +187,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         count()
         unlink(path, missing_ok)
 
-    for module in ("store.stage", "base.files"):
-        monkeypatch.setattr(f"maskprep.{module}.fsync_replace", counted_replace)
+    monkeypatch.setattr(files, "fsync_replace", counted_replace)
     monkeypatch.setattr(Path, "unlink", counted_unlink)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +21,7 @@ from maskprep.errors import UserError
 from maskprep.pipeline.damage import discard, verify
 from maskprep.pipeline.session import Session
 from maskprep.store.cache import Cache
+from maskprep.store.tables import write_table
 
 Work = tuple[Path, Path]
 
@@ -153,3 +155,26 @@ def test_the_photos_need_not_be_there(cli: Callable[..., Any], work: Work) -> No
     assert cli("verify", work[1]).returncode == 0
     change(work[1] / "views/face/00000.npy", zero)
     assert cli("verify", work[1]).returncode == 1
+
+
+@pytest.mark.parametrize("name", ["images", "subjects", "labels"])
+def test_a_table_of_another_cache_of_the_same_photos(work: Work, name: str) -> None:
+    api.run(*work, engine="serial")  # which keeps the sums
+    file = work[1] / f"{name}.parquet"
+    before, mine = contents(work[1]), file.read_bytes()
+    table = pd.read_parquet(file)
+    table.iloc[0, table.columns.get_loc({"images": "split", "subjects": "status", "labels": "person"}[name])] = "eval"
+    write_table(file, pa.Table.from_pandas(table, pq.read_schema(file), preserve_index=False), inputs="others")
+    with pytest.raises(UserError, match="not the one that was made for this cache") as caught:
+        open_view(work[1])
+    assert f"maskprep run {work[1]}" in caught.value.hint and file.name in caught.value.message
+    assert check(work) == {file.name: "it is not the one that was made for this cache"}
+    api.run(*work, engine="serial")
+    assert contents(work[1]) == before and file.read_bytes() == mine and check(work) == {}
+
+
+def test_pixels_of_the_audit_are_no_mattes(work: Work) -> None:
+    Session(*work, engine="serial").audit()
+    assert check(work) == {}
+    np.save(work[1] / "stages/measure/00000.npy", np.zeros((1, 48, 48, 3), np.uint8))
+    assert set(check(work)) == {"stages/measure/00000.npy"}

@@ -29,6 +29,7 @@ from .files import keep_out as keep_out
 from .files import keep_whole as keep_whole
 from .files import lock as lock
 from .files import read_json as read_json
+from .files import read_once as read_once
 from .files import temporary_name as temporary_name
 from .files import write_atomic as write_atomic
 from .files import write_json as write_json

@@ -33,18 +33,14 @@ def run(app: Callable[[], object], interrupted: str, seconds: float | None = Non
             _end_in_time(interrupted, seconds)
         app()
     except UserError as problem:
-        _say(problem)
-        sys.exit(problem.code)
+        _end(problem)
     except ModuleNotFoundError as problem:
         module = (problem.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        missing = missing_extra(module, EXTRAS[module])
-        _say(missing)
-        sys.exit(missing.code)
+        _end(missing_extra(module, EXTRAS[module]))
     except OSError as problem:
-        _say(of_system(problem))
-        sys.exit(1)
+        _end(of_system(problem))
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != STOPPED:  # typer makes this code of Ctrl-C
             raise
@@ -118,8 +114,8 @@ def of_system(problem: OSError) -> UserError:
     return UserError(f"{problem.strerror or problem}" + (f": '{file}'" if file else ""))
 
 
-def _say(problem: UserError) -> None:
-    """Print an error and what to do about it."""
+def _end(problem: UserError) -> None:
+    """Print an error and what to do about it, and end with its exit status."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -127,3 +123,4 @@ def _say(problem: UserError) -> None:
     err.print(f"[red]Error:[/red] {escape(problem.message)}")
     if problem.hint:
         err.print(escape(problem.hint))
+    sys.exit(problem.code)

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,11 @@ def keep_out(path: Path, folder: Path, what: str = "photos", option: str = "--ou
 
     Args:
         path: a file or folder to write.
-        folder: of the photos, or of something else that is not to be mixed with what is written.
-        what: what the folder holds.
+        folder: that it must not lie in; of photos, or of something else (``what``).
         option: that names the path.
 
     Raises:
-        UsageError: the path lies inside the folder.
+        UsageError: it does.
     """
     if path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"'{path}' would lie among the {what} of '{folder}'.", f"Name another place with {option}.")
@@ -49,7 +49,7 @@ def keep_whole(path: Path, force: bool = False, option: str = "--out") -> None:
 
     Args:
         path: a file to write.
-        force: write over whatever is there.
+        force: write over any file.
         option: that names the path.
 
     Raises:
@@ -62,6 +62,21 @@ def keep_whole(path: Path, force: bool = False, option: str = "--out") -> None:
     with path.open("rb") as file:
         if MADE_BY.encode() not in file.read(HEAD):
             raise UsageError(f"'{path}' exists.", f"Write over it with --force, or name another file with {option}.")
+
+
+def read_once(path: Path) -> bytes:
+    """The bytes of a small file, read again only when it has changed.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    info = path.stat()
+    return _read(path, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+
+
+@lru_cache(32)
+def _read(path: Path, *_: int) -> bytes:
+    return path.read_bytes()
 
 
 def temporary_name(final: Path) -> Path:
@@ -148,15 +163,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(file: Path, shape: Mapping[str, type], hint: str) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Args:
-        shape: see :func:`check_shape`.
-        hint: what to do where it cannot be used.
-
-    Raises:
-        UserError: it cannot be read, or has not this shape.
-    """
+    """Read a JSON object. Raises UserError with ``hint`` where it cannot be read or has another shape
+    (:func:`check_shape`)."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

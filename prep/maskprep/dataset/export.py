@@ -41,7 +41,7 @@ from maskprep.base import (
 from maskprep.crops import GROUND_KEPT, NOTHING_FOUND, Background, cut_out
 from maskprep.dataset.view import View, open_view
 from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
-from maskprep.photos import Pixels, encode, result_names
+from maskprep.photos import encode, result_names
 from maskprep.store import fingerprint
 
 FORMATS = ("folder", "csv", "hf", "webdataset")
@@ -146,10 +146,8 @@ def export_view(
     record = _record(opened, settings, rows)
     keep = _take(out, opened, record, force)
     stale = sorted(set(earlier.get("files", [])) - set(record["files"]))
-    if not keep:  # until all is replaced, nothing in here is known to be this export's
-        write_json(out / RECORD, {**record, "made_from": "", "files": [*record["files"], *stale]})
-    else:
-        write_json(out / RECORD, record)
+    begun = {**record, "made_from": "", "files": [*record["files"], *stale]}
+    write_json(out / RECORD, record if keep else begun)  # until all is replaced, nothing is known to be this export's
     for leftover in out.rglob(".tmp-*"):  # of a process that was killed
         leftover.unlink(missing_ok=True)
     bars = progress or Silent()
@@ -185,9 +183,8 @@ def _recorded(out: Path) -> dict[str, Any]:
         return {}
     if not isinstance(found, dict):
         return {}
-    files = found.get("files")
-    names = [f for f in files if isinstance(f, str)] if isinstance(files, list) else []
-    inside = [f for f in names if f and not {"..", "/"} & set(PurePosixPath(f).parts)]
+    files = found["files"] if isinstance(found.get("files"), list) else []
+    inside = [f for f in files if isinstance(f, str) and f and not {"..", "/"} & set(PurePosixPath(f).parts)]
     return {**found, "files": inside}
 
 
@@ -215,10 +212,9 @@ def _take(out: Path, view: View, record: dict[str, Any], force: bool) -> bool:
 def pictures(view: View, rows: Sequence[int], settings: Settings) -> Iterator[bytes]:
     """The encoded crops of some table rows, in order."""
     if settings.background in ("mean", "colour", "blur", "random"):
-        mean = view.mean_std(np.arange(len(view)))[0] if settings.background == "mean" else None
         colour = parse_colour(settings.colour)
-        if mean is not None:
-            red, green, blue = (int(v) for v in np.rint(mean * 255))
+        if settings.background == "mean":
+            red, green, blue = (int(v) for v in np.rint(view.mean_std(np.arange(len(view)))[0] * 255))
             colour = (red, green, blue)
         view = view.before(Background(settings.background, colour, settings.seed, np.arange(len(view))))
     for row in rows:
@@ -227,13 +223,12 @@ def pictures(view: View, rows: Sequence[int], settings: Settings) -> Iterator[by
             found = view.matte_statuses([row])[0] not in NOTHING_FOUND
             alpha = view.gather_alpha([row])[0] if found else np.full(view.size, 255, np.uint8)
             pixels = cut_out(pixels, alpha)
-        yield encode(pixels) if settings.image_format == "png" else _jpeg(pixels)
-
-
-def _jpeg(pixels: Pixels) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="JPEG", quality=95, subsampling=0)
-    return stream.getvalue()
+        if settings.image_format == "png":
+            yield encode(pixels)
+        else:
+            stream = io.BytesIO()
+            Image.fromarray(pixels).save(stream, format="JPEG", quality=95, subsampling=0)
+            yield stream.getvalue()
 
 
 def _names(view: View, rows: Any, settings: Settings) -> list[str]:
@@ -290,15 +285,12 @@ def _class_files(view: View, suffix: str) -> list[str]:
         (split, UNLABELLED if pd.isna(label) else folders[int(label)])
         for split, label in zip(table["split"], table["label"], strict=True)
     ]
-    images = table["image"].tolist()
-    short = [f"{s}/{f}/{_within(image, s, f)}" for image, (s, f) in zip(images, homes, strict=True)]
-    seen = Counter(str(PurePosixPath(name).with_suffix("")).casefold() for name in short)
-    placed = [
-        name if seen[str(PurePosixPath(name).with_suffix("")).casefold()] == 1 else f"{s}/{f}/{image}"
-        for name, image, (s, f) in zip(short, images, homes, strict=True)
-    ]
-    if len(set(placed)) < len(placed):
-        placed = [f"{s}/{f}/{image}" for image, (s, f) in zip(images, homes, strict=True)]
+    places = list(zip(table["image"], homes, strict=True))
+    short, whole = [f"{s}/{f}/{_within(i, s, f)}" for i, (s, f) in places], [f"{s}/{f}/{i}" for i, (s, f) in places]
+    stems = [str(PurePosixPath(name).with_suffix("")).casefold() for name in short]
+    seen = Counter(stems)
+    placed = [brief if seen[stem] == 1 else long for brief, stem, long in zip(short, stems, whole, strict=True)]
+    placed = whole if len(set(placed)) < len(placed) else placed
     names = result_names(placed, suffix)
     return [names[name] for name in placed]
 
@@ -335,10 +327,9 @@ def class_folders(classes: Sequence[str]) -> list[str]:
 def _number(value: Any) -> float | None:
     """A cell of an attribute that is a number; None where it is none."""
     try:
-        number = float(value)
+        return float(value) if math.isfinite(float(value)) else None
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
 
 
 def _folder(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:

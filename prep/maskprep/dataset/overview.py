@@ -30,13 +30,8 @@ INPUTS = "maskprep.inputs"
 
 @dataclass(frozen=True)
 class Overview:
-    """What the picture shows.
-
-    Args:
-        whole: how many pixels have each value, int64 [3, 256], over all crops.
-        foreground: the same over the subjects' pixels (zero without mattes).
-        faces: per class its name, how many crops, and their mean, uint8 [H, W, 3].
-    """
+    """What the picture shows: how many pixels have each value, int64 [3, 256], over all crops and over the subjects'
+    pixels (zero without mattes); per class its name, how many crops, and their mean, uint8 [H, W, 3]."""
 
     whole: NDArray[np.int64]
     foreground: NDArray[np.int64]
@@ -85,12 +80,9 @@ def draw_overview(
     Args:
         cache: the cache.
         view: which crops; the only view, or ``face``.
-        out: file to write; ``stats-<view>.png`` in the cache by default.
+        out: file to write and to return; ``stats-<view>.png`` in the cache by default.
         start: told how many crops there are, when they are about to be read.
         advance: told about every crop read.
-
-    Returns:
-        The file.
 
     Raises:
         UsageError: no such cache or view, or ``out`` would lie among the photos or take the place of another file.

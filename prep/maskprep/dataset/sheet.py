@@ -30,7 +30,7 @@ def draw_sheet(
     seed: int = 0,
     force: bool = False,
 ) -> Path:
-    """Draw a PNG with a row of crops per unusual status and per joint class.
+    """Draw a PNG with a row of crops per unusual status and per joint class, and return its path.
 
     Args:
         cache: the cache.
@@ -39,9 +39,6 @@ def draw_sheet(
         count: crops per row, drawn at random.
         seed: which are drawn; the same seed draws the same sheet.
         force: write over a file that is no sheet of ours.
-
-    Returns:
-        The file written.
 
     Raises:
         UserError: no such cache or view, or the file would lie among the photos or take the place of another.
@@ -59,15 +56,11 @@ def draw_sheet(
 
 def groups(view: View) -> list[tuple[str, list[int]]]:
     """Captions and table rows of the rows of a sheet: unusual statuses, the classes, and images without a label."""
-    table = view.table
-    found: list[tuple[str, list[int]]] = []
-    for status in sorted(set(table["status"]) - {"ok", "given"}):
-        found.append((f"status: {status}", _where(table["status"] == status)))
-    names = view.schema.class_names
-    for label, name in enumerate(names):
-        found.append((name, _where(table["label"] == label)))
-    rest = "no label" if names else "photos"
-    found.append((rest, _where(table["label"].isna())))
+    table, names = view.table, view.schema.class_names
+    unusual = sorted(set(table["status"]) - {"ok", "given"})
+    found = [(f"status: {status}", _where(table["status"] == status)) for status in unusual]
+    found += [(name, _where(table["label"] == label)) for label, name in enumerate(names)]
+    found.append(("no label" if names else "photos", _where(table["label"].isna())))
     return [(caption, members) for caption, members in found if members]
 
 
@@ -81,15 +74,11 @@ def _draw(members: list[int], count: int, seed: int) -> list[int]:
 
 
 def _compose(view: View, rows: list[tuple[str, int, list[int]]]) -> Image.Image:
-    height = THUMB
+    height, title_height = THUMB, 34
     width = max(1, round(THUMB * view.size[1] / view.size[0]))
     columns = max((len(chosen) for *_, chosen in rows), default=1)
-    title_height = 34
-    sheet = Image.new(
-        "RGB",
-        (CAPTION + columns * (width + GAP) + GAP, title_height + len(rows) * (height + GAP) + GAP),
-        PAPER,
-    )
+    size = (CAPTION + columns * (width + GAP) + GAP, title_height + len(rows) * (height + GAP) + GAP)
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     crops, missing = len(view.table), len(view.missing)
     without = f", {missing} photos without" if missing else ""

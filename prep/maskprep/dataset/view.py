@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, read_json
+from maskprep.base import UsageError, UserError, read_json, some
 from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
 from maskprep.labels import Schema
-from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table
+from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table, values_mark
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -37,9 +37,7 @@ class View:
     """The crops of one geometry, with what is known about each image.
 
     Attributes:
-        name: name of the view.
         path: the cache it belongs to.
-        schema: what is classified.
         table: one row per image that has a crop, sorted by image, numbered from 0: image, person (the image itself
             where nobody is named), split (train or eval), status, content, label (nullable joint class), excluded
             (null or the reason), the attributes, key, shard, row, the per-crop sums, matte (its status, null for a crop
@@ -81,11 +79,8 @@ class View:
 
         Args:
             indices: row numbers of :attr:`table`; repeats are allowed.
-            out: where to put them, uint8 [n, H, W, 3]; a new array if not given.
+            out: where to put them, uint8 [n, H, W, 3] RGB; a new array if not given.
             epoch: for random backgrounds; without it these are left as they are.
-
-        Returns:
-            uint8 [n, H, W, 3] RGB. Reads run along the shards, whatever the order asked for.
 
         Raises:
             UserError: a crop without a matte, where the background is to change; or one that is damaged.
@@ -96,13 +91,23 @@ class View:
 
     def gather_original(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """As :meth:`gather`, with the backgrounds that the photos have."""
+        return self._gather(self.shards, indices, out, (*self.size, 3), self._check)
+
+    def _gather(
+        self,
+        shards: Mapping[int, NDArray[np.uint8]],
+        indices: Indices,
+        out: NDArray[np.uint8] | None,
+        shape: tuple[int, ...],
+        check: Callable[[int, NDArray[np.uint8]], None],
+    ) -> NDArray[np.uint8]:
+        """Copy rows of the mapped shards and check each. Reads run along the shards, whatever the order asked for."""
         where = np.asarray(indices, dtype=np.intp)
-        if out is None:
-            out = np.empty((len(where), *self.size, 3), dtype=np.uint8)
+        out = np.empty((len(where), *shape), np.uint8) if out is None else out
         shard, row = self._shard[where], self._row[where]
         for i in np.lexsort((row, shard)).tolist():
-            out[i] = self.shards[shard[i]][row[i]]
-            self._check(int(where[i]), out[i])
+            out[i] = shards[shard[i]][row[i]]
+            check(int(where[i]), out[i])
         return out
 
     def _check(self, index: int, pixels: NDArray[np.uint8]) -> None:
@@ -110,40 +115,28 @@ class View:
         if SUMS[0] not in self.table:
             return
         shard, row = int(self._shard[index]), int(self._row[index])
-        if shard not in self.checked:
-            self.checked[shard] = np.zeros(len(self.shards[shard]), np.bool_)
-        if not self.checked[shard][row]:
-            if not is_intact(pixels, self._sums[index]):
-                file = Path(str(getattr(self.shards[shard], "filename", self.path)))
-                image = self.table["image"].iloc[index]
-                raise UserError(f"'{file}' is damaged: the crop of {image} has other pixels than were cut.", cure(file))
-            self.checked[shard][row] = True
+        checked = self.checked.setdefault(shard, np.zeros(len(self.shards[shard]), np.bool_))
+        if not checked[row] and not is_intact(pixels, self._sums[index]):
+            raise self._damaged(self.shards, index, "crop")
+        checked[row] = True
+
+    def _check_alpha(self, index: int, alpha: NDArray[np.uint8]) -> None:
+        if np.count_nonzero(alpha >= SOLID) != self._solid[index]:
+            raise self._damaged(self.alphas, index, "matte")
+
+    def _damaged(self, shards: Mapping[int, NDArray[np.uint8]], index: int, what: str) -> UserError:
+        file = Path(str(getattr(shards[int(self._shard[index])], "filename", self.path)))
+        image = self.table["image"].iloc[index]
+        return UserError(f"'{file}' is damaged: the {what} of {image} is not the one that was made.", cure(file))
 
     def gather_alpha(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Mattes of the given table rows, in the order asked for.
-
-        Args:
-            indices: as for :meth:`gather`.
-            out: where to put them, uint8 [n, H, W]; a new array if not given.
-
-        Returns:
-            uint8 [n, H, W], 255 = the subject.
+        """Mattes of the given table rows, uint8 [n, H, W], 255 = the subject; see :meth:`gather`.
 
         Raises:
             UserError: one of the crops has no matte, or a damaged one.
         """
-        where = np.asarray(indices, dtype=np.intp)
-        self.need_mattes(where)
-        if out is None:
-            out = np.empty((len(where), *self.size), dtype=np.uint8)
-        shard, row = self._shard[where], self._row[where]
-        for i in np.lexsort((row, shard)).tolist():
-            out[i] = self.alphas[shard[i]][row[i]]
-            if np.count_nonzero(out[i] >= SOLID) != self._solid[where[i]]:
-                file = Path(str(getattr(self.alphas[shard[i]], "filename", self.path)))
-                image = self.table["image"].iloc[where[i]]
-                raise UserError(f"'{file}' is damaged: the matte of {image} is not the one that was made.", cure(file))
-        return out
+        self.need_mattes(indices)
+        return self._gather(self.alphas, indices, out, self.size, self._check_alpha)
 
     def matte_statuses(self, indices: Indices) -> list[str | None]:
         """Status of the matte of each of some table rows, None without one."""
@@ -163,25 +156,21 @@ class View:
         rows = self.table.iloc[np.asarray(indices, dtype=np.intp)]
         if not rows["matte"].isna().any():
             return
-        without = rows["image"][rows["matte"].isna()]
-        listed = ", ".join(without.iloc[:3]) + (", ..." if len(without) > 3 else "")
-        which = "no" if len(without) == len(rows) else f"{len(without)} of {len(rows)} crops without"
+        without = rows["image"][rows["matte"].isna()].tolist()
+        which = f"{len(without)} of {len(rows)} crops without mattes ({some(without)})"
         raise UserError(
-            f"View '{self.name}' of {self.path} has {which} mattes" + (f" ({listed})." if which != "no" else "."),
+            f"View '{self.name}' of {self.path} has {'no mattes' if len(without) == len(rows) else which}.",
             f"Make them with: maskprep rembg {self.path} --view {self.name}",
         )
 
     def mean_std(
         self, indices: Indices, *, foreground: bool = False
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation per channel (0..1, float64 [3]) over whole crops, without touching pixels.
-
-        Exact: the integer sums kept per crop are added as integers; one division and one root are rounded.
+        """Mean and standard deviation per channel (0..1, float64 [3]), from the integer sums kept of every crop.
 
         Args:
             indices: row numbers of :attr:`table`.
-            foreground: only over pixels that are the subject's (matte at least 128); the background and what lies
-                beyond the photo's border do not count.
+            foreground: only over pixels that are the subject's (matte at least 128), not over whole crops.
 
         Raises:
             UserError: no crops, or crops without mattes where the foreground is wanted.
@@ -232,11 +221,7 @@ def is_intact(pixels: NDArray[np.uint8], sums: NDArray[np.int64]) -> bool:
 
 
 def open_view(cache: Path | str, view: str | None = None) -> View:
-    """Open one view of a cache.
-
-    Args:
-        cache: the folder that holds dataset.json.
-        view: its name; if not given, the only one, or ``face``.
+    """Open one view of a cache: the one named, the only one, or ``face``.
 
     Raises:
         UsageError: not a cache, no such view, or several to choose from.
@@ -279,6 +264,9 @@ def image_table(cache: Path, schema: Schema) -> pd.DataFrame:
     table["excluded"] = _column(labels, "excluded")
     for name in schema.names:
         table[name] = _column(labels, name)
+    for file in (files.images, files.subjects, files.labels):
+        if not files.is_own(file.name, values_mark(file)):
+            raise _corrupt(file, "it is not the one that was made for this cache")
     return table
 
 
@@ -309,11 +297,12 @@ def _open_shards(folder: Path, size: tuple[int, int]) -> tuple[pd.DataFrame, dic
     if (twice := index["image"][index["image"].duplicated()]).size:
         raise _corrupt(folder / INDEX, "it lists images twice", sorted(twice))
     shards: dict[int, NDArray[np.uint8]] = {}
-    tables = [pd.DataFrame(columns=["image", "key", "shard", "row", *SUMS, "count"])]
+    needs = ["image", "key", "row", *SUMS, "count"]
+    tables = [pd.DataFrame(columns=[*needs, "shard"])]
     for number in sorted(set(index["shard"].tolist())):
         file = folder / f"{number:05d}.npy"
-        rows = read_table(file.with_suffix(".parquet"), needs=["image", "key", "row", *SUMS, "count"])
-        kept = [c for c in ("image", "key", "row", *SUMS, "count", *FOREGROUND) if c in rows]
+        rows = read_table(file.with_suffix(".parquet"), needs=needs)
+        kept = [c for c in (*needs, *FOREGROUND) if c in rows]
         rows = rows[kept].assign(shard=number).astype({"image": object})
         shards[number] = _map_shard(file, len(rows), size)
         tables.append(rows)
@@ -352,11 +341,8 @@ def _open_mattes(
 
 
 def _map_shard(file: Path, rows: int, size: tuple[int, int], *, least: bool = False) -> NDArray[np.uint8]:
-    """Memory-map one shard and check its shape against its table and its view.
-
-    Args:
-        least: for mattes: one plane per row instead of three, and possibly more rows than are known here.
-    """
+    """Memory-map one shard and check its shape against its table and its view. ``least`` is for mattes: one plane per
+    row instead of three, and possibly more rows than are known here."""
     try:
         pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
     except FileNotFoundError:
@@ -379,12 +365,9 @@ def _of_images(file: Path, table: pd.DataFrame, needs: Sequence[str]) -> pd.Data
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series[Any]:
     """A column as objects with None for null; all null when the table does not have it."""
-    if name not in table:
-        return pd.Series([None] * len(table), index=table.index, dtype=object)
-    values = table[name].astype(object)
+    values = table.get(name, pd.Series(None, table.index)).astype(object)
     return values.where(values.notna(), None)
 
 
 def _corrupt(file: Path, what: str, examples: Sequence[str] = ()) -> UserError:
-    listed = ": " + ", ".join(list(examples)[:3]) + (", ..." if len(examples) > 3 else "") if examples else ""
-    return UserError(f"'{file}' is damaged: {what}{listed}.", cure(file))
+    return UserError(f"'{file}' is damaged: {what}{': ' if examples else ''}{some(examples)}.", cure(file))

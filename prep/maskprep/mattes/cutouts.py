@@ -90,10 +90,7 @@ class CutoutSettings:
     """How photos are cut out.
 
     Args:
-        model: name of a model or path of an ONNX file.
-        refine: none, guided or closed-form.
-        runtime: onnxruntime or openvino.
-        providers: what onnxruntime runs on, such as ``cuda``; none: the processor.
+        model, refine, runtime, providers: as of :class:`MatteSettings`.
         kind: ``cutout`` (the person) or ``mask`` (the matte alone).
         background: of cut-outs, ``transparent`` or a colour (#rrggbb, r,g,b or a name).
         max_megapixels: larger photos are errors.
@@ -113,8 +110,7 @@ class CutoutSettings:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"Unknown kind of result '{self.kind}'.", f"Known: {', '.join(KINDS)}.")
-        ground = self.ground
-        if self.kind == "mask" and ground is not None:
+        if self.ground is not None and self.kind == "mask":
             raise UsageError("A mask has no background.", "Give --mask or --background.")
 
     @property
@@ -131,7 +127,7 @@ class CutoutSettings:
 
 @dataclass(frozen=True)
 class CutoutRow:
-    """Where the result of a photo goes: its name relative to the folder of results, and its path."""
+    """Where the result of a photo goes: its name in the folder of results, and its path."""
 
     file: str
     target: Path
@@ -203,11 +199,11 @@ class Cutout(MapStage[CutoutRow]):
                     return {**record, "error": str(problem)}, None
                 matte = _matte(looks, pixels, self.settings.refine)
                 data, there = encode(_result(pixels, matte, self.settings)), row.target.exists()
-                if row.target.is_dir():
-                    return {**record, "status": EXISTS, "error": f"'{row.file}' is a folder there"}, None
-                differs = there and row.target.read_bytes() != data
-                if differs and not self.force:
-                    return {**record, "status": EXISTS, "error": f"'{row.file}' is there and differs"}, None
+                folder = row.target.is_dir()
+                differs = folder or (there and row.target.read_bytes() != data)
+                if folder or (differs and not self.force):
+                    what = "is a folder there" if folder else "is there and differs"
+                    return {**record, "status": EXISTS, "error": f"'{row.file}' {what}"}, None
                 if differs or not there:
                     write_atomic(row.target, data)
                 return {**record, **{name: getattr(matte, name) for name, _ in JUDGEMENT}}, None
@@ -235,18 +231,9 @@ def _result(pixels: Pixels, matte: Matte, settings: CutoutSettings) -> Pixels:
 
 @dataclass(frozen=True)
 class Cutouts:
-    """What was done.
-
-    Args:
-        folder: of the results.
-        photos: how many were found.
-        made: how many results were computed now.
-        statuses: of all results.
-        failed: photo and reason, for those without a result.
-        ignored: files that are no photos, counted by reason.
-        unlisted: folders that cannot be listed, with why.
-        kept: photos that keep their background: the photo -> the status of its matte.
-    """
+    """What was done: where the results are, how many photos there are and results were made now, the statuses of all
+    results, (photo, reason) of those without; files that are no photos by reason, folders that cannot be listed with
+    why, and the photos that keep their background -> the status of their matte."""
 
     folder: Path
     photos: int
@@ -259,13 +246,13 @@ class Cutouts:
 
 
 def cut_photo(source: Path, out: Path, settings: CutoutSettings, force: bool = False) -> Cutouts:
-    """Cut the person out of one photo.
+    """Cut the person out of one photo, which is never written to.
 
     Args:
-        source: the photo, never written to.
-        out: the PNG to write, which may lie beside the photo. A file of another origin is not written over.
+        source: the photo.
+        out: the PNG to write, which may lie beside the photo. A file of another origin is written over by force only.
         settings: how.
-        force: write over any file but the photo itself.
+        force: see ``out``.
 
     Raises:
         UsageError: the photo cannot be read, the file cannot be written, or the model cannot be had.
@@ -302,13 +289,10 @@ def cut_folder(
 
     Args:
         source: folder of photos, never written to.
-        out: folder of the results; the tree of the source is mirrored, ``a/b.jpg`` becomes ``a/b.png``. Photos that
-            differ only in the suffix keep it: ``b.jpg.png``.
+        out: folder of the results, which mirrors the source's tree (:func:`maskprep.photos.naming.result_names`).
         settings: how.
         force: replace files that are there already.
-        workers: processes; by default as many as there are cores.
-        engine: processes or serial.
-        progress: where progress is reported.
+        workers, engine, progress: as of :class:`maskprep.pipeline.session.Session`.
 
     Raises:
         UserError: the folder cannot be used, holds a file of another origin in the place of rembg.csv, or the model
@@ -345,12 +329,12 @@ def cut_folder(
         results = [] if table is None else table.to_pylist()
         broken = sorted(report.failed.items())
         _report(out / REPORT, results, broken)
-    failed = [*broken, *((r["image"], r["error"]) for r in results if r["error"])]
-    statuses = Counter(str(r["status"]) for r in results if not r["error"])
-    cut = settings.kind == "cutout"
-    kept = {r["image"]: r["status"] for r in results if cut and not r["error"] and r["status"] in GROUND_KEPT}
-    made = report.computed[stage.name]
-    return Cutouts(out, len(found.files), made, statuses, sorted(failed), found.ignored, found.unlisted, kept)
+    failed = sorted([*broken, *((r["image"], r["error"]) for r in results if r["error"])])
+    statuses = {r["image"]: str(r["status"]) for r in results if not r["error"]}
+    kept = {image: status for image, status in statuses.items() if status in GROUND_KEPT}
+    kept = kept if settings.kind == "cutout" else {}
+    made, counted = report.computed[stage.name], Counter(statuses.values())
+    return Cutouts(out, len(found.files), made, counted, failed, found.ignored, found.unlisted, kept)
 
 
 def _same_settings(stage: Cutout, work: Cache, force: bool) -> None:
@@ -377,8 +361,8 @@ def _check_report(path: Path, images: Sequence[str]) -> None:
         raise UsageError(f"The list of results takes the name '{REPORT}', which is that of a folder.", "Rename it.")
     if path.is_file():
         with path.open("rb") as file:
-            first = file.readline()
-        if first.rstrip(b"\r\n") != ",".join(HEADER).encode():
+            ours = file.readline().rstrip(b"\r\n") == ",".join(HEADER).encode()
+        if not ours:
             raise UsageError(
                 f"'{path}' is not a list of results that rembg wrote; it would be overwritten.",
                 "Move it, or name another folder with --out.",

@@ -69,12 +69,8 @@ class MatteSettings:
     views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("on", self.on, WHERE),
-            ("refine", self.refine, REFINEMENTS),
-            ("runtime", self.runtime, RUNTIMES),
-        ):
-            if value not in known:
+        for name, known in {"on": WHERE, "refine": REFINEMENTS, "runtime": RUNTIMES}.items():
+            if (value := getattr(self, name)) not in known:
                 raise UsageError(f"Unknown matte.{name} '{value}'.", f"Known: {', '.join(known)}.")
 
     def covers(self, view: str) -> bool:
@@ -100,7 +96,7 @@ class MatteRow:
         crop: what the crop was cut by.
         box: of the subject, in the photo's pixels; None where it is not known.
         force: whether a face was really seen there.
-        shard: path of the crop's pixels, and their row in it; None where the crop is cut anew from the photo.
+        shard: path of the crop's pixels and their row; None where the crop is cut anew from the photo.
     """
 
     crop: CropRow
@@ -184,10 +180,9 @@ class MatteStage(MapStage[MatteRow]):
             if not self.reads_photos and source.image not in places:
                 continue
             status, corners = faces[source.image]
-            known = self.faces_sought and not any(pd.isna(v) for v in corners)
             x0, y0, x1, y1 = (float(v) for v in corners)
-            seen = known and status in ("ok", "given", "ambiguous", "decided")  # a rescued box is a guess, not a face
-            box = (x0, y0, x1, y1) if known else None
+            box = (x0, y0, x1, y1) if self.faces_sought and not pd.isna(corners).any() else None
+            seen = box is not None and status in ("ok", "given", "ambiguous", "decided")  # a rescued box is a guess
             key = fingerprint(source.key, box, seen, stage)
             made.append(Input(source.image, key, MatteRow(source.row, box, seen, places.get(source.image))))
         return made
@@ -249,16 +244,10 @@ class MatteStage(MapStage[MatteRow]):
                     assert shard[1] is not None
                     pixels = np.array(shard[1][row.shard[1]])
                 else:
+                    crop = row.crop
                     try:
-                        whole = photo.pixels()
-                        made = cut(
-                            photo.pixels(row.crop.reduction),
-                            view,
-                            row.crop.box,
-                            row.crop.points,
-                            row.crop.photo,
-                            row.crop.reduction,
-                        )
+                        whole, reduced = photo.pixels(), photo.pixels(crop.reduction)
+                        made = cut(reduced, view, crop.box, crop.points, crop.photo, crop.reduction)
                     except PhotoError:
                         return None
                     assert made is not None
@@ -303,9 +292,8 @@ def matte_crop(
             alpha = warp(whole, transform, size, "replicate")
         else:
             alpha, clear = look(pixels)
-        return finish(
-            refine(pixels, alpha, settings.refine) if clear else alpha, clear, face, force=force, inside=inside
-        )
+        alpha = refine(pixels, alpha, settings.refine) if clear else alpha
+        return finish(alpha, clear, face, force=force, inside=inside)
 
     return best(made(look) for look in looks)
 

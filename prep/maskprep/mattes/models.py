@@ -27,7 +27,7 @@ class MatteModel:
 
     Args:
         name: as given to ``--model``; the path of a file of the user's own.
-        weight: name of its file in the weights registry; empty for a file of the user's own and for rembg's sessions.
+        weight: name of its file in the weights registry; empty for a user's own file and for rembg's sessions.
         side: height and width of the network's input; 0 when the file says it.
         norm: mean and standard deviation of the input, after division by the photo's own largest value.
         sigmoid: whether the network gives logits; None when its values tell (a file of the user's own).

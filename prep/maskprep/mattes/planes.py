@@ -14,10 +14,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import UserError, fsync_replace, temporary_name
+from maskprep.base import UserError, write_with
 from maskprep.crops import FOREGROUND
 from maskprep.photos import Pixels
-from maskprep.store import fingerprint, inputs_of, read_index, read_table, schema_of, shard_path, sweep, write_table
+from maskprep.store import (
+    KEYED,
+    fingerprint,
+    inputs_of,
+    read_index,
+    read_table,
+    shard_path,
+    sweep,
+    write_table,
+)
 
 MATTES = "mattes.parquet"
 DESCRIPTION = "mattes.json"
@@ -30,23 +39,15 @@ JUDGEMENT = (
     ("border_share", pa.float64()),
 )
 
-COLUMNS = schema_of([*JUDGEMENT, *((name, pa.int64()) for name in FOREGROUND), ("alpha_crc", pa.int64())])
+COLUMNS = pa.schema([*JUDGEMENT, *((name, pa.int64()) for name in FOREGROUND), ("alpha_crc", pa.int64())])
 """Rows of the stage, besides image, key and row: what there is to say about a matte, the sums of the foreground, and
 the CRC-32 of its pixels (mattes of earlier versions lack it)."""
 
-TABLE = schema_of(
-    [
-        ("image", pa.string()),
-        ("key", pa.string()),
-        ("model", pa.string()),
-        *JUDGEMENT,
-        *((name, pa.int64()) for name in FOREGROUND),
-    ]
-)
+TABLE = pa.schema([*((name, pa.string()) for name in ("image", "key", "model")), *list(COLUMNS)[:-1]])
 """mattes.parquet of a view. ``key`` is that of the crop, so a matte is never taken for that of another crop."""
 
 _JUDGED = ["image", "key", "status"]
-ROW = pa.schema([pa.field("image", pa.string()), pa.field("key", pa.string()), pa.field("row", pa.int64()), *COLUMNS])
+ROW = pa.schema([*KEYED, *COLUMNS])
 
 
 def plane_path(folder: Path, shard: int) -> Path:
@@ -93,7 +94,7 @@ def drop_damaged(folder: Path, shape: tuple[int, int]) -> int:
 
 
 def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int, int], model: str) -> int:
-    """Put finished mattes beside their pixels and write mattes.parquet.
+    """Put finished mattes beside their pixels and write mattes.parquet. Returns how many of the wanted ones there are.
 
     Args:
         folder: of the view.
@@ -101,9 +102,6 @@ def assemble(folder: Path, pieces: Path, wanted: pd.DataFrame, shape: tuple[int,
         wanted: one row per live crop: image, key (of the matte), crop (key of the crop), shard, row.
         shape: height and width of a crop.
         model: name for the table.
-
-    Returns:
-        How many of the wanted mattes there are.
     """
     old, new = current(folder), read_index(pieces)
     at_home = {(i, k, s, r) for i, k, s, r in zip(*(old[c] for c in ("image", "key", "shard", "row")), strict=True)}
@@ -169,10 +167,7 @@ def _commit(
     if final.exists():
         (folder / MATTES).unlink(missing_ok=True)  # nobody is to read half of the old and half of the new
         record.unlink(missing_ok=True)
-    temporary = temporary_name(final)
-    with temporary.open("wb") as file:
-        np.save(file, planes)
-    fsync_replace(temporary, final)
+    write_with(final, lambda part: np.save(part, planes))
     write_table(record, pa.Table.from_pylist(sorted(out, key=lambda r: r["row"]), schema=ROW))
 
 

@@ -20,11 +20,8 @@ def refine(pixels: Pixels, alpha: Pixels, method: str) -> Pixels:
 
     Args:
         pixels: uint8 [H, W, 3] RGB.
-        alpha: uint8 [H, W].
+        alpha: uint8 [H, W], as what is returned.
         method: one of REFINEMENTS.
-
-    Returns:
-        uint8 [H, W].
 
     Raises:
         UsageError: an unknown method.
@@ -51,16 +48,13 @@ def _guided(pixels: Pixels, alpha: Pixels, eps: float = 1e-4) -> Pixels:
     guide, target = pixels.astype(np.float32) / 255, alpha.astype(np.float32) / 255
     average, level = mean(guide), mean(target)
     covariance = mean(guide * target[..., None]) - average * level[..., None]
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
     sigma = np.empty((*alpha.shape, 3, 3), np.float32)
-    for i, j in pairs:
-        sigma[..., i, j] = mean(guide[..., i] * guide[..., j]) - average[..., i] * average[..., j]
-        sigma[..., j, i] = sigma[..., i, j]
+    for i, j in [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]:
+        sigma[..., i, j] = sigma[..., j, i] = mean(guide[..., i] * guide[..., j]) - average[..., i] * average[..., j]
     sigma += eps * np.eye(3, dtype=np.float32)
     slope = np.linalg.solve(sigma, covariance[..., None])[..., 0]
     offset = level - (slope * average).sum(axis=-1)
-    result = (mean(slope) * guide).sum(axis=-1) + mean(offset)
-    return _bytes(result)
+    return _bytes((mean(slope) * guide).sum(axis=-1) + mean(offset))
 
 
 def _closed_form(pixels: Pixels, alpha: Pixels) -> Pixels:
@@ -76,8 +70,7 @@ def _closed_form(pixels: Pixels, alpha: Pixels) -> Pixels:
     trimap[sure > 0], trimap[away > 0] = 1.0, 0.0
     if not (sure.any() and away.any()):
         return alpha
-    found = matting.estimate_alpha_cf(pixels / 255.0, trimap)
-    return _bytes(found)
+    return _bytes(matting.estimate_alpha_cf(pixels / 255.0, trimap))
 
 
 def _bytes(values: Any) -> Pixels:

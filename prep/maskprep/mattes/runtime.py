@@ -47,13 +47,13 @@ RUNTIMES = ("onnxruntime", "openvino")
 def open_model(
     model: LocalModel, threads: int = 1, runtime: str = "onnxruntime", providers: Sequence[str] = ()
 ) -> Iterator[Predict]:
-    """Load a model. To be called in the process that uses it.
+    """Load a model. To be called in the process that uses it. The selfie segmenter has a runtime of its own.
 
     Args:
         model: from :func:`maskprep.mattes.models.locate`.
-        threads: of one prediction. Processes are the unit of parallelism, so one is best where there are several.
-        runtime: one of RUNTIMES; the selfie segmenter has its own.
-        providers: see :func:`execution_providers`; not for the selfie segmenter.
+        threads: of one prediction; one is best where there are several processes.
+        runtime: one of RUNTIMES.
+        providers: see :func:`execution_providers`.
 
     Raises:
         UserError: the file is no model that maps a picture to a plane, or the runtime is not installed, or has no such
@@ -62,13 +62,11 @@ def open_model(
     if model.path.suffix == ".tflite":
         with _open_selfie(model) as predict:
             yield predict
-        return
-    if model.model.session:
+    elif model.model.session:
         if runtime != "onnxruntime":
             raise UsageError(f"The model {model.label} is run by rembg, which has onnxruntime and not {runtime}.")
         yield sessions.open_session(model.model.name, threads, execution_providers(providers))
-        return
-    if runtime == "openvino":
+    elif runtime == "openvino":
         yield _predict(model, *_openvino(model, threads))
     else:
         yield _predict(model, *_onnxruntime(model, threads, execution_providers(providers)))

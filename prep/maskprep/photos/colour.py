@@ -88,13 +88,8 @@ def _conversion(profile: bytes, mode: str) -> tuple[Any, str] | None:
 
 
 def picture(content: str, profile: str | None) -> str:
-    """What tells the pixels of photos apart, for keys: the file's content, and how its colours came to be sRGB if they
-    were not.
-
-    Args:
-        content: hash of the file.
-        profile: name of the profile that its colours were brought to sRGB from; None where they are as stored.
-    """
+    """What tells the pixels of photos apart, for keys: the hash of the file, and how its colours came to be sRGB where
+    it has a profile."""
     return f"{content} to sRGB {VERSION}" if isinstance(profile, str) else content
 
 

@@ -153,12 +153,7 @@ def _file(entry: os.DirEntry[str], image: str) -> File:
 
 @dataclass(frozen=True)
 class PhotoFolder:
-    """Opens the photo of an image.
-
-    Args:
-        root: the photo folder.
-        max_megapixels: larger photos are not decoded.
-    """
+    """Opens the photo of an image; larger ones than the limit are not decoded."""
 
     root: Path
     max_megapixels: float

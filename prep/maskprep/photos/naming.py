@@ -37,12 +37,7 @@ def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
 
 
 def find_image(images: Sequence[str], name: str, root: Path) -> str:
-    """The image that a user means: the key itself, a path to the file, or an unambiguous end of it.
-
-    Args:
-        images: all images of a cache.
-        name: what the user typed.
-        root: the photo folder.
+    """The one of a cache's images that a user means: the key itself, a path to the file, or an unambiguous end of it.
 
     Raises:
         UsageError: none or several fit.

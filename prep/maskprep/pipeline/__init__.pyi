@@ -5,12 +5,5 @@ from .damage import verify as verify
 from .explain import Status as Status
 from .explain import survey as survey
 from .session import Session as Session
-from .session import crop as crop
-from .session import detect as detect
-from .session import duplicates as duplicates
-from .session import index as index
+from .session import command as command
 from .session import prepare as prepare
-from .session import relabel as relabel
-from .session import rembg as rembg
-from .session import run as run
-from .session import stats as stats

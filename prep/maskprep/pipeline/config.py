@@ -28,18 +28,7 @@ CONFIG_NAME = "maskprep.yaml"
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a cache holds.
-
-    Args:
-        source: layout of the photo folder.
-        schema: what is classified; None lets the layout tell.
-        index: reading photos.
-        detect: finding faces.
-        choose: which face is the subject.
-        labels: fixes of the labels.
-        views: sets of crops by name.
-        matte: separating the subjects from the background; None for no mattes.
-    """
+    """Everything that decides what a cache holds. Without a schema the layout tells it; ``matte`` None: no mattes."""
 
     source: SourceSettings = field(default_factory=SourceSettings)
     schema: Schema | None = None
@@ -61,14 +50,9 @@ class Config:
 
     def settings(self) -> dict[str, Any]:
         """The sections that make crops of photos, as kept in dataset.json and inside a trained run."""
-        sections = {
-            "index": dataclasses.asdict(self.index),
-            "detect": dataclasses.asdict(self.detect),
-            "choose": dataclasses.asdict(self.choose),
-            "labels": dataclasses.asdict(self.labels),
-            "views": {name: view.to_dict() for name, view in self.views.items()},
-        }
-        return sections if self.matte is None else {**sections, "matte": dataclasses.asdict(self.matte)}
+        names = ("index", "detect", "choose", "labels", "views", *(["matte"] if self.matte else []))
+        views = {name: view.to_dict() for name, view in self.views.items()}
+        return {name: views if name == "views" else dataclasses.asdict(getattr(self, name)) for name in names}
 
 
 def parse(data: Mapping[str, Any], base: Config | None = None) -> Config:
@@ -127,11 +111,7 @@ def load(path: Path, base: Config | None = None) -> Config:
 
 
 def named_views(path: Path) -> list[str]:
-    """Names of the views that a maskprep.yaml has.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """Names of the views that a maskprep.yaml has. Raises UsageError where it cannot be read."""
     data = read_yaml(path)
     views = data.get("views") if isinstance(data, Mapping) else None
     return [str(name) for name in views] if isinstance(views, Mapping) else []
@@ -152,11 +132,7 @@ def _flat(nested: Mapping[str, Any], within: str = "") -> dict[str, Any]:
 
 
 def check_view_name(name: str) -> None:
-    """A view's name is a folder name: letters, digits, dots, dashes and underscores.
-
-    Raises:
-        UsageError: anything else.
-    """
+    """Raise UsageError unless a view's name is a folder name: letters, digits, dots, dashes and underscores."""
     if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
         raise UsageError(f"'{name}' is no name for a view.", "Use letters, digits, '-', '_' and '.'.")
 
@@ -206,12 +182,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return {str(k): _coerce(v, args[1], f"{where}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if (
-        isinstance(hint, type)
-        and origin is None
-        and isinstance(value, hint)
-        and (hint is bool or not isinstance(value, bool))
-    ):
+    plain = isinstance(hint, type) and origin is None and isinstance(value, hint)
+    if plain and (hint is bool or not isinstance(value, bool)):
         return value
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
     expected = names.get(hint, "a list" if origin is tuple else "a group of settings")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,17 +30,13 @@ from maskprep.store import (
     shard_numbers,
     shard_path,
     to_json,
+    values_mark,
 )
 
 
 @dataclass
 class Verified:
-    """What came of it.
-
-    Args:
-        damaged: file -> what is wrong with it.
-        tables, crops, mattes: how many were compared.
-    """
+    """What came of it: damaged file -> what is wrong with it; how many tables, crops and mattes were compared."""
 
     damaged: dict[Path, str] = field(default_factory=dict)
     tables: int = 0
@@ -47,16 +45,8 @@ class Verified:
 
 
 def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None = None) -> Verified:
-    """Read everything that a cache holds.
-
-    Args:
-        cache: the cache.
-        tables: of its stages, where the photos are there: what the stages say of their rows is compared, too.
-        progress: where progress is reported.
-
-    Raises:
-        UserError: it is no cache, or dataset.json is damaged.
-    """
+    """Read everything that a cache holds. With the tables of its stages, where the photos are there, what stages say of
+    their rows is compared, too. Raises UserError where it is no cache or dataset.json is damaged."""
     cache.read()
     found, progress = Verified(), progress or Silent()
     work = list(_work(cache, found))
@@ -73,6 +63,33 @@ def verify(cache: Cache, tables: Tables | None = None, progress: Progress | None
     if tables is not None and not found.damaged:
         _compare_descriptions(tables, found)
     return found
+
+
+def check_accounts(cache: Cache, no_face: str) -> None:
+    """Every photo has exactly one row in every table, or something is very wrong.
+
+    Args:
+        cache: up to date.
+        no_face: the setting of that name.
+
+    Raises:
+        UserError: the tables do not agree; or photos without a face are an error by the settings.
+    """
+    images = read_table(cache.images, ["image"])["image"].tolist()
+    if doubles := sorted(image for image, count in Counter(images).items() if count > 1):
+        raise UserError(f"Several photos have the same name in '{cache.images}': {some(doubles)}.", "Rename them.")
+    subjects = read_table(cache.subjects, ["image", "status"])
+    for path, listed in ((cache.subjects, subjects), (cache.labels, read_table(cache.labels, ["image"]))):
+        if listed["image"].tolist() != images:
+            raise UserError(
+                f"'{path}' does not list the same images as '{cache.images}'.",
+                "Delete both and run the command again.",
+            )
+    if no_face == "error" and (without := subjects["image"][subjects["status"] == "no_face"].tolist()):
+        raise UserError(
+            f"{len(without)} photos have no face: {some(without)}.",
+            "Look at them with maskprep faces, and rule on them in decisions.csv or choose another --no-face.",
+        )
 
 
 def discard(found: Verified) -> None:
@@ -133,7 +150,9 @@ def _check_pixels(path: Path, found: Verified) -> None:
         _name(rows, [i for i in range(len(rows)) if not is_intact(pixels[i], sums[i])])
         found.crops += len(rows)
     else:
-        _compare_alpha(rows, _load(path, (len(rows), None, None)))
+        pixels = _load(path, (len(rows), ...))
+        if "alpha_crc" in rows:
+            _compare_alpha(rows, pixels)
 
 
 def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
@@ -141,22 +160,20 @@ def _compare_alpha(rows: pd.DataFrame, arrays: NDArray[np.uint8]) -> None:
     wrong = []
     for i, row in enumerate(rows.to_dict("records")):
         alpha, crc, solid = np.ascontiguousarray(arrays[row["row"]]), row.get("alpha_crc"), row.get("fg_count")
-        if not pd.isna(crc):
-            right = zlib.crc32(alpha.tobytes()) == int(crc)
-        else:
-            right = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
-        if not right:
+        by_size = pd.isna(solid) or np.count_nonzero(alpha >= SOLID) == int(solid)
+        if not (by_size if pd.isna(crc) else zlib.crc32(alpha.tobytes()) == int(crc)):
             wrong.append(i)
     _name(rows, wrong)
 
 
-def _load(path: Path, shape: tuple[int | None, ...]) -> NDArray[np.uint8]:
-    """Map an array of uint8; None in its shape is any size."""
+def _load(path: Path, shape: tuple[Any, ...]) -> NDArray[np.uint8]:
+    """Map an array of uint8. In its shape None is any size, and ``...`` ends one of any number of sides."""
     try:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"it cannot be read: {error}") from error
-    fits = len(array.shape) == len(shape) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=True))
+    fits = shape[-1] is ... or len(array.shape) == len(shape)
+    fits = fits and all(n in (None, ..., have) for n, have in zip(shape, array.shape, strict=False))
     if not fits or array.dtype != np.uint8:
         raise UserError(f"it holds {array.dtype} {array.shape}, which does not fit its table")
     return array
@@ -169,9 +186,9 @@ def _name(rows: pd.DataFrame, wrong: list[int]) -> None:
 
 def _compare_images(cache: Cache, found: Verified) -> None:
     """Every table of images lists the same ones."""
-    if {cache.images, cache.subjects, cache.labels} & found.damaged.keys() or not cache.images.is_file():
-        if not cache.images.is_file():
-            found.damaged[cache.images] = "it is missing"
+    if not cache.images.is_file():
+        found.damaged[cache.images] = "it is missing"
+    if {cache.images, cache.subjects, cache.labels} & found.damaged.keys():
         return
     images = sorted(read_table(cache.images, ["image"])["image"])
     if len(set(images)) < len(images):
@@ -182,6 +199,9 @@ def _compare_images(cache: Cache, found: Verified) -> None:
                 found.damaged[path] = "it is missing"
         elif sorted(read_table(path, ["image"])["image"]) != images:
             found.damaged[path] = f"it does not list the same images as {cache.images.name}"
+    for path in cache.root.glob("*.parquet"):
+        if path not in found.damaged and not cache.is_own(path.name, values_mark(path)):
+            found.damaged[path] = "it is not the one that was made for this cache"
 
 
 def _compare_view(cache: Cache, name: str, found: Verified) -> None:

@@ -83,13 +83,12 @@ def explain(session: Session, name: str) -> list[str]:
     images = tables.table("images")
     image = find_image(images["image"].tolist(), name, session.root)
     row = images[images["image"] == image].iloc[0]
-    lines = [f"image     {image}"]
     if isinstance(row["error"], str):
-        lines.append(f"file      {row['error']}" + (f" ({row['detail']})" if isinstance(row["detail"], str) else ""))
+        file = row["error"] + (f" ({row['detail']})" if isinstance(row["detail"], str) else "")
     else:
         turned = f", turned upright (EXIF orientation {row['orientation']})" if row["orientation"] != 1 else ""
-        lines.append(f"file      {row['format']}, {row['width']:.0f}x{row['height']:.0f}, {row['bytes']} bytes{turned}")
-    lines.append(f"content   {row['content']}")
+        file = f"{row['format']}, {row['width']:.0f}x{row['height']:.0f}, {row['bytes']} bytes{turned}"
+    lines = [f"image     {image}", f"file      {file}", f"content   {row['content']}"]
     if session.cache.subjects.is_file() and session.cache.faces.is_file():
         lines.extend(_explain_choice(session, image))
     if session.cache.labels.is_file():

@@ -18,12 +18,7 @@ from maskprep.store import Stage, of_faces, read_decisions
 
 @dataclass(frozen=True)
 class Photos:
-    """The photo folder as a command met it.
-
-    Args:
-        walk: its files.
-        described: what its layout says of them.
-    """
+    """The photo folder as a command met it: its files and what its layout says of them."""
 
     walk: Walk
     described: Described
@@ -37,15 +32,7 @@ def plan(
     faces_sought: bool = True,
     audit: bool = False,
 ) -> list[Stage]:
-    """The stages of one cache.
-
-    Args:
-        photos: the photo folder.
-        config: the settings.
-        decisions: path of decisions.csv.
-        faces_sought: whether faces are looked for.
-        audit: whether photos are measured for an audit, too.
-    """
+    """The stages of one cache. ``decisions`` is the path of decisions.csv; with ``audit`` photos are measured, too."""
     table = photos.described.table
     boxed = table[table[BOX_COLUMNS[0]].notna()].index if BOX_COLUMNS[0] in table else ()
     files = tuple(photos.walk.files)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from maskprep.audit import Audit, run_audit
-from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores, some
+from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.faces import Choose, Subjects
-from maskprep.labels import Changes, DuplicateReport, Schema, allow_pairs, apply, gather, layouts, open_duplicates
+from maskprep.labels import Changes, DuplicateReport, Schema, allow_pairs, apply, gather, open_duplicates
 from maskprep.labels import table as labelling
-from maskprep.mattes import MatteSettings, check_runtime, open_model, planes
+from maskprep.mattes import MatteSettings, check_runtime, open_model
 from maskprep.mattes import models as matte_models
-from maskprep.photos import PhotoFolder, Walk, find_image, walk
+from maskprep.photos import PhotoFolder, find_image
 from maskprep.pipeline import config as configuration
-from maskprep.pipeline.config import CONFIG_NAME, Config, check_view_name
+from maskprep.pipeline.config import Config, check_view_name
+from maskprep.pipeline.damage import check_accounts
+from maskprep.pipeline.opening import look, open_settings, record
 from maskprep.pipeline.plan import Photos, plan
 from maskprep.store import (
     Pool,
     Report,
-    Stage,
     Tables,
     change,
     check,
@@ -38,7 +40,6 @@ from maskprep.store import (
     refresh,
     resolve,
     sweep,
-    to_json,
 )
 
 
@@ -54,8 +55,6 @@ class Session:
         progress: where progress is reported.
 
     Attributes:
-        source: the photo folder or cache that was given.
-        cache: the cache.
         root: the photo folder, absolute.
         config: what the cache is to hold.
         config_path: maskprep.yaml in use, None without one.
@@ -65,7 +64,7 @@ class Session:
         faces_wanted: whether faces are looked for; None: where a view shows them.
 
     Raises:
-        UserError: see :func:`maskprep.store.cache.resolve` and :func:`maskprep.pipeline.config.load`.
+        UserError: the cache or its settings cannot be used.
     """
 
     def __init__(
@@ -82,43 +81,12 @@ class Session:
         self.source = Path(source)
         self.workers, self.engine = workers or cores(), engine
         self.cache, self.root = resolve(self.source, None if cache is None else Path(cache))
-        self.report = Report(progress or Silent())
+        opened = open_settings(self.cache, self.root, None if config is None else Path(config))
+        self.config, self.config_path, self._removed = opened.config, opened.path, opened.removed
+        self.report = Report(progress or Silent(), notes=opened.notes)
         self.photos: Photos | None = None
         self.changes = Changes()
-        self._removed: list[str] = []
         self.faces_wanted: bool | None = None
-        self.config, self.config_path = self._settings(None if config is None else Path(config))
-
-    def _settings(self, path: Path | None) -> tuple[Config, Path | None]:
-        base = Config()
-        known = is_cache(self.cache.root)
-        if known:
-            recorded = self.cache.read()
-            try:
-                base = configuration.parse({**recorded["settings"], "source": recorded["source"]["settings"]})
-            except UserError as error:
-                raise UserError(f"'{self.cache.dataset}' is damaged: {error.message}", "Restore it.") from error
-            if recorded["source"]["schema_given"]:
-                base = dataclasses.replace(base, schema=Schema.from_dict(recorded["schema"]))
-            if path is None and recorded["source"]["config"] and Path(recorded["source"]["config"]).is_file():
-                path = Path(recorded["source"]["config"])
-        if path is None and (self.root / CONFIG_NAME).is_file():
-            path = self.root / CONFIG_NAME
-        loaded = configuration.load(path, base) if path else base
-        if known and path:
-            self._removed = [v for v in recorded["source"].get("views", ()) if v not in self._listed(path)]
-            left = {name: view for name, view in loaded.views.items() if name not in self._removed}
-            loaded = dataclasses.replace(loaded, views=left or Config().views)
-        if known and (changed := configuration.differences(base, loaded)):
-            self.report.notes.append(f"'{path}' counts before what the cache was made with: {some(changed)}.")
-        if loaded.matte is not None and loaded.matte is base.matte and not loaded.matte.views:  # not recorded once
-            views = tuple(v for v in loaded.views if (self.cache.view(v) / planes.DESCRIPTION).is_file())
-            loaded = dataclasses.replace(loaded, matte=dataclasses.replace(loaded.matte, views=views))
-        return loaded, path.resolve() if path else None
-
-    def _listed(self, path: Path | None) -> list[str]:
-        """The views that a maskprep.yaml names."""
-        return [] if path is None else configuration.named_views(path)
 
     # ------------------------------------------------------------ what the last method did
 
@@ -179,19 +147,15 @@ class Session:
 
     # ------------------------------------------------------------ stages
 
-    def stages(self, audit: bool = False) -> list[Stage]:
-        """The stages of the cache, for the photos as they are now.
+    def tables(self, audit: bool = False) -> Tables:
+        """The stages of the cache for the photos as they are now, with what they have made.
 
         Args:
-            audit: whether those of an audit are among them.
+            audit: whether the stages of an audit are among them.
         """
-        if self.photos is None:
-            self.photos = self._look()
-        return plan(self.photos, self.config, self.cache.decisions, faces_sought=self.seeks_faces, audit=audit)
-
-    def tables(self, audit: bool = False) -> Tables:
-        """What the stages have made."""
-        return Tables(self.cache, self.stages(audit))
+        self.photos = self.photos or look(self.cache, self.root, self.config)
+        stages = plan(self.photos, self.config, self.cache.decisions, faces_sought=self.seeks_faces, audit=audit)
+        return Tables(self.cache, stages)
 
     def subjects(self) -> Subjects:
         """The choice of every subject, with what is needed to explain one."""
@@ -199,44 +163,6 @@ class Session:
         choose = tables.stages["choose"]
         assert isinstance(choose, Choose)
         return choose.subjects(tables)
-
-    def _look(self) -> Photos:
-        found = walk(self.root)
-        images = [file.image for file in found.files]
-        if not images:
-            seen = ", ".join(f"{n} {what}" for what, n in found.ignored.most_common(3)) or "nothing at all"
-            raise UserError(
-                f"There are no photos in '{self.root}' (found: {seen}).", "Give the folder that holds them."
-            )
-        described = self._describe(images)
-        ignored = Counter(found.ignored)
-        for name in described.lists:  # a table that was read is not passed over
-            what = f"not a photo ({PurePosixPath(name).suffix.lower()})"
-            if ignored[what] and (self.root / name).is_file():
-                ignored[what] -= 1
-        return Photos(Walk(found.files, +ignored, found.unlisted), described)
-
-    def _describe(self, images: Sequence[str]) -> layouts.Described:
-        """What the layout says of the photos. A cache keeps its layout: a new table does not replace its labels.
-
-        Raises:
-            UserError: the layout that is recognised by looking at the folder is another than before.
-        """
-        settings = self.config.source
-        described = layouts.describe(self.root, images, settings, self.config.schema)
-        before = self.cache.read()["source"].get("layout") if is_cache(self.cache.root) else None
-        if settings.layout != "auto" or before in (None, described.layout):
-            return described
-        now, lists = described.layout, f" ('{described.lists[0]}' names them)" if described.lists else ""
-        if (before, now) == ("flat", "folders"):
-            note = "Some photos lie in folders now; are these classes, say so with --layout folders."
-            flat = dataclasses.replace(settings, layout=before)
-            described = layouts.describe(self.root, images, flat, self.config.schema)
-            return dataclasses.replace(described, notes=(note, *described.notes))
-        raise UserError(
-            f"The photos of '{self.cache.root}' were read as layout '{before}', and look like '{now}' now{lists}.",
-            f"Say which holds: maskprep index {self.cache.root} --layout {before}, or --layout {now} for new labels.",
-        )
 
     def _refresh(
         self,
@@ -260,89 +186,29 @@ class Session:
         """
         self.report = Report(self.report.progress, notes=self.report.notes if self.photos is None else [])
         wanted = None if names is None else set(names)
-        cut = set(self.config.views if views is None else views)
+        cut = {"", *(self.config.views if views is None else views)}
         with self.cache.lock(), Pool(self.workers, self.engine) as pool:
-            if wanted is None:
-                self._fixes()  # a mistake in a fix is reported before the long work
+            if wanted is None:  # a mistake in a fix is reported before the long work
+                labels = self.config.labels
+                gather(labels.fixes, labels.preset, labels.min_agree, self.cache.decisions)
             for folder in (self.cache.root, *self.cache.root.glob("stages/*"), *self.cache.root.glob("views/*")):
                 sweep(folder)
-            self.photos = None
             for view in self._removed:
                 shutil.rmtree(self.cache.view(view), ignore_errors=True)
-                self.report.notes.append(f"View '{view}' is no longer in '{self.config_path}': its crops are deleted.")
+                self.notes.append(f"View '{view}' is no longer in '{self.config_path}': its crops are deleted.")
             self._removed = []
-            stages = self.stages(audit)
-            described = self.photos.described  # type: ignore[attr-defined]
-            self.report.notes.extend(described.notes)
-            self._write_dataset(described, stages)
-            tables = Tables(self.cache, stages)
-            asked = [s for s in stages if (wanted is None or s.name in wanted) and _view(s) in {"", *cut}]
+            self.photos = look(self.cache, self.root, self.config)
+            described, tables = self.photos.described, self.tables(audit)
+            self.notes.extend(described.notes)
+            stages = [*tables.stages.values()]
+            record(self.cache, self.root, self.config, self.config_path, described, stages)
+            asked = [s for s in stages if (wanted is None or s.name in wanted) and s.name.partition(":")[2] in cut]
             frozen = () if matted else tuple(stage.name for stage in asked if stage.name.startswith("matte:"))
             refresh(asked, tables, pool, self.folder, self.report, frozen=frozen)
-            self.report.notes.extend(labelling.unknown_values(described.table, described.schema))
+            self.notes.extend(labelling.unknown_values(described.table, described.schema))
             if wanted is None:
-                self._check_accounts()
+                check_accounts(self.cache, self.config.choose.no_face)
         return self
-
-    def _fixes(self) -> Any:
-        asked = self.config.labels
-        return gather(asked.fixes, asked.preset, asked.min_agree, self.cache.decisions)
-
-    def _check_accounts(self) -> None:
-        """Every photo has exactly one row in every table, or something is very wrong.
-
-        Raises:
-            UserError: the tables do not agree; or photos without a face are an error by the settings.
-        """
-        images = list(read_table(self.cache.images, ["image"])["image"])
-        if doubles := sorted(image for image, count in Counter(images).items() if count > 1):
-            raise UserError(
-                f"Several photos have the same name in '{self.cache.images}': {some(doubles)}.", "Rename them."
-            )
-        for path in (self.cache.subjects, self.cache.labels):
-            if list(read_table(path, ["image"])["image"]) != images:
-                raise UserError(
-                    f"'{path}' does not list the same images as '{self.cache.images}'.",
-                    "Delete both and run the command again.",
-                )
-        if self.config.choose.no_face == "error":
-            subjects = read_table(self.cache.subjects, ["image", "status"])
-            if without := list(subjects[subjects["status"] == "no_face"]["image"]):
-                raise UserError(
-                    f"{len(without)} photos have no face: {some(without)}.",
-                    "Look at them with maskprep faces, and rule on them in decisions.csv or choose another --no-face.",
-                )
-
-    def _write_dataset(self, described: layouts.Described, stages: Sequence[Stage]) -> None:
-        """Record what the cache is made from, before the first shard: an interrupted run goes on with it."""
-        self.cache.root.mkdir(parents=True, exist_ok=True)
-        recipes = {}
-        for stage in stages:
-            try:
-                recipes[stage.name] = to_json(stage.recipe.to_dict())
-            except UserError:  # its weights are not here yet
-                continue
-        self.cache.write(
-            {
-                "source": {
-                    "root": os.fspath(self.root),
-                    "layout": described.layout,
-                    "labels": {
-                        "origins": described.origins,
-                        "unused": described.unused,
-                        "refused": described.refused,
-                        "lists": [name for name in described.lists if (self.root / name).is_file()],
-                    },
-                    "settings": dataclasses.asdict(self.config.source),
-                    "schema_given": self.config.schema is not None,
-                    "config": os.fspath(self.config_path) if self.config_path else None,
-                    "views": self._listed(self.config_path),
-                },
-                "schema": described.schema.to_dict(),
-                "settings": to_json(self.config.settings()),
-                "stages": recipes,
-            }
-        )
 
     def log(self, command: str, seconds: float) -> None:
         """Add the line of a finished command to log.jsonl."""
@@ -359,16 +225,18 @@ class Session:
         """List, hash and decode every photo once: images.parquet.
 
         Args:
-            layout: how labels are read, one of :data:`maskprep.labels.layouts.LAYOUTS`; by default as before, or by
-                looking at the folder.
+            layout: how labels are read; by default as before, or by looking at the folder.
         """
-        self._set_layout(layout)
-        return self._refresh(("index", "images"))
+        return self._read_as(layout)._refresh(("index", "images"))
 
     def run(self, layout: str | None = None) -> Session:
         """Bring every stage and every view up to date. See :meth:`index` for the argument."""
-        self._set_layout(layout)
-        return self._refresh()
+        return self._read_as(layout)._refresh()
+
+    def _read_as(self, layout: str | None) -> Session:
+        source = dataclasses.replace(self.config.source, **_given({"layout": layout}))
+        self.config = dataclasses.replace(self.config, source=source)
+        return self
 
     def stats(self) -> Session:
         """Mean and standard deviation of every view: stats.json, after bringing the crops up to date."""
@@ -532,16 +400,6 @@ class Session:
         change(self.cache.decisions, made)
         return open_duplicates(self.cache, distance)
 
-    def _set_layout(self, layout: str | None) -> None:
-        if layout is not None:
-            source = dataclasses.replace(self.config.source, layout=layout)
-            self.config = dataclasses.replace(self.config, source=source)
-
-
-def _view(stage: Stage) -> str:
-    """The view that a stage belongs to, empty for the others."""
-    return stage.name.partition(":")[2]
-
 
 def _given(edits: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in edits.items() if value is not None}
@@ -583,25 +441,13 @@ def prepare(
     session._refresh(matted=matted)
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """A method of :class:`Session` as a function."""
+def command(name: str) -> Callable[..., Any]:
+    """A method of :class:`Session` as a function, which takes the arguments of both."""
     method = getattr(Session, name)
 
     @functools.wraps(method)
-    def call(
-        source: Path | str,
-        cache: Path | str | None = None,
-        config: Path | str | None = None,
-        *,
-        workers: int | None = None,
-        engine: str = "processes",
-        progress: Progress | None = None,
-        **options: Any,
-    ) -> Any:
-        return method(Session(source, cache, config, workers=workers, engine=engine, progress=progress), **options)
+    def call(source: Path | str, *opening: Path | str | None, **options: Any) -> Any:
+        own = {name: options.pop(name) for name in inspect.signature(Session).parameters if name in options}
+        return method(Session(source, *opening, **own), **options)
 
     return call
-
-
-crop, detect, duplicates, index = map(_function, ("crop", "detect", "duplicates", "index"))
-relabel, rembg, run, stats = map(_function, ("relabel", "rembg", "run", "stats"))

@@ -20,6 +20,7 @@ from .decisions import parse_box as parse_box
 from .decisions import read_decisions as read_decisions
 from .decisions import relabels as relabels
 from .decisions import to_csv as to_csv
+from .filling import refresh as refresh
 from .pool import Pool as Pool
 from .pool import check as check
 from .shards import PLAN as PLAN
@@ -41,11 +42,11 @@ from .stage import StageStatus as StageStatus
 from .stage import Tables as Tables
 from .stage import TableStage as TableStage
 from .stage import folder_size as folder_size
-from .stage import refresh as refresh
 from .stage import to_json as to_json
 from .tables import cure as cure
 from .tables import fingerprint as fingerprint
 from .tables import inputs_of as inputs_of
 from .tables import read_table as read_table
 from .tables import schema_of as schema_of
+from .tables import values_mark as values_mark
 from .tables import write_table as write_table

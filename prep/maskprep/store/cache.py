@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import UsageError, UserError, keep_out, lock, write_json
+from maskprep.base import UsageError, UserError, keep_out, lock, read_once, write_atomic, write_json
 
 FORMAT = 1
 """Version of the cache layout. A newer one is refused, never guessed at."""
@@ -47,6 +48,8 @@ class Cache:
 
     dataset = _Part(DATASET)
     """What the cache was made from."""
+    written = _Part(f".{DATASET}")
+    """Sums of dataset.json and the tables, by which those of another cache are recognised."""
     images = _Part("images.parquet")
     """Table of every file met in the source."""
     faces = _Part("faces.parquet")
@@ -84,28 +87,51 @@ class Cache:
         Raises:
             UserError: no cache, damaged, or written by a newer version.
         """
+        again = "Restore it from a copy, or make a new cache: maskprep run PHOTOS --cache ANOTHER_PLACE"
         try:
-            data = json.loads(self.dataset.read_text(encoding="utf-8"))
+            text = read_once(self.dataset)
+            data = json.loads(text)
         except FileNotFoundError as error:
             what = f"is not a cache: it has no {DATASET}" if self.root.exists() else "does not exist"
             raise UsageError(f"'{self.root}' {what}.", "Make a cache: maskprep run PHOTOS") from error
         except (ValueError, OSError, RecursionError) as error:
-            raise UserError(
-                f"'{self.dataset}' is damaged: {error}.", "Restore it, or delete the cache and run again."
-            ) from error
+            raise UserError(f"'{self.dataset}' is damaged: {error}.", again) from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else None
             raise UserError(
                 f"'{self.root}' has cache format {found}; this version reads {FORMAT}.", "Upgrade maskprep."
             )
+        attributes = (data["schema"] if isinstance(data.get("schema"), dict) else {}).get("attributes")
+        right = isinstance(attributes, dict) and all(isinstance(spec, dict) for spec in attributes.values())
         for section, keys in PARTS.items():
             part = data.get(section)
-            if not isinstance(part, dict) or not keys <= part.keys():
-                raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", "Restore it, or run anew.")
-        attributes = data["schema"]["attributes"]
-        if not isinstance(attributes, dict) or not all(isinstance(spec, dict) for spec in attributes.values()):
-            raise UserError(f"'{self.dataset}' is damaged: 'schema' is not whole.", "Restore it, or run anew.")
+            if not isinstance(part, dict) or not keys <= part.keys() or (section == "schema" and not right):
+                raise UserError(f"'{self.dataset}' is damaged: '{section}' is not whole.", again)
+        if not self.is_own(DATASET, _sum_of(text)):
+            raise UserError(
+                f"'{self.dataset}' is not the one that maskprep has written here: it may be of another cache.",
+                f"{again}\nIf it is right, delete '{self.written}' and run the command again.",
+            )
         return data
+
+    def _sums(self) -> dict[str, list[str]]:
+        """File -> its sums, see :meth:`keep_sum`; empty where none are known, as of an earlier version's cache."""
+        try:
+            sums = json.loads(read_once(self.written))
+            return {name: list(map(str, values)) for name, values in sums.items()}
+        except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+            return {}
+
+    def is_own(self, name: str, value: str) -> bool:
+        """Whether a file with this sum was made for this cache, as far as that is known."""
+        return value in self._sums().get(name, [value])
+
+    def keep_sum(self, name: str, value: str, *, written: bool) -> None:
+        """Keep the sum of a file that is about to be written beside the one before, and alone once it is written."""
+        sums = self._sums()
+        kept = [value] if written else list(dict.fromkeys([*sums.get(name, []), value]))
+        if sums.get(name) != kept:
+            write_json(self.written, {**sums, name: kept})
 
     def photos(self) -> Path:
         """The folder of the photos that the cache was made from. Raises UserError as :meth:`read` does."""
@@ -122,10 +148,11 @@ class Cache:
 
     def write(self, data: dict[str, Any]) -> None:
         """Replace dataset.json, unless it says the same already."""
-        data = {"format": FORMAT, **data}
-        text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-        if not self.dataset.exists() or self.dataset.read_text(encoding="utf-8") != text:
-            write_json(self.dataset, data)
+        text = (json.dumps({"format": FORMAT, **data}, indent=2, ensure_ascii=False) + "\n").encode()
+        if not self.dataset.exists() or read_once(self.dataset) != text:
+            self.keep_sum(DATASET, _sum_of(text), written=False)
+            write_atomic(self.dataset, text)
+        self.keep_sum(DATASET, _sum_of(text), written=True)
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add one line to log.jsonl, with the time of day."""
@@ -148,10 +175,14 @@ class Cache:
         )
 
 
+def _sum_of(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
 def is_cache(path: Path) -> bool:
     """Whether a folder is a cache. Photos may lie beside a dataset.json of someone else's; ours tells its format."""
     try:
-        data = json.loads((path / DATASET).read_text(encoding="utf-8"))
+        data = json.loads(read_once(path / DATASET))
     except OSError:
         return False
     except (ValueError, RecursionError):
@@ -160,14 +191,11 @@ def is_cache(path: Path) -> bool:
 
 
 def resolve(source: Path, cache: Path | None = None) -> tuple[Cache, Path]:
-    """The cache and photo folder that a command's argument means.
+    """The cache (which may not exist yet) and the absolute photo folder that a command's argument means.
 
     Args:
         source: a photo folder or a cache.
         cache: where the cache is wanted, None for ``cache/<name of the photo folder>``.
-
-    Returns:
-        The cache (which may not exist yet) and the absolute photo folder.
 
     Raises:
         UsageError: neither exists, both are caches, or the cache belongs to other photos that still exist.

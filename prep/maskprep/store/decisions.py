@@ -28,7 +28,6 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,11 +92,8 @@ def allowed_pairs(decisions: Iterable[Decision]) -> set[frozenset[str]]:
 
 
 def holders(decision: Decision, by_content: Mapping[str, Sequence[str]]) -> list[str]:
-    """The images that a decision is about: of several copies the one it names, else all of its content.
-
-    Args:
-        by_content: content -> images, see :func:`images_by_content`.
-    """
+    """The images that a decision is about: of several copies the one it names, else all of its content. For
+    ``by_content`` see :func:`images_by_content`."""
     images = by_content.get(decision.content, ())
     return [decision.image] if decision.image in images else list(images)
 
@@ -132,11 +128,7 @@ def read_decisions(path: Path) -> list[Decision]:
 
 
 def _checked(row: Decision, name: str) -> Decision:
-    """A row as it is meant, if it means something.
-
-    Raises:
-        UserError: naming file and line.
-    """
+    """A row as it is meant. Raises UserError, naming file and line, where it means nothing."""
     if row.verdict == "keep" and row.value.startswith(OLD_DUPLICATE):
         other = row.value.removeprefix(OLD_DUPLICATE).strip()
         row = Decision(**{**row.row, "verdict": "allow_duplicate", "value": other}, line=row.line)
@@ -219,27 +211,16 @@ def login() -> str:
         return ""
 
 
-def _locked(path: Path) -> AbstractContextManager[bool]:
-    """Hold decisions.csv for one writer; others wait."""
-    return lock(path.parent / ".decisions.lock")
-
-
 def change(path: Path, add: Sequence[Decision] = (), remove: Sequence[Decision] = ()) -> list[Decision]:
-    """Add decisions to decisions.csv and take others out, in one step.
+    """Add decisions to the end of decisions.csv and take others out, in one step. Returns all decisions after that.
 
-    Args:
-        path: the file; made if it is not there.
-        add: go to the end, in order. One that is there already is not added again.
-        remove: taken out; one that is not there (any more) is no error.
-
-    Returns:
-        All decisions after the change.
+    One that is there already is not added again; one to remove that is not there (any more) is no error.
 
     Raises:
         UserError: the file is damaged, or a decision is none; nothing is changed.
     """
     add = [_checked(decision, "the new decisions") for decision in add]  # as they will be read
-    with _locked(path):
+    with lock(path.parent / ".decisions.lock"):  # other writers wait
         before = read_decisions(path)
         kept = [d for d in before if d not in remove]
         lines = [{"change": "removed", **d.row} for d in before if d in remove]
@@ -261,13 +242,8 @@ def replace(path: Path, decisions: Sequence[Decision]) -> list[Decision]:
 
 @dataclass(frozen=True)
 class Merge:
-    """Two people's decisions together.
-
-    Args:
-        decisions: all of them, ours first.
-        added: those of theirs that are new.
-        conflicts: pairs (ours, theirs) on one topic with different verdicts or values.
-    """
+    """Two people's decisions together, ours first; those of theirs that are new; and pairs (ours, theirs) on one topic
+    with different verdicts or values."""
 
     decisions: list[Decision]
     added: list[Decision]
@@ -275,16 +251,8 @@ class Merge:
 
 
 def merge(ours: Sequence[Decision], theirs: Sequence[Decision], prefer: str | None = None) -> Merge:
-    """Put two files together.
-
-    Args:
-        ours: in order.
-        theirs: likewise.
-        prefer: whose decision holds where they conflict: ours, theirs or newer (by ``when``; ours where that is equal).
-
-    Raises:
-        UsageError: an unknown side.
-    """
+    """Put two files together. Where they conflict, ``prefer`` says whose decision holds: ours, theirs or newer (by
+    ``when``; ours where that is equal). Raises UsageError for an unknown side."""
     if prefer is not None and prefer not in SIDES:
         raise UsageError(f"--prefer is '{prefer}'.", f"Known: {', '.join(SIDES)}.")
     mine, yours = {d.topic: d for d in ours}, {d.topic: d for d in theirs}

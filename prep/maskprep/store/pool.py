@@ -64,14 +64,8 @@ def check(engine: str, workers: int | None) -> None:
 
 @dataclass(eq=False)
 class _Job(Generic[T]):
-    """A task on its way.
-
-    Args:
-        task: itself.
-        dead: rows at which a worker died or ran out of time, with why.
-        begun: how many of its rows were reported.
-        result: what was made of it, None before.
-    """
+    """A task on its way: rows at which a worker died or ran out of time, with why; how many of its rows were reported;
+    and what was made of it, None before."""
 
     task: T
     dead: dict[int, str] = field(default_factory=dict)
@@ -141,11 +135,8 @@ class Pool:
 
         Args:
             work: what is done.
-            tasks: what it is done to.
+            tasks: what it is done to, in the order of the results.
             advance: called with the number of rows that were begun since the last call.
-
-        Returns:
-            The results, in the order of the tasks.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, when every worker has ended.

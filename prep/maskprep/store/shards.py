@@ -10,7 +10,6 @@ rows are all out of date is deleted once its successors exist.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -30,7 +29,6 @@ BESIDE = re.compile(r"(\d{5,})\.npy|alpha-(\d{5,})\.(?:npy|parquet)")
 """What lies beside a shard's table: its pixels, and what is made from them later (mattes)."""
 
 PLAN = "plan.json"
-COMPANIONS = "companions.json"
 SHARES, FEWEST_ROWS = 16, 8
 """Missing rows are cut into about this many shards, each of at least so many rows, so that the workers end together."""
 
@@ -62,13 +60,11 @@ def shard_numbers(folder: Path) -> list[int]:
 
 def read_index(folder: Path) -> pd.DataFrame:
     """Where every committed row lies: image, key, shard, row. Reads no other column."""
-    frames = []
+    frames = [pd.DataFrame(columns=list(PLACE)).astype(PLACE)]
     for shard in shard_numbers(folder):
         frame = read_table(shard_path(folder, shard), ["image", "key"])
         frames.append(frame.assign(shard=shard, row=range(len(frame))))
-    if not frames:
-        return pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in PLACE.items()})
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -91,21 +87,14 @@ def read_rows(folder: Path, live: pd.DataFrame) -> pa.Table | None:
     """
     if live.empty:
         return None
-    parts: list[pa.Table] = []
-    order: list[int] = []
-    for shard, rows in live.groupby("shard", sort=True):
-        parts.append(read_shard(folder, int(str(shard))).take(pa.array(rows["row"])))
-        order.extend(int(i) for i in rows.index)
-    table = pa.concat_tables(parts, promote_options="default")  # a newer version's shards may have more columns
-    return table.take(pa.array(np.argsort(np.asarray(order))))
+    parts = dict(list(live.groupby("shard", sort=True)))
+    tables = [read_shard(folder, int(str(shard))).take(pa.array(rows["row"])) for shard, rows in parts.items()]
+    table = pa.concat_tables(tables, promote_options="default")  # a newer version's shards may have more columns
+    return table.take(pa.array(np.argsort(np.concatenate([rows.index for rows in parts.values()]))))
 
 
 def read_shard(folder: Path, shard: int) -> pa.Table:
-    """The table of one shard.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The table of one shard. Raises UserError where it cannot be read."""
     return read_arrow(shard_path(folder, shard))
 
 
@@ -147,35 +136,6 @@ def _read_plan(folder: Path) -> list[Chunk]:
         return []
 
 
-class Companions:
-    """Which shard of one stage goes with which of the stage that it follows, kept until that one is settled.
-
-    Args:
-        folder: of the following stage.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / COMPANIONS
-        self._numbers: dict[str, int] = {}
-        with contextlib.suppress(OSError, ValueError):
-            self._numbers = {str(k): int(v) for k, v in json.loads(self._path.read_text(encoding="utf-8")).items()}
-        planned = (chunk.shard for chunk in _read_plan(folder))
-        self._next = 1 + max([*shard_numbers(folder), *planned, *self._numbers.values()], default=-1)
-
-    def of(self, shard: int) -> int:
-        """The number of the shard that goes with ``shard``."""
-        if str(shard) not in self._numbers:
-            self._numbers[str(shard)] = self._next
-            self._next += 1
-        return self._numbers[str(shard)]
-
-    def save(self) -> None:
-        """Write the numbers down."""
-        if self._numbers:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._path, self._numbers)
-
-
 def finish(folder: Path, live: pd.DataFrame) -> int:
     """After the last chunk: forget the plan and delete shards of which no row is live. Returns their number."""
     used = set(live["shard"])
@@ -188,15 +148,8 @@ def finish(folder: Path, live: pd.DataFrame) -> int:
 
 
 def drop_damaged(folder: Path, shape: tuple[int, ...] | None) -> int:
-    """Delete the tables of shards that are damaged or whose pixels do not fit them, so that they are made anew.
-
-    Args:
-        folder: the stage's folder.
-        shape: of one row's pixels, None without any.
-
-    Returns:
-        How many shards.
-    """
+    """Delete the tables of shards that are damaged or whose pixels (``shape`` of one row's, None without any) do not
+    fit them, so that they are made anew. Returns how many."""
     damaged = 0
     for shard in shard_numbers(folder):
         path = shard_path(folder, shard)

