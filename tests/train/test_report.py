@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from masktrain.train.averaging import mean_state
 from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
@@ -26,6 +25,7 @@ from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
 from masktrain.study.fit import fit, resume
 from masktrain.train import checkpoint, criteria, loop
+from masktrain.train.optim import mean_state
 
 Make = Callable[..., FitConfig]
 
@@ -153,7 +153,7 @@ def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
     oof = pd.read_parquet(run / "oof.parquet")
     wrong = (oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1) != oof["label"].to_numpy()).sum()
     assert wrong >= 2 and checker.images == min(wrong, report.ERRORS) + report.SAMPLES
-    assert "optim.lr" in text and "default 0.001" in text
+    assert "optim.epochs" in text and f"default {FitConfig().optim.epochs}" in text
 
 
 def test_worst_errors_come_first(flawed: Path) -> None:

@@ -180,10 +180,8 @@ def _group(group: Sequence[Entry], found: Standings, out: Path) -> dict[str, Any
     pages = [e.folder.resolve() / report.FILE for e in group]
     links = [Path(os.path.relpath(p, out.resolve().parent)).as_posix() if p.is_file() else None for p in pages]
     rows = [_cells(rank, entry, found) for rank, entry in enumerate(group, 1)]
-    bars = [
-        ((v - low) / max(high - low, 1e-9), (a - low) / max(high - low, 1e-9), (b - low) / max(high - low, 1e-9))
-        for v, a, b in ends
-    ]
+    width = max(high - low, 1e-9)
+    bars = [((v - low) / width, (a - low) / width, (b - low) / width) for v, a, b in ends]
     return {
         "images": len(group[0].held),
         "people": group[0].interval.people,
