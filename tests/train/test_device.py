@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def test_pixels_are_normalised_by_mean_and_std() -> None:
-    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)
     mean, std = torch.tensor([0.0, 51.0, 155.0]).view(1, 3, 1, 1), torch.tensor([1.0, 2.0, 50.0]).view(1, 3, 1, 1)
     assert loop.normalise(pixels, mean, std).flatten().tolist() == [0.0, 0.0, 2.0]
     assert pixels.flatten().tolist() == [0, 51, 255]
