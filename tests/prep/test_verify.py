@@ -178,3 +178,15 @@ def test_pixels_of_the_audit_are_no_mattes(work: Work) -> None:
     assert check(work) == {}
     np.save(work[1] / "stages/measure/00000.npy", np.zeros((1, 48, 48, 3), np.uint8))
     assert set(check(work)) == {"stages/measure/00000.npy"}
+
+
+def test_a_description_of_other_crops_is_not_opened(work: Work) -> None:
+    Session(*work, engine="serial").crop(margin=0.2)  # which keeps the sum of view.json
+    file = work[1] / "views/face/view.json"
+    before = json.loads(file.read_text())
+    open_view(work[1])
+    file.write_text(json.dumps({**before, "margin": 0.1}))
+    with pytest.raises(UserError, match=r"view\.json' is damaged: it is not the one that was made for this cache"):
+        open_view(work[1])
+    api.run(work[1], engine="serial")
+    assert json.loads(file.read_text()) == before and open_view(work[1]).info == before

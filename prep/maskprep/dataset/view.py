@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError, read_json, some
 from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
 from maskprep.labels import Schema
-from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, inputs_of, read_table, values_mark
+from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, fingerprint, inputs_of, read_table, values_mark
 
 DEFAULT_VIEW = "face"
 """The view that is meant where none is named and there are several."""
@@ -233,6 +233,8 @@ def open_view(cache: Path | str, view: str | None = None) -> View:
     info = read_json(folder / VIEW, {"size": list}, cure(folder / VIEW))
     if len(info["size"]) != 2 or not all(type(side) is int and side > 0 for side in info["size"]):
         raise _corrupt(folder / VIEW, "it gives no height and width")
+    if not Cache(path).is_own(f"{folder.name}/{VIEW}", fingerprint(info)):
+        raise _corrupt(folder / VIEW, "it is not the one that was made for this cache")
     size = (info["size"][0], info["size"][1])
     schema = Schema.from_dict(dataset["schema"])
     images = image_table(path, schema)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from maskprep.base import Progress, Silent, UserError, read_once, write_json
 from maskprep.store import shards
-from maskprep.store.cache import INDEX, Cache
+from maskprep.store.cache import INDEX, VIEW, Cache
 from maskprep.store.tables import fingerprint, inputs_of, read_table, values_mark, values_of, write_table
 
 DESCRIPTION = "stage.json"
@@ -385,8 +385,12 @@ class MapStage(Stage, Generic[R]):
         return (
             before.get("made_from") == self.made_from(tables)
             and before.get("files") == self._files(tables.cache)
-            and self.recorded_recipe(tables.cache) == to_json(self.recipe.to_dict())
+            and _read_json(self.described(tables.cache)) == self._record(tables)
         )
+
+    def _record(self, tables: Tables) -> dict[str, Any]:
+        """What its JSON file says."""
+        return dict(to_json({**self.description(tables), "stage": self.recipe.to_dict()}))
 
     def close(self, tables: Tables, report: Report) -> None:
         """Settle, and note what the rows were made from; not where rows are missing, so that they are tried again."""
@@ -394,11 +398,14 @@ class MapStage(Stage, Generic[R]):
         tables.forget(self.name)
         whole = len(tables.live(self.name)) == len(tables.inputs(self.name))
         marks = {"made_from": self.made_from(tables) if whole else "", "files": self._files(tables.cache)}
-        description = {**self.description(tables), "stage": self.recipe.to_dict()}
-        records = {self.described(tables.cache): to_json(description), self.marked(tables.cache): marks}
+        records = {self.described(tables.cache): self._record(tables), self.marked(tables.cache): marks}
         for path, record in records.items():
+            if path.name == VIEW:  # it is opened by readers
+                tables.cache.keep_sum(f"{path.parent.name}/{VIEW}", fingerprint(record), written=False)
             if _read_json(path) != record:
                 write_json(path, record)
+            if path.name == VIEW:
+                tables.cache.keep_sum(f"{path.parent.name}/{VIEW}", fingerprint(record), written=True)
 
     def size(self, cache: Cache) -> int:
         """Bytes on disk."""
