@@ -43,9 +43,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "heads": {"target.kind": "heads"},
     "ordinal": {"target.kind": "ordinal"},
     "number": read("number"),
-    "separate": {"target.kind": "separate"},
-    "cascade": {"target.kind": "cascade"},
-    "cascade, hard": {"target.kind": "cascade", "target.route": "hard"},
     "+ weighted sampler": {**PLAIN, "sample.kind": "sqrt"},
     "+ cutmix": {"augment.cutmix": 0.5},
     "+ halves": {"augment.halves": 0.5, "augment.within": 0.5},
@@ -76,8 +73,6 @@ def trained(cache: Path, config: FitConfig, folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         crossfit.crossfit(cache, config, out=folder, progress=show.PrintedFit())
         return
-    if runs.read_config(folder) != config:
-        raise UserError(f"{folder} was made with other settings.", "Choose another --out.")
     crossfit.resume(folder, cache, progress=show.PrintedFit())
 
 
