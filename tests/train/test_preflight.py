@@ -34,7 +34,7 @@ def made(cache: Path, config: Make) -> Prepared:
     "changes",
     [
         {"augment__cutmix": 0.5, "loss__class_weights": "inverse"},
-        {"target__kind": "cascade", "loss__name": "focal", "model__freeze": 1},
+        {"target__kind": "heads", "loss__name": "focal", "model__freeze": 1},
         {"target__kind": "heads", "loss__name": "f1", "augment__recipe": "batched"},
     ],
 )
