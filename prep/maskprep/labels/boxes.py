@@ -90,15 +90,16 @@ def read_table(root: Path, images: Sequence[str], listing: Listing) -> Annotatio
     photos = replace(listing, frame=frame[[listing.column]].drop_duplicates())
     rows, notes = match(root, photos, images)
     made = Annotations(f"columns {', '.join(corners)}", files=[listing.path.name], notes=notes)
-    groups = [group for _, group in frame.groupby(listing.column, sort=False)]
+    numbers = frame[list(corners)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    texts = [None] * len(frame) if label is None else [None if pd.isna(v) else str(v) for v in frame[label]]
+    groups, names = frame.groupby(listing.column, sort=False).indices, photos.frame[listing.column].tolist()
     for image, row in zip(images, rows, strict=True):
-        for record in groups[row].to_dict("records") if row >= 0 else ():
-            x0, y0, x1, y1 = (float(pd.to_numeric(record[c], errors="coerce")) for c in corners)
+        for at in groups[names[row]].tolist() if row >= 0 else ():
+            x0, y0, x1, y1 = numbers[at].tolist()
             if math.isnan(x0 + y0 + x1 + y1):
                 made.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")
             else:
-                text = None if label is None or pd.isna(record[label]) else str(record[label])
-                made.add([(image, Box((x0, y0, x1, y1), text))])
+                made.add([(image, Box((x0, y0, x1, y1), texts[at]))])
     return made
 
 

@@ -81,7 +81,7 @@ class Index(MapStage[str]):
         return Index(self.settings)
 
     def other_inputs(self, tables: Tables) -> Any:
-        return [dataclasses.astuple(file) for file in self.files]
+        return [(f.image, f.size, f.mtime_ns, f.broken) for f in self.files]
 
     def inputs(self, tables: Tables) -> list[Input[str]]:
         return [Input(f.image, self.key(f.image, f.size, f.mtime_ns), f.broken) for f in self.files]
@@ -148,6 +148,8 @@ class Images(TableStage):
 
     def _lost(self, tables: Tables) -> list[str]:
         made = set(tables.live("index")["image"])
+        if len(made) == len(self.described):
+            return []
         return [i.image for i in tables.inputs("index") if i.image not in made]
 
     def other_inputs(self, tables: Tables) -> Any:
