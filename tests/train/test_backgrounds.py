@@ -89,13 +89,14 @@ def test_kinds_of_random_backgrounds_come_as_often_as_they_are_to(matted: Path, 
     made = Backgrounds(data.view, data.split.train, 0)
     rows = torch.arange(20_000)
     drawn = keys(0, 1, rows, torch.zeros_like(rows), BACKGROUND)
-    which, mirrored, colours = made.choices(drawn, torch.ones(len(rows), dtype=torch.bool))
+    ground = made.choices(drawn, torch.ones(len(rows), dtype=torch.bool))
+    which = ground.which
     shares = [(which >= 0) & (which < made.photos), which == -1, which >= made.photos, which == -2]
     assert [float(s.double().mean()) for s in shares] == pytest.approx(list(DRAW.values()), abs=0.02)
-    assert float(mirrored.double().mean()) == pytest.approx(0.5, abs=0.02)
-    assert colours.double().mean(0).tolist() == pytest.approx([127.5] * 3, abs=3)
-    nobody, _, _ = made.choices(drawn, torch.zeros(len(rows), dtype=torch.bool))
-    assert (nobody == -2).all()  # where nobody was found nothing is laid behind anybody
+    assert float(ground.mirrored.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert ground.colour.double().mean(0).tolist() == pytest.approx([127.5] * 3, abs=3)
+    nobody = made.choices(drawn, torch.zeros(len(rows), dtype=torch.bool))
+    assert (nobody.which == -2).all()  # where nobody was found nothing is laid behind anybody
 
 
 def test_without_mattes_it_is_an_error_that_says_what_to_do(
