@@ -374,7 +374,7 @@ def make_loss(state: State) -> Callable[..., tuple[Tensor, Tensor]]:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
             loss, right = made(batch, augmenter, weighted)
         except torch._dynamo.exc.TorchDynamoException as error:
-            why = str(error).strip().splitlines()[0][:200]
+            why = str(getattr(error, "inner_exception", error)).strip().splitlines()[0][:200]
             raise UserError(f"The network cannot be compiled here: {why}", "Set run.compile=false.") from error
         return loss, right
 
