@@ -10,7 +10,7 @@ import pytest
 
 from masktrain.cli.app import app as cli
 from masktrain.runs import folder as runs
-from masktrain.score import weakest
+from masktrain.pages import weakest
 
 EPOCHS = [
     {"epoch": 1, "best_epoch": 1, "class_f1": {"a": 0.5, "b": 0.1, "c": 0.0, "d": 0.9, "e": 0.1}},

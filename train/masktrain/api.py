@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from masktrain.pages.report import report
     from masktrain.pages.standings import standings
     from masktrain.runs.archive import pack, unpack
-    from masktrain.score.scored import Report
+    from masktrain.score.report import Report
     from masktrain.study.crossfit import Crossfitted, crossfit
     from masktrain.study.fit import Fitted, fit, resume
     from masktrain.study.plan import Plan, plan
@@ -76,7 +76,7 @@ _HOMES = {
     "Plan": "masktrain.study.plan",
     "Predictions": "masktrain.answer.predict",
     "Protocol": "masktrain.study.protocol",
-    "Report": "masktrain.score.scored",
+    "Report": "masktrain.score.report",
     "Swept": "masktrain.study.sweep",
     "calibrate": "masktrain.combine.calibrate",
     "compare": "masktrain.pages.compare",

@@ -16,8 +16,8 @@ from maskprep.dataset import View
 from masktrain.answer.predictor import Predictor
 from masktrain.data import folds
 from masktrain.runs import folder as runs
-from masktrain.score import guesses
-from masktrain.score.questions import Questions, same_source
+from masktrain.score import metrics
+from masktrain.score.evalset import EvalSet, same_source
 from masktrain.train import host, loop
 from masktrain.train.batches import Batches
 from masktrain.train.model import build
@@ -32,7 +32,7 @@ def rows(
     run: Path,
     predictor: Predictor,
     pictures: View,
-    asked: Questions,
+    asked: EvalSet,
     data: dict[str, Any],
     *,
     probe: str | None = None,
@@ -50,14 +50,14 @@ def rows(
     name = probe or _probe_of(run)
     told = linear_probe(name, predictor, pictures, asked, data, batch_size=batch_size, device=device)
     counts = np.array(data["classes"]["train"], dtype=np.float64)
-    return [*guesses.rows(counts, len(asked)), (f"linear probe on frozen {name}", told)]
+    return [*metrics.guesses(counts, len(asked)), (f"linear probe on frozen {name}", told)]
 
 
 def linear_probe(
     name: str,
     predictor: Predictor,
     pictures: View,
-    asked: Questions,
+    asked: EvalSet,
     data: dict[str, Any],
     *,
     pretrained: bool = True,

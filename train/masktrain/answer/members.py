@@ -22,7 +22,7 @@ from masktrain.answer.spread import Spread, spread
 from masktrain.config.where import Where
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions
 from masktrain.train.checkpoint import BEST, SIDECAR, Sidecar, load_sidecar
 
 FILE, MEMBERS = runs.ENSEMBLE, "members"
@@ -47,7 +47,7 @@ class Candidate:
 
     folder: Path
     sidecar: Sidecar
-    held: HeldOut
+    held: Predictions
     data: dict[str, Any]
     settings: dict[str, Any]
 

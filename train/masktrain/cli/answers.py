@@ -55,11 +55,13 @@ def evaluate(
 ) -> None:
     """Score a run, or a file of predictions: macro-F1 with its interval over people, each attribute, each class."""
     from masktrain.cli import show, show_runs
-    from masktrain.score import submission
+    from masktrain.runs import predictions
 
-    if submission.is_one(run):
+    if predictions.is_csv(run):
+        from masktrain.score import report as scoring
+
         _without_run(context)
-        report = submission.evaluate(
+        report = scoring.score_file(
             run, cache, split=split, answers=answers, against=against, baselines=baselines, by=by
         )
     else:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from masktrain.combine.calibrate import Calibrated
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
-    from masktrain.score.scored import Report
+    from masktrain.score.report import Report
     from masktrain.study.sweep import Swept
     from masktrain.study.trials import Trial
 

@@ -30,7 +30,7 @@ from masktrain.data import tasks
 from masktrain.data.names import listed
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics
 
 
@@ -41,7 +41,7 @@ class Part:
     attributes: tuple[str, ...]
     folder: Path
     members: tuple[Candidate, ...]
-    held: HeldOut
+    held: Predictions
     schema: Schema
     where: Where | None
 
@@ -174,7 +174,7 @@ def check(parts: Sequence[Part], whole: Schema) -> None:
             raise UsageError(f"{states[0]} decides who tells {name}, so it must be told by one run for all images.")
 
 
-def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema) -> tuple[HeldOut, list[str]]:
+def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema) -> tuple[Predictions, list[str]]:
     """The joint probabilities of the images that every part held out.
 
     Args:
@@ -209,7 +209,7 @@ def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema)
                 raise UserError(f"The runs were trained on different labels of {name}.", "Train them on one cache.")
     labels = [whole.encode([int(told[name][i]) for name in whole.joint]) for i in range(len(shared))]
     who = held[0].loc[shared, "person"].to_numpy(dtype=object)
-    return HeldOut(shared.to_numpy(dtype=object), who, np.array(labels, dtype=np.int64), table), notes
+    return Predictions(shared.to_numpy(dtype=object), who, np.array(labels, dtype=np.int64), table), notes
 
 
 def _answers(part: Part, whole: Schema) -> pd.DataFrame:
@@ -252,7 +252,7 @@ def _write(
     out: Path,
     parts: Sequence[Part],
     everyone: Sequence[Candidate],
-    made: HeldOut,
+    made: Predictions,
     about: Parts,
     counts: NDArray[np.int64],
 ) -> None:

@@ -21,7 +21,7 @@ from masktrain.combine import budgets, epochs, soup, voting
 from masktrain.config.settings import nearest
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics, paired
 from masktrain.score.paired import Paired
 
@@ -240,7 +240,7 @@ def group(members: Sequence[Candidate]) -> list[int]:
     return numbers
 
 
-def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], HeldOut]:
+def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], Predictions]:
     """Out-of-fold probabilities [groups, n, C] of the images that every group has one for, and those images.
 
     Raises:
@@ -265,7 +265,7 @@ def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray
     columns = [c for c in frames[0] if str(c).startswith("p_")]
     tables = np.stack([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in frames])
     people = frames[0].loc[shared, "person"].to_numpy(dtype=object)
-    return tables, HeldOut(shared.to_numpy(dtype=object), people, labels[0], tables[0])
+    return tables, Predictions(shared.to_numpy(dtype=object), people, labels[0], tables[0])
 
 
 def nested_answer(
@@ -289,7 +289,7 @@ def combination(kind: str, groups: Sequence[int], fitted: voting.Fitted) -> Comb
 
 
 def _write(
-    out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: HeldOut
+    out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: Predictions
 ) -> None:
     """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
     folders = copy_in(out, members)
@@ -322,7 +322,7 @@ def _report(
     groups: Sequence[int],
     fitted: voting.Fitted,
     tables: NDArray[np.float64],
-    made: HeldOut,
+    made: Predictions,
     left_out: Sequence[str],
 ) -> Ensemble:
     """Scores, diversity and cost."""

@@ -16,7 +16,7 @@ from masktrain.answer.members import Candidate
 from masktrain.data import tasks
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics
 from masktrain.train import checkpoint
 from masktrain.train.averaging import mean_state
@@ -24,7 +24,7 @@ from masktrain.train.averaging import mean_state
 FILE, OF = "soup.json", "mean of"
 
 
-def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> HeldOut:
+def cook(members: Sequence[Candidate], out: Path, cache: Path | None = None) -> Predictions:
     """Average the weights of runs of one architecture that held out the same people, as a plain run.
 
     The mean's own predictions on the held-out people are computed and scored. Running means and variances of batch

@@ -19,9 +19,9 @@ from masktrain.answer.predictor import Predictor, find_view
 from masktrain.pages import attention, gallery
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
-from masktrain.score import questions
-from masktrain.score.questions import Questions
+from masktrain.runs.predictions import Predictions
+from masktrain.score import evalset
+from masktrain.score.evalset import EvalSet
 
 FILE, DRAFT, TABLE = "explain.html", "decisions-draft.csv", "attention.csv"
 STUDIED = 256
@@ -94,10 +94,10 @@ def explain(
             keep_whole(out / TABLE, force)
     predictor = predictors.load(run, device)
     pictures = predictors.open_for(predictor, cache, view)
-    asked = questions.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
-    given = evaluate.answer(run, predictor, pictures, asked, 64)
-    seen = given.known & given.cropped
-    asked, probabilities, told = asked.take(seen), given.probabilities[seen], given.predicted[seen]
+    asked = evalset.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
+    table, known = evaluate.answer(run, predictor, pictures, asked, 64)
+    seen = known & (table.scored if table.scored is not None else True)
+    asked, probabilities, told = asked.take(seen), table.probabilities[seen], table.answers[seen]
     if not len(asked):
         raise UserError(f"None of the images {asked.what} has a crop.")
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).loc[asked.images["image"]].to_numpy()
@@ -168,7 +168,7 @@ def _folders(run: Path) -> list[Path]:
 
 def votes(
     run: Path,
-    asked: Questions,
+    asked: EvalSet,
     also: Sequence[Path],
     predictor: Predictor,
     pictures: View,
@@ -191,7 +191,7 @@ def votes(
         places = pd.Series(own.table.index, index=own.table["image"]).reindex(asked.images["image"])
         data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
         known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
-        there = (places.notna().to_numpy()) & ~(known.to_numpy() & questions.same_source(pictures, data))
+        there = (places.notna().to_numpy()) & ~(known.to_numpy() & evalset.same_source(pictures, data))
         told = other.decide(other(own, places[there].to_numpy(np.int64)))
         _add(counted, there, told != asked.truth[there])
     return counted
@@ -202,7 +202,7 @@ def _add(counted: NDArray[np.int64], there: NDArray[np.bool_], wrong: NDArray[np
     counted[there, 1] += 1
 
 
-def _count(counted: NDArray[np.int64], asked: Questions, held: HeldOut) -> None:
+def _count(counted: NDArray[np.int64], asked: EvalSet, held: Predictions) -> None:
     place = pd.Series(np.arange(len(held)), index=held.images).reindex(asked.images["image"])
     there = place.notna().to_numpy()
     told = held.probabilities[place[there].to_numpy(np.int64)].argmax(1)

@@ -22,7 +22,7 @@ from maskprep.photos import PhotoError, load
 from masktrain.answer import draw
 from masktrain.pages import attention
 from masktrain.pages.report import STYLE
-from masktrain.score.questions import Questions
+from masktrain.score.evalset import EvalSet
 
 HEIGHT = 170
 """Of a photo on the page, pixels."""
@@ -63,7 +63,7 @@ class Case:
     """
 
     pictures: View
-    asked: Questions
+    asked: EvalSet
     rows: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     told: NDArray[np.int64]

@@ -19,7 +19,8 @@ from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.score import calibration, metrics, origins, slices, weakest
+from masktrain.pages import weakest
+from masktrain.score import calibration, metrics, origins, slices
 from masktrain.train.augment import by_class, shown
 from masktrain.train.checkpoint import load_sidecar
 

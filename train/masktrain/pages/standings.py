@@ -17,7 +17,7 @@ from masktrain.answer import members
 from masktrain.pages.report import STYLE
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics, paired
 from masktrain.train import checkpoint
 
@@ -46,7 +46,7 @@ class Entry:
     folder: Path
     model: str
     note: str
-    held: HeldOut
+    held: Predictions
     scores: metrics.Scores
     interval: metrics.Interval
     against: paired.Paired | None
@@ -103,7 +103,7 @@ def standings(given: Sequence[Path]) -> Standings:
     if other := next((f for f, s in zip(done, schemas, strict=True) if s != schemas[0]), None):
         raise UsageError(f"{done[0]} and {other} tell different classes; they cannot be ranked together.")
     schema = schemas[0]
-    together: dict[tuple[Any, ...], list[tuple[Path, HeldOut]]] = {}
+    together: dict[tuple[Any, ...], list[tuple[Path, Predictions]]] = {}
     for folder in done:
         held = heldout.read(folder)
         together.setdefault((tuple(held.images), tuple(held.labels.tolist())), []).append((folder, held))
@@ -119,7 +119,7 @@ def standings(given: Sequence[Path]) -> Standings:
     return Standings(groups, unfinished, notes, schema.joint)
 
 
-def _ranked(group: Sequence[tuple[Path, HeldOut]], schema: Schema, root: Path) -> list[Entry]:
+def _ranked(group: Sequence[tuple[Path, Predictions]], schema: Schema, root: Path) -> list[Entry]:
     scored = [(f, h, metrics.score(h.labels, h.probabilities.argmax(1), schema)) for f, h in group]
     scored.sort(key=lambda item: (-item[2].macro_f1, str(item[0])))
     best = scored[0][1]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
-from numpy.typing import NDArray
 
 from maskprep.audit import OOF as OOF
 from maskprep.base import UsageError, UserError, check_shape, lock, read_json, write_with
 from maskprep.dataset import View
+from maskprep.labels import Schema
 from maskprep.store import Cache, is_cache
 from masktrain.config.config import FitConfig
 from masktrain.data import tasks
@@ -60,31 +61,35 @@ MEND = "Restore it from a copy, or train anew: masktrain fit CACHE"
 
 
 def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs")) -> Path:
-    """Make the folder of a new run; an existing one is never written over.
+    """Make the folder of a new run and claim it; an existing one is never written over.
 
     Args:
-        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<number>``, the next free number.
+        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<six random digits>``, a name that
+            runs of other folders and machines do not have.
 
     Raises:
         UsageError: ``out`` exists and is not empty.
     """
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                f"{out} already exists.", f"Choose another --out, or go on with it: masktrain fit --resume {out}"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        return out
-    root.mkdir(parents=True, exist_ok=True)
-    name = f"{config.model.name}-{config.hash()[:8]}"
-    number = 1
-    while True:
-        try:
-            (root / f"{name}-{number}").mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return root / f"{name}-{number}"
+    if out is None:
+        out = root / f"{config.model.name}-{config.hash()[:8]}-{secrets.token_hex(3)}"
+    go_on = f"Choose another --out, or go on with it: masktrain fit --resume {out}"
+    need_new(out, go_on)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        (out / LOCK).touch(exist_ok=False)  # of two that begin at once, one has the folder
+    except FileExistsError:
+        raise UsageError(f"{out} already exists.", go_on) from None
+    return out
+
+
+def need_new(out: Path, hint: str = "Choose another --out.") -> None:
+    """Refuse a place that is a file, or a folder that holds something.
+
+    Raises:
+        UsageError: it does.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists.", hint)
 
 
 def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
@@ -136,13 +141,46 @@ def _first_line(config: FitConfig) -> str:
     return f"# {config.hash()}"
 
 
-def locked(run: Path) -> AbstractContextManager[bool]:
-    """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a run to this process while it is trained; what a killed process has left half written is removed.
 
     Raises:
         UsageError: another process is training it.
     """
-    return lock(run / LOCK, lambda process: UsageError(f"{run} is being trained by another process ({process})."))
+
+    def taken(process: str) -> UsageError:
+        return UsageError(f"{run} is being trained by another process ({process}).")
+
+    with lock(run / LOCK, taken) as held:
+        if held:
+            sweep(run)
+        yield
+
+
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove temporary files and folders that ended processes of this machine have left.
+
+    Args:
+        name: the final name of the files, or all.
+    """
+    for left in folder.glob(f".tmp-*-{name}"):
+        process = left.name.split("-")[1]
+        if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # there, asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def write_config(run: Path, config: FitConfig) -> None:
@@ -367,10 +405,18 @@ def members(run: Path) -> list[Path]:
     return [run / f"fold-{k}" for k in range(1, about["folds"] + 1)]
 
 
-def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
-    """oof.parquet: the held-out images with their people, labels and probabilities."""
-    table = view.table.iloc[rows]
-    frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
-    frame["label"] = table["label"].to_numpy(dtype=np.int64)
-    columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
-    write_with(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
+def schema_of(run: Path) -> Schema:
+    """What a run, an ensemble or a composition classifies.
+
+    Raises:
+        UserError: it is none, or cannot be read.
+    """
+    if not (run / ENSEMBLE).is_file():
+        from masktrain.train.checkpoint import load_sidecar  # torch takes a second
+
+        return load_sidecar(run).labels()
+    kept = read_json(run / ENSEMBLE, {"members": list}, MEND)
+    try:
+        return Schema.from_dict(kept["schema"]) if "schema" in kept else schema_of(run / kept["members"][0]["folder"])
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{run / ENSEMBLE} names no member.", "Make the ensemble again.") from error

@@ -39,7 +39,7 @@ from masktrain.train.networks import assemble, native_statistics
 from masktrain.train.targets import make_target
 
 AUGMENT = "augment.json"
-FIRST = (runs.CONFIG, runs.DATA, runs.ENV, AUGMENT)
+FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, AUGMENT)
 """What a run holds before its first checkpoint."""
 
 
@@ -290,7 +290,7 @@ def _train(
         if best:
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
             checkpoint.save_best(run, learner.scored, named, config.to_dict())
-            runs.write_oof(run, view, split.val, probabilities)
+            heldout.write_oof(run, view, split.val, probabilities)
         epochs.keep(run, learner, config.select)
         _save_last(run, learner, config, sidecar)
         logs.update()
@@ -326,7 +326,7 @@ def _train(
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
             checkpoint.save_best(run, made.learner.scored, named, config.to_dict())
-            runs.write_oof(run, view, split.val, made.probabilities)
+            heldout.write_oof(run, view, split.val, made.probabilities)
         fitted = _finished(run, view, made)
     return _told(fitted)
 

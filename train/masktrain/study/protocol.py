@@ -22,7 +22,7 @@ from maskprep.dataset import View, open_view
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
-from masktrain.score import guesses, metrics
+from masktrain.score import metrics
 from masktrain.train import criteria
 
 FILE = "protocol.yaml"
@@ -265,7 +265,7 @@ def _found(view: View, file: Path) -> dict[str, Any]:
     truth, total = np.concatenate(held), images.sum(0)
     told: dict[str, list[Any]] = {}
     for part, counts in zip(held, images, strict=True):
-        for name, answers in guesses.rows((total - counts).astype(np.float64), len(part)):
+        for name, answers in metrics.guesses((total - counts).astype(np.float64), len(part)):
             told.setdefault(name, []).append(answers)
     baselines = {}
     for name, parts in told.items():
