@@ -33,7 +33,7 @@ def _load(name: str) -> ModuleType:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Exit status of ``masktrain ARGS``, run in this process."""
-    from masktrain.cli.app import app as cli
+    from masktrain.cli import app as cli
 
     def run(*args: object) -> int:
         monkeypatch.setattr(sys, "argv", ["masktrain", *map(str, args)])

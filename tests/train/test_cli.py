@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.config import config
 
 Call = Callable[..., int]

@@ -21,7 +21,7 @@ from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.answer import export, predictors, trained
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.spread import spread
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.combine.compose import compose
 from masktrain.config.config import FitConfig
 from masktrain.config.where import Where

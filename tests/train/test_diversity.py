@@ -16,7 +16,7 @@ from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answer import inference, predictors
 from masktrain.answer.evaluate import evaluate
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.combine import budgets, ensemble, epochs, voting
 from masktrain.config.config import FitConfig
 from masktrain.runs import predictions as heldout

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.labels.schema import Attribute, Schema
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.pages import report
 from masktrain.score import origins
 from masktrain.score.origins import Evidence

@@ -18,7 +18,7 @@ from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
 from masktrain.answer import predictors
 from masktrain.answer.evaluate import evaluate
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.combine import ensemble
 from masktrain.config.config import FitConfig
 from masktrain.pages.compare import compare

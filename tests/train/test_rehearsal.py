@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from maskprep.dataset.view import open_view
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.config.config import FitConfig
 from masktrain.data.folds import split
 from masktrain.study import checkup, ratefinder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from masktrain.cli.app import app as cli
+from masktrain.cli import app as cli
 from masktrain.runs import folder as runs
 from masktrain.pages import weakest
 
