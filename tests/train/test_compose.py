@@ -22,7 +22,7 @@ from masktrain.answer import export, predictors, trained
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.spread import spread
 from masktrain.cli import app as cli
-from masktrain.combine.compose import compose
+from masktrain.combine.compose import compose, read_parts
 from masktrain.config.config import FitConfig
 from masktrain.config.where import Where
 from masktrain.data import tasks
@@ -178,6 +178,45 @@ def test_branches_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) 
     for i, (pair, label) in enumerate(zip(wanted, (0, 1, 4, 5), strict=True)):
         each = [attention.maps(part, crops[i : i + 1], np.array([label]))[0] for part in pair]
         np.testing.assert_allclose(seen[i], np.mean(each, 0), atol=1e-5)
+
+
+def test_the_hard_route_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
+    """The likeliest mask decides which part tells the gender, and nothing else counts."""
+    given = [f"mask={parts['joint']}", f"gender={parts['bare']}", f"gender={parts['worn']}"]
+    made = compose(given, tmp_path / "c", route="hard")
+    face, rows = open_view(cache2, "face"), np.arange(0, 120, 9)
+    joint, bare, worn = (predictors.load(parts[n])(face, rows) for n in ("joint", "bare", "worn"))
+    wanted = np.zeros((len(rows), 6), np.float32)
+    for i, mask in enumerate(joint.reshape(-1, 3, 2).sum(2).argmax(1)):
+        wanted[i, 2 * mask : 2 * mask + 2] = (bare if mask else worn)[i]
+    np.testing.assert_allclose(predictors.load(tmp_path / "c")(face, rows), wanted, atol=1e-6)
+    oof = pd.read_parquet(tmp_path / "c" / "oof.parquet")
+    f1 = metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), oof.filter(like="p_").to_numpy().argmax(1), 6))
+    assert made.scores.macro_f1 == pytest.approx(f1) and ((oof.filter(like="p_") > 0).sum(1) <= 2).all()
+    with pytest.raises(UsageError, match="soft or hard|cannot be 'sharp'"):
+        compose(given, tmp_path / "d", route="sharp")
+
+
+def test_a_parts_file(tmp_path: Path) -> None:
+    file = tmp_path / "parts.yaml"
+    file.write_text(
+        "- {name: mask, task: mask}\n- name: worn\n  task: [gender, age]\n  where: mask=wear\n"
+        "  set: {optim.epochs: 3, model.name: test_resnet}\n"
+    )
+    first, second = read_parts(file)
+    assert (first.name, first.task, first.where, first.settings) == ("mask", ("mask",), "", {})
+    assert second.task == ("gender", "age") and second.where == "mask=wear"
+    assert second.settings == {"optim.epochs": 3, "model.name": "test_resnet"}
+    for text, said in (
+        ("mask: 1\n", "no list of parts"),
+        ("- {name: a, task: a, epochs: 3}\n", "part 1, has a key 'epochs'"),
+        ("- {name: a}\n", "part 1, needs a name"),
+        ("- {name: a, task: a, set: {data.task: b}}\n", "cannot set 'data.task'"),
+        ("- {name: a, task: a}\n- {name: a, task: b}\n", "names two parts 'a'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=said):
+            read_parts(file)
 
 
 @pytest.mark.parametrize(

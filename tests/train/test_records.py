@@ -69,11 +69,22 @@ def test_held_out_predictions_that_are_none(own_run: Path) -> None:
         whole.assign(label=None),
         whole.drop(columns="image"),
         whole.filter(regex="^[^p]").assign(person="a"),
+        pd.concat([whole, whole.iloc[:1]]),
         whole.iloc[:0],
     ):
         odd.to_parquet(file)
         with pytest.raises(UserError, match=r"oof\.parquet"):
             heldout.read(own_run)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_probability_that_is_none_is_named_by_its_row(own_run: Path, value: float) -> None:
+    file = own_run / "oof.parquet"
+    table = pd.read_parquet(file)
+    table.loc[2, "p_1"] = value
+    table.to_parquet(file)
+    with pytest.raises(UserError, match=r"oof\.parquet' holds probabilities or a label that are none: row 3 of 28"):
+        heldout.read(own_run)
 
 
 def test_a_best_epoch_that_is_gone(own_run: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("soft", "hard", "weighted", "greedy", "stack")
-PRODUCT = "product"
+PRODUCT, ROUTED = "product", "routed"
 """Groups that each answer a part of the question, see :mod:`masktrain.answer.spread`."""
 TINY = 1e-6
 """Probabilities below this count as this where logarithms are taken."""
@@ -22,6 +22,7 @@ class Combination(nn.Module):
     - hard: every member has one vote, the class with most votes wins, a tie goes to the tied class with the higher
       mean probability (then to the lower index). The table is (votes + mean) / (members + 1).
     - product: of the groups, which answer for parts of the joint label.
+    - routed: the same, where the first group's most probable class alone counts, as if it were sure.
     - stack: softmax of a linear function of the groups' log-probabilities.
 
     Args:
@@ -40,7 +41,7 @@ class Combination(nn.Module):
         intercepts: Any = None,
     ) -> None:
         super().__init__()
-        if kind not in (*KINDS, PRODUCT):
+        if kind not in (*KINDS, PRODUCT, ROUTED):
             raise ValueError(f"no combination '{kind}'")
         self.kind = kind
         count = max(groups) + 1
@@ -60,7 +61,10 @@ class Combination(nn.Module):
     def forward(self, tables: Tensor) -> Tensor:
         """Probabilities [n, C] of the members' probabilities [m, n, C]."""
         grouped = torch.einsum("gm,mnc->gnc", self.get_buffer("share"), tables)
-        if self.kind == PRODUCT:
+        if self.kind == ROUTED:  # joint classes that the first group does not tell apart have the same factor
+            first = grouped[:1]
+            grouped = torch.cat([(first == first.amax(2, keepdim=True)).to(first.dtype), grouped[1:]])
+        if self.kind in (PRODUCT, ROUTED):
             return grouped.prod(0)
         mean = torch.einsum("g,gnc->nc", self.get_buffer("voice"), grouped)
         if self.kind == "hard":

@@ -61,15 +61,16 @@ def ensemble(
     cache: Annotated[Path | None, typer.Option(help="For soup and kept epochs, where the cache is now.")] = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="MS", min=0, help="For greedy: milliseconds for an image that all may take together."),
+        typer.Option(metavar="G", min=0, help="For greedy: billions of multiply-adds for an image that all may take."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")] = 0,
+    device: Annotated[str, typer.Option(help="For soup and kept epochs: auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
     from masktrain.cli import show_runs
     from masktrain.combine import ensemble as combining
 
-    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
+    show_runs.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget, device=device))
 
 
 def compose(
@@ -80,12 +81,15 @@ def compose(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
+    route: Annotated[
+        str, typer.Option(help="soft (product), or hard: for the most probable class of the first part alone.")
+    ] = "soft",
 ) -> None:
     """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
     from masktrain.cli import show, show_runs
     from masktrain.combine import compose as composing
 
-    made = composing.compose(given, out)
+    made = composing.compose(given, out, route=route)
     show.scores(
         f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval
     )

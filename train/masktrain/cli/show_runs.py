@@ -39,7 +39,7 @@ def ensemble(made: Ensemble) -> None:
     table = Table(box=box.SIMPLE_HEAD, header_style="")
     table.add_column("")
     table.add_column("", overflow="fold")
-    for name in ("macro-F1", "weight", "errs with others", "parameters", "ms/image"):
+    for name in ("macro-F1", "weight", "errs with others", "parameters", "G mult-adds"):
         table.add_column(name, justify="right")
     for i, entry in enumerate(made.entries):
         others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
@@ -50,7 +50,7 @@ def ensemble(made: Ensemble) -> None:
             "" if entry.weight is None else f"{entry.weight:.3f}",
             f"{sum(others) / len(others):.2f}" if others else "",
             f"{entry.parameters / 1e6:.1f} M",
-            f"{entry.ms:.1f}",
+            f"{entry.macs:.2f}",
         )
     used = [e for e in made.entries if e.weight is None or e.weight > 0]
     entries = used if made.kind != "soup" else used[:1]
@@ -61,7 +61,7 @@ def ensemble(made: Ensemble) -> None:
         "",
         "",
         f"{sum(e.parameters for e in entries) / 1e6:.1f} M",
-        f"{sum(e.ms for e in entries):.1f}",
+        f"{sum(e.macs for e in entries):.2f}",
         end_section=True,
     )
     console.print(table, markup=False)

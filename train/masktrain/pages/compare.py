@@ -108,13 +108,13 @@ def _row(run: Path) -> Row:
 def _made_of_runs(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What an ensemble or a soup is made of, its scores on the people that its members held out, and their interval."""
     from masktrain.answer import members
-    from masktrain.combine import soup
+    from masktrain.combine import averages
     from masktrain.pages import standings
 
     if (run / members.FILE).is_file():
         settings = _flat(runs.read_settings(run))
     else:
-        settings = _flat(runs.every_setting(run)) | dict(zip(MADE, ("soup", soup.read(run)), strict=True))
+        settings = _flat(runs.every_setting(run)) | dict(zip(MADE, ("soup", averages.read(run)), strict=True))
     held, schema = heldout.read(run), standings.schema_of(run)
     told = held.probabilities.argmax(1)
     interval = metrics.interval(held.labels, told, held.people.tolist(), schema.num_classes)

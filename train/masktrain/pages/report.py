@@ -17,9 +17,9 @@ from maskprep.base import UserError, write_with
 from maskprep.dataset import View, open_view
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
+from masktrain.pages import weakest
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.pages import weakest
 from masktrain.score import calibration, metrics, origins, slices
 from masktrain.train.augment import by_class, shown
 from masktrain.train.checkpoint import load_sidecar

@@ -173,3 +173,8 @@ def guesses(counts: Floats, n: int) -> list[tuple[str, Ints]]:
     drawn = np.random.default_rng(0).choice(len(counts), size=n, p=counts / counts.sum())
     frequent = np.full(n, int(counts.argmax()), dtype=np.int64)
     return [("most frequent class", frequent), ("chance (as often as in training)", drawn.astype(np.int64))]
+
+
+def nll(probabilities: Floats, labels: Ints) -> float:
+    """Mean negative log-likelihood of labels [n] by probabilities [n, C]."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import json
@@ -19,7 +20,7 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
-from masktrain.combine import epochs
+from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import bands, folds
 from masktrain.pages import report
@@ -291,7 +292,7 @@ def _train(
             named = dataclasses.replace(sidecar, epoch=record["epoch"], score=record["macro_f1"])
             checkpoint.save_best(run, learner.scored, named, config.to_dict())
             heldout.write_oof(run, view, split.val, probabilities)
-        epochs.keep(run, learner, config.select)
+        averages.keep_epoch(run, learner.epoch, learner.scored.state_dict(), config.select)
         _save_last(run, learner, config, sidecar)
         logs.update()
 
@@ -309,6 +310,16 @@ def _train(
         if bool(learner.sums["loss"].isfinite()):  # a state that is lost must not take the place of a sound one
             _save_last(run, learner, config, sidecar)
 
+    def predict(state: averages.State) -> NDArray[np.float32]:
+        net.load_state_dict(state)
+        return loop.predict(dataclasses.replace(learner, average=net), val)[0]
+
+    def settle(state: averages.State) -> averages.State:
+        net.load_state_dict(state)
+        pictures = training.view.before(sidecar.behind())
+        averages.recompute_norms(net, averages.images_of(pictures, split.train, sidecar, device))
+        return {k: v.clone() for k, v in net.state_dict().items()}
+
     agree = functools.partial(parallel.highest, device=device) if parallel.world() > 1 else None
     snapshots = Snapshots(keep, config.run.snapshot_seconds, stopped, agree)
     where = (learner.epoch, learner.step)
@@ -320,12 +331,23 @@ def _train(
         runs.keep_metrics(run, learner.epoch)
         with loggers.logging(run, config.run.log) as logs, snapshots.listening():
             loop.fit(learner, config, train, val, evaluate, after_epoch, progress, snapshots.pause)
-        made = epochs.cook(run, learner, config.select, val, evaluate)
-        if config.select.soup != "none" and (said := epochs.advice(*epochs.alike(run, learner, val))):
-            progress.say(f"note    {said}")
+        net = copy.deepcopy(learner.scored)
+        made = averages.choose(
+            run,
+            learner.scores,
+            config.select,
+            predict,
+            lambda p: {"val_loss": metrics.nll(p, val.labels), **evaluate(p)},
+            settle,
+        )
+        if config.select.soup != "none":
+            alike = averages.alike(run, learner.epoch, val.labels, predict)
+            if said := averages.advice(*alike):
+                progress.say(f"note    {said}")
         if made is not None:
             named = dataclasses.replace(sidecar, epoch=made.epochs[-1], score=made.scores["macro_f1"])
-            checkpoint.save_best(run, made.learner.scored, named, config.to_dict())
+            net.load_state_dict(made.state)
+            checkpoint.save_best(run, net, named, config.to_dict())
             heldout.write_oof(run, view, split.val, made.probabilities)
         fitted = _finished(run, view, made)
     return _told(fitted)
@@ -338,7 +360,7 @@ def _told(fitted: Fitted) -> Fitted:
     return found
 
 
-def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
+def _finished(run: Path, view: View, made: averages.Averaged | None) -> Fitted:
     """The result of a run, from what it has written."""
     records = runs.read_metrics(run)
     best = runs.best_epoch(run, records)

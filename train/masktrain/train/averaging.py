@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +30,6 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     for a, b in zip(ours, theirs, strict=True):
         if not a.is_floating_point():
             a.copy_(b)
-
-
-def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of some networks' weights, added up in float64; counters are those of the last one."""
-    return {
-        key: torch.stack([s[key].double() for s in states]).mean(0).to(value.dtype)
-        if value.is_floating_point()
-        else value
-        for key, value in states[-1].items()
-    }
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
