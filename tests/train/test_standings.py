@@ -39,7 +39,7 @@ def test_a_run_that_was_stopped_is_not_ranked(
 ) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     (moved / "bob/poor/result.json").unlink()  # as after its first epoch
-    found = standings.standings([moved])
+    found = compare.compare([moved])
     assert {e.name for e in found.groups[0]} == {"ann/runs/good", "both"}
     assert found.unfinished == ["bob/begun", "bob/poor"]
     assert call("report", moved, "--out", moved / "s.md") == 0
@@ -51,13 +51,13 @@ def test_an_ensemble_beside_its_members(team: Path, tmp_path: Path) -> None:
     good, poor = team / "ann/runs/good", team / "bob/poor"
     ensemble([good, poor], tmp_path / "soup", kind="soup")
     made = compare.compare([team / "both", good, poor, tmp_path / "soup"])
-    rows = {r.run: r for r in made.rows}
-    ranked = {e.folder.name: e for e in standings.standings([team, tmp_path / "soup"]).groups[0]}
+    rows = {r.folder.name: r for r in made.rows}
+    ranked = {e.folder.name: e for e in compare.compare([team, tmp_path / "soup"]).groups[0]}
     for name in ("both", "soup"):
         entry = ranked[name]
-        assert rows[name].score["macro_f1"] == pytest.approx(entry.scores.macro_f1, abs=1e-12)
-        assert rows[name].interval == (entry.interval.low, entry.interval.high)
-    names = [r.run for r in made.rows]
+        assert rows[name].scores.macro_f1 == pytest.approx(entry.scores.macro_f1, abs=1e-12)
+        assert rows[name].interval == entry.interval
+    names = [r.folder.name for r in made.rows]
     assert dict(zip(names, made.differs["ensemble.kind"], strict=True)) == {
         "both": "soft", "soup": "soup", "good": "—", "poor": "—"
     }  # fmt: skip
@@ -72,7 +72,7 @@ def f1_of(run: Path) -> float:
 
 
 def test_ranked_by_what_was_held_out(team: Path) -> None:
-    found = standings.standings([team])
+    found = compare.compare([team])
     assert [[e.name for e in g] for g in found.groups][1] == ["bob/elsewhere"] and found.unfinished == ["bob/begun"]
     group = found.groups[0]
     assert {e.name for e in group} == {"ann/runs/good", "bob/poor", "both"}
@@ -83,11 +83,11 @@ def test_ranked_by_what_was_held_out(team: Path) -> None:
     assert scores == sorted(scores, reverse=True) and group[-1].name == "bob/poor"
     assert group[0].against is None and group[-1].against is not None
     assert group[-1].against.difference == pytest.approx(scores[-1] - scores[0], abs=1e-9)
-    assert group[-1].against.verdict == "clearly worse" and "not all scored on the same images" in found.notes[0]
-    rows = standings.differing(group)
+    assert group[-1].against.verdict == "clearly worse" and "not all scored on the same images" in found.warnings[0]
+    rows = compare.differing([e.settings for e in group])
     names = [e.name for e in group]
     lr = dict(zip(names, rows["optim.lr"], strict=True))
-    assert float(lr["bob/poor"]) == 1e-6 and float(lr["ann/runs/good"]) == 5e-3 and lr["both"] == standings.NONE
+    assert float(lr["bob/poor"]) == 1e-6 and float(lr["ann/runs/good"]) == 5e-3 and lr["both"] == compare.NONE
     assert "optim.batch_size" not in rows  # the same, and an ensemble has none
     assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
 
@@ -100,14 +100,17 @@ def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable
         text = page.read_text()
         assert str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
     assert 'href="ann/runs/good/report.html"' in (moved / "s.html").read_text()
-    assert "a | note &lt;b&gt;" in (moved / "s.html").read_text() and "a \\| note <b>" in (moved / "s.md").read_text()
+    assert (
+        "a | note &lt;b&gt;" in (moved / "s.html").read_text()
+        and "a \\| note &lt;b&gt;" in (moved / "s.md").read_text()
+    )
 
 
 def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    found = standings.standings([run, copy])
-    assert len(found.notes) == 1 and "listed twice" in found.notes[0]
-    assert len(standings.standings([run, run]).groups[0]) == 1
+    found = compare.compare([run, copy])
+    assert len(found.warnings) == 1 and "listed twice" in found.warnings[0]
+    assert len(compare.compare([run, run]).groups[0]) == 1
     (tmp_path / "mine.md").write_text("mine")
     with pytest.raises(UsageError, match="not such a page"):
         standings.write(found, tmp_path / "mine.md")
@@ -117,12 +120,12 @@ def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Pa
         standings.write(found, tmp_path / "s.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no runs"):
-        standings.standings([tmp_path / "empty"])
+        compare.compare([tmp_path / "empty"])
     with pytest.raises(UsageError, match="None of these runs is finished"):
-        standings.standings([team / "bob/begun"])
+        compare.compare([team / "bob/begun"])
 
 
 def test_the_bar_spans_the_interval(run: Path) -> None:
-    entry = standings.standings([run]).groups[0][0]
+    entry = compare.compare([run]).groups[0][0]
     entry = replace(entry, interval=replace(entry.interval, low=0.4, high=0.8))
     assert 'x1="5" x2="125"' in standings._bar(entry, 0.4, 1.0)  # 180 pixels are 0.6

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from masktrain.pages.compare import Comparison, compare
     from masktrain.pages.explain import explain
     from masktrain.pages.report import report
-    from masktrain.pages.standings import standings
     from masktrain.runs.archive import pack, unpack
     from masktrain.score.report import Report
     from masktrain.study.crossfit import Crossfitted, crossfit
@@ -60,7 +59,6 @@ __all__ = [
     "report",
     "resume",
     "settings",
-    "standings",
     "sweep",
     "unpack",
 ]
@@ -95,7 +93,6 @@ _HOMES = {
     "report": "masktrain.pages.report",
     "resume": "masktrain.study.fit",
     "settings": "masktrain.study.protocol",
-    "standings": "masktrain.pages.standings",
     "sweep": "masktrain.study.sweep",
     "unpack": "masktrain.runs.archive",
 }

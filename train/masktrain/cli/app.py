@@ -262,13 +262,22 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    on: Annotated[
+        str, typer.Option(help="val (the people held out), or eval (as masktrain evaluate --split eval has kept).")
+    ] = "val",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this .html or .md file, too.")] = None,
 ) -> None:
-    """Show runs beside each other: scores with intervals, and the settings in which they differ."""
+    """Show runs beside each other: scores, each paired with the best, and the settings in which they differ."""
     from masktrain.cli import show
     from masktrain.pages import compare as comparing
 
-    show.comparison(comparing.compare(runs))
+    made = comparing.compare(runs, on)
+    show.comparison(made)
+    if out is not None:
+        from masktrain.pages import standings
+
+        print(f"written {standings.write(made, out)}")
 
 
 @app.command()

@@ -260,8 +260,8 @@ def report(
 ) -> None:
     """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
     from maskprep.base import UsageError
+    from masktrain.pages import compare, standings
     from masktrain.pages import report as reporting
-    from masktrain.pages import standings
     from masktrain.train.checkpoint import SIDECAR
 
     caches = [path for path in given if (path / "dataset.json").is_file()]
@@ -272,7 +272,7 @@ def report(
         return
     if caches:
         raise UsageError(f"{caches[0]} is a cache; a page over several runs needs none.")
-    found = standings.standings(folders)
+    found = compare.compare(folders)
     if found.unfinished:
         print(f"not finished, so not ranked: {', '.join(found.unfinished)}")
     print(f"written {standings.write(found, out or Path(standings.FILE))}")

@@ -251,19 +251,23 @@ def comparison(made: Comparison) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table(box=box.SIMPLE_HEAD, header_style="")
-    attributes = list(made.rows[0].score["attributes"])
-    for name in ("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"):
-        table.add_column(name, justify="left" if name in ("run", "note") else "right", overflow="fold")
-    for row in made.rows:
-        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
-        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
-        cells = ["" if value is None else f"{value:.4f}" for value in each]
-        head = (row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}")
-        table.add_row(*head, *cells, row.note)
-    console.print(table, markup=False)
+    for group in made.groups:
+        print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
+        table = Table(box=box.SIMPLE_HEAD, header_style="")
+        attributes = made.attributes if len(made.attributes) > 1 else ()
+        for name in ("run", "macro-F1", "95% over people", "against the best", "accuracy", *attributes, "note"):
+            table.add_column(name, justify="left" if name in ("run", "note") else "right", overflow="fold")
+        for row in group:
+            a = row.against
+            against = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}), {a.verdict}"
+            head = (row.name, f"{row.scores.macro_f1:.4f}", f"{row.interval.low:.4f} to {row.interval.high:.4f}")
+            each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
+            table.add_row(*head, against, f"{row.scores.accuracy:.4f}", *each, row.note)
+        console.print(table, markup=False)
+    if made.unfinished:
+        print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
     for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
         for key, each in values.items():
-            print(f"{title}: {key} = {' | '.join(str(v) for v in each)}")
+            print(f"{title}: {key} = {' | '.join(each)}")
     for warning in made.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
