@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from maskprep.errors import UsageError, UserError
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.predict import predict
+from masktrain.combine.ensemble import ensemble
 from masktrain.score import report as submission
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -154,6 +155,40 @@ def test_predictions_that_cannot_be_scored(
     with pytest.raises(UserError, match=said):
         submission.score_file(tmp_path / "p.csv", labelled)
     assert not list(tmp_path.glob("p-eval-*"))
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "stack"])
+def test_files_vote(labelled: Path, cache: Path, truth: pd.DataFrame, tmp_path: Path, kind: str) -> None:
+    """Three files that are wrong at different photos; two of three are right everywhere."""
+    files = [tmp_path / f"{k}.csv" for k in range(3)]
+    for k, file in enumerate(files):
+        told = [(label + (i % 3 == k)) % 6 for i, label in enumerate(truth["ans"])]
+        truth.assign(ans=told).sample(frac=1, random_state=k).to_csv(file, index=False)
+    made = ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)
+    assert made.images == 20 and [e.name for e in made.entries] == ["0.csv", "1.csv", "2.csv"]
+    if kind != "stack":
+        assert made.score == 1.0 and made.against is not None and made.against.better
+        assert submission.score_file(tmp_path / "votes.csv", labelled).scores.accuracy == 1.0
+    with pytest.raises(UsageError, match="exists"):
+        ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)
+    if kind == "soft":  # the labels of these photos are not known there
+        assert ensemble(files, tmp_path / "blind.csv", cache=cache).images == 0
+        assert (tmp_path / "blind.csv").read_bytes() == (tmp_path / "votes.csv").read_bytes()
+        with pytest.raises(UsageError, match="knows no label"):
+            ensemble(files, tmp_path / "x.csv", cache=cache, kind="stack")
+        with pytest.raises(UsageError, match="--cache CACHE"):
+            ensemble(files, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "x"])
+def test_a_probability_that_is_none_is_named_by_its_row(
+    labelled: Path, truth: pd.DataFrame, tmp_path: Path, value: str
+) -> None:
+    table = truth.drop(columns="ans").assign(**{f"p_{k}": "0.5" if k < 2 else "0" for k in range(6)})
+    table.loc[4, "p_3"] = value
+    table.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(UserError, match=r"p\.csv has probabilities that are none.*: row 6\."):
+        submission.score_file(tmp_path / "p.csv", labelled)
 
 
 def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> None:

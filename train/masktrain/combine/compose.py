@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, read_yaml, write_json, write_with
+from maskprep.base import UsageError, UserError, read_yaml
 from maskprep.labels import Schema
 from masktrain.answer.combination import PRODUCT, ROUTED, Combination
 from masktrain.answer.members import Parts, write
 from masktrain.answer.spread import Spread, spread
 from masktrain.combine import ensemble
-from masktrain.combine.members import Candidate, copy_in, read_candidate
+from masktrain.combine.members import Candidate, check_preparation, copy_in, read_candidate, record
 from masktrain.config.settings import nearest
 from masktrain.config.where import Where
 from masktrain.data import tasks
@@ -135,7 +134,7 @@ def compose(given: Sequence[str], out: Path, *, route: str = "soft") -> Composed
     parts = [_part(names, folder, whole) for names, folder in named]
     check(parts, whole)
     everyone = [m for part in parts for m in part.members]
-    ensemble.check_preparation(everyone)
+    check_preparation(everyone)
     held = [_answers(part, whole) for part in parts]
     kind = PRODUCT if route == "soft" else ROUTED
     made, notes = multiply(parts, held, whole, kind)
@@ -309,24 +308,7 @@ def _write(
 ) -> None:
     """The folder of a composition; weights are copied, so it can be moved and its parts can be deleted."""
     folders = copy_in(out, everyone)
-    first = everyone[0].data
-    classes = about.schema.num_classes
-    data: dict[str, Any] = {
-        **first,
-        "folds": None,
-        "linked": [list(each) for each in made.linked],
-        "training": {},
-        "people": {
-            "train": sorted({p for m in everyone for p in m.data["people"]["train"]}),
-            "val": sorted(set(made.people.tolist())),
-        },
-        "images": {**first["images"], "train": int(counts.sum()), "val": len(made)},
-        "classes": {"train": counts.tolist(), "val": np.bincount(made.labels, minlength=classes).tolist()},
-        "whole": {"schema": about.schema.to_dict(), "train": counts.tolist()},
-    }
-    write_json(out / runs.DATA, data)
-    made.write(out / runs.OOF)
     told = {"composition": {part.name: str(part.folder.name) for part in parts}}
-    write_with(out / runs.CONFIG, lambda file: file.write_text(yaml.safe_dump(told, sort_keys=False)))
+    record(out, everyone, made, told, counts)
     groups = [number for number, part in enumerate(parts) for _ in part.members]
     write(out, kind, folders, groups, parts=about)  # last: now it is a run

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, write_json, write_with
+from maskprep.base import UsageError, UserError
 from masktrain.answer.combination import KINDS, Combination
 from masktrain.answer.members import FILE, write
 from masktrain.combine import averages, members, voting
-from masktrain.combine.members import Candidate, copy_in, read_candidate
+from masktrain.combine.members import Candidate, check_preparation, copy_in, read_candidate, record
 from masktrain.config.settings import nearest
 from masktrain.runs import folder as runs
-from masktrain.runs.predictions import Predictions
+from masktrain.runs.predictions import Predictions, is_csv
 from masktrain.score import metrics, paired
 from masktrain.score.paired import Paired
 
@@ -96,8 +95,8 @@ def ensemble(
     its mean. Whatever is fitted is fitted on out-of-fold predictions, and scored on people it was not fitted on.
 
     Args:
-        given: run folders, or folders of run folders; of one run alone the epochs that it has kept (snapshots, arXiv
-            1704.00109), which answer for the held-out people first.
+        given: run folders, folders of run folders, or CSV files of predictions; of one run alone the epochs that it
+            has kept (snapshots, arXiv 1704.00109), which answer for the held-out people first.
         out: folder of the ensemble, new or empty.
         kind: one of :data:`ALL_KINDS`; see :class:`masktrain.answer.combination.Combination`. ``soup``
             averages weights.
@@ -114,6 +113,14 @@ def ensemble(
         raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
     if budget is not None and kind != "greedy":
         raise UsageError("Only greedy chooses among members by what they cost.", "Use --kind greedy with --budget.")
+    if any(map(is_csv, given)):
+        from masktrain.combine import files
+
+        if cache is None or kind == "soup" or budget is not None or not all(map(is_csv, given)):
+            raise UsageError(
+                "CSV files are combined with each other, by votes, with --cache CACHE and without --budget."
+            )
+        return files.vote(given, cache, out, kind=kind, seed=seed)
     runs.clear_of_photos(given, out)
     epochs = len(given) == 1 and len(averages.kept(given[0])) > 1
     found, left_out = (list(given), []) if epochs else expand(given)
@@ -221,19 +228,6 @@ def check_alike(members: Sequence[Candidate]) -> None:
     check_preparation(members)
 
 
-def check_preparation(members: Sequence[Candidate]) -> None:
-    """Refuse runs that look for the subject in different ways."""
-    first = members[0]
-    for other in members[1:]:
-        mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
-        if mine != theirs:
-            differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
-            raise UsageError(
-                f"{first.folder} and {other.folder} were trained on crops found with other settings ({differ}),"
-                " so a photo cannot be prepared for both."
-            )
-
-
 def group(team: Sequence[Candidate]) -> list[int]:
     """Number of each member's group: settings that are equal but for the fold, one view, and no image in common."""
     kinds: list[tuple[str, set[str]]] = []
@@ -309,22 +303,7 @@ def _write(
 ) -> None:
     """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
     folders = copy_in(out, team)
-    seen = sorted({p for m in team for p in m.data["people"]["train"]})
-    data = {
-        **team[0].data,
-        "folds": None,
-        "linked": [list(each) for each in made.linked],
-        "people": {"train": seen, "val": sorted(set(made.people.tolist()))},
-        "images": {**team[0].data["images"], "val": len(made)},
-        "classes": {
-            **team[0].data["classes"],
-            "val": np.bincount(made.labels, minlength=made.probabilities.shape[1]).tolist(),
-        },
-    }
-    write_json(out / runs.DATA, data)
-    made.write(out / runs.OOF)
-    about = {"kind": kind, "members": [m.name for m in team]}
-    write_with(out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False)))
+    record(out, team, made, {"ensemble": {"kind": kind, "members": [m.name for m in team]}})
     learnt = (fitted.weights, fitted.coefficients, fitted.intercepts)
     write(
         out, kind, folders, groups, *(None if v is None else v.tolist() for v in learnt)

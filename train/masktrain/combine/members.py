@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import yaml
+from numpy.typing import NDArray
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, write_json
 from masktrain.answer.members import MEMBERS
+from masktrain.runs import files, predictions
 from masktrain.runs import folder as runs
-from masktrain.runs import predictions
 from masktrain.runs.predictions import Predictions
 from masktrain.train import checkpoint
 from masktrain.train.checkpoint import BEST, SIDECAR, Sidecar, load_sidecar
@@ -77,6 +80,53 @@ def copy_in(out: Path, given: Sequence[Candidate]) -> list[str]:
         else:
             checkpoint.save_best(out / folder, member.network(torch.device("cpu")), member.sidecar, member.settings)
     return folders
+
+
+def check_preparation(team: Sequence[Candidate]) -> None:
+    """Refuse runs that look for the subject in different ways."""
+    first = team[0]
+    for other in team[1:]:
+        mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
+        if mine != theirs:
+            differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
+            raise UsageError(
+                f"{first.folder} and {other.folder} were trained on crops found with other settings ({differ}),"
+                " so a photo cannot be prepared for both."
+            )
+
+
+def record(
+    out: Path,
+    team: Sequence[Candidate],
+    made: Predictions,
+    settings: dict[str, Any],
+    counts: NDArray[np.int64] | None = None,
+) -> None:
+    """Write data.json, oof.parquet and config.yaml of what is made of runs.
+
+    Args:
+        made: its answers about people that no member was trained on.
+        counts: training images of its classes, where these are not those of its members.
+    """
+    first, classes = team[0].data, made.schema.num_classes
+    data: dict[str, Any] = {
+        **first,
+        "folds": None,
+        "linked": [list(each) for each in made.linked],
+        "people": {
+            "train": sorted({p for m in team for p in m.data["people"]["train"]}),
+            "val": sorted(set(made.people.tolist())),
+        },
+        "images": {**first["images"], "val": len(made)},
+        "classes": {**first["classes"], "val": np.bincount(made.labels, minlength=classes).tolist()},
+    }
+    if counts is not None:
+        data |= {"training": {}, "whole": {"schema": made.schema.to_dict(), "train": counts.tolist()}}
+        data["images"]["train"], data["classes"]["train"] = int(counts.sum()), counts.tolist()
+    write_json(out / runs.DATA, data)
+    made.write(out / runs.OOF)
+    text = yaml.safe_dump(settings, sort_keys=False)
+    files.write_file(out / runs.CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def cost(member: Candidate) -> tuple[int, float]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ import numpy as np
 import yaml
 
 from maskprep.audit import OOF as OOF
-from maskprep.base import UsageError, UserError, check_shape, lock, read_json, write_with
+from maskprep.base import UsageError, UserError, check_shape, lock, read_json
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from maskprep.store import Cache, is_cache
 from masktrain.config.config import FitConfig
 from masktrain.data import tasks
 from masktrain.data.bands import Training
+from masktrain.runs import files
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
@@ -35,13 +35,10 @@ SHAPES: dict[str, dict[str, type]] = {
     },
     METRICS: {"epoch": int, "best_epoch": int, "macro_f1": float, "accuracy": float, "attributes": dict},
     RESULT: {
+        **dict.fromkeys(("best.macro_f1", "best.accuracy", "interval.low", "interval.high"), float),
         "epochs": int,
-        "best.macro_f1": float,
-        "best.accuracy": float,
-        "best.attributes": dict,
-        "interval.low": float,
-        "interval.high": float,
         "interval.people": int,
+        "best.attributes": dict,
     },
     FOLDS: {"folds": int, "cache": str},
     ENV: {},
@@ -49,11 +46,8 @@ SHAPES: dict[str, dict[str, type]] = {
 """What a run's records cannot do without."""
 
 OVER_FOLDS: dict[str, type] = {
-    "out_of_fold.macro_f1": float,
-    "out_of_fold.accuracy": float,
+    **dict.fromkeys(("out_of_fold.macro_f1", "out_of_fold.accuracy", "interval.low", "interval.high"), float),
     "out_of_fold.attributes": dict,
-    "interval.low": float,
-    "interval.high": float,
 }
 """What folds.json has beside that when all folds are done."""
 
@@ -93,14 +87,14 @@ def need_new(out: Path, hint: str = "Choose another --out.") -> None:
 
 
 def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
-    """A finished run of the same settings on the same data, if there is one (S1.15).
+    """A finished run of the same settings on the same data, if there is one .
 
     Args:
         data: data.json of the fit; of the first fold where all are meant.
         near: folders of runs to look into, whatever the runs in them are called, folds of a run of all folds too.
         whole: whether a run of all folds is meant.
     """
-    first = _first_line(config)
+    first = f"# {config.hash()}"  # the first line of config.yaml tells the same settings without reading them
     for folder in near:
         for file in sorted(folder.glob(f"*/{CONFIG}")) + sorted(folder.glob(f"*/fold-*/{CONFIG}")):
             try:
@@ -136,11 +130,6 @@ def finished(run: Path) -> bool:
     return (run / RESULT).is_file() or not (run / ENV).is_file()
 
 
-def _first_line(config: FitConfig) -> str:
-    """Of config.yaml: what tells the same settings without reading them."""
-    return f"# {config.hash()}"
-
-
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keep a run to this process while it is trained; what a killed process has left half written is removed.
@@ -154,39 +143,14 @@ def locked(run: Path) -> Iterator[None]:
 
     with lock(run / LOCK, taken) as held:
         if held:
-            sweep(run)
+            files.sweep(run)
         yield
-
-
-def sweep(folder: Path, name: str = "*") -> None:
-    """Remove temporary files and folders that ended processes of this machine have left.
-
-    Args:
-        name: the final name of the files, or all.
-    """
-    for left in folder.glob(f".tmp-*-{name}"):
-        process = left.name.split("-")[1]
-        if process.isdecimal() and int(process) != os.getpid() and not _runs(int(process)):
-            with suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _runs(process: int) -> bool:
-    if os.name != "posix":  # there, asking would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        pass
-    return True
 
 
 def write_config(run: Path, config: FitConfig) -> None:
     """config.yaml: every value, not only those given."""
-    text = f"{_first_line(config)}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_with(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+    text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    files.write_file(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_config(run: Path) -> FitConfig:
@@ -195,24 +159,24 @@ def read_config(run: Path) -> FitConfig:
     Raises:
         UsageError: there is none.
     """
-    if not (run / CONFIG).is_file():
-        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    _need(run, CONFIG)
     return FitConfig.from_dict(read_settings(run))
 
 
 def every_setting(run: Path) -> dict[str, dict[str, Any]]:
-    """config.yaml of a run as it stands, with the defaults of what it does not know yet.
-
-    To look at, not to train by: no plugin is needed.
+    """config.yaml as it stands, with the defaults of what it does not know yet: to look at, so no plugin is needed.
 
     Raises:
-        UsageError: there is none.
-        UserError: it cannot be read.
+        UserError: there is none, or it cannot be read.
     """
-    if not (run / CONFIG).is_file():
-        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    _need(run, CONFIG)
     kept = read_settings(run)
     return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
+
+
+def _need(run: Path, name: str) -> None:
+    if not (run / name).is_file():
+        raise UsageError(f"{run} is not a run: it has no {name}.", "Make one with: masktrain fit CACHE")
 
 
 def data_record(view: View, training: Training) -> dict[str, Any]:
@@ -267,8 +231,7 @@ def read_data(run: Path) -> dict[str, Any]:
         UsageError: there is none.
         UserError: it cannot be used.
     """
-    if not (run / DATA).is_file():
-        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE")
+    _need(run, DATA)
     return _read(run, DATA)
 
 
@@ -390,7 +353,7 @@ def keep_metrics(run: Path, epoch: int) -> None:
     if [r["epoch"] for r in kept] != list(range(1, epoch + 1)):
         raise UserError(f"{run / METRICS} holds {len(kept)} of the {epoch} epochs that the checkpoint knows.", MEND)
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
-    write_with(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
+    files.write_file(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def members(run: Path) -> list[Path]:

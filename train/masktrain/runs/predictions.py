@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit import OOF, predictions
-from maskprep.base import UsageError, UserError, fold, write_with
+from maskprep.base import UsageError, UserError, fold
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from masktrain.data import names as tables
+from masktrain.runs import files
 from masktrain.runs import folder as runs
 
 AGAIN = "Train the run again: masktrain fit CACHE"
@@ -78,7 +79,7 @@ class Predictions:
     def write(self, file: Path) -> None:
         """Write the table, whole or not at all."""
         frame = self.frame()
-        write_with(file, lambda part: frame.to_parquet(part, compression="zstd", index=False))
+        files.write_file(file, lambda part: frame.to_parquet(part, compression="zstd", index=False))
 
 
 def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32]) -> None:
