@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
+from masktrain.answer.evaluate import evaluate
 from masktrain.combine.ensemble import ensemble
 from masktrain.config.config import FitConfig
 from masktrain.pages import compare, standings
@@ -104,6 +105,31 @@ def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable
         "a | note &lt;b&gt;" in (moved / "s.html").read_text()
         and "a \\| note &lt;b&gt;" in (moved / "s.md").read_text()
     )
+
+
+def test_runs_are_compared_on_what_evaluate_has_kept(
+    run: Path, cache: Path, config: Make, tmp_path: Path, call: Callable[..., int]
+) -> None:
+    """Paired on the same images of the split eval, with the scores that evaluate has told."""
+    good = Path(shutil.copytree(run, tmp_path / "good"))
+    poor = fit(cache, config(optim__epochs=1, optim__lr=1e-6), out=tmp_path / "poor").run
+    with pytest.raises(UsageError, match="not all evaluated on the split eval") as error:
+        compare.compare([good, poor], "eval")
+    assert "--split eval" in error.value.hint
+    labels = pd.read_csv(cache / "truth.csv").set_index("image")["truth"].astype("Int64")
+    known = Path(shutil.copytree(cache, tmp_path / "odd:name"))
+    table = pd.read_parquet(known / "labels.parquet")
+    table["label"] = labels.reindex(table["image"]).to_numpy()
+    table.to_parquet(known / "labels.parquet")
+    reports = {folder.name: evaluate(folder, known) for folder in (good, poor)}
+    assert {r.file.name for r in reports.values()} == {"eval-odd_name-eval.json"}  # a name that every system can hold
+    made = compare.compare([good, poor], "eval")
+    assert {row.name: row.scores for row in made.rows} == {name: r.scores for name, r in reports.items()}
+    best, other = made.rows
+    assert best.against is None and other.against is not None
+    assert evaluate(poor, known, against=best.folder).rivals[0].against == other.against
+    assert call("compare", good, poor, "--on", "eval", "--out", tmp_path / "t.html") == 0
+    assert (tmp_path / "t.html").is_file() and call("compare", good, "--on", "test") == 2
 
 
 def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Path) -> None:
