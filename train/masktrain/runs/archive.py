@@ -224,7 +224,7 @@ def _plain(name: str) -> bool:
 def _write(
     given: zipfile.ZipFile,
     entries: list[tuple[zipfile.ZipInfo, PurePosixPath]],
-    files: dict[str, dict[str, Any]],
+    listed: dict[str, dict[str, Any]],
     place: Path,
     file: Path,
 ) -> None:
@@ -242,7 +242,7 @@ def _write(
                     digest.update(part)
                     target.write(part)
                     size += len(part)
-            if size != info.file_size or digest.hexdigest() != files[info.filename]["sha256"]:
+            if size != info.file_size or digest.hexdigest() != listed[info.filename]["sha256"]:
                 raise UserError(f"{file}: '{info.filename}' is not what was packed.", "Ask for the file once more.")
         _need_run(beside)
         _need_members(beside, file)
