@@ -260,7 +260,8 @@ def test_runs_beside_each_other(
     printed = capsys.readouterr()
     assert "focal?" in printed.out and "differ in: loss.name" in printed.out
     assert "defaults that changed: optim.lr" in printed.out and "not all scored on the same images" in printed.err
-    assert call("compare", tmp_path) == 2
+    (tmp_path / "empty").mkdir()
+    assert call("compare", tmp_path / "empty") == 2
 
 
 def test_the_same_fit_twice_is_noticed(

@@ -3,7 +3,7 @@ compares, combines, calibrates or explains answers reads this one form."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class Named:
     given: bool
     schema: Schema
 
-    def of(self, images: Sequence[str], people: Sequence[str], labels: Ints, what: str = "of the cache") -> Predictions:
+    def of(self, images: Iterable[str], people: Iterable[str], labels: Ints, what: str = "of the cache") -> Predictions:
         """Its answers about some images, in their order.
 
         Args:
@@ -197,13 +197,13 @@ class Named:
                 "Fill them in; masktrain predict --without-crop likeliest does.",
             )
         answers, table = self.answers[row], self.probabilities[row]
-        own = ~np.isnan(table).any(1)
+        own: NDArray[np.bool_] = np.asarray(~np.isnan(table).any(1), dtype=bool)
         table = np.where(own[:, None], table, np.eye(self.schema.num_classes)[answers])
         names, who = (np.array(list(v), dtype=object) for v in (images, people))
         return Predictions(names, who, labels, table, self.schema, answers, own)
 
 
-def read_csv(file: Path, images: Sequence[str], schema: Schema) -> Named:
+def read_csv(file: Path, images: Iterable[str], schema: Schema) -> Named:
     """Read predictions for images of a cache.
 
     The columns are ImageID (or image, file, ...) and ans (or label, or one per attribute), or a probability of each

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class EvalSet:
         """The same images in other words."""
         return replace(self, what=what)
 
-    def answered_in(self, file: Path, known: Sequence[str], schema: Schema) -> Predictions:
+    def answered_in(self, file: Path, known: Iterable[str], schema: Schema) -> Predictions:
         """What a CSV file answers to them; ``known`` are all images of the cache."""
         return read_csv(file, known, schema).of(self.images["image"], self.people, self.truth, self.what)
 

@@ -175,6 +175,6 @@ def guesses(counts: Floats, n: int) -> list[tuple[str, Ints]]:
     return [("most frequent class", frequent), ("chance (as often as in training)", drawn.astype(np.int64))]
 
 
-def nll(probabilities: Floats, labels: Ints) -> float:
+def nll(probabilities: NDArray[np.floating[Any]], labels: Ints) -> float:
     """Mean negative log-likelihood of labels [n] by probabilities [n, C]."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
