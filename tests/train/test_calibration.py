@@ -126,6 +126,23 @@ def test_limits_of_very_few_people_are_not_kept(own_run: Path) -> None:
     assert calibrate.calibrate(own_run).kept
 
 
+def test_a_temperature_that_hurts_people_it_was_not_fitted_on_is_not_kept(own_run: Path) -> None:
+    """One person of five is always answered wrongly, and sure; who is fitted without them is surer than is right."""
+    file = own_run / "oof.parquet"
+    table = pd.read_parquet(file)
+    columns = [c for c in table if c.startswith("p_")]
+    labels, person = np.tile(np.arange(2), 15), np.repeat(list("abcde"), 6)
+    told = np.where(person == "a", 1 - labels, labels)
+    values = np.full((30, len(columns)), 0.01)
+    values[np.arange(30), told] = 1 - 0.01 * (len(columns) - 1)
+    odd = pd.concat([table] * 2).iloc[:30].assign(label=labels, **dict(zip(columns, values.T, strict=True)))
+    odd.assign(image=[f"{k:02d}" for k in range(30)], person=person).to_parquet(file)
+    done = calibrate.calibrate(own_run)
+    assert done.nll[1] > done.nll[0] and done.calibration.temperature == 1.0
+    assert "is not kept, and stays at 1" in done.warnings[0]
+    assert model.load(own_run).calibration.temperature == 1.0
+
+
 def test_it_is_fitted_on_other_people_than_it_is_scored_on(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = heldout.read(own_run)
     owner = {row.tobytes(): person for row, person in zip(held.probabilities, held.people, strict=True)}

@@ -21,7 +21,7 @@ from masktrain.answer import baselines, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
-from masktrain.score import paired, questions, slices
+from masktrain.score import evalset, paired, slices
 from masktrain.study.fit import fit
 from masktrain.train import model as models
 
@@ -111,7 +111,7 @@ def test_baselines(
     ]
     counts = runs.read_data(own_run)["classes"]["train"]
     view = model.open_for(model.load(own_run), cache)
-    asked = questions.ask(view, view.schema, runs.read_data(own_run))
+    asked = evalset.ask(view, view.schema, runs.read_data(own_run))
     always = np.full(len(asked), np.argmax(counts))
     assert report.rivals[0].accuracy == pytest.approx(accuracy_score(asked.truth, always))
     assert report.rivals[0].macro_f1 == pytest.approx(f1_score(asked.truth, always, average="macro", zero_division=0))
@@ -131,7 +131,7 @@ def test_the_probe_is_scikit_learns_and_never_sees_whom_it_is_asked_about(
     np.testing.assert_array_equal(baselines.regress(x, y, new), theirs)
     predictor = model.load(own_run)
     view, data = model.open_for(predictor, cache), runs.read_data(own_run)
-    asked = questions.ask(view, view.schema, data)
+    asked = evalset.ask(view, view.schema, data)
     seen: list[set[str]] = []
     features = baselines.features
 

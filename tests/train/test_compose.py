@@ -22,11 +22,11 @@ from masktrain.answer import export, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.graph import joint_map
 from masktrain.cli import app as cli
-from masktrain.combine.compose import compose
+from masktrain.combine.compose import compose, read_parts
 from masktrain.config.config import FitConfig
 from masktrain.config.where import Where
 from masktrain.data import tasks
-from masktrain.pages import cam, explain, standings
+from masktrain.pages import cam, compare, explain
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
@@ -151,7 +151,7 @@ def test_parts_with_views_of_their_own_become_one_run(parts: dict[str, Path], ca
     f1 = metrics.macro_f1(metrics.confusion(label.to_numpy(), wanted.reshape(28, 6).argmax(1), 6))
     assert made.scores.macro_f1 == pytest.approx(f1) and made.interval.low <= f1 <= made.interval.high
     assert evaluate(tmp_path / "whole", cache2, split="val").scores.macro_f1 > 0
-    page = standings.standings([tmp_path / "whole", parts["joint"]])
+    page = compare.compare([tmp_path / "whole", parts["joint"]])
     assert "whole" in str(page) and "joint" in str(page)
     done = export.export(tmp_path / "whole", formats=("onnx",), cache=cache2)
     np.testing.assert_allclose(model.load(done.files[0])(face, rows), by_hand, atol=1e-4)
@@ -177,6 +177,45 @@ def test_branches_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) 
     for i, (pair, label) in enumerate(zip(wanted, (0, 1, 4, 5), strict=True)):
         each = [cam.maps(part, crops[i : i + 1], np.array([label]))[0] for part in pair]
         np.testing.assert_allclose(seen[i], np.mean(each, 0), atol=1e-5)
+
+
+def test_the_hard_route_by_hand(parts: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
+    """The likeliest mask decides which part tells the gender, and nothing else counts."""
+    given = [f"mask={parts['joint']}", f"gender={parts['bare']}", f"gender={parts['worn']}"]
+    made = compose(given, tmp_path / "c", route="hard")
+    face, rows = open_view(cache2, "face"), np.arange(0, 120, 9)
+    joint, bare, worn = (model.load(parts[n])(face, rows) for n in ("joint", "bare", "worn"))
+    wanted = np.zeros((len(rows), 6), np.float32)
+    for i, mask in enumerate(joint.reshape(-1, 3, 2).sum(2).argmax(1)):
+        wanted[i, 2 * mask : 2 * mask + 2] = (bare if mask else worn)[i]
+    np.testing.assert_allclose(model.load(tmp_path / "c")(face, rows), wanted, atol=1e-6)
+    oof = pd.read_parquet(tmp_path / "c" / "oof.parquet")
+    f1 = metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), oof.filter(like="p_").to_numpy().argmax(1), 6))
+    assert made.scores.macro_f1 == pytest.approx(f1) and ((oof.filter(like="p_") > 0).sum(1) <= 2).all()
+    with pytest.raises(UsageError, match="cannot be 'sharp'"):
+        compose(given, tmp_path / "d", route="sharp")
+
+
+def test_a_parts_file(tmp_path: Path) -> None:
+    file = tmp_path / "parts.yaml"
+    file.write_text(
+        "- {name: mask, task: mask}\n- name: worn\n  task: [gender, age]\n  where: mask=wear\n"
+        "  set: {optim.epochs: 3, model.name: test_resnet}\n"
+    )
+    first, second = read_parts(file)
+    assert (first.name, first.task, first.where, first.settings) == ("mask", ("mask",), "", {})
+    assert second.task == ("gender", "age") and second.where == "mask=wear"
+    assert second.settings == {"optim.epochs": 3, "model.name": "test_resnet"}
+    for text, said in (
+        ("mask: 1\n", "no list of parts"),
+        ("- {name: a, task: a, epochs: 3}\n", "part 1, has a key 'epochs'"),
+        ("- {name: a}\n", "part 1, needs a name"),
+        ("- {name: a, task: a, set: {data.task: b}}\n", "cannot set 'data.task'"),
+        ("- {name: a, task: a}\n- {name: a, task: b}\n", "names two parts 'a'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UsageError, match=said):
+            read_parts(file)
 
 
 @pytest.mark.parametrize(

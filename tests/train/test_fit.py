@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -389,8 +390,22 @@ def test_a_run_is_never_written_over(run: Path, cache: Path, config: Make, tmp_p
         fit(cache, config(), out=run)
     assert "--resume" in error.value.hint
     assert sorted((f.name, f.stat().st_mtime_ns) for f in run.iterdir()) == before
-    names = [runs.new_run(config(), root=tmp_path).name for _ in range(2)]
-    assert names == [f"test_resnet-{config().hash()[:8]}-{n}" for n in (1, 2)]
+    names = [runs.new_run(config(), root=tmp_path / folder).name for folder in ("a", "b")]
+    assert names[0] != names[1]  # they may come to lie in one folder
+    assert all(re.fullmatch(f"test_resnet-{config().hash()[:8]}-[0-9a-f]{{6}}", name) for name in names)
+    runs.new_run(config(), out=tmp_path / "mine")
+    with pytest.raises(UsageError, match="already exists"):  # begun at once, before a file is in it
+        runs.new_run(config(), out=tmp_path / "mine")
+
+
+def test_what_ended_processes_have_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, live = tmp_path / f".tmp-{ended.pid}-last.ckpt", tmp_path / f".tmp-{os.getppid()}-last.ckpt"
+    for file in (left, live):
+        file.write_text("half")
+    with runs.locked(tmp_path):
+        assert not left.exists() and live.exists()
 
 
 def test_nothing_is_left_behind_by_wrong_settings(cache: Path, config: Make, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from maskprep.errors import UserError
 from masktrain.answer import model
-from masktrain.pages import compare, report, standings
+from masktrain.pages import compare, report
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.study import crossfit
@@ -22,14 +22,14 @@ from masktrain.study.fit import resume
 
 READERS: dict[str, list[Callable[[Path], Any]]] = {
     "data.json": [runs.read_data, lambda run: compare.compare([run]), resume],
-    "config.yaml": [runs.read_config, lambda run: standings.standings([run])],
-    "metrics.jsonl": [lambda run: compare.compare([run]), report.report, resume],
-    "result.json": [lambda run: compare.compare([run]), report.report],
-    "env.json": [lambda run: standings.standings([run]), report.report],
+    "config.yaml": [runs.read_config, lambda run: compare.compare([run])],
+    "metrics.jsonl": [report.report, resume],
+    "result.json": [report.report],
+    "env.json": [lambda run: compare.compare([run]), report.report],
     "calibration.json": [model.load],
-    "oof.parquet": [heldout.read, report.report, lambda run: standings.standings([run]), resume],
+    "oof.parquet": [heldout.read, report.report, lambda run: compare.compare([run]), resume],
     "folds.json": [runs.members, crossfit.resume, lambda run: compare.compare([run])],
-    "ensemble.json": [model.load, lambda run: standings.standings([run])],
+    "ensemble.json": [model.load, lambda run: compare.compare([run])],
 }
 
 EMPTY = {"config.yaml": "", "oof.parquet": "", "data.json": "", "calibration.json": "", "folds.json": ""}
@@ -69,6 +69,7 @@ def test_held_out_predictions_that_are_none(own_run: Path) -> None:
         whole.assign(label=None),
         whole.drop(columns="image"),
         whole.filter(regex="^[^p]").assign(person="a"),
+        pd.concat([whole, whole.iloc[:1]]),
         whole.iloc[:0],
     ):
         odd.to_parquet(file)
@@ -76,11 +77,21 @@ def test_held_out_predictions_that_are_none(own_run: Path) -> None:
             heldout.read(own_run)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_probability_that_is_none_is_named_by_its_row(own_run: Path, value: float) -> None:
+    file = own_run / "oof.parquet"
+    table = pd.read_parquet(file)
+    table.loc[2, "p_1"] = value
+    table.to_parquet(file)
+    with pytest.raises(UserError, match=r"oof\.parquet' holds probabilities or a label that are none: row 3 of 28"):
+        heldout.read(own_run)
+
+
 def test_a_best_epoch_that_is_gone(own_run: Path) -> None:
     lines = [json.loads(line) for line in (own_run / "metrics.jsonl").read_text().splitlines()]
     (own_run / "metrics.jsonl").write_text("".join(json.dumps(r | {"best_epoch": 9}) + "\n" for r in lines))
     with pytest.raises(UserError, match=r"metrics\.jsonl lacks its best epoch, 9"):
-        compare.compare([own_run])
+        resume(own_run)
 
 
 def test_a_run_does_not_go_on_without_its_epochs(own_run: Path) -> None:

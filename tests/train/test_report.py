@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
+from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import SelectConfig
 from masktrain.pages import page, report, standings
@@ -24,8 +25,7 @@ from masktrain.pages.explain import explain
 from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
 from masktrain.study.fit import fit, resume
-from masktrain.train import checkpoint, criteria, loop
-from masktrain.train.optim import mean_state
+from masktrain.train import checkpoint
 
 Make = Callable[..., FitConfig]
 
@@ -35,7 +35,7 @@ def test_the_mean_of_weights_by_hand() -> None:
         {"w": torch.tensor([1.0, 4.0]), "n": torch.tensor(3)},
         {"w": torch.tensor([2.0, 0.0]), "n": torch.tensor(5)},
     ]
-    mean = mean_state(states)
+    mean = averages.average_weights(states)
     assert mean["w"].tolist() == [1.5, 2.0] and mean["w"].dtype == torch.float32 and int(mean["n"]) == 5
 
 
@@ -52,44 +52,31 @@ def test_only_the_last_epochs_are_kept(cache: Path, config: Make, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind, wanted", [("uniform", [2, 3, 4]), ("greedy", [2, 4])])
-def test_an_average_that_is_better_is_kept(
-    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, wanted: list[int]
-) -> None:
+def test_an_average_that_is_better_is_chosen(tmp_path: Path, kind: str, wanted: list[int]) -> None:
     """Epochs score 1, 3, 2, 4; the average of 2 and 4 scores 6, with 3 among them only 5."""
-    criterion, predict = criteria.criterion, loop.predict
-    tried: list[str] = []
-    scripted = {1: 0.1, 2: 0.3, 3: 0.2, 4: 0.4}
-    averages = {(4,): 0.4, (2, 4): 0.6, (2, 3, 4): 0.5}
-    hashes: dict[str, float] = {}
-    settings = config(select__last=3, select__soup=kind, optim__epochs=4)
+    config = SelectConfig(soup=kind, last=3, by="macro_f1")
+    for epoch in (1, 2, 3, 4):
+        averages.keep_epoch(tmp_path, epoch, {"w": torch.tensor([10.0**epoch])}, config)
+    scored = {10.0**4: 0.4, (10.0**2 + 10.0**4) / 2: 0.6, (10.0**2 + 10.0**3 + 10.0**4) / 3: 0.5}
+    settled: list[float] = []
 
-    def scored(learner: loop.Learner, *args: object) -> object:
-        found = predict(learner, *args)  # type: ignore[arg-type]
-        state = {k: v.clone() for k, v in learner.scored.state_dict().items()}
-        tried.append(checkpoint.weights_hash(state))
-        if len(tried) == 4:
-            kept = {e: load_file(tmp_path / f"run/epochs/{e:05d}.safetensors") for e in (2, 3)} | {4: state}
-            for epochs, value in averages.items():
-                hashes[checkpoint.weights_hash(mean_state([kept[e] for e in epochs]))] = value
-        return found
+    def settle(state: averages.State) -> averages.State:
+        settled.append(float(state["w"]))
+        return {**state, "seen": torch.ones(1)}
 
-    def decides(scores: dict[str, object], by: str) -> float:
-        criterion(scores, by)
-        if not tried:
-            return 0.0
-        return hashes[tried[-1]] if len(tried) > 4 else scripted[len(tried)]
-
-    monkeypatch.setattr(loop, "predict", scored)
-    monkeypatch.setattr(loop, "criterion", lambda s, by: values.setdefault(id(s), (decides(s, by), s))[0])
-    values: dict[int, tuple[float, object]] = {}  # the first score of each, kept alive so that ids stay theirs
-    done = fit(cache, settings, out=tmp_path / "run")
-    assert done.best["soup"] == wanted
-    kept = [load_file(done.run / f"epochs/{e:05d}.safetensors") for e in wanted]
-    best = load_file(done.run / checkpoint.BEST)
-    assert checkpoint.weights_hash(best) == checkpoint.weights_hash(mean_state(kept))
-    oof = pd.read_parquet(done.run / "oof.parquet")
-    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
-    assert done.best["macro_f1"] == metrics.macro_f1(metrics.confusion(oof["label"].to_numpy(), predicted, 6))
+    made = averages.choose(
+        tmp_path,
+        [0.1, 0.3, 0.2, 0.4],
+        config,
+        lambda state: np.array([[float(state["w"])]]),
+        lambda table: {"macro_f1": next(f for w, f in scored.items() if np.isclose(w, table[0, 0]))},
+        settle,
+    )
+    assert made is not None and made.epochs == wanted and "seen" in made.state
+    assert float(made.state["w"]) == pytest.approx(np.mean([10.0**e for e in wanted]))
+    assert averages.choose(tmp_path, [0.1, 0.3, 0.2, 0.9], config, lambda s: np.array([[float(s["w"])]]),
+        lambda t: {"macro_f1": 0.6}) is None  # fmt: skip
+    assert 10.0**4 not in settled  # one epoch alone has its own statistics
 
 
 def test_a_soup_that_is_no_better_is_not_kept(cache: Path, config: Make, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import masktrain
 
-FLOORS = ("config", "data", "train", "score", "runs", "answer", "combine", "pages", "study", "cli")
+FLOORS = ("config", "data", "train", "runs", "score", "answer", "combine", "pages", "study", "cli")
 ROOT = Path(masktrain.__file__).parent
 
 

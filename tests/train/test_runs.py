@@ -254,14 +254,15 @@ def test_runs_beside_each_other(
     env["defaults"]["optim"]["lr"] = 0.5  # as if an older version had had it
     (other / "env.json").write_text(json.dumps(env))
     made = compare.compare([other, run])
-    assert [r.score["macro_f1"] for r in made.rows] == sorted((r.score["macro_f1"] for r in made.rows), reverse=True)
+    assert [r.scores.macro_f1 for r in made.rows] == sorted((r.scores.macro_f1 for r in made.rows), reverse=True)
     assert set(made.differs) == {"loss.name", "optim.epochs"} and list(made.changed) == ["optim.lr"]
     assert not made.warnings
     assert call("compare", other, run, crossed) == 0
     printed = capsys.readouterr()
     assert "focal?" in printed.out and "differ in: loss.name" in printed.out
-    assert "defaults that changed: optim.lr" in printed.out and "not scored on the same people" in printed.err
-    assert call("compare", tmp_path) == 2
+    assert "defaults that changed: optim.lr" in printed.out and "not all scored on the same images" in printed.err
+    (tmp_path / "empty").mkdir()
+    assert call("compare", tmp_path / "empty") == 2
 
 
 def test_the_same_fit_twice_is_noticed(

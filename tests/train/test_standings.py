@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError
+from masktrain.answer.evaluate import evaluate
 from masktrain.combine.ensemble import ensemble
 from masktrain.config.config import FitConfig
 from masktrain.pages import compare, standings
@@ -39,7 +40,7 @@ def test_a_run_that_was_stopped_is_not_ranked(
 ) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     (moved / "bob/poor/result.json").unlink()  # as after its first epoch
-    found = standings.standings([moved])
+    found = compare.compare([moved])
     assert {e.name for e in found.groups[0]} == {"ann/runs/good", "both"}
     assert found.unfinished == ["bob/begun", "bob/poor"]
     assert call("report", moved, "--out", moved / "s.md") == 0
@@ -51,13 +52,13 @@ def test_an_ensemble_beside_its_members(team: Path, tmp_path: Path) -> None:
     good, poor = team / "ann/runs/good", team / "bob/poor"
     ensemble([good, poor], tmp_path / "soup", kind="soup")
     made = compare.compare([team / "both", good, poor, tmp_path / "soup"])
-    rows = {r.run: r for r in made.rows}
-    ranked = {e.folder.name: e for e in standings.standings([team, tmp_path / "soup"]).groups[0]}
+    rows = {r.folder.name: r for r in made.rows}
+    ranked = {e.folder.name: e for e in compare.compare([team, tmp_path / "soup"]).groups[0]}
     for name in ("both", "soup"):
         entry = ranked[name]
-        assert rows[name].score["macro_f1"] == pytest.approx(entry.scores.macro_f1, abs=1e-12)
-        assert rows[name].interval == (entry.interval.low, entry.interval.high)
-    names = [r.run for r in made.rows]
+        assert rows[name].scores.macro_f1 == pytest.approx(entry.scores.macro_f1, abs=1e-12)
+        assert rows[name].interval == entry.interval
+    names = [r.folder.name for r in made.rows]
     assert dict(zip(names, made.differs["ensemble.kind"], strict=True)) == {
         "both": "soft", "soup": "soup", "good": "—", "poor": "—"
     }  # fmt: skip
@@ -72,7 +73,7 @@ def f1_of(run: Path) -> float:
 
 
 def test_ranked_by_what_was_held_out(team: Path) -> None:
-    found = standings.standings([team])
+    found = compare.compare([team])
     assert [[e.name for e in g] for g in found.groups][1] == ["bob/elsewhere"] and found.unfinished == ["bob/begun"]
     group = found.groups[0]
     assert {e.name for e in group} == {"ann/runs/good", "bob/poor", "both"}
@@ -83,11 +84,11 @@ def test_ranked_by_what_was_held_out(team: Path) -> None:
     assert scores == sorted(scores, reverse=True) and group[-1].name == "bob/poor"
     assert group[0].against is None and group[-1].against is not None
     assert group[-1].against.difference == pytest.approx(scores[-1] - scores[0], abs=1e-9)
-    assert group[-1].against.verdict == "clearly worse" and "not all scored on the same images" in found.notes[0]
-    rows = standings.differing(group)
+    assert group[-1].against.verdict == "clearly worse" and "not all scored on the same images" in found.warnings[0]
+    rows = compare.differing([e.settings for e in group])
     names = [e.name for e in group]
     lr = dict(zip(names, rows["optim.lr"], strict=True))
-    assert float(lr["bob/poor"]) == 1e-6 and float(lr["ann/runs/good"]) == 5e-3 and lr["both"] == standings.NONE
+    assert float(lr["bob/poor"]) == 1e-6 and float(lr["ann/runs/good"]) == 5e-3 and lr["both"] == compare.NONE
     assert "optim.batch_size" not in rows  # the same, and an ensemble has none
     assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
 
@@ -100,14 +101,42 @@ def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable
         text = page.read_text()
         assert str(tmp_path) not in text and f"{f1_of(team / 'ann/runs/good'):.4f}" in text
     assert 'href="ann/runs/good/report.html"' in (moved / "s.html").read_text()
-    assert "a | note &lt;b&gt;" in (moved / "s.html").read_text() and "a \\| note <b>" in (moved / "s.md").read_text()
+    assert (
+        "a | note &lt;b&gt;" in (moved / "s.html").read_text()
+        and "a \\| note &lt;b&gt;" in (moved / "s.md").read_text()
+    )
+
+
+def test_runs_are_compared_on_what_evaluate_has_kept(
+    run: Path, cache: Path, config: Make, tmp_path: Path, call: Callable[..., int]
+) -> None:
+    """Paired on the same images of the split eval, with the scores that evaluate has told."""
+    good = Path(shutil.copytree(run, tmp_path / "good"))
+    poor = fit(cache, config(optim__epochs=1, optim__lr=1e-6), out=tmp_path / "poor").run
+    with pytest.raises(UsageError, match="not all evaluated on the split eval") as error:
+        compare.compare([good, poor], "eval")
+    assert "--split eval" in error.value.hint
+    labels = pd.read_csv(cache / "truth.csv").set_index("image")["truth"].astype("Int64")
+    known = Path(shutil.copytree(cache, tmp_path / "odd:name"))
+    table = pd.read_parquet(known / "labels.parquet")
+    table["label"] = labels.reindex(table["image"]).to_numpy()
+    table.to_parquet(known / "labels.parquet")
+    reports = {folder.name: evaluate(folder, known) for folder in (good, poor)}
+    assert {r.file.name for r in reports.values()} == {"eval-odd_name-eval.json"}  # a name that every system can hold
+    made = compare.compare([good, poor], "eval")
+    assert {row.name: row.scores for row in made.rows} == {name: r.scores for name, r in reports.items()}
+    best, other = made.rows
+    assert best.against is None and other.against is not None
+    assert evaluate(poor, known, against=best.folder).rivals[0].against == other.against
+    assert call("compare", good, poor, "--on", "eval", "--out", tmp_path / "t.html") == 0
+    assert (tmp_path / "t.html").is_file() and call("compare", good, "--on", "test") == 2
 
 
 def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    found = standings.standings([run, copy])
-    assert len(found.notes) == 1 and "listed twice" in found.notes[0]
-    assert len(standings.standings([run, run]).groups[0]) == 1
+    found = compare.compare([run, copy])
+    assert len(found.warnings) == 1 and "listed twice" in found.warnings[0]
+    assert len(compare.compare([run, run]).groups[0]) == 1
     (tmp_path / "mine.md").write_text("mine")
     with pytest.raises(UsageError, match="not such a page"):
         standings.write(found, tmp_path / "mine.md")
@@ -117,13 +146,13 @@ def test_copies_are_told_and_nothing_is_lost(team: Path, run: Path, tmp_path: Pa
         standings.write(found, tmp_path / "s.txt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no runs"):
-        standings.standings([tmp_path / "empty"])
+        compare.compare([tmp_path / "empty"])
     with pytest.raises(UsageError, match="None of these runs is finished"):
-        standings.standings([team / "bob/begun"])
+        compare.compare([team / "bob/begun"])
 
 
 def test_the_bar_spans_the_interval(run: Path) -> None:
-    found = standings.standings([run])
+    found = compare.compare([run])
     entry = found.groups[0][0]
     entry = replace(entry, interval=replace(entry.interval, low=0.4, high=0.8))
     other = replace(entry, interval=replace(entry.interval, low=0.5, high=1.0))

@@ -17,7 +17,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from maskprep.errors import UsageError, UserError
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.predict import predict
-from masktrain.score import submission
+from masktrain.combine.ensemble import ensemble
+from masktrain.score import report as submission
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -54,7 +55,7 @@ def wrong_here_and_there(truth: pd.DataFrame) -> pd.DataFrame:
 def test_scores_are_those_of_scikit_learn(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> None:
     given = wrong_here_and_there(truth)
     given.sample(frac=1, random_state=1).to_csv(tmp_path / "p.csv", index=False)
-    report = submission.evaluate(tmp_path / "p.csv", labelled)
+    report = submission.score_file(tmp_path / "p.csv", labelled)
     assert report.scores.n == 20 and report.ece is None and report.warnings == [] and "'eval'" in report.what
     assert report.scores.accuracy == pytest.approx(accuracy_score(truth["ans"], given["ans"]))
     assert report.scores.macro_f1 == pytest.approx(f1_score(truth["ans"], given["ans"], average="macro"))
@@ -67,7 +68,7 @@ def test_answers_of_a_file_count_where_the_cache_has_none(cache: Path, truth: pd
     given = wrong_here_and_there(truth)
     given.to_csv(tmp_path / "p.csv", index=False)
     truth.iloc[:12].to_csv(tmp_path / "a.csv", index=False)
-    report = submission.evaluate(tmp_path / "p.csv", cache, answers=tmp_path / "a.csv")
+    report = submission.score_file(tmp_path / "p.csv", cache, answers=tmp_path / "a.csv")
     assert report.scores.n == 12 and report.warnings == ["8 of the 20 rows of p.csv were not asked about."]
     assert report.scores.accuracy == pytest.approx(accuracy_score(truth["ans"][:12], given["ans"][:12]))
 
@@ -91,7 +92,7 @@ def test_forms_of_predictions(
         for i, name in enumerate(schema.joint):
             table[name] = [schema[name].classes[schema.decode(int(k))[i]] for k in given["ans"]]
     table.to_csv(tmp_path / "p.csv", index=False)
-    report = submission.evaluate(tmp_path / "p.csv", labelled)
+    report = submission.score_file(tmp_path / "p.csv", labelled)
     accuracy = accuracy_score(truth["ans"], given["ans"])
     assert report.scores.accuracy == pytest.approx(accuracy)
     assert report.ece == (pytest.approx(abs(0.75 - accuracy)) if table.columns.str.startswith("p_").any() else None)
@@ -101,7 +102,7 @@ def test_what_a_run_predicted_scores_as_the_run(run: Path, cache: Path, labelled
     own = Path(shutil.copytree(run, tmp_path / "run"))
     predict(own, cache, tmp_path / "p.csv", split="train", proba=True, without="likeliest")
     whole = evaluate(own, cache, split="train")
-    report = submission.evaluate(tmp_path / "p.csv", labelled, split="train")
+    report = submission.score_file(tmp_path / "p.csv", labelled, split="train")
     assert report.scores == whole.scores and report.interval == whole.interval
     assert report.ece == pytest.approx(whole.ece, abs=1e-3)  # of the crops; two photos have none
     # the other way round: the run against its own predictions
@@ -117,7 +118,7 @@ def test_out_of_fold_predictions_are_about_their_own_people(
         none = pd.DataFrame({"image": [f"train/0000_x/wear{k}.jpg" for k in (0, 1)], "person": "0000", "label": 0})
         kept = pd.concat([kept, none.assign(**{f"p_{k}": float(k == 0) for k in range(6)})], ignore_index=True)
     kept.to_csv(tmp_path / "oof.csv", index=False)
-    report = submission.evaluate(tmp_path / "oof.csv", labelled, split="val", baselines=True)
+    report = submission.score_file(tmp_path / "oof.csv", labelled, split="val", baselines=True)
     assert report.scores.n == len(kept) and "of the people in oof.csv" in report.what
     expected = f1_score(kept["label"], kept.filter(regex=r"^p_\d").to_numpy().argmax(1), average="macro")
     assert report.scores.macro_f1 == pytest.approx(expected)
@@ -152,8 +153,42 @@ def test_predictions_that_cannot_be_scored(
 ) -> None:
     made(truth.astype({"ans": object})).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(UserError, match=said):
-        submission.evaluate(tmp_path / "p.csv", labelled)
+        submission.score_file(tmp_path / "p.csv", labelled)
     assert not list(tmp_path.glob("p-eval-*"))
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "stack"])
+def test_files_vote(labelled: Path, cache: Path, truth: pd.DataFrame, tmp_path: Path, kind: str) -> None:
+    """Three files that are wrong at different photos; two of three are right everywhere."""
+    files = [tmp_path / f"{k}.csv" for k in range(3)]
+    for k, file in enumerate(files):
+        told = [(label + (i % 3 == k)) % 6 for i, label in enumerate(truth["ans"])]
+        truth.assign(ans=told).sample(frac=1, random_state=k).to_csv(file, index=False)
+    made = ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)
+    assert made.images == 20 and [e.name for e in made.entries] == ["0.csv", "1.csv", "2.csv"]
+    if kind != "stack":
+        assert made.score == 1.0 and made.against is not None and made.against.better
+        assert submission.score_file(tmp_path / "votes.csv", labelled).scores.accuracy == 1.0
+    with pytest.raises(UsageError, match="exists"):
+        ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)
+    if kind == "soft":  # the labels of these photos are not known there
+        assert ensemble(files, tmp_path / "blind.csv", cache=cache).images == 0
+        assert (tmp_path / "blind.csv").read_bytes() == (tmp_path / "votes.csv").read_bytes()
+        with pytest.raises(UsageError, match="knows no label"):
+            ensemble(files, tmp_path / "x.csv", cache=cache, kind="stack")
+        with pytest.raises(UsageError, match="--cache CACHE"):
+            ensemble(files, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "x"])
+def test_a_probability_that_is_none_is_named_by_its_row(
+    labelled: Path, truth: pd.DataFrame, tmp_path: Path, value: str
+) -> None:
+    table = truth.drop(columns="ans").assign(**{f"p_{k}": "0.5" if k < 2 else "0" for k in range(6)})
+    table.loc[4, "p_3"] = value
+    table.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(UserError, match=r"p\.csv has probabilities that are none.*: row 6\."):
+        submission.score_file(tmp_path / "p.csv", labelled)
 
 
 def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> None:
@@ -162,7 +197,7 @@ def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp
     rows = pd.DataFrame({"image": trained.str.rpartition("/")[2].drop_duplicates(), "ans": 0})
     rows.to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(UserError, match=r"several images are called: wear0\.jpg \(train/") as error:
-        submission.evaluate(tmp_path / "p.csv", labelled, split="train")
+        submission.score_file(tmp_path / "p.csv", labelled, split="train")
     assert "paths" in error.value.hint
 
 
@@ -170,9 +205,9 @@ def test_nobody_is_left_to_say_what_is_frequent(labelled: Path, tmp_path: Path) 
     images = pd.read_parquet(labelled / "images.parquet")["image"]
     pd.DataFrame({"image": images, "ans": 1}).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(UserError, match="nobody says what is frequent"):
-        submission.evaluate(tmp_path / "p.csv", labelled, split="train", baselines=True)
+        submission.score_file(tmp_path / "p.csv", labelled, split="train", baselines=True)
     with pytest.raises(UsageError, match="is no CSV file of predictions"):
-        submission.evaluate(tmp_path / "p.csv", labelled, against=tmp_path)
+        submission.score_file(tmp_path / "p.csv", labelled, against=tmp_path)
 
 
 def test_the_command(labelled: Path, truth: pd.DataFrame, tmp_path: Path) -> None:

@@ -165,6 +165,26 @@ def test_nothing_is_fitted_on_whom_it_is_scored_on(kind: str, monkeypatch: pytes
     assert set().union(*asked_of) == set(people)
 
 
+def test_linked_people_are_never_on_both_sides() -> None:
+    """Of 40 ids two each are one person, as the run has written down."""
+    schema = Schema((Attribute("a", ("x", "y")),))
+    labels = np.random.default_rng(0).integers(2, size=80)
+    people = np.array([f"p{i // 2}" for i in range(80)], dtype=object)
+    linked = [(f"p{k}", f"p{k + 20}") for k in range(20)] + [("p0", "gone")]
+    person = {name: min(pair) for pair in linked[:20] for name in pair}
+    apart: list[bool] = []
+
+    def answer(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        apart.append(not {person[p] for p in people[known]} & {person[p] for p in people[asked]})
+        return labels[asked]
+
+    assert (voting.nested(labels, people, schema, answer, linked=linked) == labels).all()
+    assert len(apart) == 5 and all(apart)
+    apart.clear()
+    voting.nested(labels, people, schema, answer)
+    assert not all(apart)
+
+
 def test_noise_scores_as_noise() -> None:
     """Stacking on pure noise fits its own images well; the score that is reported must not."""
     schema = Schema((Attribute("a", ("x", "y")),))

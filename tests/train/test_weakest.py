@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from masktrain.cli import app as cli
-from masktrain.pages import report
+from masktrain.pages import report, weakest
 from masktrain.runs import folder as runs
-from masktrain.score import weakest
 
 EPOCHS = [
     {"epoch": 1, "best_epoch": 1, "class_f1": {"a": 0.5, "b": 0.1, "c": 0.0, "d": 0.9, "e": 0.1}},

@@ -20,7 +20,7 @@ HOMES = {
     "Plan": "masktrain.study.preflight",
     "Predictions": "masktrain.answer.predict",
     "Protocol": "masktrain.study.protocol",
-    "Report": "masktrain.score.scored",
+    "Report": "masktrain.score.report",
     "Swept": "masktrain.study.sweep",
     "calibrate": "masktrain.combine.calibrate",
     "compare": "masktrain.pages.compare",
@@ -39,7 +39,6 @@ HOMES = {
     "report": "masktrain.pages.report",
     "resume": "masktrain.study.fit",
     "settings": "masktrain.study.protocol",
-    "standings": "masktrain.pages.standings",
     "sweep": "masktrain.study.sweep",
     "unpack": "masktrain.runs.archive",
 }

@@ -73,7 +73,12 @@ def check(file: Path, labels: NDArray[np.float64 | np.int64], values: NDArray[np
     Raises:
         UserError: it does not.
     """
-    if not np.isfinite(values).all() or (values < 0).any() or not np.isin(labels, range(values.shape[1])).all():
-        raise UserError(f"'{file}' holds probabilities or labels that are none.", "Write it again with masktrain fit.")
-    if (np.abs(values.sum(axis=1) - 1) > 0.05).any():
-        raise UserError(f"'{file}' holds rows that do not add up to 1.", "The columns p_0 .. are probabilities.")
+    is_one = np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1) & np.isin(labels, range(values.shape[1]))
+    if not is_one.all():
+        raise UserError(
+            f"'{file}' holds probabilities or a label that are none: row {int(is_one.argmin()) + 1} of {len(values)}.",
+            "Write it again with masktrain fit.",
+        )
+    if (off := np.abs(values.sum(axis=1) - 1) > 0.05).any():
+        row = int(off.argmax()) + 1
+        raise UserError(f"'{file}', row {row}, does not add up to 1.", "The columns p_0 .. are probabilities.")

@@ -94,7 +94,7 @@ def read_table(root: Path, images: Sequence[str], listing: Listing) -> Annotatio
     texts = [None] * len(frame) if label is None else [None if pd.isna(v) else str(v) for v in frame[label]]
     groups, names = frame.groupby(listing.column, sort=False).indices, photos.frame[listing.column].tolist()
     for image, row in zip(images, rows, strict=True):
-        for at in groups[names[row]].tolist() if row >= 0 else ():
+        for at in groups[names[row]] if row >= 0 else ():
             x0, y0, x1, y1 = numbers[at].tolist()
             if math.isnan(x0 + y0 + x1 + y1):
                 made.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")

@@ -15,8 +15,8 @@ from maskprep.dataset import View
 from masktrain.answer.model import Model, rows_of
 from masktrain.data import folds
 from masktrain.runs import folder as runs
-from masktrain.score import guesses
-from masktrain.score.questions import Questions, same_source
+from masktrain.score import metrics
+from masktrain.score.evalset import EvalSet, same_source
 from masktrain.train import device as devices
 from masktrain.train import loop
 from masktrain.train.model import build
@@ -31,7 +31,7 @@ def rows(
     run: Path,
     model: Model,
     pictures: View,
-    asked: Questions,
+    asked: EvalSet,
     data: dict[str, Any],
     *,
     probe: str | None = None,
@@ -49,14 +49,14 @@ def rows(
     name = probe or _probe_of(run)
     told = linear_probe(name, model, pictures, asked, data, batch_size=batch_size, device=device)
     counts = np.array(data["classes"]["train"], dtype=np.float64)
-    return [*guesses.rows(counts, len(asked)), (f"linear probe on frozen {name}", told)]
+    return [*metrics.guesses(counts, len(asked)), (f"linear probe on frozen {name}", told)]
 
 
 def linear_probe(
     name: str,
     model: Model,
     pictures: View,
-    asked: Questions,
+    asked: EvalSet,
     data: dict[str, Any],
     *,
     pretrained: bool = True,

@@ -30,7 +30,7 @@ SHIFT = 1 / 24
 """How far the shifted crops are moved, relative to the crop: less than the margin of any face."""
 
 KINDS = ("soft", "hard", "weighted", "greedy", "stack")
-PRODUCT = "product"
+PRODUCT, ROUTED = "product", "routed"
 """Groups that each answer a part of the joint label, see :class:`JointMap`."""
 TINY = 1e-6
 """Probabilities below this count as this where logarithms are taken."""
@@ -95,10 +95,11 @@ class Combination(nn.Module):
     - hard: every member has one vote, the class with most votes wins, a tie goes to the tied class with the higher
       mean probability (then to the lower index). The table is (votes + mean) / (members + 1).
     - product: of the groups, which answer for parts of the joint label.
+    - routed: the same, where the first group's most probable class alone counts, as if it were sure.
     - stack: softmax of a linear function of the groups' log-probabilities.
 
     Args:
-        kind: one of :data:`KINDS`, or PRODUCT.
+        kind: one of :data:`KINDS`, PRODUCT or ROUTED.
         groups: number of each member's group [m], from 0.
         weights: of the groups, for weighted and greedy; they sum to 1.
         coefficients: for stack, [C, groups * C]; ``intercepts`` [C].
@@ -113,7 +114,7 @@ class Combination(nn.Module):
         intercepts: Any = None,
     ) -> None:
         super().__init__()
-        if kind not in (*KINDS, PRODUCT):
+        if kind not in (*KINDS, PRODUCT, ROUTED):
             raise ValueError(f"no combination '{kind}'")
         self.kind = kind
         count = max(groups) + 1
@@ -133,7 +134,10 @@ class Combination(nn.Module):
     def forward(self, tables: Tensor) -> Tensor:
         """Probabilities [n, C] of the members' probabilities [m, n, C]."""
         grouped = torch.einsum("gm,mnc->gnc", self.get_buffer("share"), tables)
-        if self.kind == PRODUCT:
+        if self.kind == ROUTED:  # joint classes that the first group does not tell apart have the same factor
+            first = grouped[:1]
+            grouped = torch.cat([(first == first.amax(2, keepdim=True)).to(first.dtype), grouped[1:]])
+        if self.kind in (PRODUCT, ROUTED):
             return grouped.prod(0)
         mean = torch.einsum("g,gnc->nc", self.get_buffer("voice"), grouped)
         if self.kind == "hard":
@@ -216,7 +220,6 @@ class Graph(nn.Module):
         combination: takes the members' probabilities [members, n, C] to one table; None for a single member.
         places: number of the input that each member sees.
         maps: of members that answer a part, to the whole joint label.
-        hard: the first member decides: its likeliest class counts as certain.
 
     Attributes:
         temperature: see :class:`masktrain.score.calibration.Calibration`; 1 for none.
@@ -228,13 +231,12 @@ class Graph(nn.Module):
         combination: Combination | None = None,
         places: Sequence[int] | None = None,
         maps: Sequence[JointMap | None] | None = None,
-        hard: bool = False,
     ) -> None:
         super().__init__()
         maps = maps or [None] * len(members)
         self.members, self.maps = nn.ModuleList(members), nn.ModuleList(m or nn.Identity() for m in maps)
         self.places, self.combination = list(places or [0] * len(members)), combination
-        self.hard, self.temperature = hard, 1.0
+        self.temperature = 1.0
         for number, (member, place, to_joint) in enumerate(zip(members, self.places, maps, strict=True)):
             for network in _networks(member):
                 network.place, network.member = place, number
@@ -267,8 +269,6 @@ class Graph(nn.Module):
     def forward(self, *crops: Tensor) -> Tensor:
         """Probabilities float32 [n, C] of crops uint8 [n, H, W, 3], one tensor for each input."""
         tables: list[Tensor] = [m(crops[place]) for m, place in zip(self.members, self.places, strict=True)]
-        if self.hard:
-            tables[0] = nn.functional.one_hot(tables[0].argmax(1), tables[0].shape[1]).to(tables[0].dtype)
         factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
         table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
         if self.temperature != 1.0:
@@ -311,8 +311,8 @@ def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: st
     for part, to_joint, model in _split(run, sidecar):
         networks.append(Network(model.to(precision.device).eval(), part, precision, looks, mean))
         maps.append(to_joint)
-    hard = sidecar.target == "cascade" and sidecar.route == "hard"
-    return Graph(networks, Combination(PRODUCT, range(len(networks))), None, maps, hard)
+    kind = ROUTED if sidecar.target == "cascade" and sidecar.route == "hard" else PRODUCT
+    return Graph(networks, Combination(kind, range(len(networks))), None, maps)
 
 
 SPLIT = ("separate", "cascade")

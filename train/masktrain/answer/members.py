@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,7 @@ from masktrain.answer.graph import Combination, Graph, JointMap, joint_map, load
 from masktrain.answer.spec import CropSpec, ModelSpec, NetworkSpec
 from masktrain.config.where import Where
 from masktrain.runs import folder as runs
-from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
-from masktrain.train.checkpoint import BEST, SIDECAR, Sidecar, load_sidecar
+from masktrain.train.checkpoint import Sidecar, load_sidecar
 
 FILE, MEMBERS = runs.ENSEMBLE, "members"
 FORMAT = 1
@@ -30,29 +27,9 @@ WORDS = {
     "weighted": "weighted mean of the probabilities, weights fitted for likelihood",
     "greedy": "weighted mean of the probabilities, members taken greedily for macro-F1",
     "product": "product of the probabilities of its parts",
+    "routed": "product of the probabilities of its parts, for the most probable class of the first part alone",
     "stack": "logistic regression on the log-probabilities",
 }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A run that may take part: its sidecar, its held-out predictions, data.json and config.yaml."""
-
-    folder: Path
-    sidecar: Sidecar
-    held: HeldOut
-    data: dict[str, Any]
-    settings: dict[str, Any]
-
-
-def read_candidate(run: Path) -> Candidate:
-    """A run with its held-out predictions.
-
-    Raises:
-        UserError: it is no run, has no such predictions, or cannot be read.
-    """
-    sidecar, data = load_sidecar(run), runs.read_data(run)
-    return Candidate(run, sidecar, heldout.read(run), data, runs.read_settings(run))
 
 
 @dataclass(frozen=True)
@@ -184,17 +161,6 @@ def write(
             for m, (names, where) in zip(kept["members"], parts.asked, strict=True)
         ]
     write_json(out / FILE, kept)
-
-
-def copy_in(out: Path, given: Sequence[Candidate]) -> list[str]:
-    """Copy what it takes to use some runs into a folder, new or empty. Returns the places within it."""
-    folders = []
-    for number, member in enumerate(given):
-        folders.append(folder := f"{MEMBERS}/{number:02d}-{member.folder.resolve().name}")
-        (out / folder).mkdir(parents=True)
-        for file in (BEST, SIDECAR, runs.CONFIG):
-            shutil.copy2(member.folder / file, out / folder / file)
-    return folders
 
 
 def crop_spec(sidecar: Sidecar, view: str | None = None) -> CropSpec:

@@ -60,14 +60,16 @@ def evaluate(
 ) -> None:
     """Score a run, or a file of predictions: macro-F1 with its interval over people, each attribute, each class."""
     from masktrain.cli import tables
-    from masktrain.score import submission
+    from masktrain.runs import predictions
 
     shared = {"split": split, "answers": answers, "against": against, "baselines": baselines, "by": by}
-    if submission.is_one(run):
+    if predictions.is_csv(run):
+        from masktrain.score import report as scoring
+
         if given := [name for name in NEEDS_RUN if name in spoken(context)]:
             names = ", ".join("--" + n.replace("_", "-") for n in given)
             raise UsageError(f"{names} cannot be given with a file of predictions: no model looks at crops.")
-        report = submission.evaluate(run, cache, **shared)  # type: ignore[arg-type]
+        report = scoring.score_file(run, cache, **shared)  # type: ignore[arg-type]
     else:
         from masktrain.answer import evaluate as evaluating
 
@@ -77,13 +79,22 @@ def evaluate(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
+    on: Annotated[
+        str, typer.Option(help="val (the people held out), or eval (as masktrain evaluate --split eval has kept).")
+    ] = "val",
+    out: Annotated[Path | None, typer.Option(help="Write the table to this .html or .md file, too.")] = None,
 ) -> None:
-    """Show runs beside each other: scores with intervals, and the settings in which they differ."""
+    """Show runs beside each other: scores, each paired with the best, and the settings in which they differ."""
     from masktrain.cli import tables
     from masktrain.pages import compare as comparing
 
-    tables.comparison(comparing.compare(runs))
+    made = comparing.compare(runs, on)
+    tables.comparison(made)
+    if out is not None:
+        from masktrain.pages import standings
+
+        print(f"written {standings.write(made, out)}")
 
 
 def report(
@@ -97,6 +108,7 @@ def report(
     ] = None,
 ) -> None:
     """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
+    from masktrain.pages import compare as comparing
     from masktrain.pages import report as reporting
     from masktrain.pages import standings
     from masktrain.train.checkpoint import SIDECAR
@@ -109,7 +121,7 @@ def report(
         return
     if caches:
         raise UsageError(f"{caches[0]} is a cache; a page over several runs needs none.")
-    found = standings.standings(folders)
+    found = comparing.compare(folders)
     if found.unfinished:
         print(f"not finished, so not ranked: {', '.join(found.unfinished)}")
     print(f"written {standings.write(found, out or Path(standings.FILE))}")
@@ -173,15 +185,16 @@ def ensemble(
     cache: Annotated[Path | None, typer.Option(help="For soup and kept epochs, where the cache is now.")] = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="MS", min=0, help="For greedy: milliseconds for an image that all may take together."),
+        typer.Option(metavar="G", min=0, help="For greedy: billions of multiply-adds for an image that all may take."),
     ] = None,
+    device: Device = "auto",
     seed: Folds = 0,
 ) -> None:
     """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
     from masktrain.cli import tables
     from masktrain.combine import ensemble as combining
 
-    tables.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget))
+    tables.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget, device=device))
 
 
 def compose(
@@ -192,12 +205,15 @@ def compose(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
+    route: Annotated[
+        str, typer.Option(help="soft (product), or hard: for the most probable class of the first part alone.")
+    ] = "soft",
 ) -> None:
     """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
     from masktrain.cli import tables
     from masktrain.combine import compose as composing
 
-    tables.composed(composing.compose(given, out))
+    tables.composed(composing.compose(given, out, route=route))
 
 
 def calibrate(

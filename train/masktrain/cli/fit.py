@@ -163,12 +163,11 @@ def _parts(
 ) -> None:
     """Fit the parts that a file names, and print their composition."""
     from masktrain.cli import tables
-    from masktrain.combine import compose
+    from masktrain.combine.compose import read_parts
     from masktrain.study.parts import fit_parts
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("Parts are fitted by one process.", "With torchrun, fit each with --task, then compose them.")
-    read_parts: Any = getattr(compose, "read_parts")  # noqa: B009
     given = {}
     for part in read_parts(file):
         task = ",".join(part.task)

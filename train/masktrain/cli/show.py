@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
-from masktrain.score import weakest
+from masktrain.pages import weakest
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:

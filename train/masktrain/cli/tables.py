@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
     from masktrain.pages.compare import Comparison
-    from masktrain.score.scored import Report
+    from masktrain.score.report import Report
     from masktrain.study.sweep import Swept
     from masktrain.study.trials import Trial
 
@@ -101,8 +101,9 @@ def evaluated(report: Report) -> None:
     if report.rivals:
         rows = []
         for r in report.rivals:
-            gain = f"{r.against.difference:+.4f} ({r.against.low:+.4f} to {r.against.high:+.4f})"
-            chance = r.against.chance.removeprefix("p ").removeprefix("= ")
+            a = r.against
+            gain = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f})"
+            chance = "" if a is None else a.chance.removeprefix("p ").removeprefix("= ")
             rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain, chance))
         table(("compared with", "macro-F1", "accuracy", "this minus it", "p"), rows)
     if lost := report.without_crop:
@@ -122,16 +123,19 @@ def warn(texts: Iterable[str]) -> None:
 
 def comparison(made: Comparison) -> None:
     """Runs beside each other."""
-    attributes = list(made.rows[0].score["attributes"])
-    rows = []
-    for row in made.rows:
-        interval = "not finished" if row.interval is None else f"{row.interval[0]:.4f} to {row.interval[1]:.4f}"
-        each = [row.score["attributes"].get(a, {}).get("macro_f1") for a in attributes]
-        cells = ["" if value is None else f"{value:.4f}" for value in each]
-        rows.append(
-            [row.run, f"{row.score['macro_f1']:.4f}", interval, f"{row.score['accuracy']:.4f}", *cells, row.note]
-        )
-    table(("run", "macro-F1", "95% over people", "accuracy", *attributes, "note"), rows)
+    attributes = made.attributes if len(made.attributes) > 1 else ()
+    for group in made.groups:
+        print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
+        rows = []
+        for row in group:
+            a = row.against
+            against = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}), {a.verdict}"
+            each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
+            score = (span(row.scores.macro_f1, row.interval), against, f"{row.scores.accuracy:.4f}")
+            rows.append((row.name, *score, *each, row.note))
+        table(("run", "macro-F1", "against the best", "accuracy", *attributes, "note"), rows)
+    if made.unfinished:
+        print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
     for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
         for key, told in values.items():
             print(f"{title}: {key} = {' | '.join(map(str, told))}")
@@ -150,12 +154,12 @@ def ensemble(made: Ensemble) -> None:
         name = entry.name + ("  (best)" if i == made.best and len(made.entries) > 1 else "")
         weight = "" if entry.weight is None else f"{entry.weight:.3f}"
         alike = f"{sum(others) / len(others):.2f}" if others else ""
-        cost = (f"{entry.parameters / 1e6:.1f} M", f"{entry.ms:.1f}")
+        cost = (f"{entry.parameters / 1e6:.1f} M", f"{entry.macs:.2f}")
         rows.append((str(i + 1), name, span(entry.score, entry.interval), weight, alike, *cost))
     used = [e for e in made.entries if e.weight is None or e.weight > 0]
     used = used if made.kind != "soup" else used[:1]
-    cost = (f"{sum(e.parameters for e in used) / 1e6:.1f} M", f"{sum(e.ms for e in used):.1f}")
-    head = ("", "", "macro-F1", "weight", "errs with others", "parameters", "ms/image")
+    cost = (f"{sum(e.parameters for e in used) / 1e6:.1f} M", f"{sum(e.macs for e in used):.2f}")
+    head = ("", "", "macro-F1", "weight", "errs with others", "parameters", "G mult-adds")
     table(head, rows, left=2, total=("", made.kind, span(made.score, made.interval), "", "", *cost))
     if 2 < len(made.entries) <= MANY:  # 1 for two that err on the same images
         numbers = [str(j + 1) for j in range(len(made.entries))]

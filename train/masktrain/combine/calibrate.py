@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.base import UsageError, write_json
-from masktrain.answer import model
 from masktrain.combine import voting
 from masktrain.config.settings import nearest
-from masktrain.runs import predictions as heldout
+from masktrain.runs import predictions
 from masktrain.score import calibration, metrics, paired
 from masktrain.score.calibration import Calibration
 from masktrain.score.paired import Paired
@@ -73,36 +72,42 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     if thresholds not in WHEN:
         near = nearest(thresholds, WHEN)
         raise UsageError(f"--thresholds cannot be '{thresholds}'.", f"Use {', '.join(near or WHEN)}.")
-    manual = model.load(run, "cpu").spec
-    held = heldout.read(run)
-    schema, table, labels = manual.labels(), held.probabilities, held.labels
+    held = predictions.read(run)
+    schema, table, labels = held.schema, held.probabilities, held.labels
 
     def split(fit: Callable[[Table, Ints], Calibration], use: Callable[[Calibration, Table], Any]) -> NDArray[Any]:
         def answer(known: NDArray[np.bool_], asked: NDArray[np.bool_]) -> NDArray[Any]:
             return np.asarray(use(fit(table[known], labels[known]), table[asked]))
 
-        return voting.nested(labels, held.people, schema, answer, seed)
+        return voting.nested(labels, held.people, schema, answer, seed, held.linked)
 
     tempered = split(lambda t, y: Calibration(temperature(t, y)), Calibration.temper).astype(np.float64)
+    losses = (metrics.nll(table, labels), metrics.nll(tempered, labels))
+    helps = losses[1] <= losses[0]
     plain = np.asarray(table.argmax(1), dtype=np.int64)
-    limited = split(fit_both, lambda c, t: c.decide(c.temper(t)))
+    limited = split(lambda t, y: fit_both(t, y, helps), lambda c, t: c.decide(c.temper(t)))
     found = paired.compare(labels, limited, plain, held.people, schema.num_classes)
     kept = thresholds == "always" or (thresholds == "clear" and found.better)
     warnings = []
+    if not helps:
+        warnings.append(
+            "On people that it was not fitted on, the temperature makes the log-loss higher"
+            f" ({losses[0]:.4f} -> {losses[1]:.4f}): it is not kept, and stays at 1."
+        )
     if not found.better:
         warnings.append(
             f"With limits per class, macro-F1 changes by {found.difference:+.4f}"
             f" ({found.low:+.4f} to {found.high:+.4f}, {found.chance}, {found.people} people): {found.verdict}"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
-    fitted = fit_both(table, labels)
+    fitted = fit_both(table, labels, helps)
     made = fitted if kept else Calibration(fitted.temperature)
     result = Calibrated(
         run=run,
         calibration=made,
         images=len(held),
         ece=(calibration.ece(table, labels), calibration.ece(tempered, labels)),
-        nll=(nll(table, labels), nll(tempered, labels)),
+        nll=losses,
         before=metrics.macro_f1(metrics.confusion(labels, plain, schema.num_classes)),
         after=metrics.macro_f1(metrics.confusion(labels, limited, schema.num_classes)),
         thresholds=found,
@@ -114,9 +119,9 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     return result
 
 
-def fit_both(table: Table, labels: Ints) -> Calibration:
-    """A temperature, and limits per class for the tempered probabilities."""
-    plain = Calibration(temperature(table, labels))
+def fit_both(table: Table, labels: Ints, temper: bool = True) -> Calibration:
+    """A temperature, or 1 where ``temper`` is false, and limits per class for the tempered probabilities."""
+    plain = Calibration(temperature(table, labels) if temper else 1.0)
     return Calibration(plain.temperature, tuple(limits(plain.temper(table).astype(np.float64), labels).tolist()))
 
 
@@ -161,8 +166,3 @@ def limits(table: Table, labels: Ints) -> NDArray[np.float64]:
         if best == before:
             break
     return factors
-
-
-def nll(table: Table, labels: Ints) -> float:
-    """Mean negative log-likelihood of the labels."""
-    return float(-np.log(np.maximum(table[np.arange(len(labels)), labels], calibration.TINY)).mean())

@@ -2,7 +2,7 @@
 
 The parts are networks for some attributes (``masktrain fit --task age``), or for them where another attribute has some
 classes (``--task age --where mask=wear``). Their probabilities are multiplied; the result is scored out of fold on
-people that no part was trained on (S0.5, S1.31, S1.38).
+people that no part was trained on.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, write_json, write_with
+from maskprep.base import UsageError, UserError, read_yaml
 from maskprep.labels import Schema
-from masktrain.answer.graph import PRODUCT, JointMap, joint_map
-from masktrain.answer.members import Candidate, Parts, copy_in, read_candidate, write
+from masktrain.answer.graph import PRODUCT, ROUTED, Combination, JointMap, joint_map
+from masktrain.answer.members import Parts, write
 from masktrain.combine import ensemble
+from masktrain.combine.members import Candidate, check_preparation, copy_in, read_candidate, record
 from masktrain.config.settings import nearest
 from masktrain.config.where import Where
 from masktrain.data import tasks
 from masktrain.data.names import listed
 from masktrain.runs import folder as runs
-from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs import predictions
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics
 
 
@@ -40,7 +40,7 @@ class Part:
     attributes: tuple[str, ...]
     folder: Path
     members: tuple[Candidate, ...]
-    held: HeldOut
+    held: Predictions
     schema: Schema
     where: Where | None
 
@@ -70,7 +70,47 @@ class Composed:
     notes: tuple[str, ...]
 
 
-def compose(given: Sequence[str], out: Path) -> Composed:
+@dataclass(frozen=True)
+class PartPlan:
+    """A part to fit: its name, the attributes that it answers, for which images, and settings by dotted name."""
+
+    name: str
+    task: tuple[str, ...]
+    where: str
+    settings: dict[str, Any]
+
+
+def read_parts(file: Path) -> list[PartPlan]:
+    """A parts file: a YAML list of ``name``, ``task`` (attributes, a list or with commas), ``where`` (ATTRIBUTE=CLASS,
+    may be left out) and ``set`` (settings of the fit by dotted name, may be left out).
+
+    Raises:
+        UsageError: it cannot be read, or is no such list, with the number of the part.
+    """
+    given = read_yaml(file)
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{file} is no list of parts.", "Such as: - {name: age, task: age, set: {optim.epochs: 20}}")
+    plans: list[PartPlan] = []
+    for number, each in enumerate(given, 1):
+        where = f"{file}, part {number},"
+        if not isinstance(each, dict):
+            raise UsageError(f"{where} is no mapping of name, task, where and set.")
+        if unknown := [str(key) for key in each if key not in ("name", "task", "where", "set")]:
+            raise UsageError(f"{where} has a key '{unknown[0]}'.", "A part has name, task, where and set.")
+        task = each.get("task", "")
+        names = tuple(str(t).strip() for t in (task if isinstance(task, list) else str(task).split(",")))
+        name, settings = str(each.get("name", "")).strip(), each.get("set") or {}
+        if not name or "/" in name or not all(names) or not isinstance(settings, dict):
+            raise UsageError(f"{where} needs a name without '/', a task, and settings by name.")
+        if fixed := [str(k) for k in settings if k in ("data.task", "data.where") or "." not in str(k)]:
+            raise UsageError(f"{where} cannot set '{fixed[0]}'.", "Use task and where, and dotted names in set.")
+        plans.append(PartPlan(name, names, str(each.get("where") or ""), {str(k): v for k, v in settings.items()}))
+    if twice := [p.name for k, p in enumerate(plans) if p.name in {q.name for q in plans[:k]}]:
+        raise UsageError(f"{file} names two parts '{twice[0]}'.")
+    return plans
+
+
+def compose(given: Sequence[str], out: Path, *, route: str = "soft") -> Composed:
     """Make one run of several that evaluate, predict, explain and export accept like any other.
 
     Args:
@@ -78,24 +118,28 @@ def compose(given: Sequence[str], out: Path) -> Composed:
             attributes is summed over them. A run that was trained where another attribute has some classes is asked
             for those alone; then there must be one for each of its classes.
         out: folder of the composition, new or empty.
+        route: ``soft`` multiplies all; ``hard`` takes what the parts answer for the most probable class of the first
+            part alone.
 
     Raises:
         UserError: parts that do not make up the joint label, or that held out different people.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists.", "Choose another --out.")
+    if route not in ("soft", "hard"):
+        raise UsageError(f"--route cannot be '{route}'.", "Use soft or hard.")
+    runs.need_new(out)
     named = [_named(text) for text in given]
     runs.clear_of_photos([folder for _, folder in named], out)
     whole, counts = _whole([folder for _, folder in named])
     parts = [_part(names, folder, whole) for names, folder in named]
     check(parts, whole)
     everyone = [m for part in parts for m in part.members]
-    ensemble.check_preparation(everyone)
+    check_preparation(everyone)
     held = [_answers(part, whole) for part in parts]
-    made, notes = multiply(parts, held, whole)
+    kind = PRODUCT if route == "soft" else ROUTED
+    made, notes = multiply(parts, held, whole, kind)
     fallback = int(np.argmax(counts))
-    _write(out, parts, everyone, made, Parts(whole, fallback, _asked(parts)), counts)
-    told = made.probabilities.argmax(1)
+    _write(out, kind, parts, everyone, made, Parts(whole, fallback, _asked(parts)), counts)
+    told = made.answers
     return Composed(
         out,
         len(made),
@@ -144,7 +188,7 @@ def _part(names: tuple[str, ...], folder: Path, whole: Schema) -> Part:
     where = tasks.parse(members[0].settings.get("data", {}).get("where", ""), whole)
     if where is not None and where.attribute in names:
         raise UsageError(f"{folder} was trained where {where} alone, so it cannot tell {where.attribute}.")
-    return Part(names, folder, members, heldout.read(folder), schema, where)
+    return Part(names, folder, members, predictions.read(folder), schema, where)
 
 
 def check(parts: Sequence[Part], whole: Schema) -> None:
@@ -173,7 +217,9 @@ def check(parts: Sequence[Part], whole: Schema) -> None:
             raise UsageError(f"{states[0]} decides who tells {name}, so it must be told by one run for all images.")
 
 
-def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema) -> tuple[HeldOut, list[str]]:
+def multiply(
+    parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema, kind: str = PRODUCT
+) -> tuple[Predictions, list[str]]:
     """The joint probabilities of the images that every part held out.
 
     Args:
@@ -199,7 +245,8 @@ def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema)
     if lost := max(len(frame) for frame in held) - len(shared):
         notes.append(f"{lost} held-out images lack crops in one of the views, and are not scored.")
     columns = [f"p_{k}" for k in range(whole.num_classes)]
-    table = np.prod([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in held], axis=0)
+    tables = np.stack([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in held])
+    table = Combination(kind, range(len(held)))(torch.from_numpy(tables).float()).numpy().astype(np.float64)
     told: dict[str, NDArray[np.int64]] = {}
     for frame in held:
         for name in (n for n in whole.joint if n in frame):
@@ -208,7 +255,9 @@ def multiply(parts: Sequence[Part], held: Sequence[pd.DataFrame], whole: Schema)
                 raise UserError(f"The runs were trained on different labels of {name}.", "Train them on one cache.")
     labels = [whole.encode([int(told[name][i]) for name in whole.joint]) for i in range(len(shared))]
     who = held[0].loc[shared, "person"].to_numpy(dtype=object)
-    return HeldOut(shared.to_numpy(dtype=object), who, np.array(labels, dtype=np.int64), table), notes
+    linked = tuple(dict.fromkeys(group for part in parts for group in part.held.linked))
+    truth, images = np.array(labels, dtype=np.int64), shared.to_numpy(dtype=object)
+    return Predictions(images, who, truth, table, whole, linked=linked), notes
 
 
 def _answers(part: Part, whole: Schema) -> pd.DataFrame:
@@ -249,32 +298,16 @@ def _line(part: Part) -> tuple[str, str, str, str, float]:
 
 def _write(
     out: Path,
+    kind: str,
     parts: Sequence[Part],
     everyone: Sequence[Candidate],
-    made: HeldOut,
+    made: Predictions,
     about: Parts,
     counts: NDArray[np.int64],
 ) -> None:
     """The folder of a composition; weights are copied, so it can be moved and its parts can be deleted."""
     folders = copy_in(out, everyone)
-    first = everyone[0].data
-    classes = about.schema.num_classes
-    data: dict[str, Any] = {
-        **first,
-        "folds": None,
-        "training": {},
-        "people": {
-            "train": sorted({p for m in everyone for p in m.data["people"]["train"]}),
-            "val": sorted(set(made.people.tolist())),
-        },
-        "images": {**first["images"], "train": int(counts.sum()), "val": len(made)},
-        "classes": {"train": counts.tolist(), "val": np.bincount(made.labels, minlength=classes).tolist()},
-        "whole": {"schema": about.schema.to_dict(), "train": counts.tolist()},
-    }
-    write_json(out / runs.DATA, data)
-    frame = heldout.to_frame(made)
-    write_with(out / runs.OOF, lambda file: frame.to_parquet(file, compression="zstd", index=False))
     told = {"composition": {part.name: str(part.folder.name) for part in parts}}
-    write_with(out / runs.CONFIG, lambda file: file.write_text(yaml.safe_dump(told, sort_keys=False)))
+    record(out, everyone, made, told, counts)
     groups = [number for number, part in enumerate(parts) for _ in part.members]
-    write(out, PRODUCT, folders, groups, parts=about)  # last: now it is a run
+    write(out, kind, folders, groups, parts=about)  # last: now it is a run

@@ -11,21 +11,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, write_json, write_with
+from maskprep.base import UsageError, UserError
 from masktrain.answer.graph import KINDS, Combination
-from masktrain.answer.members import FILE, Candidate, copy_in, read_candidate, write
-from masktrain.combine import budgets, epochs, soup, voting
+from masktrain.answer.members import FILE, write
+from masktrain.combine import averages, members, voting
+from masktrain.combine.members import Candidate, check_preparation, copy_in, read_candidate, record
 from masktrain.config.settings import nearest
 from masktrain.runs import folder as runs
-from masktrain.runs import predictions as heldout
-from masktrain.runs.predictions import HeldOut
+from masktrain.runs.predictions import Predictions, is_csv
 from masktrain.score import metrics, paired
 from masktrain.score.paired import Paired
 
 ALL_KINDS = (*KINDS, "soup")
+
+FOLD_SETTINGS = ("fold", "folds_file", "val_ratio", "split_seed")
+"""Settings of the data in which the folds of one model differ."""
+
+PLACE_SETTINGS = ("device", "log", "snapshot_seconds", "protocol", "deviates")
+"""Settings of the run that change no answer."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Entry:
         name: of the runs.
         score, interval: macro-F1 on the images that count.
         weight: in the mean; None where the kind has none.
-        parameters: of all its networks, and ``ms`` they take for one image on this machine's CPU.
+        parameters: of all its networks, and ``macs``, the billions of multiply-adds that they take for one image.
     """
 
     name: str
@@ -44,7 +49,7 @@ class Entry:
     interval: metrics.Interval
     weight: float | None
     parameters: int
-    ms: float
+    macs: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def ensemble(
     cache: Path | None = None,
     seed: int = 0,
     budget: float | None = None,
+    device: str = "auto",
 ) -> Ensemble:
     """Combine runs into one that evaluate, predict and export accept.
 
@@ -89,13 +95,15 @@ def ensemble(
     its mean. Whatever is fitted is fitted on out-of-fold predictions, and scored on people it was not fitted on.
 
     Args:
-        given: run folders, or folders of run folders; of one run alone the epochs that it has kept.
+        given: run folders, folders of run folders, or CSV files of predictions; of one run alone the epochs that it
+            has kept (snapshots, arXiv 1704.00109), which answer for the held-out people first.
         out: folder of the ensemble, new or empty.
         kind: one of :data:`ALL_KINDS`; see :class:`masktrain.answer.graph.Combination`. ``soup``
             averages weights.
-        cache: for ``soup``, where the crops are if the cache has moved.
+        cache: for ``soup`` and epochs, where the crops are if the cache has moved.
         seed: which folds of the people the scoring uses.
-        budget: for ``greedy``, the most milliseconds that the members may take for an image together on this CPU.
+        budget: for ``greedy``, the most billions of multiply-adds that the members may take for an image together.
+        device: for ``soup`` and epochs, where networks answer.
 
     Raises:
         UserError: runs that do not go together, or no image that none of them was trained on.
@@ -105,51 +113,63 @@ def ensemble(
         raise UsageError(f"There is no kind '{kind}'.", f"Use {', '.join(near or ALL_KINDS)}.")
     if budget is not None and kind != "greedy":
         raise UsageError("Only greedy chooses among members by what they cost.", "Use --kind greedy with --budget.")
+    if any(map(is_csv, given)):
+        from masktrain.combine import files
+
+        if cache is None or kind == "soup" or budget is not None or not all(map(is_csv, given)):
+            raise UsageError(
+                "CSV files are combined with each other, by votes, with --cache CACHE and without --budget."
+            )
+        return files.vote(given, cache, out, kind=kind, seed=seed)
     runs.clear_of_photos(given, out)
-    if len(given) == 1 and len(epochs.kept(given[0])) > 1:
-        return of_epochs(given[0], out, kind, cache, seed, budget)
-    found, left_out = expand(given)
-    if len(found) < 2:
+    epochs = len(given) == 1 and len(averages.kept(given[0])) > 1
+    found, left_out = (list(given), []) if epochs else expand(given)
+    if len(found) < 2 and not epochs:
         raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
-    members = [read_candidate(folder) for folder in found]
-    check_alike(members)
+    team = [read_candidate(folder) for folder in found]
+    check_alike(team)
     runs.clear_of_photos(found, out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists.", "Choose another --out.")
+    runs.need_new(out)
+    if epochs:
+        team = averages.epochs_of(team[0], cache, device)
+    costs = [members.cost(m) for m in team]
     if kind == "soup":
-        cooked = soup.cook(members, out, cache)
-        tables = np.stack([m.held.probabilities for m in members])
-        return _report(out, kind, members, range(len(members)), voting.Fitted(), tables, cooked, left_out)
-    groups = group(members)
-    tables, held = common(members, groups)
-    schema = members[0].sidecar.labels()
-    limit = None if budget is None else budgets.affordable(members, groups, budget)
-    answer = nested_answer(kind, tables, held.labels, limit)
-    combined = voting.nested(held.labels, held.people, schema, answer, seed)
-    fitted = voting.fit(kind, tables, held.labels, limit)
-    made = dataclasses.replace(held, probabilities=combined)
-    _write(out, kind, *budgets.taken(kind, members, groups, fitted), made)
-    return _report(out, kind, members, groups, fitted, tables, made, left_out)
+        state, made = averages.mean_of(team, cache, device)
+        averages.write_mean(team, state, made, out)
+        groups, fitted = list(range(len(team))), voting.Fitted()
+        tables = np.stack([m.held.probabilities for m in team])
+    else:
+        groups = group(team)
+        tables, held = common(team, groups)
+        limit = None
+        if budget is not None:
+            limit = voting.Budget(members.affordable([c for _, c in costs], groups, budget), budget)
+        answer = nested_answer(kind, tables, held.labels, limit)
+        combined = voting.nested(held.labels, held.people, held.schema, answer, seed, held.linked)
+        fitted = voting.fit(kind, tables, held.labels, limit)
+        made = held.saying(combined)
+        _write(out, kind, *taken(kind, team, groups, fitted), made)
+    done = _report(out, kind, team, groups, costs, fitted, tables, made, left_out)
+    if not epochs:
+        return done
+    notes = [n for n in done.notes if not n.startswith("The members err on the same images")]
+    notes.append(averages.advice(averages.kept(given[0]), done.correlation))
+    if kind != "soup":
+        _, mean = averages.mean_of(team, cache, device)
+        score = metrics.macro_f1(metrics.confusion(mean.labels, mean.answers, mean.schema.num_classes))
+        notes.append(f"One network with the mean of their weights (--kind soup) has macro-F1 {score:.4f}.")
+    return dataclasses.replace(done, notes=[n for n in notes if n])
 
 
-def of_epochs(
-    run: Path, out: Path, kind: str, cache: Path | None = None, seed: int = 0, budget: float | None = None
-) -> Ensemble:
-    """Combine the epochs that one run has kept (snapshots, arXiv 1704.00109), and tell how alike they are.
-
-    See :func:`ensemble` for the arguments; ``cache`` counts for every kind, as the epochs answer for the held-out
-    people first.
-    """
-    with epochs.apart(run, cache) as folders:
-        made = ensemble(folders, out, kind=kind, cache=cache, seed=seed, budget=budget)
-        notes = [epochs.advice(epochs.kept(run), made.correlation)]
-        if kind != "soup":
-            cooked = soup.cook([read_candidate(f) for f in folders], folders[0].parent / "soup", cache)
-            labels, said = cooked.labels, cooked.probabilities.argmax(1)
-            score = metrics.macro_f1(metrics.confusion(labels, said, cooked.probabilities.shape[1]))
-            notes.append(f"One network with the mean of their weights (--kind soup) has macro-F1 {score:.4f}.")
-    alike = "The members err on the same images"
-    return dataclasses.replace(made, notes=[*(n for n in made.notes if not n.startswith(alike)), *filter(None, notes)])
+def taken(
+    kind: str, team: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted
+) -> tuple[list[Candidate], list[int], voting.Fitted]:
+    """Members without those that greedy selection has never taken, with their groups and what was fitted."""
+    if kind != "greedy" or fitted.weights is None:
+        return list(team), list(groups), fitted
+    used = np.flatnonzero(fitted.weights).tolist()
+    chosen = [(m, used.index(g)) for m, g in zip(team, groups, strict=True) if g in used]
+    return [m for m, _ in chosen], [g for _, g in chosen], dataclasses.replace(fitted, weights=fitted.weights[used])
 
 
 def expand(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -188,7 +208,7 @@ def _no_member(run: Path) -> str:
     """Why a folder that nobody named is no member; empty if it is one."""
     if not runs.finished(run):
         return "not finished"
-    made = not (run / runs.FOLDS).is_file() and ((run / FILE).is_file() or (run / soup.FILE).is_file())
+    made = not (run / runs.FOLDS).is_file() and ((run / FILE).is_file() or (run / averages.FILE).is_file())
     return "made of runs itself" if made else ""
 
 
@@ -208,25 +228,13 @@ def check_alike(members: Sequence[Candidate]) -> None:
     check_preparation(members)
 
 
-def check_preparation(members: Sequence[Candidate]) -> None:
-    """Refuse runs that look for the subject in different ways."""
-    first = members[0]
-    for other in members[1:]:
-        mine, theirs = ({k: v for k, v in m.sidecar.settings.items() if k != "views"} for m in (first, other))
-        if mine != theirs:
-            differ = ", ".join(sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k)))
-            raise UsageError(
-                f"{first.folder} and {other.folder} were trained on crops found with other settings ({differ}),"
-                " so a photo cannot be prepared for both."
-            )
-
-
-def group(members: Sequence[Candidate]) -> list[int]:
-    """Number of each member's group: equal settings and view, and no image in common."""
+def group(team: Sequence[Candidate]) -> list[int]:
+    """Number of each member's group: settings that are equal but for the fold, one view, and no image in common."""
     kinds: list[tuple[str, set[str]]] = []
     numbers = []
-    for member in members:
-        own = {k: v for k, v in member.settings.items() if k not in ("data", "run")}
+    for member in team:
+        without = {"data": FOLD_SETTINGS, "run": PLACE_SETTINGS}
+        own = {s: {k: v for k, v in kept.items() if k not in without.get(s, ())} for s, kept in member.settings.items()}
         key = json.dumps([own, member.sidecar.view, member.sidecar.geometry], sort_keys=True, default=str)
         images = set(member.held.images.tolist())
         for number, (other, seen) in enumerate(kinds):
@@ -240,7 +248,7 @@ def group(members: Sequence[Candidate]) -> list[int]:
     return numbers
 
 
-def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], HeldOut]:
+def common(team: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np.float64], Predictions]:
     """Out-of-fold probabilities [groups, n, C] of the images that every group has one for, and those images.
 
     Raises:
@@ -248,7 +256,7 @@ def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray
     """
     frames = []
     for number in range(max(groups) + 1):
-        parts = [heldout.to_frame(m.held) for m, g in zip(members, groups, strict=True) if g == number]
+        parts = [m.held.frame() for m, g in zip(team, groups, strict=True) if g == number]
         frames.append(pd.concat(parts).set_index("image").sort_index())
     shared = frames[0].index
     for frame in frames[1:]:
@@ -265,7 +273,9 @@ def common(members: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray
     columns = [c for c in frames[0] if str(c).startswith("p_")]
     tables = np.stack([frame.loc[shared, columns].to_numpy(dtype=np.float64) for frame in frames])
     people = frames[0].loc[shared, "person"].to_numpy(dtype=object)
-    return tables, HeldOut(shared.to_numpy(dtype=object), people, labels[0], tables[0])
+    linked = tuple(dict.fromkeys(tuple(group) for m in team for group in m.held.linked))
+    images = shared.to_numpy(dtype=object)
+    return tables, Predictions(images, people, labels[0], tables[0], team[0].held.schema, linked=linked)
 
 
 def nested_answer(
@@ -289,26 +299,11 @@ def combination(kind: str, groups: Sequence[int], fitted: voting.Fitted) -> Comb
 
 
 def _write(
-    out: Path, kind: str, members: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: HeldOut
+    out: Path, kind: str, team: Sequence[Candidate], groups: Sequence[int], fitted: voting.Fitted, made: Predictions
 ) -> None:
     """The folder of an ensemble; its members' weights are copied, so it can be moved and they can be deleted."""
-    folders = copy_in(out, members)
-    seen = sorted({p for m in members for p in m.data["people"]["train"]})
-    data = {
-        **members[0].data,
-        "folds": None,
-        "people": {"train": seen, "val": sorted(set(made.people.tolist()))},
-        "images": {**members[0].data["images"], "val": len(made)},
-        "classes": {
-            **members[0].data["classes"],
-            "val": np.bincount(made.labels, minlength=made.probabilities.shape[1]).tolist(),
-        },
-    }
-    write_json(out / runs.DATA, data)
-    frame = heldout.to_frame(made)
-    write_with(out / runs.OOF, lambda part: frame.to_parquet(part, compression="zstd", index=False))
-    about = {"kind": kind, "members": [m.folder.resolve().name for m in members]}
-    write_with(out / runs.CONFIG, lambda part: part.write_text(yaml.safe_dump({"ensemble": about}, sort_keys=False)))
+    folders = copy_in(out, team)
+    record(out, team, made, {"ensemble": {"kind": kind, "members": [m.name for m in team]}})
     learnt = (fitted.weights, fitted.coefficients, fitted.intercepts)
     write(
         out, kind, folders, groups, *(None if v is None else v.tolist() for v in learnt)
@@ -318,11 +313,12 @@ def _write(
 def _report(
     out: Path,
     kind: str,
-    members: Sequence[Candidate],
+    team: Sequence[Candidate],
     groups: Sequence[int],
+    costs: Sequence[tuple[int, float]],
     fitted: voting.Fitted,
     tables: NDArray[np.float64],
-    made: HeldOut,
+    made: Predictions,
     left_out: Sequence[str],
 ) -> Ensemble:
     """Scores, diversity and cost."""
@@ -330,18 +326,17 @@ def _report(
     answers = [table.argmax(1) for table in tables]
     scores = [metrics.macro_f1(metrics.confusion(labels, a, classes)) for a in answers]
     best = int(np.argmax(scores))
-    costs = [budgets.measure(m.folder) for m in members]
     entries = []
     for g, answered in enumerate(answers):
         mine = [i for i, number in enumerate(groups) if number == g]
-        name = members[mine[0]].folder.name + (f" and {len(mine) - 1} more folds" if len(mine) > 1 else "")
+        name = team[mine[0]].name + (f" and {len(mine) - 1} more folds" if len(mine) > 1 else "")
         weight = None if fitted.weights is None else float(fitted.weights[g])
-        parameters, ms = sum(costs[i][0] for i in mine), sum(costs[i][1] for i in mine)
+        parameters, macs = sum(costs[i][0] for i in mine), sum(costs[i][1] for i in mine)
         interval = metrics.interval(labels, answered, people, classes)
-        entries.append(Entry(name, scores[g], interval, weight, parameters, ms))
+        entries.append(Entry(name, scores[g], interval, weight, parameters, macs))
     predicted = made.probabilities.argmax(1)
     correlation = voting.error_correlation(np.array([a != labels for a in answers]))
-    notes = [*left_out, *_notes(members, groups, tables, correlation)]
+    notes = [*left_out, *_notes(team, groups, tables, correlation)]
     return Ensemble(
         run=out,
         kind=kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,17 +162,21 @@ def nested(
     schema: Schema,
     answer: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[Any]],
     seed: int = 0,
+    linked: Sequence[Sequence[str]] = (),
 ) -> NDArray[Any]:
     """Answers on people that nothing was fitted on: fit on some folds of the people, answer for the one left out.
 
     Args:
         answer: given which images [n] to fit on and which to answer for, the answers for the latter in their order.
+        linked: groups of people who are one person, and stay in one fold.
 
     Returns:
         The answers for all images, in their order.
     """
     table = pd.DataFrame({"person": people, "label": labels})
-    fold = folds.fold_people(table, schema, NESTED_FOLDS, seed)
+    there = set(people.tolist())
+    together = [group for each in linked if (group := [p for p in each if p in there])]
+    fold = folds.fold_people(table, schema, NESTED_FOLDS, seed, together)
     number = np.array([fold[p] for p in people])
     out: NDArray[Any] | None = None
     for k in sorted(set(number.tolist())):

@@ -1,125 +1,238 @@
-"""Runs beside each other: how good they are, and in which settings they differ."""
+"""Runs beside each other: how good they are on the same images, paired with the best one, and in what they differ."""
 
 from __future__ import annotations
 
-import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskprep.base import UsageError
-from masktrain.config.config import hash_of, keys
-from masktrain.runs import folder as runs
-from masktrain.runs import predictions as heldout
-from masktrain.score import metrics
+import numpy as np
 
-MADE = ("ensemble.kind", "ensemble.members")
-"""Settings that only what is made of other runs has."""
+from maskprep.base import UsageError
+from masktrain.answer import members
+from masktrain.combine import averages
+from masktrain.config.config import hash_of
+from masktrain.runs import folder as runs
+from masktrain.runs import predictions
+from masktrain.runs.predictions import Predictions
+from masktrain.score import metrics, paired
+from masktrain.train import checkpoint
+
+NONE = "—"
+ON = ("val", "eval")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its name, note, best epoch's scores, interval over people (None before the end), settings, and data.
+    """One run, an ensemble, or a run of all folds, by its answers about people that it was not trained on.
 
-    ``score`` of a cross-validated run is over everyone, each scored by the model that did not know them; that of an
-    ensemble is over the people that its members held out.
+    Args:
+        name: its path below the folder that all runs have in common.
+        model: timm's name, or what an ensemble is made of.
+        note: what the run was to find out.
+        table: its answers, scored with their interval over people.
+        against: compared with the best run that was scored on the same images; None for that one.
+        settings: by dotted name, ``computed`` with what, and ``defaults`` of its version.
+        same: equal for runs of the same settings on the same data.
     """
 
-    run: str
+    name: str
+    folder: Path
+    model: str
     note: str
-    score: dict[str, Any]
-    interval: tuple[float, float] | None
+    table: Predictions
+    scores: metrics.Scores
+    interval: metrics.Interval
+    against: paired.Paired | None
     settings: dict[str, Any]
+    computed: dict[str, Any]
     defaults: dict[str, Any]
-    folds: str
     same: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, best first; settings in which they differ, by key; defaults that changed between their versions."""
+    """Groups of runs scored on the same images, each best first; runs not finished; what a reader must know."""
 
-    rows: list[Row]
-    differs: dict[str, list[Any]]
-    changed: dict[str, list[Any]]
+    groups: list[list[Row]]
+    unfinished: list[str]
     warnings: list[str]
+    attributes: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[Row]:
+        """All runs, group by group."""
+        return [row for group in self.groups for row in group]
+
+    @property
+    def differs(self) -> dict[str, list[str]]:
+        """Settings in which the runs differ, see :func:`differing`."""
+        return differing([row.settings for row in self.rows])
+
+    @property
+    def changed(self) -> dict[str, list[str]]:
+        """Defaults that changed between the versions that the runs are of."""
+        return differing([row.defaults for row in self.rows if row.defaults])
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
-    """Compare runs.
+def compare(given: Sequence[Path], on: str = "val") -> Comparison:
+    """Rank runs by macro-F1, each paired with the best that answered the same images. Their caches are not needed.
+
+    Args:
+        given: runs, or folders with runs anywhere below them.
+        on: ``val``, the people that each held out; ``eval``, what ``masktrain evaluate --split eval`` has kept.
 
     Raises:
-        UsageError: a folder is no run with a finished epoch.
+        UserError: there is no run with a score, or the runs tell different classes.
     """
-    rows = sorted((_row(f) for f in folders), key=lambda r: -r.score["macro_f1"])
-    missing = "—"
+    if on not in ON:
+        raise UsageError(f"--on cannot be '{on}'.", f"Use {' or '.join(ON)}.")
+    folders = find_runs(given)
+    root = Path(os.path.commonpath([f.resolve().parent for f in folders]))
+    done = [f for f in folders if (f / runs.OOF).is_file() and runs.finished(f)]
+    unfinished = [_name(f, root) for f in folders if f not in done]
+    if not done:
+        raise UsageError("None of these runs is finished.", f"Go on with one: masktrain fit --resume {folders[0]}")
+    file = runs.OOF if on == "val" else _evaluated(done)
+    tables = [(folder, predictions.read(folder, file)) for folder in done]
+    schema = tables[0][1].schema
+    if other := next((f for f, t in tables if t.schema != schema), None):
+        raise UsageError(f"{done[0]} and {other} tell different classes; they cannot be ranked together.")
+    together: dict[tuple[Any, ...], list[tuple[Path, Predictions]]] = {}
+    for folder, table in tables:
+        together.setdefault((tuple(table.images), tuple(table.labels.tolist())), []).append((folder, table))
+    groups = sorted((_ranked(g, root) for g in together.values()), key=lambda g: (-len(g), -g[0].scores.macro_f1))
+    return Comparison(groups, unfinished, _warnings(groups), schema.joint)
 
-    def differing(values: list[dict[str, Any]]) -> dict[str, list[Any]]:
-        known = [*keys(), *sorted({k for v in values for k in v} - set(keys()))]
-        told = {key: [v[key] for v in values if key in v] for key in known}
-        differ = (k for k, t in told.items() if any(v != t[0] for v in t) or (k in MADE and len(t) < len(values)))
-        return {key: [v.get(key, missing) for v in values] for key in differ}
 
-    warnings = []
-    if len({r.folds for r in rows}) > 1:
-        warnings.append("The runs were not scored on the same people; their scores cannot be compared as they are.")
+def find_runs(given: Sequence[Path]) -> list[Path]:
+    """Runs, cross-validated runs and ensembles: the folders themselves, or those anywhere below them.
+
+    The folds and members of one are not listed beside it.
+
+    Raises:
+        UsageError: a folder without runs.
+    """
+    found: list[Path] = []
+    for folder in given:
+        inside = [folder] if (folder / runs.CONFIG).is_file() else _below(folder)
+        if not inside:
+            raise UsageError(f"There are no runs in {folder}.", "Make one with: masktrain fit CACHE")
+        found += inside
+    return list({folder.resolve(): folder for folder in found}.values())
+
+
+def differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Settings in which runs differ: key → value of each run. What only some of them have at all does not count,
+    except how ensembles are made."""
+    known = sorted({key for each in settings for key in each})
+    table = {key: [str(each.get(key, NONE)) for each in settings] for key in known}
+    own = {key: set(values) - {NONE} for key, values in table.items()}
+    return {k: v for k, v in table.items() if len(own[k]) > 1 or (k.startswith("ensemble.") and NONE in v)}
+
+
+def _below(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for inner in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:
+        found += [inner] if (inner / runs.CONFIG).is_file() else _below(inner)
+    return found
+
+
+def _evaluated(folders: Sequence[Path]) -> str:
+    """The one file of answers about the split eval that all runs have."""
+    shared = set.intersection(*({p.name for p in f.glob("eval-*-eval.parquet")} for f in folders))
+    if len(shared) != 1:
+        what = "several caches" if shared else "one cache in common"
+        said = "were evaluated on the split eval of" if shared else "were not all evaluated on the split eval of"
+        raise UsageError(f"The runs {said} {what}.", "For each of them: masktrain evaluate RUN CACHE --split eval")
+    return shared.pop()
+
+
+def _ranked(group: Sequence[tuple[Path, Predictions]], root: Path) -> list[Row]:
+    scored = [(f, t, metrics.score(t.labels, t.answers, t.schema)) for f, t in group]
+    scored.sort(key=lambda item: (-item[2].macro_f1, str(item[0])))
+    best = scored[0][1].answers
+    rows = []
+    for k, (folder, table, scores) in enumerate(scored):
+        env, data = runs.read_environment(folder), runs.read_data(folder)
+        about = runs.read_folds(folder) if (folder / runs.FOLDS).is_file() else {}
+        if (folder / averages.FILE).is_file():
+            about_soup = {"ensemble.kind": "soup", "ensemble.members": averages.read(folder)}
+        else:
+            about_soup = {}
+        settings = _flat(runs.read_settings(folder)) | about_soup
+        rows.append(
+            Row(
+                name=_name(folder, root),
+                folder=folder,
+                model=_model(folder),
+                note=str(about.get("note") or env.get("note") or ""),
+                table=table,
+                scores=scores,
+                interval=metrics.interval(table.labels, table.answers, table.people.tolist(), table.schema.num_classes),
+                against=paired.between(table, table.answers, best) if k else None,
+                settings=settings,
+                computed=_computed(env),
+                defaults=_flat(env.get("defaults", {})),
+                same=f"{hash_of(settings)} {data['fingerprint']} {data.get('folds')}",
+            )
+        )
+    return rows
+
+
+def _warnings(groups: Sequence[Sequence[Row]]) -> list[str]:
+    rows = [row for group in groups for row in group]
+    found = []
+    if len(groups) > 1:
+        found.append(
+            "The runs were not all scored on the same images with the same labels. Only runs in one table can be"
+            " compared."
+        )
     for i, row in enumerate(rows):
-        if twin := next((r for r in rows[:i] if r.same == row.same), None):
-            warnings.append(f"{row.run} and {twin.run} have the same settings and data: one run, done twice.")
-    if len({r.settings.get("run.protocol", "") for r in rows}) > 1:
-        warnings.append("The runs do not all keep to the same protocol.")
-    warnings += [
-        f"{row.run} deviates from its protocol: {said}" for row in rows for said in row.settings.get("run.deviates", ())
+        for other in rows[:i]:
+            if np.array_equal(row.table.images, other.table.images) and np.array_equal(
+                row.table.probabilities, other.table.probabilities
+            ):
+                found.append(f"{row.name} and {other.name} give the very same probabilities: one run, listed twice.")
+            elif row.same == other.same:
+                found.append(f"{row.name} and {other.name} have the same settings and data: one run, done twice.")
+            else:
+                continue
+            break
+    if len({row.settings.get("run.protocol", "") for row in rows if "run.seed" in row.settings}) > 1:
+        found.append("The runs do not all keep to the same protocol.")
+    found += [
+        f"{row.name} deviates from its protocol: {said}"
+        for row in rows
+        for said in row.settings.get("run.deviates") or ()
     ]
-    return Comparison(
-        rows, differing([r.settings for r in rows]), differing([r.defaults for r in rows if r.defaults]), warnings
-    )
+    return found
 
 
-def _row(run: Path) -> Row:
-    settings, env, records = _flat(runs.every_setting(run)), runs.read_environment(run), runs.read_metrics(run)
-    if (run / runs.FOLDS).is_file():
-        about = runs.read_folds(run)
-        runs.members(run)
-        score, interval, note = about["out_of_fold"], about["interval"], about.get("note", "")
-    elif not records and (run / runs.OOF).is_file():
-        settings, score, interval, note = *_made_of_runs(run), ""
-    else:
-        if not records:
-            raise UsageError(f"{run} has no finished epoch yet.", f"Go on with it: masktrain fit --resume {run}")
-        best = runs.best_epoch(run, records)
-        result = runs.read_result(run) if runs.finished(run) else {}
-        score, interval = result.get("best", best), result.get("interval")
-        note = env.get("note", "")
-    data = runs.read_data(run)
-    return Row(
-        run=run.name,
-        note=note,
-        score=score,
-        interval=None if interval is None else (interval["low"], interval["high"]),
-        settings=settings,
-        defaults=_flat(env.get("defaults", {})),
-        folds=str(sorted(data["people"]["val"] or data["people"]["train"])),
-        same=f"{hash_of(settings)} {data['fingerprint']} {data['folds']}",
-    )
+def _model(folder: Path) -> str:
+    made = (folder / members.FILE).is_file()
+    names = [checkpoint.load_sidecar(f).model for f in (members.folders(folder) if made else [folder])]
+    counted = ", ".join(f"{names.count(n)} x {n}" if names.count(n) > 1 else n for n in dict.fromkeys(names))
+    return f"{members.read(folder)['kind']} of {counted}" if made else counted
 
 
-def _made_of_runs(run: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What an ensemble or a soup is made of, its scores on the people that its members held out, and their interval."""
-    from masktrain.answer import members
-    from masktrain.combine import soup
-    from masktrain.pages import standings
-
-    if (run / members.FILE).is_file():
-        settings = _flat(runs.read_settings(run))
-    else:
-        settings = _flat(runs.every_setting(run)) | dict(zip(MADE, ("soup", soup.read(run)), strict=True))
-    held, schema = heldout.read(run), standings.schema_of(run)
-    told = held.probabilities.argmax(1)
-    interval = metrics.interval(held.labels, told, held.people.tolist(), schema.num_classes)
-    return settings, metrics.score(held.labels, told, schema).to_dict(), dataclasses.asdict(interval)
+def _name(folder: Path, root: Path) -> str:
+    return folder.resolve().relative_to(root).as_posix()
 
 
-def _flat(nested: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, values in nested.items() for key, value in values.items()}
+def _computed(env: dict[str, Any]) -> dict[str, Any]:
+    """What a run was computed with, beside its settings."""
+    git = env.get("git") or {}
+    commit = f"{git['commit'][:10]}{' and changes' if git.get('changed') else ''}" if git else NONE
+    packages = env.get("packages", {})
+    told = {f"version of {name}": packages[name] for name in ("torch", "timm") if packages.get(name)}
+    return {"commit of the code": commit, "device": env.get("device", NONE), **told} if env else {}
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

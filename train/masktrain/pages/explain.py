@@ -25,8 +25,8 @@ from masktrain.pages import cam
 from masktrain.pages.page import Table, picture, render
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.score import questions
-from masktrain.score.questions import Questions
+from masktrain.score import evalset
+from masktrain.score.evalset import EvalSet
 
 FILE, DRAFT, TABLE = "explain.html", "decisions-draft.csv", "attention.csv"
 STUDIED = 256
@@ -74,7 +74,7 @@ class Case:
     """
 
     pictures: View
-    asked: Questions
+    asked: EvalSet
     rows: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     predicted: NDArray[np.int64]
@@ -135,16 +135,16 @@ def explain(
             keep_whole(out / TABLE, force)
     predictor = model.load(run, device)
     pictures = model.open_for(predictor, cache, view)
-    asked = questions.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
-    given = evaluate.predictions(run, predictor, pictures, asked)
-    given = given[given["cropped"]]
-    asked, name = asked.take(asked.images["image"].isin(given["image"]).to_numpy()), run.resolve().name
+    asked = evalset.ask(pictures, predictor.schema, runs.read_data(run), answers, split)
+    answered, known = evaluate.answer(run, predictor, pictures, asked, 64)
+    seen = known if answered.scored is None else known & answered.scored
+    asked, given, name = asked.take(seen), answered.take(seen), run.resolve().name
     if not len(asked):
         raise UserError(f"None of the images {asked.what} has a crop.")
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).loc[asked.images["image"]].to_numpy()
     maps = AttentionMaps(run, predictor, method, pictures)
     counted = votes(run, asked, also, predictor, pictures)
-    case = Case(pictures, asked, rows, evaluate.probabilities(given), given["ans"].to_numpy(), counted, maps)
+    case = Case(pictures, asked, rows, given.probabilities.astype(np.float32), given.answers, counted, maps)
     folder = out or run / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     table = _attention(case)
@@ -203,7 +203,7 @@ def _networks(run: Path) -> list[Path]:
     return members.folders(run) if (run / members.FILE).is_file() else [run]
 
 
-def votes(run: Path, asked: Questions, also: Sequence[Path], predictor: Model, pictures: View) -> NDArray[np.int64]:
+def votes(run: Path, asked: EvalSet, also: Sequence[Path], predictor: Model, pictures: View) -> NDArray[np.int64]:
     """In how many answers of how many each image is wrong, int64 [n, 2]; only of networks not trained on the person.
 
     For people held out these are the answers that the runs have kept of them; otherwise every network's own.
@@ -224,7 +224,7 @@ def votes(run: Path, asked: Questions, also: Sequence[Path], predictor: Model, p
             place = pd.Series(own.table.index, index=own.table["image"]).reindex(images)
             data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
             known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
-            there = place.notna().to_numpy() & ~(known.to_numpy() & questions.same_source(pictures, data))
+            there = place.notna().to_numpy() & ~(known.to_numpy() & evalset.same_source(pictures, data))
             predicted = other.decide(other(own, place[there].to_numpy(np.int64)))
         counted[there, 0] += predicted != asked.truth[there]
         counted[there, 1] += 1

@@ -15,10 +15,11 @@ from maskprep.dataset import View, open_view
 from maskprep.labels import Schema
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
+from masktrain.pages import weakest
 from masktrain.pages.page import INTERVAL, Chart, Table, picture, render
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
-from masktrain.score import calibration, metrics, origins, slices, weakest
+from masktrain.score import calibration, metrics, origins, slices
 from masktrain.train.augment import by_class, shown
 from masktrain.train.checkpoint import load_sidecar
 

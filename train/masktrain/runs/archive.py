@@ -1,4 +1,4 @@
-"""A run, an ensemble or all folds as one file that a colleague can use elsewhere, and back again (S0.25, S0.33).
+"""A run, an ensemble or all folds as one file that a colleague can use elsewhere, and back again .
 
 The file is a zip of tables, settings and weights, never of code, with the sha256 of every file. What comes in such a
 file is not trusted: it is looked at before anything is written, and is written beside its place first.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import stat
 import zipfile
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskprep.base import UsageError, UserError, temporary_name, write_with
+from maskprep.base import UsageError, UserError, temporary_name
 from maskprep.store import Cache, is_cache
+from masktrain.runs import files
 from masktrain.runs import folder as runs
 from masktrain.train.checkpoint import LAST, SIDECAR
 
@@ -31,6 +33,9 @@ GROWTH, ANYWAY = 50, 200 * 2**20
 """A packed file may become so many times its size, or so many bytes anyway."""
 
 CHUNK = 2**20
+
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for itself."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,8 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
                 with (run / name).open("rb") as source, made.open(entry, "w") as goal:
                     shutil.copyfileobj(source, goal, CHUNK)
 
-    write_with(file, write)
+    files.sweep(file.parent, file.name)
+    files.write_file(file, write)
     return Packed(file, name, len(taken), file.stat().st_size, tuple(left_out))
 
 
@@ -170,10 +176,10 @@ def _manifest(given: zipfile.ZipFile, file: Path) -> dict[str, Any]:
             if not (isinstance(name, str) and isinstance(known["sha256"], str) and int(known["bytes"]) >= 0):
                 raise broken
         name = str(about["name"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise broken from error
     if not _plain(name) or "/" in name:
-        raise UserError(f"{file} names a run '{name}', which is no name of a folder.")
+        raise UserError(f"{file} names a run {name!r}, which is no name of a folder.")
     return dict(about)
 
 
@@ -193,7 +199,7 @@ def _checked(
     for info in infos:
         name, mode = info.filename, info.external_attr >> 16
         if not _plain(name) or info.is_dir() or (mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode)):
-            raise UserError(f"{file} holds '{name}', which is no plain file inside of a folder.", "Do not use it.")
+            raise UserError(f"{file} holds {name!r}, which is no plain file inside of a folder.", "Do not use it.")
         path = PurePosixPath(name)
         if path.suffix not in (*KINDS, ".ckpt") or (path.suffix == ".ckpt" and path.name != LAST):
             raise UserError(f"{file} holds '{name}', which no run holds.", "Do not use it.")
@@ -211,18 +217,19 @@ def _checked(
 def _plain(name: str) -> bool:
     """Whether a name stays within the folder it is put in, on any system."""
     parts = name.split("/")
-    odd = any(ord(c) < 32 or c in '\\:*?"<>|' for c in name)
+    odd = not name.isprintable() or any(c in '\\:*?"<>|' for c in name) or any(DEVICES.fullmatch(p) for p in parts)
     return bool(name) and not odd and all(p not in ("", ".", "..") and p == p.strip() for p in parts)
 
 
 def _write(
     given: zipfile.ZipFile,
     entries: list[tuple[zipfile.ZipInfo, PurePosixPath]],
-    files: dict[str, dict[str, Any]],
+    listed: dict[str, dict[str, Any]],
     place: Path,
     file: Path,
 ) -> None:
     """Put the files beside their place, look whether they are a run, and move all of them there at once."""
+    files.sweep(place.parent, place.name)
     beside = temporary_name(place)
     try:
         beside.mkdir()
@@ -235,7 +242,7 @@ def _write(
                     digest.update(part)
                     target.write(part)
                     size += len(part)
-            if size != info.file_size or digest.hexdigest() != files[info.filename]["sha256"]:
+            if size != info.file_size or digest.hexdigest() != listed[info.filename]["sha256"]:
                 raise UserError(f"{file}: '{info.filename}' is not what was packed.", "Ask for the file once more.")
         _need_run(beside)
         _need_members(beside, file)

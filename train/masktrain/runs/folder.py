@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
-from numpy.typing import NDArray
 
 from maskprep.audit import OOF as OOF
-from maskprep.base import UsageError, UserError, check_shape, lock, read_json, write_with
+from maskprep.base import UsageError, UserError, check_shape, lock, read_json
 from maskprep.dataset import View
+from maskprep.labels import Schema
 from maskprep.store import Cache, is_cache
 from masktrain.config.config import FitConfig
 from masktrain.data import tasks
 from masktrain.data.trainset import TrainSet
+from masktrain.runs import files
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
 RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
@@ -34,13 +35,10 @@ SHAPES: dict[str, dict[str, type]] = {
     },
     METRICS: {"epoch": int, "best_epoch": int, "macro_f1": float, "accuracy": float, "attributes": dict},
     RESULT: {
+        **dict.fromkeys(("best.macro_f1", "best.accuracy", "interval.low", "interval.high"), float),
         "epochs": int,
-        "best.macro_f1": float,
-        "best.accuracy": float,
-        "best.attributes": dict,
-        "interval.low": float,
-        "interval.high": float,
         "interval.people": int,
+        "best.attributes": dict,
     },
     FOLDS: {"folds": int, "cache": str},
     ENV: {},
@@ -48,11 +46,8 @@ SHAPES: dict[str, dict[str, type]] = {
 """What a run's records cannot do without."""
 
 OVER_FOLDS: dict[str, type] = {
-    "out_of_fold.macro_f1": float,
-    "out_of_fold.accuracy": float,
+    **dict.fromkeys(("out_of_fold.macro_f1", "out_of_fold.accuracy", "interval.low", "interval.high"), float),
     "out_of_fold.attributes": dict,
-    "interval.low": float,
-    "interval.high": float,
 }
 """What folds.json has beside that when all folds are done."""
 
@@ -60,42 +55,46 @@ MEND = "Restore it from a copy, or train anew: masktrain fit CACHE"
 
 
 def new_run(config: FitConfig, out: Path | None = None, root: Path = Path("runs")) -> Path:
-    """Make the folder of a new run; an existing one is never written over.
+    """Make the folder of a new run and claim it; an existing one is never written over.
 
     Args:
-        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<number>``, the next free number.
+        out: the folder itself. Without it: ``root/<model>-<hash of the settings>-<six random digits>``, a name that
+            runs of other folders and machines do not have.
 
     Raises:
         UsageError: ``out`` exists and is not empty.
     """
-    if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                f"{out} already exists.", f"Choose another --out, or go on with it: masktrain fit --resume {out}"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        return out
-    root.mkdir(parents=True, exist_ok=True)
-    name = f"{config.model.name}-{config.hash()[:8]}"
-    number = 1
-    while True:
-        try:
-            (root / f"{name}-{number}").mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return root / f"{name}-{number}"
+    if out is None:
+        out = root / f"{config.model.name}-{config.hash()[:8]}-{secrets.token_hex(3)}"
+    go_on = f"Choose another --out, or go on with it: masktrain fit --resume {out}"
+    need_new(out, go_on)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        (out / LOCK).touch(exist_ok=False)  # of two that begin at once, one has the folder
+    except FileExistsError:
+        raise UsageError(f"{out} already exists.", go_on) from None
+    return out
+
+
+def need_new(out: Path, hint: str = "Choose another --out.") -> None:
+    """Refuse a place that is a file, or a folder that holds something.
+
+    Raises:
+        UsageError: it does.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists.", hint)
 
 
 def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
-    """A finished run of the same settings on the same data, if there is one (S1.15).
+    """A finished run of the same settings on the same data, if there is one .
 
     Args:
         data: data.json of the fit; of the first fold where all are meant.
         near: folders of runs to look into, whatever the runs in them are called, folds of a run of all folds too.
         whole: whether a run of all folds is meant.
     """
-    first = _first_line(config)
+    first = f"# {config.hash()}"  # the first line of config.yaml tells the same settings without reading them
     for folder in near:
         for file in sorted(folder.glob(f"*/{CONFIG}")) + sorted(folder.glob(f"*/fold-*/{CONFIG}")):
             try:
@@ -131,24 +130,27 @@ def finished(run: Path) -> bool:
     return (run / RESULT).is_file() or not (run / ENV).is_file()
 
 
-def _first_line(config: FitConfig) -> str:
-    """Of config.yaml: what tells the same settings without reading them."""
-    return f"# {config.hash()}"
-
-
-def locked(run: Path) -> AbstractContextManager[bool]:
-    """Keep a run to this process while it is trained; the lock ends with the process, however that ends.
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep a run to this process while it is trained; what a killed process has left half written is removed.
 
     Raises:
         UsageError: another process is training it.
     """
-    return lock(run / LOCK, lambda process: UsageError(f"{run} is being trained by another process ({process})."))
+
+    def taken(process: str) -> UsageError:
+        return UsageError(f"{run} is being trained by another process ({process}).")
+
+    with lock(run / LOCK, taken) as held:
+        if held:
+            files.sweep(run)
+        yield
 
 
 def write_config(run: Path, config: FitConfig) -> None:
     """config.yaml: every value, not only those given."""
-    text = f"{_first_line(config)}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_with(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+    text = f"# {config.hash()}\n" + yaml.safe_dump(config.to_dict(), sort_keys=False)
+    files.write_file(run / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_config(run: Path) -> FitConfig:
@@ -157,24 +159,24 @@ def read_config(run: Path) -> FitConfig:
     Raises:
         UsageError: there is none.
     """
-    if not (run / CONFIG).is_file():
-        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    _need(run, CONFIG)
     return FitConfig.from_dict(read_settings(run))
 
 
 def every_setting(run: Path) -> dict[str, dict[str, Any]]:
-    """config.yaml of a run as it stands, with the defaults of what it does not know yet.
-
-    To look at, not to train by: no plugin is needed.
+    """config.yaml as it stands, with the defaults of what it does not know yet: to look at, so no plugin is needed.
 
     Raises:
-        UsageError: there is none.
-        UserError: it cannot be read.
+        UserError: there is none, or it cannot be read.
     """
-    if not (run / CONFIG).is_file():
-        raise UsageError(f"{run} is not a run: it has no {CONFIG}.", "Make one with: masktrain fit CACHE")
+    _need(run, CONFIG)
     kept = read_settings(run)
     return {section: values | kept.get(section, {}) for section, values in FitConfig().to_dict().items()}
+
+
+def _need(run: Path, name: str) -> None:
+    if not (run / name).is_file():
+        raise UsageError(f"{run} is not a run: it has no {name}.", "Make one with: masktrain fit CACHE")
 
 
 def data_record(view: View, training: TrainSet) -> dict[str, Any]:
@@ -227,8 +229,7 @@ def read_data(run: Path) -> dict[str, Any]:
         UsageError: there is none.
         UserError: it cannot be used.
     """
-    if not (run / DATA).is_file():
-        raise UsageError(f"{run} is not a run: it has no {DATA}.", "Make one with: masktrain fit CACHE")
+    _need(run, DATA)
     return _read(run, DATA)
 
 
@@ -350,7 +351,7 @@ def keep_metrics(run: Path, epoch: int) -> None:
     if [r["epoch"] for r in kept] != list(range(1, epoch + 1)):
         raise UserError(f"{run / METRICS} holds {len(kept)} of the {epoch} epochs that the checkpoint knows.", MEND)
     text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
-    write_with(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
+    files.write_file(run / METRICS, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def members(run: Path) -> list[Path]:
@@ -365,10 +366,18 @@ def members(run: Path) -> list[Path]:
     return [run / f"fold-{k}" for k in range(1, about["folds"] + 1)]
 
 
-def write_oof(run: Path, view: View, rows: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
-    """oof.parquet: the held-out images with their people, labels and probabilities."""
-    table = view.table.iloc[rows]
-    frame = pd.DataFrame({c: table[c].to_numpy() for c in ("image", "person")})
-    frame["label"] = table["label"].to_numpy(dtype=np.int64)
-    columns = pd.DataFrame(probabilities, columns=[f"p_{k}" for k in range(probabilities.shape[1])])
-    write_with(run / OOF, lambda part: pd.concat([frame, columns], axis=1).to_parquet(part, compression="zstd"))
+def schema_of(run: Path) -> Schema:
+    """What a run, an ensemble or a composition classifies.
+
+    Raises:
+        UserError: it is none, or cannot be read.
+    """
+    if not (run / ENSEMBLE).is_file():
+        from masktrain.train.checkpoint import load_sidecar  # torch takes a second
+
+        return load_sidecar(run).labels()
+    kept = read_json(run / ENSEMBLE, {"members": list}, MEND)
+    try:
+        return Schema.from_dict(kept["schema"]) if "schema" in kept else schema_of(run / kept["members"][0]["folder"])
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{run / ENSEMBLE} names no member.", "Make the ensemble again.") from error

@@ -161,3 +161,20 @@ def _resampled(
         hits = np.bincount(truth, weights=weight * right, minlength=num_classes)
         values[i], present[i] = f1_per_class(hits, support, given)
     return values, present, len(names)
+
+
+def guesses(counts: Floats, n: int) -> list[tuple[str, Ints]]:
+    """Answers [n] that look at no picture, with their names: the most frequent training class, and classes drawn as
+    often as they occur in training.
+
+    Args:
+        counts: training images of each class.
+    """
+    drawn = np.random.default_rng(0).choice(len(counts), size=n, p=counts / counts.sum())
+    frequent = np.full(n, int(counts.argmax()), dtype=np.int64)
+    return [("most frequent class", frequent), ("chance (as often as in training)", drawn.astype(np.int64))]
+
+
+def nll(probabilities: NDArray[np.floating[Any]], labels: Ints) -> float:
+    """Mean negative log-likelihood of labels [n] by probabilities [n, C]."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())

@@ -35,7 +35,7 @@ LABELS = ("label_pattern", "label_path", "label_person", "label_picture", "model
 
 
 @dataclass(frozen=True)
-class Origin:
+class ErrorSource:
     """One kind of error.
 
     Args:
@@ -72,7 +72,7 @@ class Evidence:
 
 def rank(
     truth: Ints, predicted: Ints, people: Sequence[str], schema: Schema, evidence: Evidence, margin: float = MARGIN
-) -> list[Origin]:
+) -> list[ErrorSource]:
     """Kinds of errors, the costliest first; kinds without an image are left out.
 
     Args:
@@ -103,17 +103,17 @@ def rank(
         theirs = np.isin(who, most)
         named = f"the {len(most)} people with the most errors" if len(most) > 1 else "the one person with errors"
         kinds.append((f"{named} ({', '.join(map(str, most))})", theirs, np.where(theirs, truth, predicted)))
-    found = [_origin(*kind, truth, predicted, who, schema) for kind in kinds if kind[1].any()]
+    found = [_source(*kind, truth, predicted, who, schema) for kind in kinds if kind[1].any()]
     return sorted(found, key=lambda o: -o.gain)
 
 
-def _origin(
+def _source(
     what: str, chosen: Flags, mended: Ints, truth: Ints, predicted: Ints, who: NDArray[np.object_], schema: Schema
-) -> Origin:
+) -> ErrorSource:
     changed = mended != predicted
     gain = paired.compare(truth, mended, predicted, who, schema.num_classes)
     people = len(set(who[changed].tolist()))
-    return Origin(what, int(chosen.sum()), int(changed.sum()), people, gain.difference, gain.low, gain.high)
+    return ErrorSource(what, int(chosen.sum()), int(changed.sum()), people, gain.difference, gain.low, gain.high)
 
 
 def _put_right(truth: Ints, predicted: Ints, schema: Schema, name: str, chosen: Flags) -> Ints:

@@ -1,4 +1,4 @@
-"""Whether one set of predictions is better than another on the same images: paired over people."""
+"""Whether one set of answers is better than another on the same images: paired over people, with one verdict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from masktrain.runs.predictions import Predictions
 from masktrain.score import metrics
 
 Ints = NDArray[np.int64]
@@ -82,3 +83,34 @@ def compare(
     difference = float(whole[0] - whole[1])
     extreme = int((np.abs(swapped[0] - swapped[1]) >= abs(difference) - 1e-12).sum())
     return Paired(difference, float(low), float(high), (1 + extreme) / (1 + DRAWS), k)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of some answers beside others to the same images.
+
+    Args:
+        name: whose answers they are.
+        images: how many.
+        macro_f1, accuracy, interval: of these answers; the interval is of macro-F1 over people.
+        against: compared with the others; None where they are the reference themselves.
+    """
+
+    name: str
+    images: int
+    macro_f1: float
+    accuracy: float
+    interval: metrics.Interval
+    against: Paired | None
+
+
+def beside(name: str, table: Predictions, answers: Ints, against: Paired | None) -> Comparison:
+    """Scores of answers [n] to the images of a table."""
+    matrix = metrics.confusion(table.labels, answers, table.schema.num_classes)
+    interval = metrics.interval(table.labels, answers, table.people.tolist(), table.schema.num_classes)
+    return Comparison(name, len(table), metrics.macro_f1(matrix), metrics.accuracy(matrix), interval, against)
+
+
+def between(table: Predictions, first: Ints, second: Ints) -> Paired:
+    """Compare two sets of answers [n] to the images of a table, see :func:`compare`."""
+    return compare(table.labels, first, second, table.people.tolist(), table.schema.num_classes)

@@ -129,7 +129,7 @@ def _joined(
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
     view = open_view_of(cache, config)
-    tables = [heldout.to_frame(heldout.read(f.run)).assign(fold=k) for k, f in enumerate(fitted, 1)]
+    tables = [heldout.read(f.run).frame().assign(fold=k) for k, f in enumerate(fitted, 1)]
     oof = pd.concat(tables, ignore_index=True)
     if oof["image"].duplicated().any():
         raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
-from masktrain.combine import epochs
+from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import folds, labels
 from masktrain.data.trainset import TrainSet, open_view_of
@@ -36,12 +37,12 @@ from masktrain.train.augment import Augmenter
 from masktrain.train.draws import draw_seed
 from masktrain.train.losses import Objective
 from masktrain.train.model import assemble, check_size, native_size, native_statistics
-from masktrain.train.pixels import Feed, held_out
+from masktrain.train.pixels import Crops, Feed, held_out
 from masktrain.train.sampling import make_sampler
 from masktrain.train.targets import Target, make_target
 
 AUGMENT = "augment.json"
-FIRST = (runs.CONFIG, runs.DATA, runs.ENV, AUGMENT)
+FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, AUGMENT)
 """What a run holds before its first checkpoint."""
 
 MANY = 3000
@@ -240,7 +241,7 @@ def make_state(
     return loop.make_state(model, config, objective, mean, std, device)
 
 
-def feeds(data: TrainSet, config: FitConfig, colour: Sequence[int], device: torch.device) -> tuple[Feed, Any]:
+def feeds(data: TrainSet, config: FitConfig, colour: Sequence[int], device: torch.device) -> tuple[Feed, Crops]:
     """The batches that are trained on, and the crops that are scored."""
     view = data.view.before(background(config, colour, data.split.train))
     return Feed(data, view, config, target_of(data, config).numbers, device), held_out(data, view, config, device)
@@ -353,14 +354,41 @@ def _train(
         stack.enter_context(recorder.recording())
         recorder.update_logs = logs.update
         loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress)
-        made = epochs.cook(run, state, config.select, val, evaluate)
-        if config.select.soup != "none" and (advice := epochs.advice(*epochs.alike(run, state, val))):
-            progress.say(f"note    {advice}")
+        made = _averaged(run, state, train, val, evaluate, progress) if config.select.soup != "none" else None
         if made is not None:
-            recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.model.state_dict())
+            recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.state)
         recorder.flush()
         fitted = _finished(run, view, made)
     return _parted(fitted)
+
+
+def _averaged(
+    run: Path,
+    state: loop.State,
+    train: Feed,
+    val: Crops,
+    evaluate: Callable[[NDArray[np.float32]], dict[str, Any]],
+    progress: Progress,
+) -> averages.Averaged | None:
+    """The mean of the epochs that are kept, if it scores higher than the best of them all."""
+    net = copy.deepcopy(state.scored)
+
+    def predict(weights: averages.State) -> NDArray[np.float32]:
+        net.load_state_dict(weights)
+        return loop.predict(state, val, network=net)[0]
+
+    def settle(weights: averages.State) -> averages.State:
+        net.load_state_dict(weights)
+        crops = Crops(train.view, train.rows, train.batch, state.device)
+        averages.recompute_norms(net, (loop.normalise(batch, state.mean, state.std) for batch in crops))
+        return {k: v.clone() for k, v in net.state_dict().items()}
+
+    def scores(probabilities: NDArray[np.float32]) -> dict[str, Any]:
+        return {"val_loss": metrics.nll(probabilities, val.labels), **evaluate(probabilities)}
+
+    if advice := averages.advice(*averages.alike(run, state.epoch, val.labels, predict)):
+        progress.say(f"note    {advice}")
+    return averages.choose(run, state.scores, state.config.select, predict, scores, settle)
 
 
 def _first_checkpoint(recorder: Recorder) -> None:
@@ -383,7 +411,7 @@ def _parted(fitted: Fitted) -> Fitted:
     return made
 
 
-def _finished(run: Path, view: View, made: epochs.Soup | None) -> Fitted:
+def _finished(run: Path, view: View, made: averages.Averaged | None) -> Fitted:
     """The result of a run, from what it has written."""
     records = runs.read_metrics(run)
     best = runs.best_epoch(run, records)

@@ -16,7 +16,7 @@ from maskprep.weights import fetch as weights
 from masktrain.answer import cost
 from masktrain.config.config import FitConfig
 from masktrain.config.settings import nearest
-from masktrain.pages import standings
+from masktrain.pages.compare import compare
 from masktrain.train import lite, loop
 from masktrain.train.augment import Augmenter
 from masktrain.train.device import choose_device
@@ -140,7 +140,7 @@ def own_scores(folder: Path) -> dict[str, list[float]]:
         UserError: there are no runs with a score, or they tell different classes.
     """
     found: dict[str, list[float]] = {}
-    for entry in (e for group in standings.standings([folder]).groups for e in group):
+    for entry in compare([folder]).rows:
         if import_timm().is_model(entry.model) and not entry.settings.get("model.second"):
             found.setdefault(identity(entry.model), []).append(entry.scores.macro_f1)
     return found

@@ -22,7 +22,7 @@ from maskprep.dataset import View, open_view
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
-from masktrain.score import guesses, metrics
+from masktrain.score import metrics
 from masktrain.study.space import Space
 from masktrain.train import criteria
 
@@ -277,7 +277,7 @@ def _found(view: View, file: Path) -> dict[str, Any]:
     truth, total = np.concatenate(held), images.sum(0)
     answers: dict[str, list[Any]] = {}
     for part, counts in zip(held, images, strict=True):
-        for name, guessed in guesses.rows((total - counts).astype(np.float64), len(part)):
+        for name, guessed in metrics.guesses((total - counts).astype(np.float64), len(part)):
             answers.setdefault(name, []).append(guessed)
     scored = {name: metrics.score(truth, np.concatenate(parts), view.schema) for name, parts in answers.items()}
     own = view.table.iloc[usable]

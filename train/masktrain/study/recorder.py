@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.base import UserError
-from masktrain.combine import epochs
+from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data.trainset import TrainSet
 from masktrain.runs import folder as runs
+from masktrain.runs import predictions
 from masktrain.train import checkpoint
 from masktrain.train import device as devices
 from masktrain.train.loop import State
@@ -65,7 +66,7 @@ class Recorder:
         runs.append_metrics(self.run, record)
         if self.state.best == record["epoch"]:
             self.best(record["epoch"], record["macro_f1"], probabilities)
-        epochs.keep(self.run, self.state, self.config.select)
+        averages.keep_epoch(self.run, self.state.epoch, self.state.scored.state_dict(), self.config.select)
         self.save()
         self.update_logs()
 
@@ -74,7 +75,7 @@ class Recorder:
         named = dataclasses.replace(self.sidecar, epoch=epoch, score=score)
         weights = checkpoint.on_host(self.state.scored.state_dict() if weights is None else weights)
         self._write(lambda: checkpoint.save_best(self.run, weights, named, self.config.to_dict()))
-        runs.write_oof(self.run, self.data.view, self.data.split.val, probabilities)
+        predictions.write_oof(self.run, self.data.view, self.data.split.val, probabilities)
 
     def save(self) -> None:
         """Write last.ckpt."""

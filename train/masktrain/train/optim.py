@@ -164,7 +164,7 @@ class WeightAverage:
             torch._foreach_copy_(ours, theirs)
 
 
-def mean_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of some networks' weights, added up in float64; counters are those of the last one."""
     return {
         key: torch.stack([s[key].double() for s in states]).mean(0).to(value.dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from maskprep.dataset import View
 from maskprep.labels import SPLITS, Schema
 from maskprep.store import read_table
 from masktrain.data import names as tables
+from masktrain.runs.predictions import Predictions, read_csv
 
 
 @dataclass(frozen=True)
-class Questions:
+class EvalSet:
     """Images whose answers are known, whether they have a crop or not.
 
     Attributes:
@@ -45,16 +47,24 @@ class Questions:
         found = {str(name): more[name].tolist() for name in more}
         return found | {str(name): self.images[name].tolist() for name in self.images}
 
-    def take(self, chosen: NDArray[np.bool_]) -> Questions:
+    def called(self, what: str) -> EvalSet:
+        """The same images in other words."""
+        return replace(self, what=what)
+
+    def answered_in(self, file: Path, known: Iterable[str], schema: Schema) -> Predictions:
+        """What a CSV file answers to them; ``known`` are all images of the cache."""
+        return read_csv(file, known, schema).of(self.images["image"], self.people, self.truth, self.what)
+
+    def take(self, chosen: NDArray[np.bool_]) -> EvalSet:
         """Some of them."""
         people = [p for p, c in zip(self.people, chosen, strict=True) if c]
         images = self.images[chosen].reset_index(drop=True)
-        return Questions(images, self.truth[chosen], people, self.what, self.split)
+        return EvalSet(images, self.truth[chosen], people, self.what, self.split)
 
 
 def ask(
     pictures: View, schema: Schema, data: dict[str, Any], answers: Path | None = None, split: str | None = None
-) -> Questions:
+) -> EvalSet:
     """The images of a cache that can be scored.
 
     Args:
@@ -82,7 +92,7 @@ def ask(
 
 def of_cache(
     cache: Path, schema: Schema, images: pd.DataFrame, people: Sequence[str], answers: Path | None, split: str | None
-) -> Questions:
+) -> EvalSet:
     """The images of a cache that can be scored without a run; see :func:`ask`.
 
     Args:
@@ -94,14 +104,14 @@ def of_cache(
     return _labelled(images, cache, people, split)
 
 
-def report_name(cache: Path, asked: Questions, answers: Path | None, split: str | None) -> str:
-    """Name of the file for the scores of some questions: other images of a cache have another.
+def report_name(cache: Path, images: EvalSet, answers: Path | None, split: str | None) -> str:
+    """Name of the file for the scores of some images: other images of a cache have another.
 
     Args:
         answers, split: as given to :func:`ask`.
     """
-    part = asked.split or "-".join(["by", *([answers.stem] if answers else []), *([split] if split else [])])
-    return f"eval-{cache.resolve().name}-{part}.json"
+    part = images.split or "-".join(["by", *([answers.stem] if answers else []), *([split] if split else [])])
+    return re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", f"eval-{cache.resolve().name}-{part}.json").strip()
 
 
 def same_source(pictures: View, data: dict[str, Any]) -> bool:
@@ -109,7 +119,7 @@ def same_source(pictures: View, data: dict[str, Any]) -> bool:
     return pictures.fingerprint() == data["fingerprint"] or bool(pictures.dataset.get("source") == data["source"])
 
 
-def _answered(images: pd.DataFrame, file: Path, schema: Schema, people: Sequence[str], split: str | None) -> Questions:
+def _answered(images: pd.DataFrame, file: Path, schema: Schema, people: Sequence[str], split: str | None) -> EvalSet:
     """The images of an answers file with their labels and people (the file's own, if it names them)."""
     if split is not None:
         images = images[_in_split(images, split, people)]
@@ -122,10 +132,10 @@ def _answered(images: pd.DataFrame, file: Path, schema: Schema, people: Sequence
     shown = chosen["person"].tolist()
     if "person" in table and (table["person"].str.strip() != "").all():
         shown = table["person"].tolist()
-    return Questions(chosen, truth, shown, f"answered in {file.name}", None)
+    return EvalSet(chosen, truth, shown, f"answered in {file.name}", None)
 
 
-def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, split: str | None) -> Questions:
+def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, split: str | None) -> EvalSet:
     """The images whose labels the cache knows; ``people`` are the split ``val``, None where they are not in it."""
     labelled = images[images["label"].notna() & images["excluded"].isna()]
     if split is None:
@@ -139,7 +149,7 @@ def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, s
     if not len(chosen):
         raise UserError(f"{cache} has no labelled images in the split '{split}'.", "Give them with --answers.")
     name = "of the people the run held out" if split == "val" and people is not None else f"of the split '{split}'"
-    return Questions(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), name, split)
+    return EvalSet(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), name, split)
 
 
 def _in_split(images: pd.DataFrame, split: str, people: Sequence[str]) -> pd.Series[bool]:
