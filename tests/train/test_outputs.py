@@ -57,7 +57,6 @@ def test_nothing_is_written_among_the_photos(
         ("fit", own, "--dry-run", "--sheet", photos / "new.html", "--force"),
         ("sweep", own, tmp_path / "space.yaml", "--out", photos / "sweep"),
         ("init", own, "--out", photos / "protocol.yaml"),
-        ("folds", own, "--out", photos / "folds.csv"),
         ("predict", own_run, own, "--out", photos / "p.csv"),
         ("report", own_run, twin, "--out", photos / "standings.html"),
         ("ensemble", own_run, twin, "--out", photos / "both"),

@@ -210,7 +210,7 @@ def test_what_a_fit_would_do(
     assert call("fit", cache, *options) == 0
     said = capsys.readouterr().out
     assert "120 images of 24 people to train on" in said and "wear/male" in said and "3 steps: loss" in said
-    assert "weigh   joint: " in said and "MiB weights" in said and "time    about" in said and "█" in said
+    assert "class weights of joint: " in said and "MiB weights" in said and "time    about" in said and "█" in said
     assert not list(tmp_path.iterdir())
 
 
