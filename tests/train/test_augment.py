@@ -52,11 +52,11 @@ def everywhere(made: Augmenter, pixels: np.ndarray, what: Transforms) -> tuple[n
 @pytest.mark.parametrize("recipe", ["none", "light", "base", "strong"])
 @pytest.mark.parametrize("size", [(48, 48), (64, 40)])
 def test_every_device_makes_the_same_images(recipe: str, size: tuple[int, int]) -> None:
-    """Within a level of 255 on average, and at the median not at all; only interpolation and rounding differ."""
+    """Within half a level of 255 on average; only interpolation and rounding differ."""
     made, pixels = augmenter(recipe, size), smooth(64, size)
     device, host = everywhere(made, pixels, drawn(made, 64))
     apart = np.abs(device.astype(int) - host)
-    assert apart.mean() < 1 and np.median(apart) <= 1 and apart.mean((1, 2, 3)).max() < 2
+    assert apart.mean() < 0.5 and apart.mean((1, 2, 3)).max() < 1
     assert recipe == "none" or (host != pixels).any((1, 2, 3)).mean() > 0.8
 
 
@@ -209,9 +209,8 @@ def test_halves_are_halves_of_faces() -> None:
     made, how, _ = mixed(halves=1.0)
     white = torch.full((400, 20, 30, 3), 255, dtype=torch.uint8)
     pixels = made.mix(white, torch.zeros_like(white), how)[:, :, :, 0].numpy()
-    assert (pixels == pixels[:, :1]).all() and (np.diff(pixels[:, 0].astype(int), axis=1) != 0).sum(1).tolist() == [
-        1
-    ] * 400
+    edges = (np.diff(pixels[:, 0].astype(int), axis=1) != 0).sum(1)
+    assert (pixels == pixels[:, :1]).all() and (edges == 1).all()
     assert float(how.share.min()) >= 0.43 and float(how.share.max()) <= 0.57
     assert (pixels[:, 0, 0] > 0).mean() == pytest.approx(0.5, abs=0.1)
 

@@ -416,7 +416,7 @@ def test_nothing_is_left_behind_by_wrong_settings(cache: Path, config: Make, tmp
 
 
 def test_a_loss_that_explodes_is_an_error(cache: Path, config: Make, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"The loss is (nan|inf) in epoch 1") as error:
+    with pytest.raises(UserError, match="The loss is no finite number in epoch 1") as error:
         fit(cache, config(optim__lr=1e30, optim__clip=0, optim__optimizer="sgd"), out=tmp_path / "run")
     assert "--lr" in error.value.hint
 

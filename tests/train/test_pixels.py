@@ -37,15 +37,10 @@ def test_an_epoch_holds_every_image_once(cache: Path, fed: Fed) -> None:
 
 
 def test_batches_of_one_size_are_filled_up_from_the_front(cache: Path, fed: Fed) -> None:
-    _, train, _ = fed(cache, optim__batch_size=16)
-    assert (train.steps, train.batch) == (8, 15)
-    _, train, _ = fed(cache, optim__batch_size=50)
-    assert (train.steps, train.batch) == (3, 40)
-    _, train, _ = fed(cache, optim__batch_size=17)  # 8 of 15 hold each image once
-    assert (train.steps, train.batch) == (8, 15)
-    _, train, _ = fed(cache, optim__batch_size=13)  # 10 of 12
-    assert train.steps * train.batch == 120
-    _, train, _ = fed(cache, optim__batch_size=11, augment__recipe="light")  # 11 of 11: one image too many
+    for wanted, steps, batch in ((16, 8, 15), (50, 3, 40), (13, 10, 12), (11, 11, 11)):
+        _, train, _ = fed(cache, optim__batch_size=wanted)
+        assert (train.steps, train.batch) == (steps, batch)
+    # 11 times 11 is one more than there are
     order, (*_, last) = train.order(3), train.epoch(3)
     assert order.ravel()[-1] == order[0, 0] and np.bincount(order.ravel()).tolist().count(2) == 1
     first = next(iter(train.epoch(3)))
