@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN = {
     "data": "view task where val_ratio fold folds_file split_seed background colour train_bins drop_intervals"
     " label_margin",
-    "model": "name second pretrained dropout freeze",
+    "model": "name second pretrained start dropout freeze",
     "target": "kind",
     "loss": "name label_smoothing class_weights",
     "augment": "recipe mixup cutmix halves",
@@ -31,15 +31,19 @@ SHOWN = {
     "optim": "epochs batch_size optimizer lr weight_decay layer_decay clip ema",
     "schedule": "kind warmup",
     "select": "by patience",
-    "run": "seed device amp tta",
+    "run": "seed minutes probe device amp tta",
 }
 """Settings that have an option of their own, by section; --set reaches all."""
 
 BY_SECTION = ("name", "kind", "recipe")
 """Settings whose option is called after their section."""
 
-RESUMED = ("context", "cache", "resume", "plugin")
+RESUMED = ("context", "cache", "resume", "plugin", "epochs")
 """Parameters that can be given to a run that goes on."""
+
+
+FLAGS = {"settings": "--set", "start": "--from"}
+"""Options that are not called as their parameters."""
 
 
 def option_of(key: str) -> str:
@@ -60,7 +64,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     for name, key in OPTIONS.items():
         about, kinds = describe(key), kinds_of(key)
         kind: Any = kinds[0] | None if type(None) in kinds else kinds[0]
-        option = typer.Option(help=about.metadata["help"], show_default=about.default is not None)
+        option = typer.Option(
+            *([FLAGS[name]] if name in FLAGS else []),
+            help=about.metadata["help"],
+            show_default=about.default is not None,
+        )
         shown = Annotated[kind, option]
         built.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=about.default, annotation=shown))
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]  # without the settings
@@ -109,13 +117,16 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped; with --epochs, with a finished one."),
+    ] = None,
     **chosen: Any,
 ) -> None:
     """Train a timm model on people, keep the epoch that is best on people held out."""
     given = spoken(context)
     if resume is not None and (other := given - set(RESUMED)):
-        names = ", ".join("--" + {"settings": "set"}.get(n, n).replace("_", "-") for n in sorted(other))
+        names = ", ".join(FLAGS.get(n, "--" + n.replace("_", "-")) for n in sorted(other))
         raise UsageError(f"A resumed run keeps its settings; {names} cannot be given with --resume.")
     if resume is None and cache is None:
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
@@ -127,7 +138,7 @@ def fit(
         raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
     values = given_settings(recipe, config, settings, plugin)
     if resume is not None:
-        _resume(resume, cache)
+        _resume(resume, cache, chosen["epochs"] if "epochs" in given else None)
         return
     assert cache is not None
     from masktrain.study import crossfit
@@ -188,16 +199,19 @@ def _progress() -> Progress:
     return Progress() if _rank() else show.PrintedFit()
 
 
-def _resume(run: Path, cache: Path | None) -> None:
+def _resume(run: Path, cache: Path | None, epochs: int | None) -> None:
     """Go on with a run, or with all folds of one."""
     from masktrain.runs import folder as runs
     from masktrain.study import crossfit
     from masktrain.study import fit as fitting
 
-    if (run / runs.FOLDS).is_file():
+    several = (run / runs.FOLDS).is_file()
+    if several and epochs is not None:
+        raise UsageError(f"{run} is a run of several fits.", "Fit anew: masktrain fit CACHE --folds all --epochs N")
+    if several:
         _crossfitted(crossfit.resume(run, cache, progress=_progress()))
     else:
-        _fitted(fitting.resume(run, cache, progress=_progress()))
+        _fitted(fitting.resume(run, cache, epochs=epochs, progress=_progress()))
 
 
 def _crossfitted(done: Crossfitted) -> None:
@@ -217,6 +231,7 @@ def _fitted(done: Fitted) -> None:
     """Print how a fit went."""
     from masktrain.pages import report
     from masktrain.runs import folder as runs
+    from masktrain.study.fit import improving
 
     if _rank():
         return
@@ -229,7 +244,12 @@ def _fitted(done: Fitted) -> None:
     )
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
-    if done.epochs < (epochs := runs.read_config(done.run).optim.epochs):
-        print(f"        ended after epoch {done.epochs} of {epochs}, as none was better for long enough")
+    why = {"patience": "none was better for long enough", "minutes": "the minutes were over"}
+    if done.ended in why:
+        epochs = runs.read_config(done.run).optim.epochs
+        print(f"        ended after epoch {done.epochs} of {epochs}, as {why[done.ended]}")
+    elif improving(runs.read_metrics(done.run)):
+        more = f"masktrain fit --resume {done.run} --epochs {2 * done.epochs}"
+        print(f"        still improving when it ended: more epochs may help: {more}")
     print(f"look    {done.run / report.FILE}")
     print(f"next    masktrain evaluate {done.run} CACHE")

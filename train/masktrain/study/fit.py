@@ -6,6 +6,9 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +50,10 @@ FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, AUGMENT)
 
 MANY = 3000
 """Training images from which on a GPU gets larger batches."""
+UPDATES, SHORTEST, LONGEST, PATIENCE = 600, 8, 60, 5
+"""Updates that the default length is to give, its limits in epochs, and the least patience of its early stopping."""
+END = 5.0
+"""Seconds that the report of a fit takes."""
 LONG = 300_000
 """Images of a whole fit from which on compiling the step pays."""
 MEASURED = 2000
@@ -55,12 +62,14 @@ MEASURED = 2000
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, and the interval of its macro-F1."""
+    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, the interval of its macro-F1, and why
+    it ended before its last epoch (``patience``, ``minutes`` or nothing)."""
 
     run: Path
     epochs: int
     best: dict[str, Any]
     interval: metrics.Interval
+    ended: str = ""
 
 
 def fit(
@@ -83,12 +92,15 @@ def fit(
         UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C, SIGTERM or
             SIGHUP (exit status 128 and the signal's number).
     """
-    view, progress = open_view_of(cache, config := config or FitConfig()), progress or Progress()
+    started, asked = time.monotonic(), config or FitConfig()
+    view, progress = open_view_of(cache, asked), progress or Progress()
     Cache(cache).clear_of_photos(out)
-    data = TrainSet.open(view, config)
-    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
-    config = settled(data, config, device)
+    data = TrainSet.open(view, asked)
+    device = devices.choose_device(asked.run.device, deterministic=asked.run.deterministic)
+    config = settled(data, asked, device)
     check(data, config)
+    if config.run.minutes:
+        config = _shortened(cache, config, started)
     devices.start(device)
     mean, std = statistics(data, config)
     state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
@@ -99,16 +111,21 @@ def fit(
         progress.say(f"note    {twin} is this very fit, finished")
     run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
     sidecar = _sidecar(config, data, record, mean, std)
-    return _train(run, view, data, state, sidecar, progress, new=True)
+    return _train(run, view, data, state, sidecar, progress, asked, started)
 
 
-def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = None) -> Fitted:
+def resume(
+    run: Path, cache: Path | None = None, *, epochs: int | None = None, progress: Progress | None = None
+) -> Fitted:
     """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
     Args:
         cache: where the cache is now, if it has moved.
+        epochs: of the whole run, more than it has had; the schedule goes on as that of a run of this length, and
+            early stopping begins to count anew.
 
     Raises:
+        UsageError: the run has had so many epochs.
         UserError: the run has no checkpoint, or the cache is no longer the one it was started on.
     """
     saved = checkpoint.load_last(run)
@@ -130,7 +147,29 @@ def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = 
     devices.start(device)
     state = make_state(config, data, np.array(sidecar.mean), np.array(sidecar.std), device, pretrained=False)
     state.load(saved["learner"])
-    return _train(run, view, data, state, sidecar, progress or Progress(), new=False)
+    if epochs is not None:
+        state.config, state.stops = _extended(run, config, state.epoch, epochs), []
+    return _train(run, view, data, state, sidecar, progress or Progress(), None, time.monotonic())
+
+
+def _extended(run: Path, config: FitConfig, done: int, epochs: int) -> FitConfig:
+    """The settings of a run that is to have more epochs.
+
+    Raises:
+        UsageError: it has had so many, or its result is an average of its epochs.
+    """
+    if epochs <= done:
+        raise UsageError(f"{run} has had {done} epochs; --epochs {epochs} gives it no more.", "--epochs is the total.")
+    if config.select.soup != "none":
+        raise UsageError(
+            f"The weights of {run} are an average of its last epochs, which cannot be trained on.",
+            f"Begin a new run with them: masktrain fit CACHE --from {run}",
+        )
+    return replace(
+        config,
+        optim=replace(config.optim, epochs=epochs),
+        run=replace(config.run, minutes=0.0, extended=(*config.run.extended, done)),
+    )
 
 
 def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfig:
@@ -139,7 +178,7 @@ def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfi
     The target is ``number`` if the classes of an attribute are bins of a number that the training images tell (not only
     by one number for each class) and the classifier is linear, otherwise ``joint``.
     """
-    target, optim, run = config.target, config.optim, config.run
+    target, optim, select, run = config.target, config.optim, config.select, config.run
     if target.kind == "auto":
         numeric = labels.numeric_attributes(data.view, data.split.train)
         target = replace(target, kind="number" if numeric and config.model.head == "linear" else "joint")
@@ -148,9 +187,33 @@ def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfi
         optim = replace(optim, batch_size=64 if on_gpu and len(data) > MANY else 16)
     if not optim.lr:
         optim = replace(optim, lr=float(f"{1e-3 * (optim.batch_size / 16) ** 0.5:.3g}"))
+    if not optim.epochs:
+        steps = -(-len(make_sampler(data, config.sample, run.seed).order(1)) // optim.batch_size)
+        optim = replace(optim, epochs=min(LONGEST, max(SHORTEST, -(-UPDATES // steps))))
+        if select.patience is None:
+            select = replace(select, patience=max(PATIENCE, optim.epochs // 4))
     if run.compile is None:
         run = replace(run, compile=on_gpu and len(data) * optim.epochs > LONG)
-    return replace(config, target=target, optim=optim, run=run)
+    return replace(config, target=target, optim=optim, select=select, run=run)
+
+
+def _shortened(cache: Path, config: FitConfig, started: float) -> FitConfig:
+    """The settings with no more epochs than some steps, which are tried, say will fit into the minutes.
+
+    Raises:
+        UsageError: not even one will.
+    """
+    from masktrain.study import preflight  # it prepares a fit itself
+
+    each = preflight.plan(cache, config).seconds / config.optim.epochs
+    left = started + config.run.minutes * 60 - END - time.monotonic()
+    if (fit_in := int(left / each)) < 1:
+        raise UsageError(
+            f"One epoch takes about {each:.0f} seconds here, and {max(left, 0):.0f} are left of"
+            f" {config.run.minutes:g} minutes.",
+            "Give more --minutes, a smaller --model, or a view of smaller crops.",
+        )
+    return replace(config, optim=replace(config.optim, epochs=min(config.optim.epochs, fit_in)))
 
 
 def check(data: TrainSet, config: FitConfig) -> None:
@@ -160,6 +223,8 @@ def check(data: TrainSet, config: FitConfig) -> None:
         UserError: what cannot be met.
     """
     make_sampler(data, config.sample, config.run.seed)
+    if config.run.minutes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("Several processes cannot agree on --minutes.", "With torchrun, give --epochs.")
     Augmenter(config.augment, data.view.schema, data.view.size, config.run.seed).to_dict()
     loggers.check(config.run.log)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), data.view.schema)
@@ -325,10 +390,15 @@ def _train(
     state: loop.State,
     sidecar: checkpoint.Sidecar,
     progress: Progress,
-    *,
-    new: bool,
+    asked: FitConfig | None,
+    started: float,
 ) -> Fitted:
-    """Train from where the state stands to the end, and write it all down."""
+    """Train from where the state stands to the end, and write it all down.
+
+    Args:
+        asked: the settings before anything was decided, of a new run.
+        started: ``time.monotonic()`` at the start of the fit.
+    """
     config = state.config
     folds.check(data.view.table, data.split, folds.copies(view))
     train, val = feeds(data, config, sidecar.colour, state.device)
@@ -346,19 +416,22 @@ def _train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(runs.locked(run))
         about, where = outline(state, train, data), (state.epoch, state.step)
-        if new:
+        if asked is not None:
             _first_checkpoint(recorder)
+        elif runs.read_config(run) != config:
+            _more_epochs(recorder)
         runs.keep_metrics(run, state.epoch)
         stack.enter_context(progress.running(run, config, runs.data_record(view, data), about, *where))
         logs = stack.enter_context(loggers.logging(run, config.run.log))
         stack.enter_context(recorder.recording())
         recorder.update_logs = logs.update
-        loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress)
+        until = _deadline(run, config.run.minutes, started)
+        ended = loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress, until)
         made = _averaged(run, state, train, val, evaluate, progress) if config.select.soup != "none" else None
         if made is not None:
             recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.state)
         recorder.flush()
-        fitted = _finished(run, view, made)
+        fitted = replace(_finished(run, view, made), ended=ended)
     return _parted(fitted)
 
 
@@ -389,6 +462,34 @@ def _averaged(
     if advice := averages.advice(*averages.alike(run, state.epoch, val.labels, predict)):
         progress.say(f"note    {advice}")
     return averages.choose(run, state.scores, state.config.select, predict, scores, settle)
+
+
+def _deadline(run: Path, minutes: float, started: float) -> float:
+    """When the last epoch is to end, by ``time.monotonic()``; a finished run gets no more time."""
+    if not minutes:
+        return math.inf
+    if (run / runs.RESULT).is_file():
+        return -math.inf
+    return started + minutes * 60 - END - sum(r.get("seconds", 0.0) for r in runs.read_metrics(run))
+
+
+def _more_epochs(recorder: Recorder) -> None:
+    """Write down that a run goes on: it is no longer finished, and from here on its checkpoint and settings say so."""
+    (recorder.run / runs.RESULT).unlink(missing_ok=True)
+    recorder.save()
+    recorder.flush()
+    runs.write_config(recorder.run, recorder.config)
+
+
+def improving(records: Sequence[dict[str, Any]]) -> bool:
+    """Whether the last quarter of some epochs was better than the quarter before it, by macro-F1 and the loss of the
+    people held out."""
+    k = max(1, len(records) // 4)
+    last, before = records[-k:], records[-2 * k : -k]
+    if not before:
+        return False
+    f1, loss = ([float(np.mean([r[key] for r in part])) for part in (before, last)] for key in ("macro_f1", "val_loss"))
+    return f1[1] > f1[0] + 0.01 and loss[1] < 0.98 * loss[0]
 
 
 def _first_checkpoint(recorder: Recorder) -> None:

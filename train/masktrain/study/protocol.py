@@ -30,7 +30,7 @@ FILE = "protocol.yaml"
 """Name of a cache's own protocol."""
 
 FORMAT = 1
-OWN = ("run.protocol", "run.deviates")
+OWN = ("run.protocol", "run.deviates", "run.extended")
 """Settings by which a run tells what it keeps to; nobody else sets them."""
 
 HEAD = """\
