@@ -31,7 +31,7 @@ from masktrain.runs import environment
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
-from masktrain.study import loggers
+from masktrain.study import loggers, warmstart
 from masktrain.study.progress import Progress
 from masktrain.study.recorder import Recorder
 from masktrain.train import checkpoint, criteria, loop
@@ -103,7 +103,7 @@ def fit(
         config = _shortened(cache, config, started)
     devices.start(device)
     mean, std = statistics(data, config)
-    state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
+    state = first_state(config, data, mean, std, device, progress)
     record = runs.data_record(view, data)
     if config.run.device == "auto" and (why := devices.without_gpu()):
         progress.say(f"note    trained on the CPU: {why}")
@@ -304,6 +304,31 @@ def make_state(
     )
     check_size(model, config.model.name, data.view.size)
     return loop.make_state(model, config, objective, mean, std, device)
+
+
+def first_state(
+    config: FitConfig,
+    data: TrainSet,
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+    device: torch.device,
+    progress: Progress | None = None,
+) -> loop.State:
+    """The state before the first step, with the weights that the settings start from.
+
+    Raises:
+        UserError: as :func:`masktrain.study.warmstart.read`.
+    """
+    start, notes = warmstart.read(config, data)
+    state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained and start is None)
+    if start is not None:
+        taken = start.load(state.model, data.view.schema, state.objective.target, _cosine(config))
+        notes = [f"starts from {taken}", *notes]
+        if state.average is not None:
+            state.average.model.load_state_dict(state.model.state_dict())
+    for note in notes if progress else ():
+        progress.say(f"note    {note}")
+    return state
 
 
 def feeds(data: TrainSet, config: FitConfig, colour: Sequence[int], device: torch.device) -> tuple[Feed, Crops]:
