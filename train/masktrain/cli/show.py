@@ -70,9 +70,10 @@ class PrintedFit(Progress):
         self.loss = self.loss if loss is None else loss
         rate = images / max(now - self.epoch_started, 1e-9)
         left = ((self.epochs - epoch) * self.images + self.images - images) / rate
+        shown = f"  loss {self.loss:.3f}" if self.loss == self.loss else ""  # a GPU tells it some steps later
         text = (
             f"{rate:.0f} img/s  waits for data {waited / max(now - self.epoch_started, 1e-9):.0%}"
-            f"  loss {self.loss:.3f}  {clock(left)} left"
+            f"{shown}  {clock(left)} left"
         )
         self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
 

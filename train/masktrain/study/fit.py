@@ -22,6 +22,7 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
+from masktrain.answer import baselines
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import folds, labels
@@ -39,13 +40,13 @@ from masktrain.train import device as devices
 from masktrain.train.augment import Augmenter
 from masktrain.train.draws import draw_seed
 from masktrain.train.losses import Objective
-from masktrain.train.model import assemble, check_size, native_size, native_statistics
+from masktrain.train.model import assemble, check_size, headless, native_size, native_statistics
 from masktrain.train.pixels import Crops, Feed, held_out
 from masktrain.train.sampling import make_sampler
 from masktrain.train.targets import Target, make_target
 
 AUGMENT = "augment.json"
-FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, AUGMENT)
+FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, runs.PROBE, AUGMENT)
 """What a run holds before its first checkpoint."""
 
 MANY = 3000
@@ -109,8 +110,13 @@ def fit(
         progress.say(f"note    trained on the CPU: {why}")
     if (twin := runs.twin(config, record, *runs.beside(out))) is not None:
         progress.say(f"note    {twin} is this very fit, finished")
-    run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
     sidecar = _sidecar(config, data, record, mean, std)
+    probe = devices.broadcast(lambda: _probe(data, state, sidecar)) if config.run.probe else {}
+    for line in probe_lines(probe):
+        progress.say(line)
+    run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
+    if probe and not devices.rank():
+        write_json(run / runs.PROBE, probe)
     return _train(run, view, data, state, sidecar, progress, asked, started)
 
 
@@ -365,6 +371,54 @@ def _cosine(config: FitConfig) -> float:
     if config.model.head == "cosine" and config.target.kind in ("ordinal", "number"):
         raise UsageError("A cosine head has no place for limits between ordered classes.", "Set model.head=linear.")
     return config.loss.scale if config.model.head == "cosine" else 0.0
+
+
+def _probe(data: TrainSet, state: loop.State, sidecar: checkpoint.Sidecar) -> dict[str, Any]:
+    """How well logistic regression on the features of the untrained network answers for the people held out.
+
+    Returns:
+        ``macro_f1``, ``accuracy``, and the ``crops`` of the training people it was fitted on, of ``all``; or ``none``:
+        why there is none.
+    """
+    config, started = state.config, time.monotonic()
+    if not (config.model.pretrained or config.model.start):
+        return {"none": "the network starts from random weights"}
+    view = data.view.before(background(config, sidecar.colour, data.split.train))
+    known, held = baselines.few(data.split.train, state.device), data.split.val
+    net = headless(state.model)
+    answers = baselines.probe_of(net, view, known, held, sidecar.mean, sidecar.std, state.device)
+    scores = metrics.score(view.table["label"].iloc[held].to_numpy(dtype=np.int64), answers, view.schema)
+    return {
+        "network": config.model.start or sidecar.backbones,
+        "macro_f1": scores.macro_f1,
+        "accuracy": scores.accuracy,
+        "crops": len(known),
+        "all": len(data),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def probe_lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
+    """A linear probe in words.
+
+    Args:
+        reached: macro-F1 of the network on the same people, once it is trained.
+    """
+    if "none" in probe:
+        return [f"probe   none: {probe['none']}"] if reached is None else []
+    if not probe:
+        return []
+    some = f"{probe['crops']} of " * (probe["crops"] < probe["all"]) + f"{probe['all']} training crops"
+    lines = [
+        f"probe   macro-F1 {probe['macro_f1']:.4f}, accuracy {probe['accuracy']:.4f} on the people held out: logistic"
+        f" regression on the frozen features of {probe['network']}, {some}"
+    ]
+    if reached is not None and reached < probe["macro_f1"]:
+        lines.append(
+            "        The network scores below it: what it was before training does better. More --epochs, another --lr,"
+            " or --freeze -1 may help."
+        )
+    return lines
 
 
 def _begin(
