@@ -277,7 +277,8 @@ class Feed:
     def _batch(self, plan: _Plan, pixels: Tensor, others: Tensor | None) -> Batch:
         """A batch on the device: truth and numbers are mixed as the pixels are."""
         plan = plan.to(self.device)
-        labels, truth, numbers = self._classes[plan.where], self.truth[plan.where], None if self.numbers is None else self.numbers[plan.where]
+        labels, truth = self._classes[plan.where], self.truth[plan.where]
+        numbers = None if self.numbers is None else self.numbers[plan.where]
         if plan.partner is not None and plan.how is not None:
             share = plan.how.share.unsqueeze(1)
             truth = truth * share + self.truth[plan.partner] * (1 - share)
