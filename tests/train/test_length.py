@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from masktrain.config.config import FitConfig
 from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.study import fit as fitting
-from masktrain.study import preflight
-from masktrain.study.fit import fit, improving, resume
+from masktrain.study import length, preflight
+from masktrain.study.fit import fit, resume
+from masktrain.study.length import improving
 from masktrain.train import checkpoint
 from masktrain.train.optim import learning_rate
 
@@ -30,7 +32,7 @@ Make = Callable[..., FitConfig]
 def test_the_length_is_by_updates_between_limits(
     cache: Path, config: Make, monkeypatch: pytest.MonkeyPatch, batch: int, updates: int, epochs: int, patience: int
 ) -> None:
-    monkeypatch.setattr(fitting, "UPDATES", updates)
+    monkeypatch.setattr(length, "UPDATES", updates)
     asked = config(optim__epochs=0, optim__batch_size=batch)
     data = TrainSet.open(open_view_of(cache, asked), asked)  # 120 images
     made = fitting.settled(data, asked, torch.device("cpu"))
@@ -104,15 +106,15 @@ def test_a_fit_ends_within_its_minutes(
     seconds = iter([20.0, 1000.0, 20.0])
     plan = preflight.plan
     monkeypatch.setattr(
-        preflight, "plan", lambda *a: fitting.replace(plan(*a), seconds=next(seconds) * a[1].optim.epochs)
+        preflight, "plan", lambda *a: dataclasses.replace(plan(*a), seconds=next(seconds) * a[1].optim.epochs)
     )
     done = fit(cache, config(optim__epochs=50, run__minutes=1), out=tmp_path / "run")
     assert runs.read_config(done.run).optim.epochs == done.epochs == 2 and not done.ended
     with pytest.raises(UsageError, match="One epoch takes about 1000 seconds"):
         fit(cache, config(optim__epochs=50, run__minutes=1), out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
-    monkeypatch.setattr(fitting, "END", 59.9)  # epochs that take longer than was thought
-    monkeypatch.setattr(fitting, "_shortened", lambda cache, config, started: config)
+    monkeypatch.setattr(length, "END", 59.9)  # epochs that take longer than was thought
+    monkeypatch.setattr(length, "shortened", lambda cache, config, started: config)
     late = fit(cache, config(optim__epochs=50, run__minutes=1), out=tmp_path / "late")
     assert 1 <= late.epochs < 50 and late.ended == "minutes"
     again = resume(late.run)

@@ -38,7 +38,7 @@ def started(cache: Path, config: FitConfig) -> tuple[dict[str, torch.Tensor], li
     """The weights that a fit starts with, and what is said of them."""
     data, said = TrainSet.open(open_view_of(cache, config), config), Said()
     config = fitting.settled(data, config, CPU)
-    state = fitting.first_state(config, data, *fitting.statistics(data, config), CPU, said)
+    state = fitting.make_state(config, data, *fitting.statistics(data, config), CPU, pretrained=True, say=said.say)
     return {k: v.clone() for k, v in state.scored.state_dict().items()}, said.lines
 
 

@@ -231,7 +231,8 @@ def _fitted(done: Fitted) -> None:
     """Print how a fit went."""
     from masktrain.pages import report
     from masktrain.runs import folder as runs
-    from masktrain.study.fit import improving, probe_lines
+    from masktrain.study import probe
+    from masktrain.study.length import improving
 
     if _rank():
         return
@@ -244,7 +245,7 @@ def _fitted(done: Fitted) -> None:
     )
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
-    for line in probe_lines(runs.read_probe(done.run), best["macro_f1"]):
+    for line in probe.lines(runs.read_probe(done.run), best["macro_f1"]):
         print(line)
     why = {"patience": "none was better for long enough", "minutes": "the minutes were over"}
     if done.ended in why:

@@ -6,8 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import json
-import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,6 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
-from masktrain.answer import baselines
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import folds, labels
@@ -32,7 +29,8 @@ from masktrain.runs import environment
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
-from masktrain.study import loggers, warmstart
+from masktrain.study import length, loggers, warmstart
+from masktrain.study import probe as probing
 from masktrain.study.progress import Progress
 from masktrain.study.recorder import Recorder
 from masktrain.train import checkpoint, criteria, loop
@@ -40,7 +38,7 @@ from masktrain.train import device as devices
 from masktrain.train.augment import Augmenter
 from masktrain.train.draws import draw_seed
 from masktrain.train.losses import Objective
-from masktrain.train.model import assemble, check_size, headless, native_size, native_statistics
+from masktrain.train.model import assemble, check_size, native_size, native_statistics
 from masktrain.train.pixels import Crops, Feed, held_out
 from masktrain.train.sampling import make_sampler
 from masktrain.train.targets import Target, make_target
@@ -51,10 +49,6 @@ FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, runs.PROBE, AUGMENT)
 
 MANY = 3000
 """Training images from which on a GPU gets larger batches."""
-UPDATES, SHORTEST, LONGEST, PATIENCE = 600, 8, 60, 5
-"""Updates that the default length is to give, its limits in epochs, and the least patience of its early stopping."""
-END = 5.0
-"""Seconds that the report of a fit takes."""
 LONG = 300_000
 """Images of a whole fit from which on compiling the step pays."""
 MEASURED = 2000
@@ -101,18 +95,19 @@ def fit(
     config = settled(data, asked, device)
     check(data, config)
     if config.run.minutes:
-        config = _shortened(cache, config, started)
+        config = length.shortened(cache, config, started)
     devices.start(device)
     mean, std = statistics(data, config)
-    state = first_state(config, data, mean, std, device, progress)
+    state = make_state(config, data, mean, std, device, pretrained=True, say=progress.say)
     record = runs.data_record(view, data)
     if config.run.device == "auto" and (why := devices.without_gpu()):
         progress.say(f"note    trained on the CPU: {why}")
     if (twin := runs.twin(config, record, *runs.beside(out))) is not None:
         progress.say(f"note    {twin} is this very fit, finished")
     sidecar = _sidecar(config, data, record, mean, std)
-    probe = devices.broadcast(lambda: _probe(data, state, sidecar)) if config.run.probe else {}
-    for line in probe_lines(probe):
+    behind = view.before(background(config, sidecar.colour, data.split.train))
+    probe = devices.broadcast(lambda: probing.probe(data, behind, state, sidecar)) if config.run.probe else {}
+    for line in probing.lines(probe):
         progress.say(line)
     run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
     if probe and not devices.rank():
@@ -154,28 +149,8 @@ def resume(
     state = make_state(config, data, np.array(sidecar.mean), np.array(sidecar.std), device, pretrained=False)
     state.load(saved["learner"])
     if epochs is not None:
-        state.config, state.stops = _extended(run, config, state.epoch, epochs), []
+        state.config, state.stops = length.extended(run, config, state.epoch, epochs), []
     return _train(run, view, data, state, sidecar, progress or Progress(), None, time.monotonic())
-
-
-def _extended(run: Path, config: FitConfig, done: int, epochs: int) -> FitConfig:
-    """The settings of a run that is to have more epochs.
-
-    Raises:
-        UsageError: it has had so many, or its result is an average of its epochs.
-    """
-    if epochs <= done:
-        raise UsageError(f"{run} has had {done} epochs; --epochs {epochs} gives it no more.", "--epochs is the total.")
-    if config.select.soup != "none":
-        raise UsageError(
-            f"The weights of {run} are an average of its last epochs, which cannot be trained on.",
-            f"Begin a new run with them: masktrain fit CACHE --from {run}",
-        )
-    return replace(
-        config,
-        optim=replace(config.optim, epochs=epochs),
-        run=replace(config.run, minutes=0.0, extended=(*config.run.extended, done)),
-    )
 
 
 def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfig:
@@ -194,32 +169,11 @@ def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfi
     if not optim.lr:
         optim = replace(optim, lr=float(f"{1e-3 * (optim.batch_size / 16) ** 0.5:.3g}"))
     if not optim.epochs:
-        steps = -(-len(make_sampler(data, config.sample, run.seed).order(1)) // optim.batch_size)
-        optim = replace(optim, epochs=min(LONGEST, max(SHORTEST, -(-UPDATES // steps))))
-        if select.patience is None:
-            select = replace(select, patience=max(PATIENCE, optim.epochs // 4))
+        images = len(make_sampler(data, config.sample, run.seed).order(1))
+        optim, select = length.by_updates(optim, select, images)
     if run.compile is None:
         run = replace(run, compile=on_gpu and len(data) * optim.epochs > LONG)
     return replace(config, target=target, optim=optim, select=select, run=run)
-
-
-def _shortened(cache: Path, config: FitConfig, started: float) -> FitConfig:
-    """The settings with no more epochs than some steps, which are tried, say will fit into the minutes.
-
-    Raises:
-        UsageError: not even one will.
-    """
-    from masktrain.study import preflight  # it prepares a fit itself
-
-    each = preflight.plan(cache, config).seconds / config.optim.epochs
-    left = started + config.run.minutes * 60 - END - time.monotonic()
-    if (fit_in := int(left / each)) < 1:
-        raise UsageError(
-            f"One epoch takes about {each:.0f} seconds here, and {max(left, 0):.0f} are left of"
-            f" {config.run.minutes:g} minutes.",
-            "Give more --minutes, a smaller --model, or a view of smaller crops.",
-        )
-    return replace(config, optim=replace(config.optim, epochs=min(config.optim.epochs, fit_in)))
 
 
 def check(data: TrainSet, config: FitConfig) -> None:
@@ -229,8 +183,6 @@ def check(data: TrainSet, config: FitConfig) -> None:
         UserError: what cannot be met.
     """
     make_sampler(data, config.sample, config.run.seed)
-    if config.run.minutes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("Several processes cannot agree on --minutes.", "With torchrun, give --epochs.")
     Augmenter(config.augment, data.view.schema, data.view.size, config.run.seed).to_dict()
     loggers.check(config.run.log)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), data.view.schema)
@@ -289,10 +241,15 @@ def make_state(
     std: NDArray[np.float64],
     device: torch.device,
     pretrained: bool,
+    say: Callable[[str], None] = lambda _: None,
 ) -> loop.State:
     """Model, loss and optimiser of a fit, ready for its first step.
 
     Class weights are those of what an epoch draws.
+
+    Args:
+        pretrained: with the weights that the settings start from.
+        say: told what was taken of those of a run or file.
     """
     target, cosine = target_of(data, config), _cosine(config)
     drawn = data.truth[make_sampler(data, config.sample, config.run.seed).order(1)].sum(0, dtype=np.float64)
@@ -303,38 +260,15 @@ def make_state(
         target.outputs,
         data.view.size,
         second=config.model.second,
-        pretrained=pretrained,
+        pretrained=pretrained and config.model.pretrained and not config.model.start,
         dropout=config.model.dropout,
         drop_path=config.model.drop_path,
         cosine=cosine,
     )
     check_size(model, config.model.name, data.view.size)
+    if pretrained and config.model.start:
+        warmstart.start(model, data, config, target, say)
     return loop.make_state(model, config, objective, mean, std, device)
-
-
-def first_state(
-    config: FitConfig,
-    data: TrainSet,
-    mean: NDArray[np.float64],
-    std: NDArray[np.float64],
-    device: torch.device,
-    progress: Progress | None = None,
-) -> loop.State:
-    """The state before the first step, with the weights that the settings start from.
-
-    Raises:
-        UserError: as :func:`masktrain.study.warmstart.read`.
-    """
-    start, notes = warmstart.read(config, data)
-    state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained and start is None)
-    if start is not None:
-        taken = start.load(state.model, data.view.schema, state.objective.target, _cosine(config))
-        notes = [f"starts from {taken}", *notes]
-        if state.average is not None:
-            state.average.model.load_state_dict(state.model.state_dict())
-    for note in notes if progress else ():
-        progress.say(f"note    {note}")
-    return state
 
 
 def feeds(data: TrainSet, config: FitConfig, colour: Sequence[int], device: torch.device) -> tuple[Feed, Crops]:
@@ -371,54 +305,6 @@ def _cosine(config: FitConfig) -> float:
     if config.model.head == "cosine" and config.target.kind in ("ordinal", "number"):
         raise UsageError("A cosine head has no place for limits between ordered classes.", "Set model.head=linear.")
     return config.loss.scale if config.model.head == "cosine" else 0.0
-
-
-def _probe(data: TrainSet, state: loop.State, sidecar: checkpoint.Sidecar) -> dict[str, Any]:
-    """How well logistic regression on the features of the untrained network answers for the people held out.
-
-    Returns:
-        ``macro_f1``, ``accuracy``, and the ``crops`` of the training people it was fitted on, of ``all``; or ``none``:
-        why there is none.
-    """
-    config, started = state.config, time.monotonic()
-    if not (config.model.pretrained or config.model.start):
-        return {"none": "the network starts from random weights"}
-    view = data.view.before(background(config, sidecar.colour, data.split.train))
-    known, held = baselines.few(data.split.train, state.device), data.split.val
-    net = headless(state.model)
-    answers = baselines.probe_of(net, view, known, held, sidecar.mean, sidecar.std, state.device)
-    scores = metrics.score(view.table["label"].iloc[held].to_numpy(dtype=np.int64), answers, view.schema)
-    return {
-        "network": config.model.start or sidecar.backbones,
-        "macro_f1": scores.macro_f1,
-        "accuracy": scores.accuracy,
-        "crops": len(known),
-        "all": len(data),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-
-
-def probe_lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
-    """A linear probe in words.
-
-    Args:
-        reached: macro-F1 of the network on the same people, once it is trained.
-    """
-    if "none" in probe:
-        return [f"probe   none: {probe['none']}"] if reached is None else []
-    if not probe:
-        return []
-    some = f"{probe['crops']} of " * (probe["crops"] < probe["all"]) + f"{probe['all']} training crops"
-    lines = [
-        f"probe   macro-F1 {probe['macro_f1']:.4f}, accuracy {probe['accuracy']:.4f} on the people held out: logistic"
-        f" regression on the frozen features of {probe['network']}, {some}"
-    ]
-    if reached is not None and reached < probe["macro_f1"]:
-        lines.append(
-            "        The network scores below it: what it was before training does better. More --epochs, another --lr,"
-            " or --freeze -1 may help."
-        )
-    return lines
 
 
 def _begin(
@@ -498,13 +384,13 @@ def _train(
         if asked is not None:
             _first_checkpoint(recorder)
         elif runs.read_config(run) != config:
-            _more_epochs(recorder)
+            length.reopened(recorder)
         runs.keep_metrics(run, state.epoch)
         stack.enter_context(progress.running(run, config, runs.data_record(view, data), about, *where))
         logs = stack.enter_context(loggers.logging(run, config.run.log))
         stack.enter_context(recorder.recording())
         recorder.update_logs = logs.update
-        until = _deadline(run, config.run.minutes, started)
+        until = length.deadline(run, config.run.minutes, started)
         ended = loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress, until)
         made = _averaged(run, state, train, val, evaluate, progress) if config.select.soup != "none" else None
         if made is not None:
@@ -541,34 +427,6 @@ def _averaged(
     if advice := averages.advice(*averages.alike(run, state.epoch, val.labels, predict)):
         progress.say(f"note    {advice}")
     return averages.choose(run, state.scores, state.config.select, predict, scores, settle)
-
-
-def _deadline(run: Path, minutes: float, started: float) -> float:
-    """When the last epoch is to end, by ``time.monotonic()``; a finished run gets no more time."""
-    if not minutes:
-        return math.inf
-    if (run / runs.RESULT).is_file():
-        return -math.inf
-    return started + minutes * 60 - END - sum(r.get("seconds", 0.0) for r in runs.read_metrics(run))
-
-
-def _more_epochs(recorder: Recorder) -> None:
-    """Write down that a run goes on: it is no longer finished, and from here on its checkpoint and settings say so."""
-    (recorder.run / runs.RESULT).unlink(missing_ok=True)
-    recorder.save()
-    recorder.flush()
-    runs.write_config(recorder.run, recorder.config)
-
-
-def improving(records: Sequence[dict[str, Any]]) -> bool:
-    """Whether the last quarter of some epochs was better than the quarter before it, by macro-F1 and the loss of the
-    people held out."""
-    k = max(1, len(records) // 4)
-    last, before = records[-k:], records[-2 * k : -k]
-    if not before:
-        return False
-    f1, loss = ([float(np.mean([r[key] for r in part])) for part in (before, last)] for key in ("macro_f1", "val_loss"))
-    return f1[1] > f1[0] + 0.01 and loss[1] < 0.98 * loss[0]
 
 
 def _first_checkpoint(recorder: Recorder) -> None:

@@ -70,7 +70,7 @@ def prepare(cache: Path, config: FitConfig | None = None) -> Prepared:
     config = fitting.settled(data, config, device)
     fitting.check(data, config)
     mean, std = fitting.statistics(data, config)
-    state = fitting.first_state(config, data, mean, std, device)
+    state = fitting.make_state(config, data, mean, std, device, pretrained=True)
     return Prepared(view, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device))
 
 
@@ -312,7 +312,7 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
     config, batch, prior, tried = plain(made.config), by_class(made), made.state, []
     mean, std = ((v.flatten().cpu().numpy().astype(np.float64) / 255) for v in (prior.mean, prior.std))
     for factor in FACTORS:
-        state = fitting.first_state(config, made.data, mean, std, prior.device)
+        state = fitting.make_state(config, made.data, mean, std, prior.device, pretrained=True)
         loop.set_train_mode(state, 1)
         losses: list[float] = []
         rate, right, known = config.optim.lr * factor, 0, False

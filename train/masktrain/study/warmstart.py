@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from maskprep.base import UsageError, UserError
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
+from masktrain.config.sections import ModelConfig
 from masktrain.data.trainset import TrainSet
 from masktrain.runs import folder as runs
 from masktrain.train import checkpoint
-from masktrain.train.model import classifier_names, import_timm, known_name
+from masktrain.train.model import Paired, import_timm, known_name
 from masktrain.train.targets import Target
 
 KINDS = (".safetensors", ".pth", ".pt", ".bin")
@@ -40,7 +41,7 @@ class Start:
         Raises:
             UsageError: most of the network has no weights here.
         """
-        own, head = model.state_dict(), classifier_names(model)
+        own, head = model.state_dict(), _classifier_names(model)
         about = self.sidecar
         same = about is not None and (about.labels(), about.answers(), about.cosine) == (schema, target, cosine)
         fit = {
@@ -59,36 +60,46 @@ class Start:
         return f"{len(fit)} of {len(own)} tensors of {self.path}" + (f"; not {shown}" if left else "")
 
 
-def read(config: FitConfig, data: TrainSet) -> tuple[Start | None, list[str]]:
-    """The weights that a fit is to start from, if any, and what there is to know about them.
+def start(model: nn.Module, data: TrainSet, config: FitConfig, target: Target, say: Callable[[str], None]) -> None:
+    """Give a new network the weights of the run or file that the settings name, and say which.
 
     Raises:
         UsageError: there is no such run or file, or it is of another model.
         UserError: it cannot be read.
     """
-    if not config.model.start:
-        return None, []
     path = Path(config.model.start)
-    if not path.is_dir():
-        start = _of_file(path)
-    elif (path / runs.ENSEMBLE).is_file() or (path / runs.FOLDS).is_file():
+    given = _of_file(path) if not path.is_dir() else _of_run(path)
+    if given.sidecar is not None:
+        _same_model(path, given.sidecar, config.model)
+    cosine = config.loss.scale if config.model.head == "cosine" else 0.0
+    say(f"note    starts from {given.load(model, data.view.schema, target, cosine)}")
+    for line in _seen(path, data):
+        say(f"note    {line}")
+
+
+def _of_run(path: Path) -> Start:
+    """The best weights of a run.
+
+    Raises:
+        UsageError: it is none, or several.
+    """
+    if (path / runs.ENSEMBLE).is_file() or (path / runs.FOLDS).is_file():
         raise UsageError(f"{path} is several runs.", f"Start from one of them, such as --from {path / 'fold-1'}")
-    else:
-        sidecar = checkpoint.load_sidecar(path)
-        start = Start(path, checkpoint.load_weights(path, sidecar), sidecar)
-    about = start.sidecar
-    if about is not None:
-        mine, theirs = (
-            [known_name(n).partition(".")[0] for n in pair if n]
-            for pair in ((config.model.name, config.model.second), (about.model, about.second))
+    sidecar = checkpoint.load_sidecar(path)
+    return Start(path, checkpoint.load_weights(path, sidecar), sidecar)
+
+
+def _same_model(path: Path, sidecar: checkpoint.Sidecar, wanted: ModelConfig) -> None:
+    mine, theirs = (
+        [known_name(n).partition(".")[0] for n in pair if n]
+        for pair in ((wanted.name, wanted.second), (sidecar.model, sidecar.second))
+    )
+    if mine != theirs:
+        second = f" --second {sidecar.second}" if sidecar.second else ""
+        raise UsageError(
+            f"{path} is of the model {sidecar.backbones}, not {' + '.join(mine)}.",
+            f"Give its model: --model {sidecar.model}{second}",
         )
-        if mine != theirs:
-            second = f" --second {about.second}" if about.second else ""
-            raise UsageError(
-                f"{path} is of the model {about.backbones}, not {' + '.join(mine)}.",
-                f"Give its model: --model {about.model}{second}",
-            )
-    return start, _seen(path, data)
 
 
 def _seen(path: Path, data: TrainSet) -> list[str]:
@@ -133,3 +144,11 @@ def _of_file(path: Path) -> Start:
 
 def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
     return {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+
+
+def _classifier_names(model: nn.Module) -> list[str]:
+    """Names of the tensors of a network's classifier, in its state dict."""
+    heads: Any = model.classifier if isinstance(model, Paired) else model.get_classifier()  # type: ignore[operator]
+    parts = [id(m) for h in (heads if isinstance(heads, tuple | list) else [heads]) for m in h.modules()]
+    named = [name for name, m in model.named_modules() if id(m) in parts]
+    return [key for key in model.state_dict() if key.rpartition(".")[0] in named]

@@ -215,7 +215,6 @@ def fit(
             return "patience"
         if state.epoch and time.monotonic() + took > until:
             return "minutes"
-        begun = time.monotonic()
         started, seen = time.perf_counter(), state.seen
         trained = train_epoch(state, train, epoch, progress, pause)
         seconds = time.perf_counter() - started
@@ -238,7 +237,7 @@ def fit(
         state.new_epoch()
         keep(record, probabilities)
         progress.epoch(record)
-        took = time.monotonic() - begun
+        took = time.perf_counter() - started
     return ""
 
 

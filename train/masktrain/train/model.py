@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import urllib.error
 import urllib.request
@@ -80,24 +79,6 @@ def build(
         parent, _, last = where.rpartition(".")
         setattr(model.get_submodule(parent), last, Cosine(classifier.in_features, num_classes, cosine))
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def classifier_names(model: nn.Module) -> list[str]:
-    """Names of the tensors of a network's classifier, in its state dict."""
-    heads: Any = model.classifier if isinstance(model, Paired) else model.get_classifier()  # type: ignore[operator]
-    parts = [id(m) for h in (heads if isinstance(heads, tuple | list) else [heads]) for m in h.modules()]
-    named = [name for name, m in model.named_modules() if id(m) in parts]
-    return [key for key in model.state_dict() if key.rpartition(".")[0] in named]
-
-
-def headless(model: nn.Module) -> nn.Module:
-    """A copy of a network that answers with the features that its classifier is given."""
-    made = copy.deepcopy(model)
-    if isinstance(made, Paired):
-        made.classifier = nn.Identity()
-    else:
-        made.reset_classifier(0)  # type: ignore[operator]
-    return made.eval()
 
 
 def known_name(name: str) -> str:
