@@ -23,6 +23,7 @@ from masktrain.train import checkpoint
 from masktrain.train.optim import learning_rate
 
 Make = Callable[..., FitConfig]
+Call = Callable[..., int]
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,46 @@ def test_still_improving() -> None:
     assert not improving([{**r, "val_loss": 1.0} for r in falling]) and not improving(
         [{**r, "macro_f1": 0.5} for r in falling]
     )
+
+
+def test_several_seeds_in_one_folder(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: Call
+) -> None:
+    out = tmp_path / "seeds"
+    given = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-size", "8", "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "_finished", _interrupted)  # the first seed is stopped at its end
+        with pytest.raises(KeyboardInterrupt):
+            call("fit", cache, *given, "--seeds", "3,5")
+    assert call("fit", cache, *given, "--seeds", "3,5") == 2 and "already exists" in capsys.readouterr().err
+    assert call("fit", "--resume", out) == 0
+    scores = [runs.read_result(out / f"seed-{s}")["best"]["macro_f1"] for s in (3, 5)]
+    assert [runs.read_config(out / f"seed-{s}").run.seed for s in (3, 5)] == [3, 5] and scores[0] != scores[1]
+    about = json.loads((out / "seeds.json").read_text())
+    assert about["macro_f1"] == {"3": scores[0], "5": scores[1]} and about["mean"] == sum(scores) / 2
+    assert about["standard deviation"] == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5)
+    said = capsys.readouterr().out
+    assert f"mean {about['mean']:.4f}, standard deviation {about['standard deviation']:.4f}" in said
+    assert call("fit", "--resume", out) == 0 and "seed    5 is finished" in capsys.readouterr().out
+    assert call("fit", "--resume", out, "--epochs", "3") == 2 and "keep their length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1", "1,1", "1,x", "1,-2", ""])
+def test_what_are_no_seeds(cache: Path, call: Call, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    assert call("fit", cache, "--seeds", text) == 2 and "--seeds takes different" in capsys.readouterr().err
+
+
+def test_what_was_chosen_is_said(cache: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("fit", cache, "--model", "test_resnet", "--no-pretrained", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "target  joint (no number is known), loss ce, label smoothing 0.1, class weights sqrt (joint: " in said
+    assert (
+        "train   augmentation light; adamw, rate 0.001 (1e-3 x root of 16/16), cosine; batches of 15 (on cpu)" in said
+    )
+    assert "length  60 epochs x 8 steps = 480 updates (for 600; 8 epochs at least, 60 at most); ends when 15 " in said
+    given = ["--target", "heads", "--epochs", "2", "--lr", "0.1", "--batch-size", "20", "--mixup", "0.5"]
+    assert call("fit", cache, "--model", "test_resnet", "--no-pretrained", "--dry-run", *given) == 0
+    said = capsys.readouterr().out
+    assert "target  heads, loss ce" in said and "(mask: wear 0." in said
+    assert "augmentation light, mixup 0.5; adamw, rate 0.1, cosine; batches of 20" in said
+    assert "length  2 epochs x 6 steps = 12 updates\n" in said

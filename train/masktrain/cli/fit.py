@@ -19,6 +19,7 @@ from masktrain.study.progress import Progress
 if TYPE_CHECKING:
     from masktrain.study.crossfit import Crossfitted
     from masktrain.study.fit import Fitted
+    from masktrain.study.seeds import Seeded
 
 SHOWN = {
     "data": "view task where val_ratio fold folds_file split_seed background colour train_bins drop_intervals"
@@ -94,6 +95,9 @@ def fit(
         str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
     ] = "",
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,2", help="Fit once with each seed; the mean and the spread are told.")
+    ] = None,
     parts: Annotated[
         Path | None,
         typer.Option(metavar="FILE.yaml", help="Fit each part of the label that the file names, then compose them."),
@@ -151,6 +155,14 @@ def fit(
         rules = functools.partial(ruling.settings, cache, named=protocol, deviate=deviate)
         _parts(cache, parts, lambda own: rules(values | own), out, folds is not None, note)
         return
+    if seeds is not None:
+        if dry_run or check or find_lr or "seed" in given:
+            raise UsageError("--dry-run, --check, --find-lr and --seed try one fit, --seeds are several.")
+        from masktrain.study import seeds as several
+
+        own = {s: ruling.settings(cache, values | {"run.seed": s}, protocol, deviate) for s in several.parse(seeds)}
+        _seeded(several.fit_seeds(cache, own, out=out, folds=folds is not None, note=note, progress=_progress()))
+        return
     made = ruling.settings(cache, values, protocol, deviate)
     if folds is not None:
         crossfit.check(made)
@@ -200,15 +212,17 @@ def _progress() -> Progress:
 
 
 def _resume(run: Path, cache: Path | None, epochs: int | None) -> None:
-    """Go on with a run, or with all folds of one."""
+    """Go on with a run, or with all folds or seeds of one."""
     from masktrain.runs import folder as runs
-    from masktrain.study import crossfit
+    from masktrain.study import crossfit, seeds
     from masktrain.study import fit as fitting
 
-    several = (run / runs.FOLDS).is_file()
-    if several and epochs is not None:
-        raise UsageError(f"{run} is a run of several fits.", "Fit anew: masktrain fit CACHE --folds all --epochs N")
-    if several:
+    folds, seeded = (run / runs.FOLDS).is_file(), (run / seeds.ABOUT).is_file()
+    if (folds or seeded) and epochs is not None:
+        raise UsageError(f"{run} is several fits, which keep their length.", "Fit anew: masktrain fit CACHE --epochs N")
+    if seeded:
+        _seeded(seeds.resume_seeds(run, cache, progress=_progress()))
+    elif folds:
         _crossfitted(crossfit.resume(run, cache, progress=_progress()))
     else:
         _fitted(fitting.resume(run, cache, epochs=epochs, progress=_progress()))
@@ -225,6 +239,16 @@ def _crossfitted(done: Crossfitted) -> None:
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
     print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
     print(f"next    masktrain evaluate {done.run} CACHE (the mean of all models)")
+
+
+def _seeded(done: Seeded) -> None:
+    """Print how the fits of several seeds went."""
+    if _rank():
+        return
+    each = ", ".join(f"{score:.4f}" for score in done.scores.values())
+    print(f"seeds   {', '.join(map(str, done.scores))}: macro-F1 {each}")
+    print(f"        mean {done.mean:.4f}, standard deviation {done.spread:.4f}")
+    print(f"next    masktrain compare {done.folder}/seed-*")
 
 
 def _fitted(done: Fitted) -> None:

@@ -57,8 +57,8 @@ MEASURED = 2000
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, the interval of its macro-F1, and why
-    it ended before its last epoch (``patience``, ``minutes`` or nothing)."""
+    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, the interval of its macro-F1; ``ended``
+    is why it has fewer epochs than planned: ``patience``, ``minutes`` or nothing."""
 
     run: Path
     epochs: int
@@ -248,8 +248,7 @@ def make_state(
     Class weights are those of what an epoch draws.
 
     Args:
-        pretrained: with the weights that the settings start from.
-        say: told what was taken of those of a run or file.
+        pretrained: with the weights that the settings start from; ``say`` is told what was taken of a run's or file's.
     """
     target, cosine = target_of(data, config), _cosine(config)
     drawn = data.truth[make_sampler(data, config.sample, config.run.seed).order(1)].sum(0, dtype=np.float64)
@@ -360,9 +359,7 @@ def _train(
 ) -> Fitted:
     """Train from where the state stands to the end, and write it all down.
 
-    Args:
-        asked: the settings before anything was decided, of a new run.
-        started: ``time.monotonic()`` at the start of the fit.
+    A new run has ``asked``, the settings before anything was decided; ``started`` is ``time.monotonic()`` at the start.
     """
     config = state.config
     folds.check(data.view.table, data.split, folds.copies(view))
@@ -380,7 +377,7 @@ def _train(
         return _parted(Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(runs.locked(run))
-        about, where = outline(state, train, data), (state.epoch, state.step)
+        about, where = outline(state, train, data) | {"asked": asked}, (state.epoch, state.step)
         if asked is not None:
             _first_checkpoint(recorder)
         elif runs.read_config(run) != config:

@@ -47,10 +47,11 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a fit begins with: the view, the settings with everything decided, what is learnt, the state before the
-    first step, the batches, and the crops that are scored."""
+    """All that a fit begins with: the view, the settings as asked for and with everything decided, what is learnt, the
+    state before the first step, the batches, and the crops that are scored."""
 
     view: View
+    asked: FitConfig
     config: FitConfig
     data: TrainSet
     state: loop.State
@@ -64,14 +65,16 @@ def prepare(cache: Path, config: FitConfig | None = None) -> Prepared:
     Raises:
         UserError: all that would stop the fit.
     """
-    view = open_view_of(cache, config := config or FitConfig())
-    data = TrainSet.open(view, config)
-    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
-    config = fitting.settled(data, config, device)
+    view = open_view_of(cache, asked := config or FitConfig())
+    data = TrainSet.open(view, asked)
+    device = devices.choose_device(asked.run.device, deterministic=asked.run.deterministic)
+    config = fitting.settled(data, asked, device)
     fitting.check(data, config)
     mean, std = fitting.statistics(data, config)
     state = fitting.make_state(config, data, mean, std, device, pretrained=True)
-    return Prepared(view, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device))
+    return Prepared(
+        view, asked, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device)
+    )
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def plan_of(made: Prepared) -> Plan:
     weights = sum(p.nbytes for p in state.model.parameters())
     return Plan(
         data=runs.data_record(made.view, made.data),
-        about=fitting.outline(state, train, made.data),
+        about=fitting.outline(state, train, made.data) | {"asked": made.asked},
         memory={
             "weights": (2 + (state.average is not None)) * weights + states,
             "activations": sum(kept.values()),
