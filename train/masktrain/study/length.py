@@ -79,7 +79,8 @@ def deadline(run: Path, minutes: float, started: float) -> float:
         return math.inf
     if (run / runs.RESULT).is_file():
         return -math.inf
-    return started + minutes * 60 - END - sum(r.get("seconds", 0.0) for r in runs.read_metrics(run))
+    spent = sum(float(r.get("seconds", 0.0)) for r in runs.read_metrics(run))
+    return started + minutes * 60 - END - spent
 
 
 def reopened(recorder: Recorder) -> None:

@@ -70,9 +70,9 @@ def lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
 
 def headless(model: nn.Module) -> nn.Module:
     """A copy of a network that answers with the features that its classifier is given."""
-    made = copy.deepcopy(model)
+    made: Any = copy.deepcopy(model)
     if isinstance(made, Paired):
         made.classifier = nn.Identity()
     else:
-        made.reset_classifier(0)  # type: ignore[operator]
-    return made.eval()
+        made.reset_classifier(0)
+    return made.eval()  # type: ignore[no-any-return]
