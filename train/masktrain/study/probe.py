@@ -71,7 +71,7 @@ def lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
 def headless(model: nn.Module) -> nn.Module:
     """A copy of a network that answers with the features that its classifier is given."""
     made: Any = copy.deepcopy(model)
-    if isinstance(made, Paired):
+    if isinstance(model, Paired):
         made.classifier = nn.Identity()
     else:
         made.reset_classifier(0)
