@@ -137,16 +137,10 @@ def gather(
         truth: their joint labels [n].
         probabilities: out-of-fold ones [n, C]; None for none.
     """
-    numbers = {}
-    for name in schema.joint:
-        if schema[name].bins and name in images:
-            values = bands.numbers_in(images[name], schema[name].bins)
-            if np.isfinite(values).any():
-                numbers[name] = values
     suspects, suspected = _audited(cache, images), "by maskprep audit"
     if suspects is None and probabilities is not None:
         suspects, suspected = confident(truth, np.asarray(probabilities, np.float64), schema), "sure of another class"
-    return Evidence(numbers, _doubtful(cache, images), suspects, suspected)
+    return Evidence(bands.numbers_behind(images, schema), _doubtful(cache, images), suspects, suspected)
 
 
 def confident(truth: Ints, probabilities: NDArray[np.float64], schema: Schema) -> Flags:
