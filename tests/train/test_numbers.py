@@ -76,9 +76,13 @@ def test_parts_of_a_composition_count_where_they_are_asked(ages: list[Path], age
 def test_in_predictions_and_scores(ages: list[Path], aged: Path, tmp_path: Path) -> None:
     predict(ages[0], aged, tmp_path / "p.csv", details=True, split="train")
     table = pd.read_csv(tmp_path / "p.csv").set_index("ImageID")
-    assert list(table)[:8] == ["ans", "class", "gender", "gender_p", "age", "age_p", "age_value", "x0"][: len(table.columns)]
+    assert list(table)[:7] == ["ans", "class", "gender", "gender_p", "age", "age_p", "age_value"]
+    assert table["age_value"].notna().equals(table["ans"].notna())
     predict(ages[0], aged, tmp_path / "q.csv", split="train")
-    assert list(pd.read_csv(tmp_path / "q.csv")) == ["ImageID", "ans", "class"]
+    short = pd.read_csv(tmp_path / "q.csv")
+    assert list(short)[:3] == ["ImageID", "ans", "class"] and "age_value" not in short
+    names = open_view(aged).schema.class_names
+    assert short["class"].dropna().tolist() == [names[int(k)] for k in short["ans"].dropna()]
 
     scored = evaluate(ages[0], aged, split="val")
     images = open_view(aged).table.set_index("image")

@@ -319,7 +319,7 @@ class Graph(nn.Module):
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.numbers}
         for k, (member, to_joint, numbers) in enumerate(zip(self.members, self.maps, told, strict=True)):
             part = isinstance(to_joint, JointMap)
-            share = table @ (1 - to_joint.offset) if part else table.new_ones(len(table))
+            share = table @ (1 - to_joint.offset) if part else torch.ones_like(table[:, 0])
             if self.combination is not None:
                 share = share * self.combination.weights[k]
             for name, values in zip(member.numbers, numbers.unbind(1), strict=True):

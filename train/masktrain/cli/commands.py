@@ -352,12 +352,17 @@ def pack(
     whole: Annotated[
         bool, typer.Option("--whole", help="With what fit --resume needs too: the last checkpoint, weights of epochs.")
     ] = False,
+    with_faces: Annotated[
+        bool, typer.Option("--with-faces", help="With the pages that show photos, and drafts of decisions on them.")
+    ] = False,
 ) -> None:
-    """Write a run or an ensemble into one file, without code, to use it at another place."""
+    """Write a run or an ensemble into one file, without code and photos, to use it at another place."""
     from masktrain.runs import archive as packing
 
-    made = packing.pack(run, file, whole=whole)
+    made = packing.pack(run, file, whole=whole, with_faces=with_faces)
     print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
+    if made.faces:
+        print(f"no faces: {', '.join(made.faces)} stay here, as they show photos; --with-faces packs them too")
     if made.left_out:
         print(f"left out {', '.join(made.left_out[:5])}{', ...' if len(made.left_out) > 5 else ''}")
     print(f"there   masktrain unpack {shlex.quote(str(file))}")

@@ -135,7 +135,7 @@ class Target:
     def values(self, outputs: Tensor) -> Tensor:
         """The numbers [n, A] of the attributes :attr:`numbers`."""
         told = [h.number(o) for h, o in zip(self.heads, self.split(outputs), strict=True) if h.limits]
-        return torch.stack(told, 1) if told else outputs.new_zeros(len(outputs), 0)
+        return torch.stack(told, 1) if told else outputs[:, :0]
 
     def truths(self, truth: Tensor) -> list[Tensor]:
         """Shares of the joint classes [n, C] as shares of each head's classes [n, K]."""
