@@ -236,7 +236,7 @@ class Pipeline:
         assert not matted
         self.calls.append((settings, view, workers))
         names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.*g"))
-        good = [n for n in names if "broken" not in n]
+        good = [n for n in names if "broken" not in (source / n).resolve().name]
         rng = np.random.default_rng(0)
         crops = [self.synthetic.draw(int(Path(n).stem[-1]) % 3, 0, (32, 32), rng) for n in good]
         cache.mkdir()
