@@ -144,7 +144,9 @@ def explain(
         list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
-    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft decision.")] = 0.9,
+    sure: Annotated[
+        float, typer.Option(help="A label at least this probably wrong is doubtful; drafted where two answers agree.")
+    ] = 0.9,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
@@ -170,8 +172,20 @@ def explain(
         beside, area = done.background
         print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
     print(f"look    {done.folder / explaining.FILE}")
-    print(f"decide  {done.drafted} drafted decisions in {done.draft}; take out what is wrong, then:")
-    print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
+    if done.unknown:
+        print(
+            f"labels  of {', '.join(done.unknown)} are not doubted: the run is not good enough there on held-out people"
+        )
+    if done.doubtful > done.drafted:
+        alone = done.doubtful - done.drafted
+        print(f"doubt   {alone} labels more, where no second run agrees (--also RUN); they are listed on the page")
+    if done.expected is None:
+        print("decide  nothing is drafted")
+        return
+    right = f"about {done.expected:.0%} of them right as far as the model can tell"
+    print(f"decide  {done.drafted} drafted decisions in {done.draft}, {right}; take out what is wrong, then:")
+    print(f"        maskprep decisions {shlex.quote(str(cache))} --merge {shlex.quote(str(done.draft))}")
+    print(f"        maskprep review {shlex.quote(str(cache))}")
 
 
 def ensemble(
