@@ -117,7 +117,7 @@ def test_planted_label_errors_are_drafted_and_few_others() -> None:
             after.append((right / len(drafted), right / bad.sum()))
             expected.append(np.mean([d.probability for d in drafted]))
     precision, recall = np.mean(before, 0)
-    assert precision < 0.6 and recall > 0.85
+    assert precision < 0.65 and recall > 0.85
     precision, recall = np.mean(after, 0)
     assert precision > 0.95 and recall > 0.75
     assert precision == pytest.approx(np.mean(expected), abs=0.05)
@@ -173,8 +173,8 @@ def test_on_the_page_and_in_the_terminal(
     oof.to_parquet(copy / "oof.parquet")
     page = report.report(copy).read_text()
     assert "Where the errors come from" in page
-    assert f"<td>every mask<td>{len(oof)}<td>{len(oof)}<td>6<td>+1.000" in page
-    assert f"<td>every gender<td>{len(oof)}<td>0<td>0<td>+0.000" in page
+    assert f"<td>every mask<td class=n>{len(oof)}<td class=n>{len(oof)}<td class=n>6<td>+1.000" in page
+    assert f"<td>every gender<td class=n>{len(oof)}<td class=n>0<td class=n>0<td>+0.000" in page
     assert "gains do not add up" in page
     monkeypatch.setattr(sys, "argv", ["masktrain", "evaluate", str(run), str(cache), "--split", "train"])
     with pytest.raises(SystemExit):

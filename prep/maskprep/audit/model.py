@@ -63,9 +63,8 @@ def pooled(c: Context, name: str) -> tuple[pd.Series, pd.DataFrame]:
 @check("Runs that never saw the image are sure of another label (confident learning).")
 def model_label_issue(c: Context) -> Iterable[Hit]:
     """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity
-    follows how probable it is that the label is wrong, see :func:`maskprep.audit.predictions.mislabelled`. It stays
-    below
-    likely where the runs do not know the attribute, or fewer than two of them say so."""
+    follows how probable it is that the label is wrong, see ``mislabelled``. It stays below likely where the runs
+    do not know the attribute (accuracy below 0.9), or fewer than two of them say so."""
     c.once(joint)
     try:
         from cleanlab.filter import find_label_issues
@@ -87,7 +86,7 @@ def model_label_issue(c: Context) -> Iterable[Hit]:
             label, other = int(short[i]), int(cut[i].argmax())
             given, told = float(cut[i, label]), float(cut[i, other])
             agree = int((each.loc[[truth.index[i]]] == present[other]).sum())
-            severity = DOUBT + (0.0 if doubts is None else (0.95 - DOUBT) * float(doubts[1][i]))
+            severity = DOUBT if doubts is None else DOUBT + (0.95 - DOUBT) * float(doubts[1][i])
             severity = severity if agree > 1 else min(severity, ALONE)
             text = f"{name} is '{classes[label]}' ({given:.0%}), the runs say '{classes[other]}' ({told:.0%})"
             yield truth.index[i], severity, text
