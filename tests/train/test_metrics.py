@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
-from maskprep.labels.schema import MASK_SCHEMA
+from maskprep.labels.schema import MASK_SCHEMA, Attribute, Schema
 from masktrain.score import metrics
 
 
@@ -85,3 +85,25 @@ def test_the_interval_of_perfect_predictions_is_a_point() -> None:
     truth, _ = case("all")
     got = metrics.interval(truth, truth, [str(i // 7) for i in range(400)], 18)
     assert (got.low, got.high) == (1.0, 1.0)
+
+
+def test_balanced_accuracy_log_loss_and_errors_of_numbers_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import balanced_accuracy_score, log_loss, mean_absolute_error
+
+    rng = np.random.default_rng(0)
+    schema = Schema((Attribute("a", ("x", "y", "z")), Attribute("age", bins=(30.0, 60.0))))
+    truth = rng.choice([0, 1, 3, 4, 8], 200)  # some classes do not occur
+    table = rng.dirichlet(np.ones(9), 200)
+    ages = np.where(rng.random(200) < 0.2, np.nan, rng.uniform(18, 80, 200))
+    told = ages + rng.normal(0, 5, 200)
+    told[3] = np.nan
+    found = metrics.score(truth, table.argmax(1), schema, table, {"age": (ages, told)})
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, table.argmax(1)))
+    assert found.log_loss == pytest.approx(log_loss(truth, table, labels=range(9)))
+    known = np.isfinite(ages) & np.isfinite(told)
+    assert found.mae == {"age": pytest.approx(mean_absolute_error(ages[known], told[known]))}
+    table[5] = np.nan  # no probabilities of its own
+    others = np.arange(200) != 5
+    again = metrics.score(truth, table.argmax(1), schema, table)
+    assert again.log_loss == pytest.approx(log_loss(truth[others], table[others], labels=range(9))) and again.mae == {}
+    assert metrics.score(truth, truth, schema).log_loss is None

@@ -210,11 +210,12 @@ def _crossfitted(done: Crossfitted) -> None:
     tables.scores(title, done.scores, done.interval)
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
     print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
-    print(f"next    masktrain evaluate {done.run} CACHE (the mean of all models)")
+    tables.next_evaluate(done.run)
 
 
 def _fitted(done: Fitted) -> None:
     """Print how a fit went."""
+    from masktrain.cli import tables
     from masktrain.pages import report
     from masktrain.runs import folder as runs
 
@@ -231,5 +232,7 @@ def _fitted(done: Fitted) -> None:
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
     if done.epochs < (epochs := runs.read_config(done.run).optim.epochs):
         print(f"        ended after epoch {done.epochs} of {epochs}, as none was better for long enough")
+    errors = "".join(f", mean absolute error of {name} {error:.2f}" for name, error in best["mae"].items())
+    print(f"        balanced accuracy {best['balanced_accuracy']:.4f}, log-loss {best['log_loss']:.4f}{errors}")
     print(f"look    {done.run / report.FILE}")
-    print(f"next    masktrain evaluate {done.run} CACHE")
+    tables.next_evaluate(done.run)

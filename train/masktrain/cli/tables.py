@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from masktrain.data.names import VALUE
 from masktrain.score.metrics import Interval, Scores
 from masktrain.score.paired import Paired
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from maskprep.labels import Schema
     from masktrain.combine.calibrate import Calibrated
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
@@ -47,6 +53,41 @@ def table(head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] |
     Console(width=None if sys.stdout.isatty() else 110).print(made, markup=False)
 
 
+def next_command(*parts: object) -> None:
+    """Print a command that runs as it is printed, whatever its paths hold."""
+    print(f"next    {shlex.join(map(str, parts))}")
+
+
+def next_evaluate(run: Path) -> None:
+    """Print the command that scores a run on its own cache; nothing for votes of files, which have none."""
+    from masktrain.runs import folder as runs
+
+    if (run / runs.DATA).is_file():
+        next_command("masktrain", "evaluate", run, runs.read_data(run)["cache"])
+
+
+def predicted(answer: pd.Series[Any], schema: Schema, faces: int, reason: str) -> None:
+    """The answer about one photo.
+
+    Args:
+        answer: its row, with all details.
+        faces: how many were found on the photo; ``reason`` is why the choice of one is doubtful.
+    """
+    if answer["ans"] != answer["ans"]:  # NaN
+        print(f"no answer: {answer['status']}{f' ({reason})' if reason else ''}")
+        return
+    print(f"answer  {answer['class']} (class {answer['ans']:.0f})")
+    width = max(map(len, schema.joint))
+    for name in schema.joint:
+        value = answer.get(f"{name}{VALUE}")
+        told = "" if value is None else f", {value:.1f}"
+        print(f"        {name:{width}}  {answer[name]} {answer[f'{name}_p']:.1%}{told}")
+    if answer["x0"] == answer["x0"]:
+        box = " ".join(f"{answer[c]:.0f}" for c in ("x0", "y0", "x1", "y1"))
+        print(f"face    {box} (x0 y0 x1 y1), 1 of {faces} found")
+    print(f"status  {answer['status']}{f': {reason}' if reason else ''}")
+
+
 def span(score: float, interval: Interval) -> str:
     """A score with its interval."""
     return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
@@ -70,6 +111,7 @@ def scores(title: str, scores: Scores, interval: Interval) -> None:
     if len(scores.attributes) > 1:
         rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
     table(("", "macro-F1", "accuracy"), rows)
+    print(", ".join(f"{name} {value}" for name, value in scores.beside))
     table(
         ("class", "images", "predicted", "precision", "recall", "F1"),
         (
@@ -175,7 +217,7 @@ def ensemble(made: Ensemble) -> None:
         print(f"against the best member: {compared(made.against)}")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"next    masktrain predict {made.run} PHOTOS --out predictions.csv")
+    next_evaluate(made.run)
 
 
 def composed(made: Composed) -> None:
@@ -187,7 +229,7 @@ def composed(made: Composed) -> None:
         print(f"part    {cells}  macro-F1 {part[4]:.4f} on its own")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"next    masktrain evaluate {made.run} CACHE")
+    next_evaluate(made.run)
 
 
 def calibrated(done: Calibrated) -> None:

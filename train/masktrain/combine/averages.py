@@ -206,7 +206,7 @@ class Bench:
         """Probabilities [n, C] of the held-out images with some weights."""
         self.network.model.load_state_dict(state)
         parts = [
-            self.graph.answer([crops.numpy()]) for crops in Crops(self.view, self.rows, BATCH, torch.device("cpu"))
+            self.graph.answer([crops.numpy()])[0] for crops in Crops(self.view, self.rows, BATCH, torch.device("cpu"))
         ]
         return np.concatenate(parts).astype(np.float64)
 

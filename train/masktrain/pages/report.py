@@ -15,6 +15,7 @@ from maskprep.dataset import View, open_view
 from maskprep.labels import Schema
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
+from masktrain.data.labels import numbers_behind
 from masktrain.pages import weakest
 from masktrain.pages.page import INTERVAL, Chart, Table, picture, render
 from masktrain.runs import folder as runs
@@ -58,6 +59,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         note=environment.get("note"),
         device=environment.get("device", ""),
         best=result["best"],
+        beside=metrics.score_table(held, numbers_behind(table, schema)).beside,
         interval=result["interval"],
         epochs=result["epochs"],
         data=data,

@@ -7,14 +7,15 @@ count. The mean over all classes of the schema, absent ones as 0, is reported be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskprep.labels import Schema
+from masktrain.runs.predictions import Predictions
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -34,7 +35,14 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """All scores of one set of predictions. ``attributes`` holds accuracy and macro-F1 of each attribute."""
+    """All scores of one set of predictions.
+
+    Attributes:
+        attributes: accuracy and macro-F1 of each attribute.
+        balanced_accuracy: mean recall of the classes that occur among the truths.
+        log_loss: mean negative log-likelihood of the truths; None where there are no probabilities.
+        mae: mean absolute error of each attribute that is answered with a number, in its unit.
+    """
 
     n: int
     macro_f1: float
@@ -42,6 +50,16 @@ class Scores:
     accuracy: float
     attributes: dict[str, dict[str, float]]
     classes: tuple[ClassScore, ...]
+    balanced_accuracy: float = 0.0
+    log_loss: float | None = None
+    mae: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> list[tuple[str, str]]:
+        """Names and values, as text, of the scores of all images that stand beside macro-F1 and accuracy."""
+        found = [("balanced accuracy", f"{self.balanced_accuracy:.4f}")]
+        found += [] if self.log_loss is None else [("log-loss", f"{self.log_loss:.4f}")]
+        return found + [(f"mean absolute error of {name}", f"{error:.2f}") for name, error in self.mae.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as kept in JSON files."""
@@ -91,12 +109,25 @@ def per_attribute(matrix: Ints, schema: Schema) -> dict[str, Ints]:
     }
 
 
-def score(truth: Ints, predicted: Ints, schema: Schema) -> Scores:
-    """All scores of joint predictions against joint labels (both [n])."""
+def score(
+    truth: Ints,
+    predicted: Ints,
+    schema: Schema,
+    probabilities: NDArray[np.floating[Any]] | None = None,
+    numbers: Mapping[str, tuple[Floats, Floats]] | None = None,
+) -> Scores:
+    """All scores of joint predictions against joint labels (both [n]).
+
+    Args:
+        probabilities: of the joint classes [n, C]; rows that are NaN have none.
+        numbers: attribute -> the true numbers and those answered, both [n], NaN where one is not known.
+    """
     matrix = confusion(truth, predicted, schema.num_classes)
     hits, support, given = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     f1, _ = f1_per_class(hits, support, given)
     precision, recall = hits / np.maximum(given, 1), hits / np.maximum(support, 1)
+    known = np.isfinite(probabilities).all(1) if probabilities is not None else np.zeros(len(truth), dtype=bool)
+    gaps = {name: np.abs(true - told) for name, (true, told) in (numbers or {}).items()}
     return Scores(
         n=len(truth),
         macro_f1=macro_f1(matrix),
@@ -110,7 +141,17 @@ def score(truth: Ints, predicted: Ints, schema: Schema) -> Scores:
             ClassScore(name, int(support[i]), int(given[i]), float(precision[i]), float(recall[i]), float(f1[i]))
             for i, name in enumerate(schema.class_names)
         ),
+        balanced_accuracy=float(recall[support > 0].mean()) if support.any() else 0.0,
+        log_loss=nll(probabilities[known], truth[known]) if probabilities is not None and known.any() else None,
+        mae={name: float(np.nanmean(gap)) for name, gap in gaps.items() if np.isfinite(gap).any()},
     )
+
+
+def score_table(table: Predictions, known: Mapping[str, Floats]) -> Scores:
+    """All scores of a table of predictions; ``known`` are the numbers behind its classes, NaN where nobody knows."""
+    own = table.probabilities if table.scored is None else np.where(table.scored[:, None], table.probabilities, np.nan)
+    numbers = {name: (known[name], told) for name, told in table.numbers.items() if name in known}
+    return score(table.labels, table.answers, table.schema, own, numbers)
 
 
 def interval(

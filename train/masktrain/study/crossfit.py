@@ -16,6 +16,8 @@ from maskprep.store import Cache
 from masktrain.answer import members
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
+from masktrain.data.labels import numbers_behind
+from masktrain.data.names import VALUE
 from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
@@ -129,15 +131,17 @@ def _joined(
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
     view = open_view_of(cache, config)
-    tables = [heldout.read(f.run).frame().assign(fold=k) for k, f in enumerate(fitted, 1)]
-    oof = pd.concat(tables, ignore_index=True)
+    held = [heldout.read(f.run) for f in fitted]
+    oof = pd.concat([h.frame().assign(fold=k) for k, h in enumerate(held, 1)], ignore_index=True)
     if oof["image"].duplicated().any():
         raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")
-    truth = oof["label"].to_numpy(dtype=np.int64)
-    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    table = oof.filter(regex=r"^p_\d+$").to_numpy()
+    truth, predicted = oof["label"].to_numpy(dtype=np.int64), table.argmax(1)
+    known = numbers_behind(view.table.set_index("image").loc[oof["image"]], view.schema)
+    numbers = {n: (values, oof[f"{n}{VALUE}"].to_numpy()) for n, values in known.items() if f"{n}{VALUE}" in oof}
     made = Crossfitted(
         run,
-        metrics.score(truth, predicted, view.schema),
+        metrics.score(truth, predicted, view.schema, table, numbers),
         metrics.interval(truth, predicted, oof["person"].tolist(), view.schema.num_classes),
         [f.best["macro_f1"] for f in fitted],
     )

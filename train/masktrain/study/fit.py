@@ -19,6 +19,7 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
+from masktrain.answer import model as answering
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import folds, labels
@@ -358,7 +359,7 @@ def _train(
         if made is not None:
             recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.state)
         recorder.flush()
-        fitted = _finished(run, view, made)
+        fitted = _finished(run, view, made, state.device)
     return _parted(fitted)
 
 
@@ -411,15 +412,20 @@ def _parted(fitted: Fitted) -> Fitted:
     return made
 
 
-def _finished(run: Path, view: View, made: averages.Averaged | None) -> Fitted:
-    """The result of a run, from what it has written."""
+def _finished(run: Path, view: View, made: averages.Averaged | None, device: torch.device) -> Fitted:
+    """The result of a run, from what it has written; oof.parquet gets the numbers of the best epoch."""
     records = runs.read_metrics(run)
     best = runs.best_epoch(run, records)
     if made is not None:
         best = best | made.scores | {"epoch": made.epochs[-1], "soup": made.epochs}
     held = heldout.read(run)
-    predicted = held.probabilities.argmax(1)
-    interval = metrics.interval(held.labels, predicted, held.people.tolist(), view.schema.num_classes)
+    rows = answering.rows_of(view, held.images)
+    if checkpoint.load_sidecar(run).answers().numbers:
+        held = replace(held, numbers=answering.load(run, str(device)).read(view, rows)[1])
+        held.write(run / heldout.OOF)
+    scores = metrics.score_table(held, labels.numbers_behind(view.table.iloc[rows], view.schema))
+    best = best | {"balanced_accuracy": scores.balanced_accuracy, "log_loss": scores.log_loss, "mae": scores.mae}
+    interval = metrics.interval(held.labels, held.answers, held.people.tolist(), view.schema.num_classes)
     result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)}
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
