@@ -44,7 +44,7 @@ def test_the_way_from_a_cache_to_answers(
     [
         (["fit"], 2, "Which cache?"),
         (["fit", "nowhere"], 2, "nowhere' does not exist"),
-        (["fit", "nowhere", "--lr", "0"], 2, "'lr' must be above 0"),
+        (["fit", "nowhere", "--lr", "-1"], 2, "'lr' must be at least 0"),
         (["fit", "nowhere", "--augment", "lite"], 2, "Did you mean 'light'?"),
         (["fit", "--resume", "nowhere"], 2, "no last.ckpt"),
         (["fit", "--resume", "nowhere", "--lr", "1", "--augment", "none"], 2, "--augment, --lr cannot be given"),

@@ -26,11 +26,11 @@ from masktrain.combine.compose import compose, read_parts
 from masktrain.config.config import FitConfig
 from masktrain.config.where import Where
 from masktrain.data import tasks
+from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.pages import cam, compare, explain
 from masktrain.runs import folder as runs
 from masktrain.score import metrics
 from masktrain.study.fit import fit, resume
-from masktrain.train import feed
 from masktrain.train.checkpoint import load_sidecar
 
 Make = Callable[..., FitConfig]
@@ -107,7 +107,7 @@ def test_a_branch_is_trained_on_its_own_state_and_scored_on_all(parts: dict[str,
     assert data["images"]["train"] == 48 and data["images"]["val"] == 28  # 24 people, two of five photos each
     assert data["images"]["left out"]["not mask=incorrect|normal, in training only"] == 72
     config = runs.read_config(parts["bare"])
-    training = feed.training_of(feed.opened(cache2, config), config)
+    training = TrainSet.open(open_view_of(cache2, config), config)
     assert set(training.view.table["mask"].iloc[training.split.train]) == {"incorrect", "normal"}
     assert set(training.view.table["mask"].iloc[training.split.val]) == {"wear", "incorrect", "normal"}
 

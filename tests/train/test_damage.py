@@ -35,7 +35,7 @@ def test_damaged_pixels_are_not_trained_on(
         lambda: evaluate(run, own),
     ):
         with pytest.raises(
-            UserError, match=r"00001\.npy' is damaged: the crop of \w+/.*jpg has other pixels"
+            UserError, match=r"00001\.npy' is damaged: the crop of \w+/.*jpg is not the one that was made"
         ) as caught:
             work()
         assert f"maskprep verify {own}" in caught.value.hint
@@ -80,7 +80,7 @@ def test_no_room_for_a_checkpoint(run: Path, tmp_path: Path, size: int) -> None:
     with files_of_at_most(size):
         for write in (
             lambda: checkpoint.save_last(own, state),
-            lambda: checkpoint.save_best(own, model, sidecar, {}),
+            lambda: checkpoint.save_best(own, model.state_dict(), sidecar, {}),
         ):
             with pytest.raises(UserError, match="could not be written"):
                 write()

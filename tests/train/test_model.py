@@ -17,11 +17,11 @@ from torch import nn
 from maskprep.dataset.view import open_view
 from maskprep.errors import UserError
 from masktrain.answer import export, model
-from masktrain.answer.evaluate import evaluate, predictions
+from masktrain.answer.evaluate import answer, evaluate
 from masktrain.answer.predict import predict
 from masktrain.answer.spec import CropSpec, check_made_alike
 from masktrain.runs import folder as runs
-from masktrain.score import questions
+from masktrain.score import evalset
 from masktrain.train.model import build
 
 ROWS = np.array([4, 0, 77, 31])
@@ -176,11 +176,11 @@ def test_a_table_of_predictions(run: Path, cache: Path) -> None:
     """One row for each question, with the truth; without a crop the most frequent training class is the answer."""
     own = model.load(run)
     pictures = model.open_for(own, cache)
-    asked = questions.ask(pictures, own.schema, runs.read_data(run), split="train")
-    table = predictions(run, own, pictures, asked)
-    assert list(table)[:5] == ["image", "person", "label", "ans", "cropped"] and len(table) == len(asked) == 150
-    assert table["image"].tolist() == asked.images["image"].tolist() and (table["label"] == asked.truth).all()
-    lost = ~table["cropped"]
-    assert lost.sum() == 2 and (table["ans"][lost] == own.spec.fallback).all()
-    assert (table[f"p_{own.spec.fallback}"][lost] == 1).all()
-    assert (table.filter(regex=r"^p_\d+$").to_numpy().argmax(1) == table["ans"]).all()
+    asked = evalset.ask(pictures, own.schema, runs.read_data(run), split="train")
+    table, known = answer(run, own, pictures, asked, 64)
+    assert known.all() and len(table) == len(asked) == 150 and table.scored is not None
+    assert table.images.tolist() == asked.images["image"].tolist() and (table.labels == asked.truth).all()
+    lost = ~table.scored
+    assert lost.sum() == 2 and (table.answers[lost] == own.spec.fallback).all()
+    assert (table.probabilities[lost, own.spec.fallback] == 1).all()
+    assert (table.probabilities.argmax(1) == table.answers).all()

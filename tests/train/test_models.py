@@ -17,10 +17,10 @@ from maskprep.errors import UsageError
 from maskprep.weights import fetch as weights
 from masktrain.answer import cost
 from masktrain.study import models
-from masktrain.train import host
+from masktrain.train.device import Precision
 
 Call = Callable[..., int]
-PRECISION = host.Precision(torch.device("cpu"), None)
+PRECISION = Precision(torch.device("cpu"), None)
 
 
 def test_what_is_known_of_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def test_on_the_page_and_in_the_terminal(
     oof.to_parquet(copy / "oof.parquet")
     page = report.report(copy).read_text()
     assert "Where the errors come from" in page
-    assert f"<td>every mask<td>{len(oof)}<td>{len(oof)}<td>6<td>+1.000" in page
-    assert f"<td>every gender<td>{len(oof)}<td>0<td>0<td>+0.000" in page
+    assert f"<td>every mask<td class=n>{len(oof)}<td class=n>{len(oof)}<td class=n>6<td>+1.000" in page
+    assert f"<td>every gender<td class=n>{len(oof)}<td class=n>0<td class=n>0<td>+0.000" in page
     assert "gains do not add up" in page
     monkeypatch.setattr(sys, "argv", ["masktrain", "evaluate", str(run), str(cache), "--split", "train"])
     with pytest.raises(SystemExit):

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from masktrain.train.batches import Batches
 from torch import nn
 
 from maskprep.dataset.view import open_view
@@ -20,7 +19,7 @@ from masktrain.config.config import FitConfig
 from masktrain.data.folds import split
 from masktrain.study import preflight, ratefinder
 from masktrain.study.preflight import Prepared, prepare
-from masktrain.train import feed
+from masktrain.train.pixels import Crops
 
 Make = Callable[..., FitConfig]
 
@@ -94,32 +93,33 @@ def test_crops_that_are_no_pictures(cache: Path, value: int | None, said: str) -
 
 
 def test_held_out_crops_that_are_changed(made: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    val = feed.held_out(made.view, made.training.split, made.config, made.behind, torch.device("cpu"))
-    assert preflight.held_out(made.view, val).ok
-    pixels = Batches._pixels
-    monkeypatch.setattr(
-        Batches, "_pixels", lambda self, part, draws, epoch, out=None: pixels(self, part, draws, 1, out)
-    )
-    val.recipes = ["light"]
-    assert not preflight.held_out(made.view, val).ok
+    assert preflight.held_out(made.val).ok
+    batches = Crops.__iter__
+    monkeypatch.setattr(Crops, "__iter__", lambda self: (batch.flip(2) for batch in batches(self)))
+    assert not preflight.held_out(made.val).ok
 
 
 def test_epochs_that_cannot_be_repeated(made: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     assert preflight.draws(made.train).ok
     rng = np.random.default_rng()
-    monkeypatch.setattr(made.train, "order", lambda epoch: rng.permutation(made.train.images))
+    shape = (made.train.steps, made.train.batch)
+    monkeypatch.setattr(
+        made.train,
+        "order",
+        lambda epoch: rng.permutation(made.train.steps * made.train.batch).reshape(shape) % len(made.data),
+    )
     assert not preflight.draws(made.train).ok
 
 
 def test_parameters_that_get_no_gradient(made: Prepared) -> None:
     batch = preflight.by_class(made)
     assert preflight.gradients(made, batch).ok
-    assert all(p.grad is None for p in made.learner.model.parameters())
-    made.learner.model.register_parameter("idle", nn.Parameter(torch.zeros(3)))
+    assert all(p.grad is None for p in made.state.model.parameters())
+    made.state.model.register_parameter("idle", nn.Parameter(torch.zeros(3)))
     found = preflight.gradients(made, batch)
     assert not found.ok and "idle" in found.text
-    made.learner.model.get_parameter("idle").requires_grad_(False)
-    first = next(p for p in made.learner.model.parameters() if p.requires_grad)
+    made.state.model.get_parameter("idle").requires_grad_(False)
+    first = next(p for p in made.state.model.parameters() if p.requires_grad)
     first.register_hook(lambda grad: grad * float("nan"))
     found = preflight.gradients(made, batch)
     assert not found.ok and "not finite" in found.text
@@ -131,7 +131,7 @@ def test_what_cannot_be_learned_by_heart(cache: Path, config: Make, monkeypatch:
     batch = preflight.by_class(made)
     by_heart, answers = preflight.by_heart(made)
     assert not by_heart.ok and by_heart.text.count("loss") == 3 and answers.name == "answers"
-    blind = made.learner
+    blind = made.state
     blind.model.register_forward_pre_hook(lambda net, args: (torch.zeros_like(args[0]),))
     assert not preflight.answers(blind, batch).ok
 
@@ -166,7 +166,8 @@ def test_a_dry_run_checks_too(
 def test_a_batch_of_every_class(made: Prepared) -> None:
     batch = preflight.by_class(made)
     assert len(batch) == preflight.IMAGES and set(batch.labels.tolist()) == set(range(6))
-    assert set(batch.rows.tolist()) <= set(made.training.split.train.tolist())
+    crops = made.view.gather(made.data.split.train)
+    assert all((crops == picture).all((1, 2, 3)).any() for picture in batch.pixels.numpy())
 
 
 def test_the_command_fails_if_a_check_does(

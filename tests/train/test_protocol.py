@@ -7,20 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from masktrain.train.batches import Batches
 from PIL import Image
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import MASK_SCHEMA
 from masktrain.config.config import FitConfig
-from masktrain.config.images import AugmentConfig
 from masktrain.data import folds
 from masktrain.data.folds import read_file
 from masktrain.pages import compare
@@ -232,14 +230,13 @@ def test_a_sheet_of_what_is_trained_on(
     assert call("fit", cache, *FIT, "--sheet", plain) == 2
 
 
-def test_crops_lie_beside_what_is_trained_on(cache: Path) -> None:
-    view = open_view(cache)
-    batches = Batches(view, np.arange(20, 40), 8, torch.device("cpu"), augment=AugmentConfig(recipe="strong"))
-    batch = next(iter(batches.epoch(1)))
-    made = samples.of_batch(batch, view)
-    assert (made.crops == view.gather(batch.rows)).all()
-    assert (made.shown == batch.pixels.permute(0, 2, 3, 1).numpy()).all() and (made.shown != made.crops).any()
-    assert made.captions == tuple(view.schema.class_names[k] for k in batch.labels.tolist())
+def test_crops_lie_beside_what_is_trained_on(fed: Callable[..., Any], cache: Path) -> None:
+    _, feed, _ = fed(cache, augment__recipe="strong")
+    batch, rows = next(feed.epoch(1)), feed.rows[feed.order(1)[0]]
+    made = samples.of_batch(batch, rows, feed)
+    assert (made.crops == feed.view.gather(rows)).all()
+    assert (made.shown == batch.pixels.numpy()).all() and (made.shown != made.crops).any()
+    assert made.captions == tuple(feed.view.schema.class_names[k] for k in batch.labels.tolist())
 
 
 def test_labels_in_words(synthetic: ModuleType) -> None:

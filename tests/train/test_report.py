@@ -20,7 +20,7 @@ from maskprep.labels.schema import Attribute, Schema
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import SelectConfig
-from masktrain.pages import page, report, standings
+from masktrain.pages import compare, page, report, standings
 from masktrain.pages.explain import explain
 from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
@@ -240,7 +240,7 @@ def test_names_with_markup_are_escaped(cache: Path, run: Path, tmp_path: Path) -
     metrics_file = evil / "metrics.jsonl"
     metrics_file.write_text(metrics_file.read_text().replace("wear/", json.dumps(EVIL)[1:-1] + "/"))
     pages = [report.report(evil, own), explain(evil, own, tmp_path / "out", split="val").folder / "explain.html"]
-    pages.append(standings.write(standings.standings([evil]), tmp_path / "s.html"))
+    pages.append(standings.write(compare.compare([evil]), tmp_path / "s.html"))
     for file in pages:
         text = file.read_text()
         assert "<script" not in text and "&lt;script&gt;" in text, file

@@ -273,6 +273,7 @@ def test_the_same_fit_twice_is_noticed(
     first = fit(cache, settings).run
     data = runs.read_data(first)
     near = runs.beside(None)
+    settings = runs.read_config(first)  # with what was left to data and device decided
     assert runs.twin(settings, data, *near) == first
     assert all(runs.twin(settings, data | {k: "other"}, *near) is None for k in ("fingerprint", "folds", "extra"))
     changed = dataclasses.replace(settings, run=dataclasses.replace(settings.run, seed=1))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskprep.base import UsageError
 from maskprep.labels import Schema
-from masktrain.config.settings import nearest
+from masktrain.config.settings import hint
 from masktrain.config.where import Where
 from masktrain.train import checkpoint
 from masktrain.train import device as devices
@@ -286,6 +286,17 @@ def _networks(member: nn.Module) -> list[Network]:
     return [module for module in member.modules() if isinstance(module, Network)]
 
 
+def check_looks(looks: str | None, mean: str) -> None:
+    """Refuse what is none of LOOKS, or of MEANS.
+
+    Raises:
+        UsageError: naming what there is.
+    """
+    for name, value, known in (("tta", looks, LOOKS), ("tta-mean", mean, MEANS)):
+        if value not in (None, *known):
+            raise UsageError(f"There is no --{name} '{value}'.", hint(str(value), known, f"Use {', '.join(known)}."))
+
+
 def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: str = MEANS[0]) -> Network | Graph:
     """The best networks of one run on a device.
 
@@ -296,11 +307,7 @@ def load_run(run: Path, device: str = "auto", looks: str | None = None, mean: st
         UsageError: the folder is not a run, or the device is not here.
         UserError: the weights are damaged.
     """
-    for name, value, known in (("tta", looks, LOOKS), ("tta-mean", mean, MEANS)):
-        if value not in (None, *known):
-            near = nearest(str(value), known)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Use {', '.join(known)}."
-            raise UsageError(f"There is no --{name} '{value}'.", hint)
+    check_looks(looks, mean)
     precision = devices.choose_precision(devices.choose_device(device), "auto")
     sidecar = checkpoint.load_sidecar(run)
     looks = looks or sidecar.tta

@@ -143,7 +143,9 @@ def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "p
             raise UsageError(f"{run} does not exist.")
         return _exported(run)
     from masktrain.answer import members
+    from masktrain.answer.graph import check_looks
 
+    check_looks(tta, mean)
     spec, graph = members.load(run, device, tta, mean)
     return Model(spec, graph, calibrations.load(run, len(spec.classes)), str(run))
 

@@ -32,6 +32,7 @@ class TrainSet:
         split: rows to train and to validate on, less what is not trained on.
         truth: shares of the joint classes of each training image, float32 [n, C]: labels, shared labels, relabelled
             ones and answers of a teacher are all rows of it.
+        labels: the likeliest class of each training image before a teacher had a say, int64 [n].
         limits: attribute -> limits of its classes in training, where they are not the schema's.
         source: number of the cache each training image comes from, 0 for the first, int64 [n]; ``weights``: how often
             the images of each come in an epoch.
@@ -41,6 +42,7 @@ class TrainSet:
     view: View
     split: Split
     truth: NDArray[np.float32]
+    labels: NDArray[np.int64]
     limits: Mapping[str, Sequence[float]]
     source: NDArray[np.int64]
     weights: tuple[float, ...]
@@ -65,18 +67,13 @@ class TrainSet:
             gone = {f"not {where}, in training only": len(split.train) - len(rows)}
             split = dataclasses.replace(split, train=rows, left_out={**split.left_out, **gone})
         split, truth, record, bands = labels.truths(joined, split, data)
+        own = truth.argmax(1)
         if data.teacher:
             truth, record = _taught(joined, split.train, truth, record, data)
-        return cls(joined, split, truth, bands.bins, number[split.train], weights, record, extra)
+        return cls(joined, split, truth, own, bands.bins, number[split.train], weights, record, extra)
 
     def __len__(self) -> int:
         return len(self.truth)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The likeliest joint class of each training image, int64 [n]."""
-        likeliest: NDArray[np.int64] = self.truth.argmax(1)
-        return likeliest
 
     @property
     def people(self) -> NDArray[np.int64]:

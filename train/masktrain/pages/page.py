@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +76,14 @@ def _environment() -> Environment:
     )
     made.globals |= {"made_by": MADE_BY, "interval": INTERVAL}
     made.tests["finite"] = math.isfinite
-    made.filters["markdown"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    made.filters["markdown"] = _markdown
     made.filters["cell"] = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
     return made
+
+
+def _markdown(value: Any) -> str:
+    """Text that Markdown shows as it is: no HTML, no table cells, no emphasis or links."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " ")
 
 
 def render(template: str, **values: Any) -> str:

@@ -98,6 +98,9 @@ def choose_device(name: str, *, deterministic: bool = False) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         why = " Its results were never compared with those of a CPU." if device.type == "mps" else ""
         raise UsageError(f"Training on '{name}' is not supported.{why}", "Use auto, cpu, cuda or cuda:N.")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     if device.type == "cpu":
         keep_freed_memory()
         return device
@@ -108,9 +111,6 @@ def choose_device(name: str, *, deterministic: bool = False) -> torch.device:
         torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
     return device
 
 

@@ -181,7 +181,7 @@ class Feed:
         self._table_rows, self._kinds, self._labels, self._seen = (
             torch.from_numpy(v).to(self.draws_on) for v in (self.rows, self.kinds, self.labels, seen)
         )
-        self.truth = torch.from_numpy(data.truth).to(device)
+        self.truth, self._classes = torch.from_numpy(data.truth).to(device), torch.from_numpy(self.labels).to(device)
         given = data.numbers(numbers)
         self.numbers = None if given is None else torch.from_numpy(given).to(device)
         if self.resident:
@@ -277,8 +277,8 @@ class Feed:
     def _batch(self, plan: _Plan, pixels: Tensor, others: Tensor | None) -> Batch:
         """A batch on the device: truth and numbers are mixed as the pixels are."""
         plan = plan.to(self.device)
-        own = self.truth[plan.where]
-        truth, numbers = own, None if self.numbers is None else self.numbers[plan.where]
+        labels, truth = self._classes[plan.where], self.truth[plan.where]
+        numbers = None if self.numbers is None else self.numbers[plan.where]
         if plan.partner is not None and plan.how is not None:
             share = plan.how.share.unsqueeze(1)
             truth = truth * share + self.truth[plan.partner] * (1 - share)
@@ -286,8 +286,8 @@ class Feed:
                 other = torch.where(share < 1, self.numbers[plan.partner], 0.0)
                 numbers = numbers * share + other * (1 - share)
         if self.on_host:
-            return Batch(pixels, truth, own.argmax(1), numbers)
-        return Batch(pixels, truth, own.argmax(1), numbers, plan.what, others, plan.other_what, plan.how)
+            return Batch(pixels, truth, labels, numbers)
+        return Batch(pixels, truth, labels, numbers, plan.what, others, plan.other_what, plan.how)
 
     def _ahead(self, plans: Iterator[_Plan]) -> Iterator[tuple[_Plan, Tensor, Tensor | None]]:
         """Steps made by threads ahead of time; on a GPU their pixels are copied on a stream of their own."""
