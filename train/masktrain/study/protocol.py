@@ -265,7 +265,7 @@ def _contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str
 def _found(view: View, file: Path) -> dict[str, Any]:
     """What is there before the first fit, as the file keeps it.
 
-    ``data``: images, people, left out, fingerprint; ``persons``: share that is known, and what follows; ``eval``: images
+    ``data``: images, people, left out, fingerprint; ``persons``: share known, and what follows; ``eval``: images
     and labelled ones of the split ``eval``; ``classes``: name -> people, images, images in each fold; ``baselines``:
     name -> macro_f1, accuracy, over everyone, each fold answered by what the other folds hold.
     """
