@@ -170,8 +170,8 @@ def labels(found: Inventory) -> None:
     if found.lists:
         grid.add_row("read", escape(", ".join(found.lists)))
     out.print(grid)
-    for text in found.doubts:
-        out.print(f"[yellow]warning[/yellow]   {escape(text)}")
+    for head, text in zip(("[yellow]warning[/yellow]", " " * 7), found.doubts, strict=False):
+        out.print(f"{head}   {escape(text)}")
 
 
 def shorten(name: str) -> str:

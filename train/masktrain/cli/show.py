@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
-from masktrain.data.names import of_people, unit
+from masktrain.data.units import of_people, unit, warned
 from masktrain.pages import weakest
 from masktrain.study.progress import Progress
 
@@ -134,7 +134,7 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
         lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
     own_size = config.model.second != ""  # of two backbones, each sees the crops at its own size
-    lines += [f"warning {text}" for text in data["persons"]["doubts"]]
+    lines += warned(data["persons"]["doubts"])
     if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
         lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
     return lines

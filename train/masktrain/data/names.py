@@ -124,16 +124,6 @@ def listed(examples: Sequence[str], most: int = 3) -> str:
     return ", ".join(examples[:most]) + (f" and {len(examples) - most} more" if len(examples) > most else "")
 
 
-def unit(people: int, images: int) -> str:
-    """What is counted: people, or images where each is a person of its own."""
-    return "people" if people < images else "images"
-
-
-def of_people(images: int, people: int) -> str:
-    """``120 images of 24 people``, or ``120 images`` where each is a person of its own."""
-    return f"{images} images" + (f" of {people} people" if unit(people, images) == "people" else "")
-
-
 def _joint(value: Any, index: dict[str, int], num_classes: int) -> int | None:
     text = str(value).strip()
     if text.removesuffix(".0").isdecimal() and text.isascii():

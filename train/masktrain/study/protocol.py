@@ -22,7 +22,7 @@ from maskprep.dataset import View, open_view
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
-from masktrain.data.names import of_people, unit
+from masktrain.data.units import of_people, unit, warned
 from masktrain.score import metrics
 from masktrain.study.space import Space
 from masktrain.train import criteria
@@ -322,7 +322,7 @@ def lines(made: Protocol) -> list[str]:
         f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
         if judged["images"]
         else f"eval    no split 'eval' in this cache: keep some {counted} out of it, or the folds are all there is",
-        *(f"warning {text}" for text in made.found["persons"]["doubts"]),
+        *warned(made.found["persons"]["doubts"]),
         f"{'class':{width}}  {'  '.join(columns)}  in each fold",
         *(
             f"{name:{width}}  {'  '.join(f'{c[n]:6d}' for n in columns)} {' '.join(f'{n:4d}' for n in c['folds'])}"
