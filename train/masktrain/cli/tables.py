@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from masktrain.data.units import of_people, units
+from masktrain.data.units import of_people, unit, units
 from masktrain.score.metrics import Interval, Scores
 from masktrain.score.paired import Paired
 
@@ -87,9 +87,9 @@ def scores(title: str, scores: Scores, interval: Interval) -> None:
 
 def evaluated(report: Report) -> None:
     """An evaluation: scores, calibration, slices, where errors come from, comparisons."""
-    over = units(report.interval.people, report.scores.n)
-    without = "" if over.endswith("people") else "people"
-    scores(f"{report.run} on {report.what}, {over}", report.scores, report.interval)
+    counted = unit(report.interval.people, report.scores.n)
+    of, without = (f", {report.interval.people} people", "") if counted == "people" else ("", "people")
+    scores(f"{report.run} on {report.what}{of}", report.scores, report.interval)
     if report.ece is not None:
         print(f"calibration error {report.ece:.4f}")
     if report.slices:
