@@ -14,6 +14,7 @@ import typer
 from maskprep.base import UsageError
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
 from masktrain.config.config import FitConfig, describe, kinds_of, meant
+from masktrain.data.units import units
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def _crossfitted(done: Crossfitted) -> None:
 
     from masktrain.cli import tables
 
-    title = f"{done.run}: {done.interval.people} people, each by the model that was not trained on them"
+    over = units(done.interval.people, done.scores.n)
+    title = f"{done.run}: {over}, each by the model that was not trained on them"
     tables.scores(title, done.scores, done.interval)
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
     print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
@@ -222,10 +224,11 @@ def _fitted(done: Fitted) -> None:
     if _rank():
         return
     best, low, high = done.best, done.interval.low, done.interval.high
+    over = units(done.interval.people, sum(runs.read_data(done.run)["classes"]["val"]))
     soup = best.get("soup")
     which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {best['epoch']}"
     print(
-        f"best    {which}: macro-F1 {best['macro_f1']:.4f} (95% over {done.interval.people} people: {low:.4f} to"
+        f"best    {which}: macro-F1 {best['macro_f1']:.4f} (95% over {over}: {low:.4f} to"
         f" {high:.4f}), accuracy {best['accuracy']:.4f}; the epoch was chosen on these people"
     )
     for name, values in best["attributes"].items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masktrain.data.names import VALUE
+from masktrain.data.units import of_people, unit, units
 from masktrain.score.metrics import Interval, Scores
 from masktrain.score.paired import Paired
 
@@ -30,23 +31,27 @@ MANY = 12
 Rows = Iterable[Sequence[str]]
 
 
-def table(head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None) -> None:
+def table(
+    head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None, without: str = ""
+) -> None:
     """Print a table.
 
     Args:
         head: names of the columns, the first ``left`` of them aligned left.
         rows: cells.
         total: a last row apart from the others.
+        without: a column that is left out.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, header_style="")
-    for i, name in enumerate(head):
+    kept = [i for i, name in enumerate(head) if not without or name != without]
+    for i, name in ((i, head[i]) for i in kept):
         made.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(row[i] for i in kept))
     if total is not None:
         made.add_section()
         made.add_row(*total)
@@ -93,10 +98,11 @@ def span(score: float, interval: Interval) -> str:
     return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
-def compared(found: Paired) -> str:
-    """A paired comparison in a line."""
+def compared(found: Paired, images: int) -> str:
+    """A paired comparison on some images in a line."""
+    over = units(found.people, images)
     return (
-        f"macro-F1 {found.difference:+.4f} (95% over {found.people} people: {found.low:+.4f} to {found.high:+.4f},"
+        f"macro-F1 {found.difference:+.4f} (95% over {over}: {found.low:+.4f} to {found.high:+.4f},"
         f" {found.chance}), {found.verdict}"
     )
 
@@ -123,7 +129,9 @@ def scores(title: str, scores: Scores, interval: Interval) -> None:
 
 def evaluated(report: Report) -> None:
     """An evaluation: scores, calibration, slices, where errors come from, comparisons."""
-    scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
+    counted = unit(report.interval.people, report.scores.n)
+    of, without = (f", {report.interval.people} people", "") if counted == "people" else ("", "people")
+    scores(f"{report.run} on {report.what}{of}", report.scores, report.interval)
     if report.ece is not None:
         print(f"calibration error {report.ece:.4f}")
     if report.slices:
@@ -132,13 +140,13 @@ def evaluated(report: Report) -> None:
         for s in report.slices:
             accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
             rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
-        table(head, rows, left=2)
+        table(head, rows, left=2, without=without)
     if report.origins:
         rows = []
         for o in report.origins:
             gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
             rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
-        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows)
+        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows, without=without)
         print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         rows = []
@@ -167,7 +175,7 @@ def comparison(made: Comparison) -> None:
     """Runs beside each other."""
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
-        print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
+        print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
         rows = []
         for row in group:
             a = row.against
@@ -186,10 +194,8 @@ def comparison(made: Comparison) -> None:
 
 def ensemble(made: Ensemble) -> None:
     """An ensemble: its members, how it compares with the best of them, and what it costs."""
-    print(
-        f"{made.run}: {made.kind} of {len(made.entries)}, scored on {made.images} held-out images of"
-        f" {made.interval.people} people"
-    )
+    scored = of_people(made.images, made.interval.people, "held-out images")
+    print(f"{made.run}: {made.kind} of {len(made.entries)}, scored on {scored}")
     rows: list[Sequence[str]] = []
     for i, entry in enumerate(made.entries):
         others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
@@ -214,7 +220,7 @@ def ensemble(made: Ensemble) -> None:
         ]
         table(("errors correlate", *numbers), rows)
     if made.against is not None:
-        print(f"against the best member: {compared(made.against)}")
+        print(f"against the best member: {compared(made.against, made.images)}")
     for note in made.notes:
         print(f"note: {note}")
     next_evaluate(made.run)
@@ -222,7 +228,8 @@ def ensemble(made: Ensemble) -> None:
 
 def composed(made: Composed) -> None:
     """A composition: its scores, and the runs that it is made of, each on what it answers."""
-    scores(f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval)
+    scored = of_people(made.images, made.interval.people, "held-out images")
+    scores(f"{made.run}: {scored}", made.scores, made.interval)
     widths = [max(map(len, column)) for column in zip(*(part[:4] for part in made.parts), strict=True)]
     for part in made.parts:
         cells = "  ".join(cell.ljust(width) for cell, width in zip(part[:4], widths, strict=True))
@@ -234,12 +241,15 @@ def composed(made: Composed) -> None:
 
 def calibrated(done: Calibrated) -> None:
     """What calibration changed."""
-    print(f"scored on {done.images} held-out images of {done.thresholds.people} people, fitted on the others of them")
+    scored = of_people(done.images, done.thresholds.people, "held-out images")
+    print(f"scored on {scored}, fitted on the others of them")
     print(
         f"temperature {done.calibration.temperature:.3f}: calibration error {done.ece[0]:.4f} -> {done.ece[1]:.4f},"
         f" log-loss {done.nll[0]:.4f} -> {done.nll[1]:.4f}"
     )
-    print(f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds)}")
+    print(
+        f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds, done.images)}"
+    )
     warn(done.warnings)
     print(f"written {done.run / 'calibration.json'}, which evaluate, predict and export use from now on")
 

@@ -16,6 +16,7 @@ from maskprep.labels import Schema
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
 from masktrain.data.labels import numbers_behind
+from masktrain.data.units import of_people, unit, units
 from masktrain.pages import weakest
 from masktrain.pages.page import INTERVAL, Chart, Table, picture, render
 from masktrain.runs import folder as runs
@@ -51,7 +52,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         raise UserError(f"{view.path} no longer has all the images of {run}.")
     table, schema = view.table.iloc[rows.to_numpy(dtype=np.int64)], view.schema
     truth, p, people = held.labels, held.probabilities, table["person"].tolist()
-    predicted = p.argmax(1)
+    predicted, counted = p.argmax(1), unit(len(set(people)), len(people))
     recipe, samples = _samples(run, data, view)
     text = render(
         "report.html.j2",
@@ -62,11 +63,16 @@ def report(run: Path, cache: Path | None = None) -> Path:
         beside=metrics.score_table(held, numbers_behind(table, schema)).beside,
         interval=result["interval"],
         epochs=result["epochs"],
-        data=data,
+        over=units(len(set(people)), len(people)),
+        trained=of_people(data["images"]["train"], len(data["people"]["train"])),
+        scored=of_people(data["images"]["val"], len(data["people"]["val"])),
+        doubts=data.get("persons", {}).get("doubts", []),
         charts=_charts(records, [n for n, k in zip(schema.class_names, data["classes"]["val"], strict=True) if k]),
-        classes=_classes(truth, predicted, people, schema),
-        origins=_origins(truth, predicted, people, schema, origins.gather(view.path, table, schema, truth, p)),
-        slices=_slices(truth, predicted, table, schema),
+        classes=_classes(truth, predicted, people, schema).over(counted),
+        origins=_origins(truth, predicted, people, schema, origins.gather(view.path, table, schema, truth, p)).over(
+            counted
+        ),
+        slices=_slices(truth, predicted, table, schema).over(counted),
         ece=calibration.ece(p, truth),
         reliability=reliability(p, truth),
         matrices=_matrices(truth, predicted, schema),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base import UsageError, write_with
+from masktrain.data.units import of_people, unit
 from masktrain.pages import report
 from masktrain.pages.compare import NONE, Comparison, Row, differing
 from masktrain.pages.page import INTERVAL, Table, render
@@ -51,10 +52,10 @@ def _group(group: Sequence[Row], found: Comparison, out: Path) -> dict[str, Any]
     rows = [_cells(rank, entry, found) for rank, entry in enumerate(group, 1)]
     width = max(high - low, 1e-9)
     bars = [((v - low) / width, (a - low) / width, (b - low) / width) for v, a, b in ends]
+    images, people = len(group[0].table), group[0].interval.people
     return {
-        "images": len(group[0].table),
-        "people": group[0].interval.people,
-        "runs": Table(_header(found), rows, bars, links),
+        "what": of_people(images, people),
+        "runs": Table(_header(found), rows, bars, links).over(unit(people, images)),
         "settings": Table(
             ("setting", *(e.name for e in group)),
             [(k, *v) for k, v in differing([{**e.settings, **e.computed} for e in group]).items()],

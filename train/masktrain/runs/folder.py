@@ -207,6 +207,7 @@ def data_record(view: View, training: TrainSet) -> dict[str, Any]:
         "extra": training.extra,
         "linked": [list(group) for group in split.linked],
         "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
+        "persons": {"known": view.persons_known, "doubts": view.person_doubts()},
     }
 
 
