@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from masktrain.score.metrics import Interval, Scores
+from masktrain.score.metrics import Interval, Scores, between
 from masktrain.score.paired import Paired
 
 if TYPE_CHECKING:
@@ -49,23 +49,19 @@ def table(head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] |
 
 def span(score: float, interval: Interval) -> str:
     """A score with its interval."""
-    return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{score:.4f} ({interval.text()})"
 
 
 def compared(found: Paired) -> str:
     """A paired comparison in a line."""
-    return (
-        f"macro-F1 {found.difference:+.4f} (95% over {found.people} people: {found.low:+.4f} to {found.high:+.4f},"
-        f" {found.chance}), {found.verdict}"
-    )
+    return f"macro-F1 {found.text} (95% over {found.people} people)"
 
 
 def scores(title: str, scores: Scores, interval: Interval) -> None:
     """Scores: the headline, each attribute, each class."""
     print(title)
-    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
     rows = [
-        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}")
+        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {interval.text()})", f"{scores.accuracy:.4f}")
     ]
     if len(scores.attributes) > 1:
         rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
@@ -88,24 +84,22 @@ def evaluated(report: Report) -> None:
         head = ("slice", "", "images", "people", "accuracy", "macro-F1")
         rows: list[Sequence[str]] = []
         for s in report.slices:
-            accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
+            accuracy = f"{s.accuracy:.3f} ({s.interval})"
             rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
         table(head, rows, left=2)
     if report.origins:
         rows = []
         for o in report.origins:
-            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            gain = f"{o.gain:+.4f} ({between(o.low, o.high, report.interval.people, '+.4f')})"
             rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
         table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows)
         print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         rows = []
         for r in report.rivals:
-            a = r.against
-            gain = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f})"
-            chance = "" if a is None else a.chance.removeprefix("p ").removeprefix("= ")
-            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain, chance))
-        table(("compared with", "macro-F1", "accuracy", "this minus it", "p"), rows)
+            gain = "" if r.against is None else r.against.text
+            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain))
+        table(("compared with", "macro-F1", "accuracy", "this minus it"), rows)
     if lost := report.without_crop:
         more = ", ..." if len(lost) > 5 else ""
         print(
@@ -128,8 +122,7 @@ def comparison(made: Comparison) -> None:
         print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
         rows = []
         for row in group:
-            a = row.against
-            against = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}), {a.verdict}"
+            against = "" if row.against is None else row.against.text
             each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
             score = (span(row.scores.macro_f1, row.interval), against, f"{row.scores.accuracy:.4f}")
             rows.append((row.name, *score, *each, row.note))

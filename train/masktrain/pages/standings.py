@@ -68,13 +68,9 @@ def _header(found: Comparison) -> list[str]:
 
 
 def _cells(rank: int, entry: Row, found: Comparison) -> list[str]:
-    against = NONE
-    if entry.against is not None:
-        a = entry.against
-        against = f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}, {a.verdict})"
+    against = NONE if entry.against is None else entry.against.text
     each = (
         [f"{entry.scores.attributes[n]['macro_f1']:.4f}" for n in found.attributes] if len(found.attributes) > 1 else []
     )
-    interval = f"{entry.interval.low:.4f} to {entry.interval.high:.4f}"
-    head = [str(rank), entry.name, entry.model, f"{entry.scores.macro_f1:.4f}", interval, against]
+    head = [str(rank), entry.name, entry.model, f"{entry.scores.macro_f1:.4f}", entry.interval.text(), against]
     return [*head, f"{entry.scores.accuracy:.4f}", *each, entry.note]

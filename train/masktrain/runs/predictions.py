@@ -25,6 +25,7 @@ OFF = 0.02
 """How far the probabilities of a row of a CSV file may be from adding up to 1; files round them."""
 
 Ints = NDArray[np.int64]
+Answers = Ints | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Predictions:
         labels: true joint classes int64 [n], -1 where nobody says.
         probabilities: of the joint classes, float64 [n, C]; 1 for the answer of a file without probabilities.
         schema: the joint classes.
-        decided: the answers int64 [n]; None where they are the likeliest classes.
+        decided: the answers int64 [n], or of a guess shares of the classes float64 [n, C]; None where they are the
+            likeliest classes.
         scored: whether the probabilities are the answerer's own [n]; None for all.
         linked: groups of people who are one person, as far as the run knows.
     """
@@ -47,7 +49,7 @@ class Predictions:
     labels: Ints
     probabilities: NDArray[np.float64]
     schema: Schema
-    decided: Ints | None = None
+    decided: Answers | None = None
     scored: NDArray[np.bool_] | None = None
     linked: tuple[tuple[str, ...], ...] = ()
 
@@ -55,16 +57,16 @@ class Predictions:
         return len(self.images)
 
     @property
-    def answers(self) -> Ints:
-        """The class decided on for each image [n]."""
-        return np.asarray(self.probabilities.argmax(1) if self.decided is None else self.decided, dtype=np.int64)
+    def answers(self) -> NDArray[Any]:
+        """The class decided on for each image [n], or the shares [n, C] of a guess."""
+        return self.probabilities.argmax(1) if self.decided is None else self.decided
 
     def take(self, chosen: NDArray[Any]) -> Predictions:
         """Some of the rows, by number or by mask."""
         names = ("images", "people", "labels", "probabilities", "decided", "scored")
         return replace(self, **{n: v[chosen] for n in names if (v := getattr(self, n)) is not None})
 
-    def saying(self, probabilities: NDArray[Any], decided: Ints | None = None) -> Predictions:
+    def saying(self, probabilities: NDArray[Any], decided: Answers | None = None) -> Predictions:
         """The same images with other answers."""
         return replace(self, probabilities=probabilities.astype(np.float64), decided=decided, scored=None)
 
