@@ -38,7 +38,7 @@ def rows(
     batch_size: int = 64,
     device: str = "auto",
 ) -> list[tuple[str, metrics.Answers]]:
-    """Each baseline's name and its answers [n], or shares [n, C] of answers; whatever they know is from the run's training people.
+    """Each baseline's name and its answers, [n] or shares [n, C]; what they know is from the run's training people.
 
     Args:
         probe: network of the linear probe, with its pretrained weights.
