@@ -88,6 +88,7 @@ def _scores(run: Path, predictor: Model) -> dict[str, Any]:
     parts = slices.score(held.labels, predicted, people, schema, {}, slices.default(schema, []))
     return {
         "scores": scores,
+        "chosen": runs.chosen(run),
         "interval": metrics.interval(held.labels, predicted, people, schema.num_classes),
         "attributes": [(name, v["macro_f1"], v["accuracy"]) for name, v in scores.attributes.items()],
         "class_scores": [(c.name, c.support, c.precision, c.recall, c.f1) for c in scores.classes],

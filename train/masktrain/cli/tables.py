@@ -117,6 +117,8 @@ def warn(texts: Iterable[str]) -> None:
 
 def comparison(made: Comparison) -> None:
     """Runs beside each other."""
+    from masktrain.pages.compare import CHOICE, LATEST
+
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
         print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
@@ -124,9 +126,11 @@ def comparison(made: Comparison) -> None:
         for row in group:
             against = "" if row.against is None else row.against.text
             each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
-            score = (span(row.scores.macro_f1, row.interval), against, f"{row.scores.accuracy:.4f}")
+            score = (span(row.scores.macro_f1, row.interval), row.latest, against, f"{row.scores.accuracy:.4f}")
             rows.append((row.name, *score, *each, row.note))
-        table(("run", "macro-F1", "against the best", "accuracy", *attributes, "note"), rows)
+        table(("run", "macro-F1", LATEST, "against the best", "accuracy", *attributes, "note"), rows)
+    if any(row.latest for row in made.rows):
+        print(CHOICE)
     if made.unfinished:
         print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
     for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):

@@ -59,6 +59,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         device=environment.get("device", ""),
         best=result["best"],
         interval=metrics.Interval(**result["interval"]),
+        chosen=runs.chosen(run),
         epochs=result["epochs"],
         data=data,
         charts=_charts(records, [n for n, k in zip(schema.class_names, data["classes"]["val"], strict=True) if k]),

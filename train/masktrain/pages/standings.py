@@ -9,7 +9,7 @@ from typing import Any
 
 from maskprep.base import UsageError, write_with
 from masktrain.pages import report
-from masktrain.pages.compare import NONE, Comparison, Row, differing
+from masktrain.pages.compare import CHOICE, LATEST, NONE, Comparison, Row, differing
 from masktrain.pages.page import INTERVAL, Table, render
 from masktrain.runs import folder as runs
 
@@ -34,7 +34,7 @@ def write(found: Comparison, out: Path) -> Path:
         f"standings{out.suffix.lower()}.j2",
         title="Runs",
         mark=MARK,
-        notes=found.warnings,
+        notes=[*found.warnings, *[f"{CHOICE}."] * any(row.latest for row in found.rows)],
         groups=[_group(group, found, out) for group in found.groups],
         unfinished=found.unfinished,
     )
@@ -64,7 +64,7 @@ def _group(group: Sequence[Row], found: Comparison, out: Path) -> dict[str, Any]
 
 def _header(found: Comparison) -> list[str]:
     each = [f"{name} macro-F1" for name in found.attributes] if len(found.attributes) > 1 else []
-    return ["", "run", "model", "macro-F1", INTERVAL, "against the best", "accuracy", *each, "note"]
+    return ["", "run", "model", "macro-F1", INTERVAL, LATEST, "against the best", "accuracy", *each, "note"]
 
 
 def _cells(rank: int, entry: Row, found: Comparison) -> list[str]:
@@ -72,5 +72,13 @@ def _cells(rank: int, entry: Row, found: Comparison) -> list[str]:
     each = (
         [f"{entry.scores.attributes[n]['macro_f1']:.4f}" for n in found.attributes] if len(found.attributes) > 1 else []
     )
-    head = [str(rank), entry.name, entry.model, f"{entry.scores.macro_f1:.4f}", entry.interval.text(), against]
+    head = [
+        str(rank),
+        entry.name,
+        entry.model,
+        f"{entry.scores.macro_f1:.4f}",
+        entry.interval.text(),
+        entry.latest,
+        against,
+    ]
     return [*head, f"{entry.scores.accuracy:.4f}", *each, entry.note]

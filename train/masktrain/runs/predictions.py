@@ -84,12 +84,18 @@ class Predictions:
         files.write_file(file, lambda part: frame.to_parquet(part, compression="zstd", index=False))
 
 
-def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32]) -> None:
+def epoch_file(epoch: int) -> str:
+    """Where a fold keeps what an epoch answers about the people it held out, as long as no epoch is chosen."""
+    return f"oof/{epoch:05d}.parquet"
+
+
+def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32], file: str = OOF) -> None:
     """oof.parquet: the held-out images, rows of a view's table, with their people, labels and probabilities."""
+    (run / file).parent.mkdir(exist_ok=True)
     table = view.table.iloc[rows]
     labels = table["label"].to_numpy(dtype=np.int64)
     image, person = (table[c].to_numpy(dtype=object) for c in ("image", "person"))
-    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / OOF)
+    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / file)
 
 
 def read(run: Path, file: str = OOF) -> Predictions:
