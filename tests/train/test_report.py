@@ -20,7 +20,7 @@ from maskprep.labels.schema import Attribute, Schema
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import SelectConfig
-from masktrain.pages import page, report, standings
+from masktrain.pages import compare, page, report, standings
 from masktrain.pages.explain import explain
 from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
@@ -240,7 +240,7 @@ def test_names_with_markup_are_escaped(cache: Path, run: Path, tmp_path: Path) -
     metrics_file = evil / "metrics.jsonl"
     metrics_file.write_text(metrics_file.read_text().replace("wear/", json.dumps(EVIL)[1:-1] + "/"))
     pages = [report.report(evil, own), explain(evil, own, tmp_path / "out", split="val").folder / "explain.html"]
-    pages.append(standings.write(standings.standings([evil]), tmp_path / "s.html"))
+    pages.append(standings.write(compare.compare([evil]), tmp_path / "s.html"))
     for file in pages:
         text = file.read_text()
         assert "<script" not in text and "&lt;script&gt;" in text, file
@@ -251,10 +251,10 @@ def test_intervals_of_classes() -> None:
     truth = rng.integers(0, 3, 300)
     predicted = np.where(rng.random(300) < 0.7, truth, rng.integers(0, 3, 300))
     people = [str(i // 3) for i in range(300)]
-    low, high = metrics.class_intervals(truth, predicted, people, 4)
+    sure = metrics.class_intervals(truth, predicted, people, 4)
     f1 = [c.f1 for c in metrics_of(truth, predicted)]
-    assert all(lo < f < hi for lo, f, hi in zip(low[:3], f1, high[:3], strict=True)) and high[3] == 0
-    assert (high[:3] - low[:3]).max() < 0.25
+    assert all(i.low < f < i.high < i.low + 0.25 for i, f in zip(sure, f1, strict=False))
+    assert sure[3].people == 0 and sure[3].text() == "too few people"
 
 
 def metrics_of(truth: np.ndarray, predicted: np.ndarray) -> tuple[metrics.ClassScore, ...]:
