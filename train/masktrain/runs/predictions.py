@@ -25,7 +25,6 @@ OFF = 0.02
 """How far the probabilities of a row of a CSV file may be from adding up to 1; files round them."""
 
 Ints = NDArray[np.int64]
-Answers = Ints | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Predictions:
     labels: Ints
     probabilities: NDArray[np.float64]
     schema: Schema
-    decided: Answers | None = None
+    decided: NDArray[Any] | None = None
     scored: NDArray[np.bool_] | None = None
     linked: tuple[tuple[str, ...], ...] = ()
 
@@ -66,7 +65,7 @@ class Predictions:
         names = ("images", "people", "labels", "probabilities", "decided", "scored")
         return replace(self, **{n: v[chosen] for n in names if (v := getattr(self, n)) is not None})
 
-    def saying(self, probabilities: NDArray[Any], decided: Answers | None = None) -> Predictions:
+    def saying(self, probabilities: NDArray[Any], decided: NDArray[Any] | None = None) -> Predictions:
         """The same images with other answers."""
         return replace(self, probabilities=probabilities.astype(np.float64), decided=decided, scored=None)
 

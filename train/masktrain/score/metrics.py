@@ -18,7 +18,8 @@ from maskprep.labels import Schema
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Answers = Ints | Floats
+Answers = NDArray[Any]
+"""Classes int64 [n], or of answers that are guessed the shares of the classes float64 [n, C]."""
 CHANCE = "chance (as often as in training)"
 
 
@@ -75,30 +76,26 @@ class Interval:
 
 
 def confusion(truth: Ints, predicted: Answers, num_classes: int) -> NDArray[Any]:
-    """Confusion matrix [num_classes, num_classes], rows the truth, columns the predictions.
-
-    Args:
-        predicted: classes int64 [n], or shares of the classes float64 [n, num_classes] of answers that are guessed.
-    """
+    """Confusion matrix [num_classes, num_classes], rows the truth, columns the predictions."""
     if predicted.ndim == 2:
         return np.eye(num_classes)[truth].T @ predicted
     flat = np.bincount(truth.astype(np.int64) * num_classes + predicted, minlength=num_classes * num_classes)
     return flat.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def f1_per_class(hits: Floats | Ints, support: Floats | Ints, predicted: Floats | Ints) -> tuple[Floats, Any]:
+def f1_per_class(hits: NDArray[Any], support: NDArray[Any], predicted: NDArray[Any]) -> tuple[Floats, Any]:
     """F1 of each class, 0 where undefined, and which classes occur in truth or prediction (boolean)."""
     total = (support + predicted).astype(np.float64)
     return 2.0 * hits / np.where(total > 0, total, 1.0), total > 0
 
 
-def macro_f1(matrix: Answers) -> float:
+def macro_f1(matrix: NDArray[Any]) -> float:
     """Mean F1 over the classes that occur in truth or prediction; 0 when there are none."""
     f1, present = f1_per_class(np.diag(matrix), matrix.sum(1), matrix.sum(0))
     return float(f1[present].mean()) if present.any() else 0.0
 
 
-def accuracy(matrix: Answers) -> float:
+def accuracy(matrix: NDArray[Any]) -> float:
     """Share of right predictions; 0 when there are none."""
     return float(np.trace(matrix) / max(float(matrix.sum()), 1.0))
 
@@ -144,8 +141,10 @@ class Counts:
     given: Floats
 
     @classmethod
-    def of(cls, truth: Ints, predicted: Answers, people: Sequence[str], num_classes: int) -> Counts:
-        """Count predictions of images [n], see :func:`confusion`."""
+    def of(
+        cls, truth: Ints, predicted: Answers, people: Sequence[str] | NDArray[np.object_], num_classes: int
+    ) -> Counts:
+        """Count predictions of images [n]."""
         names, person = np.unique(np.asarray(people, dtype=str), return_inverse=True)
 
         def count(labels: Ints, weights: Any = None, who: Ints = person) -> Floats:

@@ -44,7 +44,9 @@ class Paired:
         return f"{self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}), {self.verdict}"
 
 
-def compare(truth: Ints, first: Answers, second: Answers, people: Sequence[str], num_classes: int) -> Paired:
+def compare(
+    truth: Ints, first: Answers, second: Answers, people: Sequence[str] | NDArray[np.object_], num_classes: int
+) -> Paired:
     """Compare two predictions of the same images, see :func:`masktrain.score.metrics.interval`; here t of the
     difference itself."""
     counts = [metrics.Counts.of(truth, answers, people, num_classes) for answers in (first, second)]

@@ -181,12 +181,12 @@ def _chosen(config: FitConfig, fitted: Sequence[Path]) -> tuple[list[str], str]:
     records = [runs.read_metrics(run) for run in fitted]
     last = f"the last epochs have {np.mean([r[-1]['macro_f1'] for r in records]):.4f} in the mean of the folds"
     if config.select.epoch == "last":
-        return [heldout.OOF] * len(fitted), "nothing was chosen on these people: every fold's last epoch"
+        return [runs.OOF] * len(fitted), "nothing was chosen on these people: every fold's last epoch"
     by = config.select.by
     epochs = best_elsewhere([[criteria.criterion(r, by) for r in each] for each in records])
     names = [heldout.epoch_file(epoch) for epoch in epochs]
     if config.select.soup != "none" or not all((run / name).is_file() for run, name in zip(fitted, names, strict=True)):
-        return [heldout.OOF] * len(fitted), f"chosen on these people: the best epoch of each fold; {last}"
+        return [runs.OOF] * len(fitted), f"chosen on these people: the best epoch of each fold; {last}"
     own = np.mean([max(r["macro_f1"] for r in each) for each in records])
     return names, (
         f"not chosen on these people: epochs {', '.join(map(str, epochs))}, each the best by {by} for the other folds;"
