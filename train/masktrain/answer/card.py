@@ -27,6 +27,7 @@ EVALUATION: dict[str, type] = {
     "scores.accuracy": float,
     "interval.low": float,
     "interval.high": float,
+    "interval.people": int,
     "warnings": list,
 }
 """What the card takes from the scores that evaluate has kept."""
@@ -96,10 +97,11 @@ def _scores(run: Path, predictor: Model) -> dict[str, Any]:
         "scores": scores,
         "counted": unit(number, images),
         "scored": of_people(images, number),
+        "chosen": runs.chosen(run),
         "interval": metrics.interval(held.labels, predicted, people, schema.num_classes),
         "attributes": [(name, v["macro_f1"], v["accuracy"]) for name, v in scores.attributes.items()],
         "class_scores": [(c.name, c.support, c.precision, c.recall, c.f1) for c in scores.classes],
-        "slices": [(p.value, p.images, p.people, p.accuracy, f"{p.low:.3f} to {p.high:.3f}") for p in parts],
+        "slices": [(p.value, p.images, p.people, p.accuracy, p.interval) for p in parts],
     }
 
 
@@ -114,7 +116,9 @@ def evaluations(run: Path) -> tuple[list[Row], list[str]]:
     for file in sorted(run.glob("eval-*.json")):
         report = read_json(file, EVALUATION, "Delete it, or evaluate the run again.")
         s, i = report["scores"], report["interval"]
-        rows.append((report["what"], s["n"], s["macro_f1"], f"{i['low']:.4f} to {i['high']:.4f}", s["accuracy"]))
+        rows.append(
+            (report["what"], s["n"], s["macro_f1"], metrics.between(i["low"], i["high"], i["people"]), s["accuracy"])
+        )
         warnings += [f"{report['what']}: {warning}" for warning in report["warnings"]]
     return rows, warnings
 

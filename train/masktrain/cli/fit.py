@@ -211,6 +211,7 @@ def _crossfitted(done: Crossfitted) -> None:
     title = f"{done.run}: {over}, each by the model that was not trained on them"
     tables.scores(title, done.scores, done.interval)
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
+    print(f"epochs  {done.chosen}")
     print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
     tables.next_evaluate(done.run)
 
@@ -223,14 +224,13 @@ def _fitted(done: Fitted) -> None:
 
     if _rank():
         return
-    best, low, high = done.best, done.interval.low, done.interval.high
-    over = units(done.interval.people, sum(runs.read_data(done.run)["classes"]["val"]))
-    soup = best.get("soup")
-    which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {best['epoch']}"
+    best, people = done.best, done.interval.people
+    over = units(people, sum(runs.read_data(done.run)["classes"]["val"]))
     print(
-        f"best    {which}: macro-F1 {best['macro_f1']:.4f} (95% over {over}: {low:.4f} to"
-        f" {high:.4f}), accuracy {best['accuracy']:.4f}; the epoch was chosen on these people"
+        f"score   macro-F1 {best['macro_f1']:.4f} (95% over {over}: {done.interval.text()}), accuracy"
+        f" {best['accuracy']:.4f}"
     )
+    print(f"        {runs.chosen(done.run)}")
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
     if done.epochs < (epochs := runs.read_config(done.run).optim.epochs):

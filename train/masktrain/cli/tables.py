@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from masktrain.data.names import VALUE
 from masktrain.data.units import of_people, unit, units
-from masktrain.score.metrics import Interval, Scores
+from masktrain.score.metrics import Interval, Scores, between
 from masktrain.score.paired import Paired
 
 if TYPE_CHECKING:
@@ -95,24 +95,19 @@ def predicted(answer: pd.Series[Any], schema: Schema, faces: int, reason: str) -
 
 def span(score: float, interval: Interval) -> str:
     """A score with its interval."""
-    return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{score:.4f} ({interval.text()})"
 
 
 def compared(found: Paired, images: int) -> str:
     """A paired comparison on some images in a line."""
-    over = units(found.people, images)
-    return (
-        f"macro-F1 {found.difference:+.4f} (95% over {over}: {found.low:+.4f} to {found.high:+.4f},"
-        f" {found.chance}), {found.verdict}"
-    )
+    return f"macro-F1 {found.text} (95% over {units(found.people, images)})"
 
 
 def scores(title: str, scores: Scores, interval: Interval) -> None:
     """Scores: the headline, each attribute, each class."""
     print(title)
-    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
     rows = [
-        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}")
+        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {interval.text()})", f"{scores.accuracy:.4f}")
     ]
     if len(scores.attributes) > 1:
         rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
@@ -138,24 +133,22 @@ def evaluated(report: Report) -> None:
         head = ("slice", "", "images", "people", "accuracy", "macro-F1")
         rows: list[Sequence[str]] = []
         for s in report.slices:
-            accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
+            accuracy = f"{s.accuracy:.3f} ({s.interval})"
             rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
         table(head, rows, left=2, without=without)
     if report.origins:
         rows = []
         for o in report.origins:
-            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            gain = f"{o.gain:+.4f} ({between(o.low, o.high, report.interval.people, '+.4f')})"
             rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
         table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows, without=without)
         print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         rows = []
         for r in report.rivals:
-            a = r.against
-            gain = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f})"
-            chance = "" if a is None else a.chance.removeprefix("p ").removeprefix("= ")
-            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain, chance))
-        table(("compared with", "macro-F1", "accuracy", "this minus it", "p"), rows)
+            gain = "" if r.against is None else r.against.text
+            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain))
+        table(("compared with", "macro-F1", "accuracy", "this minus it"), rows)
     if lost := report.without_crop:
         more = ", ..." if len(lost) > 5 else ""
         print(
@@ -173,17 +166,20 @@ def warn(texts: Iterable[str]) -> None:
 
 def comparison(made: Comparison) -> None:
     """Runs beside each other."""
+    from masktrain.pages.compare import CHOICE, LATEST
+
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
         print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
         rows = []
         for row in group:
-            a = row.against
-            against = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}), {a.verdict}"
+            against = "" if row.against is None else row.against.text
             each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
-            score = (span(row.scores.macro_f1, row.interval), against, f"{row.scores.accuracy:.4f}")
+            score = (span(row.scores.macro_f1, row.interval), row.latest, against, f"{row.scores.accuracy:.4f}")
             rows.append((row.name, *score, *each, row.note))
-        table(("run", "macro-F1", "against the best", "accuracy", *attributes, "note"), rows)
+        table(("run", "macro-F1", LATEST, "against the best", "accuracy", *attributes, "note"), rows)
+    if any(row.latest for row in made.rows):
+        print(CHOICE)
     if made.unfinished:
         print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
     for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):

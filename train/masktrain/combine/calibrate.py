@@ -97,8 +97,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
         )
     if not found.better:
         warnings.append(
-            f"With limits per class, macro-F1 changes by {found.difference:+.4f}"
-            f" ({found.low:+.4f} to {found.high:+.4f}, {found.chance}, {over}): {found.verdict}"
+            f"With limits per class, macro-F1 changes by {found.text} (95% {over})"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels, helps)

@@ -75,7 +75,7 @@ class Chart:
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("masktrain.pages"),
-        autoescape=lambda name: name is None or ".html" in name,
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -38,7 +38,8 @@ class Predictions:
         labels: true joint classes int64 [n], -1 where nobody says.
         probabilities: of the joint classes, float64 [n, C]; 1 for the answer of a file without probabilities.
         schema: the joint classes.
-        decided: the answers int64 [n]; None where they are the likeliest classes.
+        decided: the answers int64 [n], or of a guess shares of the classes float64 [n, C]; None where they are the
+            likeliest classes.
         scored: whether the probabilities are the answerer's own [n]; None for all.
         linked: groups of people who are one person, as far as the run knows.
         numbers: attribute -> the numbers that are answered float64 [n], NaN where there is none.
@@ -49,7 +50,7 @@ class Predictions:
     labels: Ints
     probabilities: NDArray[np.float64]
     schema: Schema
-    decided: Ints | None = None
+    decided: NDArray[Any] | None = None
     scored: NDArray[np.bool_] | None = None
     linked: tuple[tuple[str, ...], ...] = ()
     numbers: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -58,9 +59,9 @@ class Predictions:
         return len(self.images)
 
     @property
-    def answers(self) -> Ints:
-        """The class decided on for each image [n]."""
-        return np.asarray(self.probabilities.argmax(1) if self.decided is None else self.decided, dtype=np.int64)
+    def answers(self) -> NDArray[Any]:
+        """The class decided on for each image [n], or the shares [n, C] of a guess."""
+        return self.probabilities.argmax(1) if self.decided is None else self.decided
 
     def take(self, chosen: NDArray[Any]) -> Predictions:
         """Some of the rows, by number or by mask."""
@@ -68,7 +69,7 @@ class Predictions:
         taken = {n: v[chosen] for n in names if (v := getattr(self, n)) is not None}
         return replace(self, **taken, numbers={name: values[chosen] for name, values in self.numbers.items()})
 
-    def saying(self, probabilities: NDArray[Any], decided: Ints | None = None) -> Predictions:
+    def saying(self, probabilities: NDArray[Any], decided: NDArray[Any] | None = None) -> Predictions:
         """The same images with other answers."""
         return replace(self, probabilities=probabilities.astype(np.float64), decided=decided, scored=None, numbers={})
 
@@ -87,12 +88,18 @@ class Predictions:
         files.write_file(file, lambda part: frame.to_parquet(part, compression="zstd", index=False))
 
 
-def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32]) -> None:
+def epoch_file(epoch: int) -> str:
+    """Where a fold keeps what an epoch answers about the people it held out, as long as no epoch is chosen."""
+    return f"oof/{epoch:05d}.parquet"
+
+
+def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32], file: str = OOF) -> None:
     """oof.parquet: the held-out images, rows of a view's table, with their people, labels and probabilities."""
+    (run / file).parent.mkdir(exist_ok=True)
     table = view.table.iloc[rows]
     labels = table["label"].to_numpy(dtype=np.int64)
     image, person = (table[c].to_numpy(dtype=object) for c in ("image", "person"))
-    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / OOF)
+    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / file)
 
 
 def read(run: Path, file: str = OOF) -> Predictions:

@@ -166,6 +166,11 @@ def check(data: TrainSet, config: FitConfig) -> None:
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), data.view.schema)
     for by in (config.select.by, config.select.stop_by or config.select.by):
         criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, by)
+    if config.select.epoch == "last" and (config.schedule.kind == "plateau" or config.model.thaw_on_plateau):
+        raise UsageError(
+            "With --select last nothing is chosen on the people held out, and a plateau is.",
+            "Use another schedule, and model.thaw in place of model.thaw_on_plateau.",
+        )
 
 
 def statistics(data: TrainSet, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -426,7 +431,7 @@ def _finished(run: Path, view: View, made: averages.Averaged | None, device: tor
     scores = metrics.score_table(held, labels.numbers_behind(view.table.iloc[rows], view.schema))
     best = best | {"balanced_accuracy": scores.balanced_accuracy, "log_loss": scores.log_loss, "mae": scores.mae}
     interval = metrics.interval(held.labels, held.answers, held.people.tolist(), view.schema.num_classes)
-    result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)}
+    result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)} | runs.latest(records)
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)

@@ -99,7 +99,9 @@ class State:
 
     @property
     def best(self) -> int:
-        """The best epoch so far, the earlier one of two alike; 0 before the first."""
+        """The epoch to keep: the best so far, the earlier one of two alike, or the last; 0 before the first."""
+        if self.config.select.epoch == "last":
+            return len(self.scores)
         return 1 + self.scores.index(max(self.scores)) if self.scores else 0
 
     @property
@@ -205,8 +207,9 @@ def fit(
         pause: called wherever the state is whole and may be kept; raises to stop.
     """
     config = state.config
+    patience = config.select.patience if config.select.epoch == "best" else 0
     for epoch in range(state.epoch + 1, config.optim.epochs + 1):
-        if config.select.patience and epochs_since_best(state.stops) >= config.select.patience:
+        if patience and epochs_since_best(state.stops) >= patience:
             break
         started, seen = time.perf_counter(), state.seen
         trained = train_epoch(state, train, epoch, progress, pause)
