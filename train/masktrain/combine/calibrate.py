@@ -97,7 +97,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
         )
     if not found.better:
         warnings.append(
-            f"With limits per class, macro-F1 changes by {found.text} (95% {over})"
+            f"With limits per class, macro-F1 changes by {found.text} (95% over {over})"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels, helps)

@@ -157,7 +157,7 @@ def _evaluated(folders: Sequence[Path]) -> str:
 
 
 def _ranked(group: Sequence[tuple[Path, Predictions]], root: Path, on: str) -> list[Row]:
-    scored = [(f, t, metrics.score(t.labels, t.answers, t.schema)) for f, t in group]
+    scored = [(f, t, metrics.score_table(t, {})) for f, t in group]
     scored.sort(key=lambda item: (-item[2].macro_f1, str(item[0])))
     best = scored[0][1].answers
     rows = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -89,9 +90,9 @@ def _environment() -> Environment:
     return made
 
 
-def _markdown(value: Any) -> str:
+def _markdown(value: Any) -> Markup:
     """Text that Markdown shows as it is: no HTML, no table cells, no emphasis or links."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " ")
+    return Markup(re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " "))
 
 
 def render(template: str, **values: Any) -> str:
