@@ -51,6 +51,7 @@ def test_names_of_people(form: str) -> None:
         [f"{c}{k:03d}.jpg" for c in ("masked_", "bare_") for k in range(20)],
         [f"{c}/{k * 7919:x}.jpg" for c in "abcdef" for k in range(20)],
         [f"a/{k:04d}_x.jpg" for k in range(40)],
+        [f"img_{k:03d}.jpg" for k in range(60)] + [f"{n}_{k}.jpg" for n in "abcdef" for k in range(3)],
     ],
 )
 def test_classes_and_counters_are_no_people(images: list[str]) -> None:
