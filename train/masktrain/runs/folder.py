@@ -329,10 +329,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The record of the best epoch.
-
-    Args:
-        records: of the run's epochs so far, at least one.
+    """The record of the best epoch, of at least one.
 
     Raises:
         UserError: it is not among them.
@@ -345,8 +342,8 @@ def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def latest(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Scores that chose no epoch: of the last one, and the mean of the last five, as result.json has them."""
-    parts = {"last": records[-1:], "mean of last five": records[-5:]}
-    return {k: {s: fmean(r[s] for r in part) for s in ("macro_f1", "accuracy")} for k, part in parts.items()}
+    parts = (("last", records[-1:]), ("mean of last five", records[-5:]))
+    return {k: {s: fmean(r[s] for r in part) for s in ("macro_f1", "accuracy")} for k, part in parts}
 
 
 def chosen(run: Path) -> str:
@@ -355,8 +352,7 @@ def chosen(run: Path) -> str:
         return str(read_folds(run).get("chosen", ""))
     if not (run / RESULT).is_file() or not (records := read_metrics(run)):
         return ""
-    best, others = read_result(run)["best"], latest(records)
-    last, five = (f"{scores['macro_f1']:.4f}" for scores in others.values())
+    best, (last, five) = read_result(run)["best"], (f"{s['macro_f1']:.4f}" for s in latest(records).values())
     if every_setting(run)["select"]["epoch"] == "last":
         return f"nothing was chosen on these people: last epoch ({len(records)}) {last}, mean of last five {five}"
     which = f"epoch {best['epoch']}" if "soup" not in best else f"mean of epochs {', '.join(map(str, best['soup']))}"

@@ -70,7 +70,7 @@ class Scores:
 
 
 FEW = 8
-"""People below whom there is no interval: of 6 it would hold the truth in 86 % of samples (benchmarks/coverage.py)."""
+"""People below whom there is no interval: of 6 it would span half of the scale or more (benchmarks/coverage.py)."""
 LEVEL = 0.95
 
 
