@@ -318,12 +318,13 @@ class Graph(nn.Module):
         """Numbers [n, A] of the joint probabilities [n, C] and of what each member says."""
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.numbers}
         for k, (member, to_joint, numbers) in enumerate(zip(self.members, self.maps, told, strict=True)):
-            part = isinstance(to_joint, JointMap)
-            share = table @ (1 - to_joint.offset) if part else torch.ones_like(table[:, 0])
+            names: list[str] = member.numbers  # type: ignore[assignment]
+            part = to_joint if isinstance(to_joint, JointMap) else None
+            share = torch.ones_like(table[:, 0]) if part is None else table @ (1 - part.offset)
             if self.combination is not None:
                 share = share * self.combination.weights[k]
-            for name, values in zip(member.numbers, numbers.unbind(1), strict=True):
-                if not part or name in to_joint.attributes:
+            for name, values in zip(names, numbers.unbind(1), strict=True):
+                if part is None or name in part.attributes:
                     parts[name].append((share, share * values))
         sums = [[torch.stack(column).sum(0) for column in zip(*each, strict=True)] for each in parts.values()]
         return torch.stack([total / weight for weight, total in sums], 1) if sums else table[:, :0]

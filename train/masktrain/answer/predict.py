@@ -259,7 +259,7 @@ def _faces(cache: Path) -> dict[str, tuple[int, str]]:
         return {}
     counts = read_table(cache / "faces.parquet").groupby("image")["group"].nunique()
     subjects = read_table(cache / "subjects.parquet").set_index("image")["reason"].fillna("")
-    return {image: (int(counts.get(image, 0)), str(reason)) for image, reason in subjects.items()}
+    return {str(image): (int(counts.get(image, 0)), str(reason)) for image, reason in subjects.items()}
 
 
 def read_boxes(cache: Path) -> dict[str, drawing.Box]:

@@ -79,7 +79,7 @@ def evaluate(
     tables.evaluated(report)
     if not predictions.is_csv(run):
         asked = {"--split": split, "--answers": answers, "--view": view}
-        given = [part for option, value in asked.items() if value is not None for part in (option, value)]
+        given = [part for option, value in asked.items() if value is not None for part in (option, str(value))]
         tables.next_command("masktrain", "explain", run, cache, *given)
 
 
@@ -323,7 +323,7 @@ def predict(
         force=force,
     )
     stream = sys.stderr if out == STDOUT else sys.stdout
-    if written.table is not None:
+    if written.table is not None and written.schema is not None:
         from masktrain.cli import tables
 
         row = written.table.iloc[0]

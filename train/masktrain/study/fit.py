@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from maskprep.audit import OOF
 from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
@@ -422,7 +423,7 @@ def _finished(run: Path, view: View, made: averages.Averaged | None, device: tor
     rows = answering.rows_of(view, held.images)
     if checkpoint.load_sidecar(run).answers().numbers:
         held = replace(held, numbers=answering.load(run, str(device)).read(view, rows)[1])
-        held.write(run / heldout.OOF)
+        held.write(run / OOF)
     scores = metrics.score_table(held, labels.numbers_behind(view.table.iloc[rows], view.schema))
     best = best | {"balanced_accuracy": scores.balanced_accuracy, "log_loss": scores.log_loss, "mae": scores.mae}
     interval = metrics.interval(held.labels, held.answers, held.people.tolist(), view.schema.num_classes)
