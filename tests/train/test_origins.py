@@ -124,10 +124,11 @@ def test_planted_label_errors_are_drafted_and_few_others() -> None:
 
 
 def test_no_label_is_doubted_where_all_are_right() -> None:
-    labels, _, runs = planted(0.96, 0.0)
-    assert ((runs[0].argmax(1) != labels) & (runs[0].max(1) >= 0.9)).sum() > 20
-    said = mislabelled(labels, np.mean(runs, 0))
-    assert said is not None and (said[1] >= 0.5).sum() <= 3
+    labels, _, runs = planted(0.95, 0.0)
+    p = np.mean([p**4 / (p**4).sum(1, keepdims=True) for p in runs], 0)  # far too sure: only a temperature mends that
+    assert ((p.argmax(1) != labels) & (p.max(1) >= 0.9)).sum() > 10
+    said = mislabelled(labels, p)
+    assert said is not None and (said[1] >= 0.9).sum() <= 1
 
 
 def test_a_share_of_wrong_labels_by_hand() -> None:
