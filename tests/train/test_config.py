@@ -56,7 +56,7 @@ def test_a_section_must_hold_settings() -> None:
         ("optim.lr", float("nan"), "must be at least 0"),
         ("optim.lr", float("inf"), "finite"),
         ("optim.lr", "1e-3", "must be float, not '1e-3'"),
-        ("optim.epochs", 0, "at least 1"),
+        ("optim.epochs", -1, "at least 0"),
         ("optim.epochs", 2.5, "must be int"),
         ("optim.epochs", True, "must be int"),
         ("schedule.warmup", 1.5, "at most 1"),
@@ -99,8 +99,8 @@ def test_text_that_means_no_value(key: str, text: str) -> None:
 
 
 def test_sections_are_checked_however_they_are_made() -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        dataclasses.replace(OptimConfig(), epochs=0)
+    with pytest.raises(UsageError, match="at least 0"):
+        dataclasses.replace(OptimConfig(), epochs=-1)
 
 
 def test_the_table_of_what_was_asked_for_names_things_that_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from masktrain.train.model import build
 
 PROBE = "tf_efficientnet_lite0"
 """Network of the linear probe where the run did not start from pretrained weights; needs no hub."""
+
+MOST = {"cpu": 1000, "cuda": 5000}
+"""Crops that a probe beside a fit is fitted on, at most: seconds on each device."""
 
 Ints = NDArray[np.int64]
 
@@ -80,25 +84,66 @@ def linear_probe(
         raise UserError(f"{pictures.path} has no training images besides those that are asked about.")
     where = rows_of(pictures, asked.images["image"])
     cropped = where >= 0
-    network = build(name, 0, pictures.size, pretrained=pretrained)
     chosen = devices.choose_device(device)
+    network = build(name, 0, pictures.size, pretrained=pretrained).to(chosen).eval()
     member = model.spec.members[0]
-    x, unknown = (
-        features(network.to(chosen).eval(), pictures, part, member.mean, member.std, chosen, batch_size)
-        for part in (known, where[cropped])
-    )
     told = np.full(len(asked), model.spec.fallback, dtype=np.int64)
     if cropped.any():
-        told[cropped] = regress(x, pictures.table["label"].iloc[known].to_numpy(dtype=np.int64), unknown)
+        told[cropped] = probe_of(network, pictures, known, where[cropped], member.mean, member.std, chosen, batch_size)
     return told
+
+
+def probe_of(
+    network: torch.nn.Module,
+    view: View,
+    known: Ints,
+    asked: Ints,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    batch_size: int = 64,
+) -> Ints:
+    """Answers for some rows of a view, by logistic regression on the features of others, whose labels are known."""
+    x, unknown = (features(network, view, part, mean, std, device, batch_size) for part in (known, asked))
+    return regress(x, view.table["label"].iloc[known].to_numpy(dtype=np.int64), unknown)
+
+
+def few(rows: Ints, device: torch.device) -> Ints:
+    """As many of some rows, drawn at random, as a probe on a device takes in seconds."""
+    most = MOST.get(device.type, MOST["cuda"])
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(0).permutation(rows)[:most])
+
+
+def folded(view: View, rows: Ints, parts: Sequence[Ints], device: str = "auto") -> tuple[str, Ints, Ints]:
+    """A linear probe over some rows of a view, each part answered by what the others tell.
+
+    Returns:
+        Its name, the rows that it took, and the answers for these.
+
+    Raises:
+        UserError: the weights of :data:`PROBE` cannot be had.
+    """
+    chosen = devices.choose_device(device)
+    network = build(PROBE, 0, view.size, pretrained=True).to(chosen).eval()
+    taken = few(rows, chosen)
+    mean, std = view.mean_std(taken)
+    x = features(network, view, taken, mean.tolist(), std.tolist(), chosen, 64)
+    labels = view.table["label"].iloc[taken].to_numpy(dtype=np.int64)
+    answers = np.zeros(len(taken), dtype=np.int64)
+    for part in parts:
+        held = np.isin(taken, part)
+        if held.any() and not held.all():
+            answers[held] = regress(x[~held], labels[~held], x[held])
+    some = f", {len(taken)} of {len(rows)} crops" if len(taken) < len(rows) else ""
+    return f"linear probe on frozen {PROBE}{some}", taken, answers
 
 
 def features(
     network: torch.nn.Module,
     view: View,
     rows: Ints,
-    mean: list[float],
-    std: list[float],
+    mean: Sequence[float],
+    std: Sequence[float],
     device: torch.device,
     batch_size: int,
 ) -> NDArray[np.float32]:
@@ -115,6 +160,8 @@ def features(
 
 def regress(x: NDArray[np.float32], labels: Ints, unknown: NDArray[np.float32]) -> Ints:
     """Logistic regression (scikit-learn's default ridge) on standardised features."""
+    if len(np.unique(labels)) < 2:
+        return np.full(len(unknown), labels[0], dtype=np.int64)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

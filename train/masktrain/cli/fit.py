@@ -20,11 +20,12 @@ from masktrain.study.progress import Progress
 if TYPE_CHECKING:
     from masktrain.study.crossfit import Crossfitted
     from masktrain.study.fit import Fitted
+    from masktrain.study.seeds import Seeded
 
 SHOWN = {
     "data": "view task where val_ratio fold folds_file split_seed background colour train_bins drop_intervals"
     " label_margin",
-    "model": "name second pretrained dropout freeze",
+    "model": "name second pretrained start dropout freeze",
     "target": "kind",
     "loss": "name label_smoothing class_weights",
     "augment": "recipe mixup cutmix halves",
@@ -32,15 +33,19 @@ SHOWN = {
     "optim": "epochs batch_size optimizer lr weight_decay layer_decay clip ema",
     "schedule": "kind warmup",
     "select": "by patience",
-    "run": "seed device amp tta",
+    "run": "seed minutes probe device amp tta",
 }
 """Settings that have an option of their own, by section; --set reaches all."""
 
 BY_SECTION = ("name", "kind", "recipe")
 """Settings whose option is called after their section."""
 
-RESUMED = ("context", "cache", "resume", "plugin")
+RESUMED = ("context", "cache", "resume", "plugin", "epochs")
 """Parameters that can be given to a run that goes on."""
+
+
+FLAGS = {"settings": "--set", "start": "--from"}
+"""Options that are not called as their parameters."""
 
 
 def option_of(key: str) -> str:
@@ -61,7 +66,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     for name, key in OPTIONS.items():
         about, kinds = describe(key), kinds_of(key)
         kind: Any = kinds[0] | None if type(None) in kinds else kinds[0]
-        option = typer.Option(help=about.metadata["help"], show_default=about.default is not None)
+        option = typer.Option(
+            *([FLAGS[name]] if name in FLAGS else []),
+            help=about.metadata["help"],
+            show_default=about.default is not None,
+        )
         shown = Annotated[kind, option]
         built.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=about.default, annotation=shown))
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]  # without the settings
@@ -87,6 +96,9 @@ def fit(
         str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
     ] = "",
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="0,1,2", help="Fit once with each seed; the mean and the spread are told.")
+    ] = None,
     parts: Annotated[
         Path | None,
         typer.Option(metavar="FILE.yaml", help="Fit each part of the label that the file names, then compose them."),
@@ -110,13 +122,16 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped; with --epochs, with a finished one."),
+    ] = None,
     **chosen: Any,
 ) -> None:
     """Train a timm model on people, keep the epoch that is best on people held out."""
     given = spoken(context)
     if resume is not None and (other := given - set(RESUMED)):
-        names = ", ".join("--" + {"settings": "set"}.get(n, n).replace("_", "-") for n in sorted(other))
+        names = ", ".join(FLAGS.get(n, "--" + n.replace("_", "-")) for n in sorted(other))
         raise UsageError(f"A resumed run keeps its settings; {names} cannot be given with --resume.")
     if resume is None and cache is None:
         raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
@@ -128,7 +143,7 @@ def fit(
         raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
     values = given_settings(recipe, config, settings, plugin)
     if resume is not None:
-        _resume(resume, cache)
+        _resume(resume, cache, chosen["epochs"] if "epochs" in given else None)
         return
     assert cache is not None
     from masktrain.study import crossfit
@@ -140,6 +155,14 @@ def fit(
             raise UsageError("--dry-run, --check and --find-lr try one fit.", "Try a part with --task and --where.")
         rules = functools.partial(ruling.settings, cache, named=protocol, deviate=deviate)
         _parts(cache, parts, lambda own: rules(values | own), out, folds is not None, note)
+        return
+    if seeds is not None:
+        if dry_run or check or find_lr or "seed" in given:
+            raise UsageError("--dry-run, --check, --find-lr and --seed try one fit, --seeds are several.")
+        from masktrain.study import seeds as several
+
+        own = {s: ruling.settings(cache, values | {"run.seed": s}, protocol, deviate) for s in several.parse(seeds)}
+        _seeded(several.fit_seeds(cache, own, out=out, folds=folds is not None, note=note, progress=_progress()))
         return
     made = ruling.settings(cache, values, protocol, deviate)
     if folds is not None:
@@ -189,16 +212,21 @@ def _progress() -> Progress:
     return Progress() if _rank() else show.PrintedFit()
 
 
-def _resume(run: Path, cache: Path | None) -> None:
-    """Go on with a run, or with all folds of one."""
+def _resume(run: Path, cache: Path | None, epochs: int | None) -> None:
+    """Go on with a run, or with all folds or seeds of one."""
     from masktrain.runs import folder as runs
-    from masktrain.study import crossfit
+    from masktrain.study import crossfit, seeds
     from masktrain.study import fit as fitting
 
-    if (run / runs.FOLDS).is_file():
+    folds, seeded = (run / runs.FOLDS).is_file(), (run / seeds.ABOUT).is_file()
+    if (folds or seeded) and epochs is not None:
+        raise UsageError(f"{run} is several fits, which keep their length.", "Fit anew: masktrain fit CACHE --epochs N")
+    if seeded:
+        _seeded(seeds.resume_seeds(run, cache, progress=_progress()))
+    elif folds:
         _crossfitted(crossfit.resume(run, cache, progress=_progress()))
     else:
-        _fitted(fitting.resume(run, cache, progress=_progress()))
+        _fitted(fitting.resume(run, cache, epochs=epochs, progress=_progress()))
 
 
 def _crossfitted(done: Crossfitted) -> None:
@@ -216,11 +244,23 @@ def _crossfitted(done: Crossfitted) -> None:
     tables.next_evaluate(done.run)
 
 
+def _seeded(done: Seeded) -> None:
+    """Print how the fits of several seeds went."""
+    if _rank():
+        return
+    each = ", ".join(f"{score:.4f}" for score in done.scores.values())
+    print(f"seeds   {', '.join(map(str, done.scores))}: macro-F1 {each}")
+    print(f"        mean {done.mean:.4f}, standard deviation {done.spread:.4f}")
+    print(f"next    masktrain compare {done.folder}/seed-*")
+
+
 def _fitted(done: Fitted) -> None:
     """Print how a fit went."""
     from masktrain.cli import tables
     from masktrain.pages import report
     from masktrain.runs import folder as runs
+    from masktrain.study import probe
+    from masktrain.study.length import improving
 
     if _rank():
         return
@@ -233,9 +273,16 @@ def _fitted(done: Fitted) -> None:
     print(f"        {runs.chosen(done.run)}")
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
-    if done.epochs < (epochs := runs.read_config(done.run).optim.epochs):
-        print(f"        ended after epoch {done.epochs} of {epochs}, as none was better for long enough")
     errors = "".join(f", mean absolute error of {name} {error:.2f}" for name, error in best["mae"].items())
     print(f"        balanced accuracy {best['balanced_accuracy']:.4f}, log-loss {best['log_loss']:.4f}{errors}")
+    for line in probe.lines(runs.read_probe(done.run), best["macro_f1"]):
+        print(line)
+    why = {"patience": "none was better for long enough", "minutes": "the minutes were over"}
+    if done.ended in why:
+        epochs = runs.read_config(done.run).optim.epochs
+        print(f"        ended after epoch {done.epochs} of {epochs}, as {why[done.ended]}")
+    elif improving(runs.read_metrics(done.run)):
+        more = f"masktrain fit --resume {done.run} --epochs {2 * done.epochs}"
+        print(f"        still improving when it ended: more epochs may help: {more}")
     print(f"look    {done.run / report.FILE}")
     tables.next_evaluate(done.run)

@@ -55,6 +55,6 @@ def given_settings(
     for source in (recipe, config):
         values |= recipes.read(source) if source is not None else {}
     single = assignments(settings or [])
-    if own := sorted({"run.protocol", "run.deviates"} & set(single)):
-        raise UsageError(f"{own[0]} is set by a protocol.", "Use --protocol FILE, or --deviate REASON.")
+    if own := sorted({"run.protocol", "run.deviates", "run.extended"} & set(single)):
+        raise UsageError(f"{own[0]} is set by a fit alone.", "Use --protocol, --deviate, or --resume RUN --epochs N.")
     return values | single | loaded

@@ -26,6 +26,9 @@ def init(
         list[int] | None, typer.Option(min=0, help="A seed that may be used; repeatable. [default: 0]")
     ] = None,
     note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the project is to find out.")] = "",
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Score a linear probe on frozen features, too (seconds).")
+    ] = True,
 ) -> None:
     """Write the ground rules before the first fit: folds, criterion, seeds, view; and print the baselines."""
     from masktrain.cli import tables
@@ -41,6 +44,7 @@ def init(
         folds_file=folds_file,
         seeds=seed or (0,),
         note=note,
+        probe=probe,
     )
     print("\n".join(protocol.lines(made)))
     named = () if out is None else ("--protocol", out)

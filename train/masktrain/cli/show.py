@@ -71,9 +71,10 @@ class PrintedFit(Progress):
         self.loss = self.loss if loss is None else loss
         rate = images / max(now - self.epoch_started, 1e-9)
         left = ((self.epochs - epoch) * self.images + self.images - images) / rate
+        shown = f"  loss {self.loss:.3f}" if self.loss == self.loss else ""  # a GPU tells it some steps later
         text = (
             f"{rate:.0f} img/s  waits for data {waited / max(now - self.epoch_started, 1e-9):.0%}"
-            f"  loss {self.loss:.3f}  {clock(left)} left"
+            f"{shown}  {clock(left)} left"
         )
         self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
 
@@ -111,13 +112,12 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
         f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
     ]
+    lines += choices(config, about)
     if config.run.protocol:
         said = "".join(f"\n        deviates: {each}" for each in config.run.deviates)
         lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
     if config.sample.kind != "all" or config.sample.photos:
         lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
-    if config.augment.classes:
-        lines.append(f"augment {', '.join(f'{r} for {n} images' for r, n in about['recipes'].items())} an epoch")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
@@ -138,6 +138,45 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
     if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
         lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
     return lines
+
+
+def choices(config: FitConfig, about: dict[str, Any]) -> list[str]:
+    """Target, loss, class weights, augmentation, rate and length of a fit, and why where that was left open."""
+    from masktrain.study.length import LONGEST, SHORTEST, UPDATES
+
+    optim, loss, schema, asked = config.optim, config.loss, about["schema"], about.get("asked")
+
+    def why(open: bool | None, reason: str) -> str:
+        return f" ({reason})" if asked is not None and open else ""
+
+    known = {"number": "the data tells a number", "joint": "no number is known"}
+    target = config.target.kind + why(asked and asked.target.kind == "auto", known.get(config.target.kind, ""))
+    parts = [target, f"loss {', '.join(config.target.losses) or loss.name}"]
+    if loss.label_smoothing:
+        parts.append(f"label smoothing {loss.label_smoothing:g}")
+    weighed = []
+    for name, values in about["weights"].items() if loss.class_weights != "none" else ():
+        few = name in schema.joint and len(values) == len(schema[name].classes) <= MANY
+        each = (f"{c} {v:.2f}" for c, v in zip(schema[name].classes, values, strict=True)) if few else None
+        weighed.append(f"{name}: {', '.join(each) if each else f'{min(values):.2f} to {max(values):.2f}'}")
+    parts.append(f"class weights {loss.class_weights}" + (f" ({'; '.join(weighed)})" if weighed else ""))
+    own = config.augment
+    augment = ", ".join(
+        [f"{r} for {n} images" for r, n in about["recipes"].items()] if own.classes else [own.recipe]
+    ) + "".join(f", {name} {share:g}" for name in ("mixup", "cutmix", "halves") if (share := getattr(own, name)))
+    rate = f"rate {optim.lr:g}" + why(asked and not asked.optim.lr, f"1e-3 x root of {optim.batch_size}/16")
+    batch = f"batches of {about['batch']}" + why(asked and not asked.optim.batch_size, f"on {about['device']}")
+    length = f"{optim.epochs} epochs x {about['steps']} steps = {optim.epochs * about['steps']} updates"
+    length += why(asked and not asked.optim.epochs, f"for {UPDATES}; {SHORTEST} epochs at least, {LONGEST} at most")
+    if config.run.minutes:
+        length += f", within {config.run.minutes:g} minutes"
+    if config.select.patience:
+        length += f"; ends when {config.select.patience} epochs in a row are no better"
+    return [
+        f"target  {', '.join(parts)}",
+        f"train   augmentation {augment}; {optim.optimizer}, {rate}, {config.schedule.kind}; {batch}",
+        f"length  {length}",
+    ]
 
 
 def shares(drawn: NDArray[np.int64], schema: Schema) -> str:

@@ -35,6 +35,11 @@ class ModelConfig(Section):
         "a CNN and a transformer err differently",
     )
     pretrained: bool = setting(True, "Start from pretrained weights.", "timm")
+    start: str = setting(
+        "",
+        "Start from the weights of another run, or of a .safetensors or .pth file, of the same model: all that fit, the"
+        " classifier only where target and classes are the same.",
+    )
     dropout: float = setting(0.2, "Dropout before the classifier.", "EfficientNet, arXiv 1905.11946", low=0, high=0.95)
     drop_path: float = setting(
         0.0, "Share of residual branches dropped while training.", "arXiv 1603.09382", low=0, high=0.9
@@ -132,7 +137,12 @@ class LossConfig(Section):
 class OptimConfig(Section):
     """Optimiser."""
 
-    epochs: int = setting(8, "Passes over the training images.", low=1)
+    epochs: int = setting(
+        0,
+        "Passes over the training images; 0 for as many as give 600 updates, but 8 at least and 60 at most.",
+        "benchmarks/RESULTS.md: 8 epochs of 30 people are 100 updates, too few",
+        low=0,
+    )
     batch_size: int = setting(
         0,
         "Images per step; 0 for 16, or 64 on a GPU with more than 3,000 images in an epoch.",
@@ -216,7 +226,12 @@ class SelectConfig(Section):
         " chosen on them and no fit ends early (--select last).",
         choices=EPOCHS,
     )
-    patience: int = setting(0, "Epochs without a better score before the fit ends; 0 for never.", low=0)
+    patience: int | None = setting(
+        None,
+        "Epochs without a better score before the fit ends; 0 for never. By default never where optim.epochs is given,"
+        " otherwise a quarter of the epochs, 5 at least.",
+        low=0,
+    )
     stop_by: str = setting("", "Score of the patience, where it is not that of the selection.")
     last: int = setting(0, "Last epochs whose weights are kept, for soup.", low=0)
     every: int = setting(
@@ -250,6 +265,10 @@ class RunConfig(Section):
         "Seconds between two snapshots within an epoch, from which --resume goes on; the result does not depend on it.",
         low=0,
     )
+    minutes: float = setting(
+        0.0, "Minutes within which each fit ends, with fewer epochs if it must; 0 for no limit.", low=0
+    )
+    probe: bool = setting(True, "Score a linear probe on the features as they are before training, beside the network.")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", "torch")
     tta: str = setting(
         "none",
@@ -271,6 +290,10 @@ class RunConfig(Section):
     )
     protocol: str = setting("", "Hash of the ground rules that the settings keep to; set by masktrain fit alone.")
     deviates: tuple[str, ...] = setting((), "In what and why the settings deviate from them; set by --deviate alone.")
+    extended: tuple[int, ...] = setting(
+        (),
+        "Epochs after which the run was given more, by --resume RUN --epochs N alone; the schedule began anew there.",
+    )
     log: tuple[str, ...] = setting(
         (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow (extras).", choices=LOGS
     )

@@ -25,7 +25,7 @@ from masktrain.data.trainset import TrainSet
 from masktrain.runs import files
 
 CONFIG, DATA, ENV, METRICS = "config.yaml", "data.json", "env.json", "metrics.jsonl"
-RESULT, FOLDS, ENSEMBLE = "result.json", "folds.json", "ensemble.json"
+RESULT, FOLDS, ENSEMBLE, PROBE = "result.json", "folds.json", "ensemble.json", "probe.json"
 LOCK = ".lock"
 SHAPES: dict[str, dict[str, type]] = {
     DATA: {
@@ -43,6 +43,7 @@ SHAPES: dict[str, dict[str, type]] = {
     },
     FOLDS: {"folds": int, "cache": str},
     ENV: {},
+    PROBE: {},
 }
 """What a run's records cannot do without."""
 
@@ -244,6 +245,15 @@ def read_result(run: Path) -> dict[str, Any]:
     if not (run / RESULT).is_file():
         raise UserError(f"{run} is not finished.", f"Go on with it: masktrain fit --resume {run}")
     return _read(run, RESULT)
+
+
+def read_probe(run: Path) -> dict[str, Any]:
+    """probe.json of a run; empty where there is none.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    return _read(run, PROBE) if (run / PROBE).is_file() else {}
 
 
 def read_folds(run: Path) -> dict[str, Any]:

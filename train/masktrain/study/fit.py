@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,8 @@ from masktrain.runs import environment
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
-from masktrain.study import loggers
+from masktrain.study import length, loggers, warmstart
+from masktrain.study import probe as probing
 from masktrain.study.progress import Progress
 from masktrain.study.recorder import Recorder
 from masktrain.train import checkpoint, criteria, loop
@@ -43,7 +45,7 @@ from masktrain.train.sampling import make_sampler
 from masktrain.train.targets import Target, make_target
 
 AUGMENT = "augment.json"
-FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, AUGMENT)
+FIRST = (runs.CONFIG, runs.DATA, runs.ENV, runs.LOCK, runs.PROBE, AUGMENT)
 """What a run holds before its first checkpoint."""
 
 MANY = 3000
@@ -56,12 +58,14 @@ MEASURED = 2000
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, and the interval of its macro-F1."""
+    """A finished fit: its folder, epochs, the best one's line of metrics.jsonl, the interval of its macro-F1; ``ended``
+    is why it has fewer epochs than planned: ``patience``, ``minutes`` or nothing."""
 
     run: Path
     epochs: int
     best: dict[str, Any]
     interval: metrics.Interval
+    ended: str = ""
 
 
 def fit(
@@ -84,32 +88,46 @@ def fit(
         UserError: the cache, the settings, the model or its weights are not usable; stopped by Ctrl-C, SIGTERM or
             SIGHUP (exit status 128 and the signal's number).
     """
-    view, progress = open_view_of(cache, config := config or FitConfig()), progress or Progress()
+    started, asked = time.monotonic(), config or FitConfig()
+    view, progress = open_view_of(cache, asked), progress or Progress()
     Cache(cache).clear_of_photos(out)
-    data = TrainSet.open(view, config)
-    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
-    config = settled(data, config, device)
+    data = TrainSet.open(view, asked)
+    device = devices.choose_device(asked.run.device, deterministic=asked.run.deterministic)
+    config = settled(data, asked, device)
     check(data, config)
+    if config.run.minutes:
+        config = length.shortened(cache, config, started)
     devices.start(device)
     mean, std = statistics(data, config)
-    state = make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
+    state = make_state(config, data, mean, std, device, pretrained=True, say=progress.say)
     record = runs.data_record(view, data)
     if config.run.device == "auto" and (why := devices.without_gpu()):
         progress.say(f"note    trained on the CPU: {why}")
     if (twin := runs.twin(config, record, *runs.beside(out))) is not None:
         progress.say(f"note    {twin} is this very fit, finished")
-    run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
     sidecar = _sidecar(config, data, record, mean, std)
-    return _train(run, view, data, state, sidecar, progress, new=True)
+    behind = view.before(background(config, sidecar.colour, data.split.train))
+    probe = devices.broadcast(lambda: probing.probe(data, behind, state, sidecar)) if config.run.probe else {}
+    for line in probing.lines(probe):
+        progress.say(line)
+    run = devices.broadcast(lambda: _begin(config, data, record, device, out, note))
+    if probe and not devices.rank():
+        write_json(run / runs.PROBE, probe)
+    return _train(run, view, data, state, sidecar, progress, asked, started)
 
 
-def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = None) -> Fitted:
+def resume(
+    run: Path, cache: Path | None = None, *, epochs: int | None = None, progress: Progress | None = None
+) -> Fitted:
     """Go on with a run after its last snapshot; the weights end up bit-identical to those of an unbroken run.
 
     Args:
         cache: where the cache is now, if it has moved.
+        epochs: of the whole run, more than it has had; the schedule goes on as that of a run of this length, and
+            early stopping begins to count anew.
 
     Raises:
+        UsageError: the run has had so many epochs.
         UserError: the run has no checkpoint, or the cache is no longer the one it was started on.
     """
     saved = checkpoint.load_last(run)
@@ -131,7 +149,9 @@ def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = 
     devices.start(device)
     state = make_state(config, data, np.array(sidecar.mean), np.array(sidecar.std), device, pretrained=False)
     state.load(saved["learner"])
-    return _train(run, view, data, state, sidecar, progress or Progress(), new=False)
+    if epochs is not None:
+        state.config, state.stops = length.extended(run, config, state.epoch, epochs), []
+    return _train(run, view, data, state, sidecar, progress or Progress(), None, time.monotonic())
 
 
 def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfig:
@@ -140,7 +160,7 @@ def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfi
     The target is ``number`` if the classes of an attribute are bins of a number that the training images tell (not only
     by one number for each class) and the classifier is linear, otherwise ``joint``.
     """
-    target, optim, run = config.target, config.optim, config.run
+    target, optim, select, run = config.target, config.optim, config.select, config.run
     if target.kind == "auto":
         numeric = labels.numeric_attributes(data.view, data.split.train)
         target = replace(target, kind="number" if numeric and config.model.head == "linear" else "joint")
@@ -149,9 +169,12 @@ def settled(data: TrainSet, config: FitConfig, device: torch.device) -> FitConfi
         optim = replace(optim, batch_size=64 if on_gpu and len(data) > MANY else 16)
     if not optim.lr:
         optim = replace(optim, lr=float(f"{1e-3 * (optim.batch_size / 16) ** 0.5:.3g}"))
+    if not optim.epochs:
+        images = len(make_sampler(data, config.sample, run.seed).order(1))
+        optim, select = length.by_updates(optim, select, images)
     if run.compile is None:
         run = replace(run, compile=on_gpu and len(data) * optim.epochs > LONG)
-    return replace(config, target=target, optim=optim, run=run)
+    return replace(config, target=target, optim=optim, select=select, run=run)
 
 
 def check(data: TrainSet, config: FitConfig) -> None:
@@ -224,10 +247,14 @@ def make_state(
     std: NDArray[np.float64],
     device: torch.device,
     pretrained: bool,
+    say: Callable[[str], None] = lambda _: None,
 ) -> loop.State:
     """Model, loss and optimiser of a fit, ready for its first step.
 
     Class weights are those of what an epoch draws.
+
+    Args:
+        pretrained: with the weights that the settings start from; ``say`` is told what was taken of a run's or file's.
     """
     target, cosine = target_of(data, config), _cosine(config)
     drawn = data.truth[make_sampler(data, config.sample, config.run.seed).order(1)].sum(0, dtype=np.float64)
@@ -238,12 +265,14 @@ def make_state(
         target.outputs,
         data.view.size,
         second=config.model.second,
-        pretrained=pretrained,
+        pretrained=pretrained and config.model.pretrained and not config.model.start,
         dropout=config.model.dropout,
         drop_path=config.model.drop_path,
         cosine=cosine,
     )
     check_size(model, config.model.name, data.view.size)
+    if pretrained and config.model.start:
+        warmstart.start(model, data, config, target, say)
     return loop.make_state(model, config, objective, mean, std, device)
 
 
@@ -331,10 +360,13 @@ def _train(
     state: loop.State,
     sidecar: checkpoint.Sidecar,
     progress: Progress,
-    *,
-    new: bool,
+    asked: FitConfig | None,
+    started: float,
 ) -> Fitted:
-    """Train from where the state stands to the end, and write it all down."""
+    """Train from where the state stands to the end, and write it all down.
+
+    A new run has ``asked``, the settings before anything was decided; ``started`` is ``time.monotonic()`` at the start.
+    """
     config = state.config
     folds.check(data.view.table, data.split, folds.copies(view))
     train, val = feeds(data, config, sidecar.colour, state.device)
@@ -351,20 +383,23 @@ def _train(
         return _parted(Fitted(run, 0, {}, metrics.Interval(0.0, 0.0, 0.0, 0)))
     with contextlib.ExitStack() as stack:
         stack.enter_context(runs.locked(run))
-        about, where = outline(state, train, data), (state.epoch, state.step)
-        if new:
+        about, where = outline(state, train, data) | {"asked": asked}, (state.epoch, state.step)
+        if asked is not None:
             _first_checkpoint(recorder)
+        elif runs.read_config(run) != config:
+            length.reopened(recorder)
         runs.keep_metrics(run, state.epoch)
         stack.enter_context(progress.running(run, config, runs.data_record(view, data), about, *where))
         logs = stack.enter_context(loggers.logging(run, config.run.log))
         stack.enter_context(recorder.recording())
         recorder.update_logs = logs.update
-        loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress)
+        until = length.deadline(run, config.run.minutes, started)
+        ended = loop.fit(state, train, val, evaluate, recorder.epoch, recorder.pause, progress, until)
         made = _averaged(run, state, train, val, evaluate, progress) if config.select.soup != "none" else None
         if made is not None:
             recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.state)
         recorder.flush()
-        fitted = _finished(run, view, made, state.device)
+        fitted = replace(_finished(run, view, made, state.device), ended=ended)
     return _parted(fitted)
 
 

@@ -48,10 +48,11 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a fit begins with: the view, the settings with everything decided, what is learnt, the state before the
-    first step, the batches, and the crops that are scored."""
+    """All that a fit begins with: the view, the settings as asked for and with everything decided, what is learnt, the
+    state before the first step, the batches, and the crops that are scored."""
 
     view: View
+    asked: FitConfig
     config: FitConfig
     data: TrainSet
     state: loop.State
@@ -65,14 +66,16 @@ def prepare(cache: Path, config: FitConfig | None = None) -> Prepared:
     Raises:
         UserError: all that would stop the fit.
     """
-    view = open_view_of(cache, config := config or FitConfig())
-    data = TrainSet.open(view, config)
-    device = devices.choose_device(config.run.device, deterministic=config.run.deterministic)
-    config = fitting.settled(data, config, device)
+    view = open_view_of(cache, asked := config or FitConfig())
+    data = TrainSet.open(view, asked)
+    device = devices.choose_device(asked.run.device, deterministic=asked.run.deterministic)
+    config = fitting.settled(data, asked, device)
     fitting.check(data, config)
     mean, std = fitting.statistics(data, config)
-    state = fitting.make_state(config, data, mean, std, device, pretrained=config.model.pretrained)
-    return Prepared(view, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device))
+    state = fitting.make_state(config, data, mean, std, device, pretrained=True)
+    return Prepared(
+        view, asked, config, data, state, *fitting.feeds(data, config, fitting.colour(data, config), device)
+    )
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def plan_of(made: Prepared) -> Plan:
     weights = sum(p.nbytes for p in state.model.parameters())
     return Plan(
         data=runs.data_record(made.view, made.data),
-        about=fitting.outline(state, train, made.data),
+        about=fitting.outline(state, train, made.data) | {"asked": made.asked},
         memory={
             "weights": (2 + (state.average is not None)) * weights + states,
             "activations": sum(kept.values()),
@@ -319,7 +322,7 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
     config, batch, prior, tried = plain(made.config), by_class(made), made.state, []
     mean, std = ((v.flatten().cpu().numpy().astype(np.float64) / 255) for v in (prior.mean, prior.std))
     for factor in FACTORS:
-        state = fitting.make_state(config, made.data, mean, std, prior.device, config.model.pretrained)
+        state = fitting.make_state(config, made.data, mean, std, prior.device, pretrained=True)
         loop.set_train_mode(state, 1)
         losses: list[float] = []
         rate, right, known = config.optim.lr * factor, 0, False

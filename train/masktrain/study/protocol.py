@@ -20,6 +20,7 @@ import yaml
 from maskprep.base import UsageError, UserError, read_yaml, write_with
 from maskprep.dataset import View, open_view
 from maskprep.store import Cache
+from masktrain.answer import baselines
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
 from masktrain.data.units import of_people, unit, warned
@@ -31,7 +32,7 @@ FILE = "protocol.yaml"
 """Name of a cache's own protocol."""
 
 FORMAT = 1
-OWN = ("run.protocol", "run.deviates")
+OWN = ("run.protocol", "run.deviates", "run.extended")
 """Settings by which a run tells what it keeps to; nobody else sets them."""
 
 HEAD = """\
@@ -83,6 +84,7 @@ def init(
     folds_file: Path | None = None,
     seeds: Sequence[int] = (0,),
     note: str = "",
+    probe: bool = True,
 ) -> Protocol:
     """Write the ground rules of a cache, and what is there before the first fit.
 
@@ -93,6 +95,7 @@ def init(
         count, split_seed: folds, and which split; or ``folds_file`` that is there already.
         seeds: that fits may use.
         note: what the project is to find out.
+        probe: score a linear probe, too (seconds).
 
     Raises:
         UsageError: the file exists, or there is no such score.
@@ -113,7 +116,7 @@ def init(
     where = folds_file or file.with_suffix(".folds.csv")
     if folds_file is None:
         folds.write_file(opened, count, split_seed, where)
-    found = _found(opened, where)
+    found = _found(opened, where, probe)
     rules = {
         "data.view": opened.name,
         "data.folds_file": Path(os.path.relpath(where.resolve(), file.parent.resolve())).as_posix(),
@@ -262,12 +265,13 @@ def _contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str
     return found
 
 
-def _found(view: View, file: Path) -> dict[str, Any]:
+def _found(view: View, file: Path, probe: bool) -> dict[str, Any]:
     """What is there before the first fit, as the file keeps it.
 
     ``data``: images, people, left out, fingerprint; ``persons``: share known, and what follows; ``eval``: images
     and labelled ones of the split ``eval``; ``classes``: name -> people, images, images in each fold; ``baselines``:
-    name -> macro_f1, accuracy, over everyone, each fold answered by what the other folds hold.
+    name -> macro_f1, accuracy, over everyone, each fold answered by what the other folds hold; ``no probe``: why the
+    linear probe is not among them.
     """
     usable, left_out = folds.usable_rows(view)
     count = 1 + max(folds.read_file(file, view.table["person"].iloc[usable]).values())
@@ -281,6 +285,13 @@ def _found(view: View, file: Path) -> dict[str, Any]:
         for name, guessed in metrics.guesses((total - counts).astype(np.float64), len(part)):
             answers.setdefault(name, []).append(guessed)
     scored = {name: metrics.score(truth, np.concatenate(parts), view.schema) for name, parts in answers.items()}
+    missing = ""
+    try:
+        if probe and len(usable):
+            name, known, answered = baselines.folded(view, usable, [s.val for s in splits])
+            scored[name] = metrics.score(labels.iloc[known].to_numpy(dtype=np.int64), answered, view.schema)
+    except UserError as error:
+        missing = error.message
     own = view.table.iloc[usable]
     each = own.groupby(own["label"].astype(int))["person"].nunique()
     judged = [t[t["split"] != "train"] for t in (view.table, view.missing)]
@@ -306,6 +317,7 @@ def _found(view: View, file: Path) -> dict[str, Any]:
         "baselines": {
             name: {"macro_f1": round(s.macro_f1, 4), "accuracy": round(s.accuracy, 4)} for name, s in scored.items()
         },
+        **({"no probe": missing} if missing else {}),
     }
 
 
@@ -337,6 +349,7 @@ def lines(made: Protocol) -> list[str]:
             f"baseline {name}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}"
             for name, scores in made.found["baselines"].items()
         ),
+        *([f"note    no linear probe: {made.found['no probe']}"] if "no probe" in made.found else []),
         f"rules   {made.count} folds of {counted}, chosen by {made.rules['select.by']}, seeds"
         f" {', '.join(map(str, made.seeds))}",
         f"written {made.file} and its folds {made.folds}",

@@ -170,7 +170,7 @@ def make_state(
         raise UsageError("SAM needs gradients that are not scaled.", "Use --amp bf16 or --amp off.")
     if config.model.checkpointing:
         recompute(model)
-    check_freezing(config.model, config.select.patience)
+    check_freezing(config.model, config.select.patience or 0)
     if config.model.freeze:
         frozen_stages(1, 1, len(stages(model)), config.model.freeze, 0.0)
     model = model.to(device)
@@ -198,19 +198,26 @@ def fit(
     keep: Callable[[dict[str, Any], NDArray[np.float32]], None],
     pause: Callable[[], None],
     progress: Progress,
-) -> None:
+    until: float = math.inf,
+) -> str:
     """Train from where the state stands to the last epoch, or until no epoch is better for too long.
 
     Args:
+        until: ``time.monotonic()`` after which no epoch may end, but for the first one.
         evaluate: scores of the validation probabilities [n, C].
         keep: called with each epoch's metrics and probabilities.
         pause: called wherever the state is whole and may be kept; raises to stop.
+
+    Returns:
+        Why it ended before the last epoch: ``patience``, ``minutes`` or nothing.
     """
-    config = state.config
+    config, took = state.config, 0.0
     patience = config.select.patience if config.select.epoch == "best" else 0
     for epoch in range(state.epoch + 1, config.optim.epochs + 1):
         if patience and epochs_since_best(state.stops) >= patience:
-            break
+            return "patience"
+        if state.epoch and time.monotonic() + took > until:
+            return "minutes"
         started, seen = time.perf_counter(), state.seen
         trained = train_epoch(state, train, epoch, progress, pause)
         seconds = time.perf_counter() - started
@@ -233,6 +240,8 @@ def fit(
         state.new_epoch()
         keep(record, probabilities)
         progress.epoch(record)
+        took = time.perf_counter() - started
+    return ""
 
 
 def epochs_since_best(scores: Sequence[float]) -> int:
@@ -332,7 +341,7 @@ def set_train_mode(state: State, epoch: int) -> None:
     if config.model.freeze:
         groups = stages(state.model)
         frozen = frozen_stages(epoch, config.optim.epochs, len(groups), config.model.freeze, config.model.thaw)
-        if config.model.thaw_on_plateau and thawed(state.scores, config.select.patience):
+        if config.model.thaw_on_plateau and thawed(state.scores, config.select.patience or 0):
             frozen = 0
         freeze(state.model, groups, frozen)
     if state.loss_of is None or frozen != state.frozen:
