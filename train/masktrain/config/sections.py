@@ -140,7 +140,7 @@ class OptimConfig(Section):
     epochs: int = setting(
         0,
         "Passes over the training images; 0 for as many as give 600 updates, but 8 at least and 60 at most.",
-        "benchmarks/RESULTS.md: 8 epochs of 30 people are 100 updates, too few",
+        "8 epochs of 30 people with 7 photos each are only 90 updates",
         low=0,
     )
     batch_size: int = setting(
