@@ -107,10 +107,10 @@ def table(rows: list[Row], base: Row, classes: int, about: str, ensemble: list[s
         against = ""
         if r is not base:
             d = paired.compare(r.truth, r.predicted, base.predicted, r.people.tolist(), classes)
-            against = f"{d.difference:+.4f} ({d.low:+.4f} to {d.high:+.4f}), {d.chance}: {d.verdict}"
+            against = d.text
         folds = f"{min(r.folds):.3f} to {max(r.folds):.3f}"
         lines.append(
-            f"| {r.name} | {metrics.macro_f1(matrix):.4f} ({interval.low:.4f} to {interval.high:.4f}) | {against}"
+            f"| {r.name} | {metrics.macro_f1(matrix):.4f} ({interval.text()}) | {against}"
             f" | {metrics.accuracy(matrix):.4f} | {folds} | {r.minutes:.1f} |"
         )
     return "\n".join([*lines, *ensemble]) + "\n"
@@ -121,11 +121,10 @@ def together(cache: Path, folder: Path, answers: Path) -> list[str]:
     alone = [evaluate.evaluate(member, cache, answers=answers, by=()) for member in runs.members(folder)]
     both = evaluate.evaluate(folder, cache, answers=answers, by=())
     single = ", ".join(f"{r.scores.macro_f1:.4f}" for r in alone)
-    low, high = both.interval.low, both.interval.high
     return [
         "",
         f"Eval split, {both.scores.n} images: models of the folds alone {single}; together {both.scores.macro_f1:.4f}"
-        f" ({low:.4f} to {high:.4f}).",
+        f" ({both.interval.text()}).",
     ]
 
 

@@ -14,6 +14,7 @@ from audit_rows import BOX, context, photo, points_in, severities
 from maskprep.audit.examine import CHECKS
 from maskprep.audit.faces import misfit, roll
 from maskprep.audit.findings import (
+    LIKELY,
     Check,
     FailOn,
     Finding,
@@ -26,7 +27,7 @@ from maskprep.audit.findings import (
 from maskprep.audit.labels import label_picture
 from maskprep.audit.likeness import bayes, posterior
 from maskprep.audit.measure import detail, jpeg_quality, measure
-from maskprep.audit.model import of_attribute
+from maskprep.audit.model import ALONE, DOUBT, of_attribute
 from maskprep.audit.predictions import Predictions
 from maskprep.crops.geometry import ViewSettings
 from maskprep.errors import UsageError
@@ -385,6 +386,11 @@ def test_what_runs_find_wrong() -> None:
     c = context(rows, TWO, predictions=runs)
     pytest.importorskip("cleanlab")
     assert max(severities(c, "model_label_issue").items(), key=lambda x: x[1])[0] == "4.jpg"
+    assert severities(c, "model_label_issue")["4.jpg"] >= LIKELY
+    alone = severities(context(rows, TWO, predictions=runs[1:]), "model_label_issue")["4.jpg"]
+    assert alone == ALONE < LIKELY  # nobody agrees
+    often = tuple(run(rows, {"4.jpg": 0.99, **{f"{2 * i}.jpg": 0.9 for i in range(5, 15)}}) for _ in range(2))
+    assert set(severities(context(rows, TWO, predictions=often), "model_label_issue").values()) == {DOUBT}
     assert set(severities(c, "model_often_wrong")) == {"4.jpg"}
     assert {"4.jpg", "6.jpg", "8.jpg"} == set(severities(c, "model_confused"))
     unsure = context(rows, TWO, predictions=(run(rows, {"2.jpg": 0.5}),))

@@ -14,12 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
+from maskprep.labels.schema import MASK_SCHEMA
+from maskprep.photos import load
 from masktrain.answer import card
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.predict import predict
+from masktrain.cli import tables
 from masktrain.data import names as answers
 from masktrain.score import metrics
 from masktrain.train.checkpoint import load_sidecar
@@ -193,7 +198,7 @@ def test_probabilities_and_statuses(own_run: Path, cache: Path) -> None:
     done = predict(own_run, cache, own_run / "p.csv", proba=True)
     rows = read(own_run / "p.csv")
     assert done.rows == len(rows) == 170
-    assert list(rows[0])[:3] == ["ImageID", "ans", "p_wear/male"] and list(rows[0])[-1] == "status"
+    assert list(rows[0])[:3] == ["ImageID", "ans", "class"] and list(rows[0])[-1] == "status"
     assert done.unanswered == {f"train/0000_x/wear{k}.jpg": "unreadable" for k in (0, 1)}
     for row in rows:
         p = [float(v or "nan") for k, v in row.items() if k.startswith("p_")]
@@ -206,7 +211,7 @@ def test_probabilities_and_statuses(own_run: Path, cache: Path) -> None:
 
 def test_all_is_well_without_a_status(own_run: Path, cache: Path) -> None:
     done = predict(own_run, cache, own_run / "p.csv", split="eval")
-    assert done.unanswered == {} and (own_run / "p.csv").read_text().startswith("ImageID,ans\n00300.jpg,")
+    assert done.unanswered == {} and (own_run / "p.csv").read_text().startswith("ImageID,ans,class\n00300.jpg,")
 
 
 def test_what_cannot_be_predicted(own_run: Path, cache: Path, tmp_path: Path) -> None:
@@ -232,8 +237,8 @@ class Pipeline:
     ) -> None:
         assert not matted
         self.calls.append((settings, view, workers))
-        names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.jpg"))
-        good = [n for n in names if "broken" not in n]
+        names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*.*g"))
+        good = [n for n in names if "broken" not in (source / n).resolve().name]
         rng = np.random.default_rng(0)
         crops = [self.synthetic.draw(int(Path(n).stem[-1]) % 3, 0, (32, 32), rng) for n in good]
         cache.mkdir()
@@ -288,6 +293,55 @@ def test_one_photo(own_run: Path, pipeline: Pipeline, tmp_path: Path) -> None:
     source = photos(tmp_path / "photos", "a0.jpg", "b1.jpg")
     predict(own_run, source / "b1.jpg", tmp_path / "p.csv")
     assert [r["ImageID"] for r in read(tmp_path / "p.csv")] == ["b1.jpg"]
+
+
+def test_pictures_in_memory(own_run: Path, pipeline: Pipeline, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    kept: list[NDArray[np.uint8]] = []
+
+    def prepare(source: Path, *args: Any, **more: Any) -> None:
+        kept[:] = [load(p) for p in sorted(source.iterdir())]
+        Pipeline.prepare(pipeline, source, *args, **more)
+
+    pipeline.prepare = prepare  # type: ignore[method-assign]
+    turned = Image.fromarray(array)
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    turned.info["exif"] = exif.tobytes()
+    done = predict(own_run, [array, Image.fromarray(array), turned, Image.fromarray(array).convert("CMYK")])
+    for seen, wanted in zip(kept, [array, array, array[::-1, ::-1], None], strict=True):
+        assert wanted is None or (seen == wanted).all()  # without loss
+    assert kept[3].shape == array.shape
+    table = done.table
+    assert table is not None and done.file is None and table["ImageID"].tolist() == ["0", "1", "2", "3"]
+    predict(own_run, [array] * 4, tmp_path / "p.parquet")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "p.parquet"), check_dtype=False)
+    one = predict(own_run, array).table
+    assert one is not None and len(one) == 1
+    for wrong in (array.astype(float), array[..., 0], "no picture"):
+        with pytest.raises(UsageError, match="Picture 1 is a"):
+            predict(own_run, [array, wrong])  # type: ignore[list-item]
+
+
+def test_one_photo_is_answered_in_the_terminal(
+    own_run: Path,
+    pipeline: Pipeline,
+    tmp_path: Path,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = photos(tmp_path / "photos", "b1.jpg")
+    assert call("predict", own_run, source / "b1.jpg") == 0
+    said = capsys.readouterr().out
+    row = predict(own_run, source / "b1.jpg").table
+    assert row is not None and row["mask"][0] == "wear"
+    assert f"answer  {row['class'][0]} (class {row['ans'][0]})" in said
+    assert f"mask    wear {row['mask_p'][0]:.1%}" in said and "status  ok" in said
+    tables.predicted(pd.Series({"ans": np.nan, "status": "no_face"}), MASK_SCHEMA, 0, "no face found")
+    assert "no answer: no_face (no face found)" in capsys.readouterr().out
+    assert call("predict", own_run, source) == 2
+    assert "not a single photo" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir() if p.suffix) == []
 
 
 def test_an_info_csv_decides_rows_and_order(own_run: Path, pipeline: Pipeline, tmp_path: Path) -> None:

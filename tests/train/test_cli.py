@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,27 @@ def test_the_way_from_a_cache_to_answers(
     assert "Going on after epoch 1 of 1" in capsys.readouterr().out
 
 
+def test_the_next_command_runs_as_it_is_printed(
+    cache: Path, run: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of fit, ensemble, evaluate and predict, in folders whose names need quotes."""
+    own = Path(shutil.copytree(cache, tmp_path / "a cache"))
+    folder = tmp_path / "it's here"
+    for first in (
+        [*FIT, own, "--out", folder / "one"],
+        ["ensemble", run, folder / "one", "--out", folder / "both"],
+        ["evaluate", folder / "one", own, "--split", "train"],
+    ):
+        assert call(*first) == 0
+        printed = re.findall(r"^next +(.*)$", capsys.readouterr().out, re.MULTILINE)
+        assert len(printed) == 1
+        command, *args = shlex.split(printed[0])
+        assert command == "masktrain" and call(*args) == 0
+        capsys.readouterr()
+    assert call("predict", folder / "one", own, "--out", folder / "p.csv") == 0
+    assert not re.search("^next", capsys.readouterr().out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "args, code, said",
     [
@@ -53,7 +75,7 @@ def test_the_way_from_a_cache_to_answers(
         (["fit", "nowhere", "--set", "loss.gamma"], 2, "KEY=VALUE"),
         (["evaluate", "nowhere", "nowhere", "--tta", "miror"], 2, "Did you mean 'mirror'?"),
         (["evaluate", "nowhere", "nowhere"], 2, "nowhere is not a run"),
-        (["predict", "nowhere", "nowhere"], 2, "--out"),
+        (["predict", "nowhere", "nowhere"], 2, "does not exist"),
         (["prdict"], 2, "predict"),
     ],
 )

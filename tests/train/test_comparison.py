@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from masktrain.answer import baselines, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
-from masktrain.score import evalset, paired, slices
+from masktrain.score import evalset, metrics, paired, slices
 from masktrain.study.fit import fit
 from masktrain.train import model as models
 
@@ -39,40 +38,34 @@ def worse(cache: Path, config: Make, tmp_path_factory: pytest.TempPathFactory) -
     return fit(cache, config(optim__epochs=1, optim__lr=1e-6), out=tmp_path_factory.mktemp("worse") / "worse").run
 
 
-def test_the_paired_test_equals_counting_all_swaps() -> None:
+def test_a_paired_interval_is_that_of_resampling_and_its_verdict_agrees() -> None:
     rng = np.random.default_rng(3)
-    people = [f"p{i // 3}" for i in range(21)]  # 7 people: 128 swaps
-    truth = rng.integers(3, size=21)
-    first = np.where(rng.random(21) < 0.8, truth, rng.integers(3, size=21))
-    second = np.where(rng.random(21) < 0.4, truth, rng.integers(3, size=21))
+    person = np.repeat(np.arange(40), 6)
+    people, truth = [f"p{k:02d}" for k in person], rng.integers(3, size=240)
+    first = np.where(rng.random(240) < 0.85, truth, rng.integers(3, size=240))
+    second = np.where(rng.random(240) < 0.6, truth, rng.integers(3, size=240))
 
-    def score(predicted: np.ndarray) -> float:
-        return float(f1_score(truth, predicted, average="macro", zero_division=0))
+    def difference(rows: np.ndarray) -> float:
+        scores = (metrics.macro_f1(metrics.confusion(truth[rows], a[rows], 3)) for a in (first, second))
+        return float(next(scores) - next(scores))
 
     found = paired.compare(truth, first, second, people, 3)
-    assert found.difference == pytest.approx(score(first) - score(second), abs=1e-12)
-    person = np.array([int(p[1:]) for p in people])
-    extreme = 0
-    for swap in itertools.product((False, True), repeat=7):
-        swapped = np.array(swap)[person]
-        a, b = np.where(swapped, second, first), np.where(swapped, first, second)
-        extreme += abs(score(a) - score(b)) >= abs(found.difference) - 1e-12
-    assert found.p == pytest.approx(extreme / 128, abs=0.035)
-    draws = []
-    for _ in range(500):
-        drawn = rng.integers(7, size=7)
-        rows = np.concatenate([np.flatnonzero(person == p) for p in drawn])
-        draws.append(
-            f1_score(truth[rows], first[rows], average="macro", zero_division=0)
-            - f1_score(truth[rows], second[rows], average="macro", zero_division=0)
-        )
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.05)
+    assert found.difference == pytest.approx(difference(np.arange(240)), abs=1e-12)
+    drawn = (rng.integers(40, size=40) for _ in range(300))
+    draws = [difference(np.concatenate([np.flatnonzero(person == p) for p in each])) for each in drawn]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.03)
+    assert found.better and found.verdict == "clearly better" and "clearly better" in found.text
+    reverse = paired.compare(truth, second, first, people, 3)
+    assert (reverse.low, reverse.high) == pytest.approx((-found.high, -found.low))
+    assert reverse.verdict == "clearly worse" and not reverse.better
+    few = paired.compare(truth, first, second, [f"p{k % 7}" for k in person], 3)
+    assert few.verdict == "too few people" and not few.better and few.text == f"{found.difference:+.4f}, too few people"
 
 
 def test_equal_answers_do_not_differ() -> None:
     truth = np.arange(12) % 3
     found = paired.compare(truth, truth, truth, [str(i) for i in range(12)], 3)
-    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1) and found.verdict == "within noise"
+    assert (found.difference, found.low, found.high) == (0, 0, 0) and found.verdict == "within noise"
 
 
 def test_another_run_is_compared_on_the_same_images(own_run: Path, worse: Path, cache: Path) -> None:
@@ -82,7 +75,7 @@ def test_another_run_is_compared_on_the_same_images(own_run: Path, worse: Path, 
     assert rival.images == report.scores.n == other.scores.n
     assert rival.macro_f1 == pytest.approx(other.scores.macro_f1, abs=1e-12)
     assert rival.against.difference == pytest.approx(report.scores.macro_f1 - other.scores.macro_f1, abs=1e-12)
-    assert rival.against.low > 0 and rival.against.verdict == "clearly better" and report.warnings == []
+    assert rival.against.verdict == "too few people" and report.warnings == []
     data = json.loads((worse / "data.json").read_text())
     moved = Path(shutil.copytree(worse, own_run.parent / "moved"))
     data["people"] = {"train": data["people"]["train"] + data["people"]["val"], "val": []}
@@ -169,12 +162,12 @@ def test_the_default_slices() -> None:
 
 def test_an_interval_of_shares_by_resampling() -> None:
     rng = np.random.default_rng(1)
-    people = np.repeat([f"p{i}" for i in range(12)], 4).astype(object)
-    right = rng.random(48) < np.repeat(rng.random(12), 4)
-    low, high = slices.accuracy_interval(right, people)
-    per_person = right.reshape(12, 4).mean(1)
-    draws = [per_person[rng.integers(12, size=12)].mean() for _ in range(4000)]
-    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.03)
+    people = np.repeat([f"p{i}" for i in range(60)], 4)
+    right = rng.random(240) < np.repeat(rng.random(60), 4)
+    made = metrics.share_interval(right, people.tolist())
+    per_person = right.reshape(60, 4).mean(1)
+    draws = [per_person[rng.integers(60, size=60)].mean() for _ in range(4000)]
+    assert (made.low, made.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.015)
 
 
 def test_what_cannot_be_compared(own_run: Path, cache: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_what_is_shown_of_a_photo(run: Path, synthetic: Any) -> None:
 
     finder: Any = Finder(chosen, other)
     seen = demo.show(predictor, finder, photo, attend)
-    probabilities = predictor.of_crops({"face": crop[None]})[0]
+    probabilities = predictor.of_crops({"face": crop[None]})[0][0]
     label = int(probabilities.argmax())
     assert label == 5 and asked[0][1] == label and np.array_equal(asked[0][0], crop)
     assert seen.text.startswith("normal/female (class 5") and "2 faces; ambiguous, close call." in seen.text

@@ -216,7 +216,11 @@ def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> N
     found = pd.DataFrame({"image": wrong[:1], "check": "label_<odd>", "severity": 0.7, "detail": "odd & bad"})
     found.to_parquet(own_cache / "audit/findings.parquet")
 
-    done = explain(run, own_cache, tmp_path / "out", split="val", sure=0.5)
+    second = Path(shutil.copytree(run, tmp_path / "second"))
+    alone = explain(run, own_cache, tmp_path / "alone", split="val", sure=0.5)
+    assert alone.drafted == 0 and alone.doubtful >= 2 and alone.expected is None
+    assert not read_decisions(alone.draft)
+    done = explain(run, own_cache, tmp_path / "out", split="val", sure=0.5, also=[second])
     page = (done.folder / "explain.html").read_text()
     assert done.images == 30 - 2 * ("0000" in held) and done.wrong >= 2
     for image in wrong:
@@ -234,12 +238,14 @@ def test_the_page_and_the_draft(run: Path, own_cache: Path, tmp_path: Path) -> N
     for d in drafted:
         if d.image in wrong and d.value.startswith("gender"):
             assert (d.verdict, d.value, d.expected) == ("relabel", "gender=female", "gender=male")
-            assert d.content == view.table.set_index("image")["content"][d.image] and "wrong in 1 of 1" in d.reason
+            assert d.content == view.table.set_index("image")["content"][d.image] and "2 of 2 say so" in d.reason
     merged = decisions.merge([], drafted)
     assert len(merged.added) == len(drafted) and not merged.conflicts
     decisions.replace(own_cache / "decisions.csv", merged.added)
     assert {d.image for d in read_decisions(own_cache / "decisions.csv")} == {d.image for d in drafted}
-    assert explain(run, own_cache, tmp_path / "b", split="val", sure=1.0).drafted == 0
+    assert done.expected is not None and 0.5 <= done.expected <= 1
+    assert "Doubtful labels" in page and "2 of 2<td>yes" in page
+    assert explain(run, own_cache, tmp_path / "b", split="val", sure=1.0, also=[second]).drafted == 0
 
 
 def test_wrong_in_k_of_n(run: Path, cache: Path, tmp_path: Path) -> None:

@@ -499,3 +499,37 @@ def test_a_sidecar_of_before_targets_means_joint(run: Path, tmp_path: Path) -> N
     (copy / "best.json").write_text(json.dumps(old))
     sidecar = checkpoint.load_best(copy, torch.device("cpu"))[1]
     assert sidecar.answers().kind == "joint" and sidecar.tta == "none"
+
+
+def test_scores_that_chose_no_epoch_stand_beside_the_best(run: Path) -> None:
+    records, result = runs.read_metrics(run), runs.read_result(run)
+    f1 = [r["macro_f1"] for r in records]
+    assert result["last"]["macro_f1"] == f1[-1]
+    assert result["mean of last five"]["macro_f1"] == pytest.approx(sum(f1[-5:]) / len(f1[-5:]))
+    sentence = (
+        f"chosen on these people: best {max(f1):.4f} (epoch {1 + f1.index(max(f1))}), last {f1[-1]:.4f},"
+        f" mean of last five {result['mean of last five']['macro_f1']:.4f}"
+    )
+    assert runs.chosen(run) == sentence and sentence in (run / "report.html").read_text()
+    assert runs.latest([{"macro_f1": k / 10, "accuracy": 1.0} for k in range(10)])["mean of last five"] == {
+        "macro_f1": pytest.approx(0.7), "accuracy": 1.0
+    }  # fmt: skip
+
+
+def test_select_last_chooses_nothing(
+    cache: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last weights are kept though an earlier epoch is better, and patience does not end the fit."""
+    settings = config(select__by="last", select__patience=1)
+    assert (settings.select.by, settings.select.epoch) == ("macro_f1", "last")
+    worse = iter(np.repeat([0.9, 0.5, 0.1], 2).tolist())
+    monkeypatch.setattr(loop, "criterion", lambda scores, by: next(worse) if by == "macro_f1" else 0.0)
+    monkeypatch.setattr(loop, "epochs_since_best", lambda stops: 99)
+    done = fit(cache, settings, out=tmp_path / "run")
+    assert done.best["epoch"] == done.epochs == 3
+    assert json.loads((done.run / "best.json").read_text())["epoch"] == 3
+    assert runs.chosen(done.run).startswith("nothing was chosen on these people: last epoch (3)")
+    with pytest.raises(UsageError, match="greedy soup is chosen"):
+        config(select__by="last", select__soup="greedy", select__last=2)
+    with pytest.raises(UsageError, match="a plateau is"):
+        fit(cache, config(select__by="last", schedule__kind="plateau"), out=tmp_path / "plateau")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from maskprep.audit.predictions import mislabelled
 from maskprep.labels.schema import Attribute, Schema
 from masktrain.cli import app as cli
-from masktrain.pages import report
+from masktrain.pages import report, suspects
 from masktrain.score import origins
 from masktrain.score.origins import Evidence
 
@@ -76,18 +78,67 @@ def test_nothing_wrong_and_nothing_known() -> None:
     assert not any("people" in o.what for o in origins.rank(TRUTH, SAID, nobody, SCHEMA, Evidence({})))
 
 
-def test_confident_learning_finds_what_cleanlab_does() -> None:
-    find = pytest.importorskip("cleanlab.filter").find_label_issues
-    rng = np.random.default_rng(0)
-    schema = Schema((Attribute("a", ("x", "y", "z")),))
-    labels = rng.integers(0, 3, 400)
-    said = np.where(rng.random(400) < 0.85, labels, rng.integers(0, 3, 400))
-    sure = np.array([0.2, 0.6, 3.0])  # of one class more than of another: limits of their own
-    p = rng.dirichlet([1, 1, 1], 400) + sure[said][:, None] * np.eye(3)[said]
-    p /= p.sum(1, keepdims=True)
-    mine = origins.confident(labels, p, schema)
-    theirs = find(labels, p, filter_by="confident_learning", n_jobs=1)
-    assert 10 < mine.sum() < (p.argmax(1) != labels).sum() - 10 and (mine == theirs).all()
+def planted(accuracy: float, wrong: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Labels of which a share is wrong, the truth, and the probabilities of two overconfident runs, [1200, 2] each.
+
+    Their evidence is normal; a part of it is the image's own, which both see.
+    """
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, 1200)
+    labels = np.where(rng.random(1200) < wrong, 1 - truth, truth)
+    reach = NormalDist().inv_cdf(accuracy)
+    own = rng.normal(size=1200)
+    runs = []
+    for _ in range(2):
+        evidence = (2 * truth - 1) * reach + np.sqrt(0.7) * own + np.sqrt(0.3) * rng.normal(size=1200)
+        p = 1 / (1 + np.exp(-2.5 * 2 * reach * evidence))  # the log-odds are 2 * reach * evidence
+        runs.append(np.stack([1 - p, p], 1))
+    return labels, truth, runs
+
+
+def test_planted_label_errors_are_drafted_and_few_others() -> None:
+    """Before: what one run says with a probability of 0.9, whatever it knows."""
+    schema = Schema((Attribute("a", ("x", "y")),))
+    before, after, expected = [], [], []
+    for seed in range(5):
+        for accuracy in (0.8, 0.97, 0.995):
+            labels, truth, runs = planted(accuracy, 0.03, seed)
+            bad = labels != truth
+            first = (runs[0].argmax(1) != labels) & (runs[0].max(1) >= 0.9)
+            before.append((bad & first).sum() / np.array([first.sum(), bad.sum()]))
+            told = np.array([p.argmax(1) for p in runs])
+            found, unknown = suspects.doubts(labels, np.mean(runs, 0), told, schema, 0.9)
+            assert (unknown == ("a",)) == (accuracy == 0.8)
+            if accuracy == 0.8:
+                assert not found  # as it errs far more often than people do
+                continue
+            drafted = [d for d in found if d.agree > 1]
+            right = sum(bool(bad[d.row]) for d in drafted)
+            after.append((right / len(drafted), right / bad.sum()))
+            expected.append(np.mean([d.probability for d in drafted]))
+    precision, recall = np.mean(before, 0)
+    assert precision < 0.65 and recall > 0.85
+    precision, recall = np.mean(after, 0)
+    assert precision > 0.95 and recall > 0.75
+    assert precision == pytest.approx(np.mean(expected), abs=0.05)
+
+
+def test_no_label_is_doubted_where_all_are_right() -> None:
+    labels, _, runs = planted(0.95, 0.0)
+    p = np.mean([p**4 / (p**4).sum(1, keepdims=True) for p in runs], 0)  # far too sure: only a temperature mends that
+    assert ((p.argmax(1) != labels) & (p.max(1) >= 0.9)).sum() > 10
+    said = mislabelled(labels, p)
+    assert said is not None and (said[1] >= 0.9).sum() <= 1
+
+
+def test_a_share_of_wrong_labels_by_hand() -> None:
+    """Of 1000 labels 50 are wrong, where a perfect model is sure: so is the answer, whatever the temperature."""
+    labels = np.repeat([0, 1], 500)
+    said = np.where(np.arange(1000) % 20 == 0, 1 - labels, labels)
+    other, wrong = mislabelled(labels, np.where(np.eye(2)[said] > 0, 0.999, 0.001)) or pytest.fail("gated")
+    assert (other == 1 - labels).all() and (wrong[said != labels] > 0.95).all() and (wrong[said == labels] < 0.01).all()
+    frequent = np.where(np.arange(1000) < 40, 1, 0)  # a model that says 0 of all is right in 96 %
+    assert mislabelled(frequent, np.tile([0.99, 0.01], (1000, 1))) is None
 
 
 def test_what_a_cache_knows(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None
     assert "last.ckpt" in made.left_out and not any(n.endswith(".html") for n in made.left_out)
     back = pack.unpack(tmp_path / "run.zip", tmp_path / "elsewhere" / "theirs").place
     theirs = {p.relative_to(back).as_posix() for p in back.rglob("*") if p.is_file()}
-    assert {"best.safetensors", "best.json", "config.yaml", "data.json", "oof.parquet", "report.html"} <= theirs
+    assert {"best.safetensors", "best.json", "config.yaml", "data.json", "oof.parquet"} <= theirs
     assert all((back / n).read_bytes() == (run / n).read_bytes() for n in theirs)
     moved = tmp_path / "their cache"
     shutil.copytree(cache, moved)
@@ -42,6 +42,23 @@ def test_a_run_is_used_elsewhere(run: Path, cache: Path, tmp_path: Path) -> None
     assert compare([run, back]).rows[0].scores == compare([run, back]).rows[1].scores
     for kept in run.glob("eval-people-val.*"):
         kept.unlink()
+
+
+def test_no_faces_unless_asked(run: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(run, tmp_path / "own"))
+    (own / "explain").mkdir()
+    photo = "data:image/jpeg;base64,"
+    for name in ("explain/explain.html", "explain/decisions-draft-2.csv", "explain/attention.csv"):
+        (own / name).write_text(photo if name.endswith("html") else "image\n")
+    assert "data:image/" in (own / "report.html").read_text()
+    without = pack.pack(own, tmp_path / "a.zip")
+    assert without.faces == ("explain/decisions-draft-2.csv", "explain/explain.html", "report.html")
+    with zipfile.ZipFile(tmp_path / "a.zip") as made:
+        assert not any(b"data:image/" in made.read(name) for name in made.namelist())
+        assert not set(without.faces) & set(made.namelist()) and "explain/attention.csv" in made.namelist()
+    pack.pack(own, tmp_path / "b.zip", with_faces=True)
+    with zipfile.ZipFile(tmp_path / "b.zip") as made:
+        assert set(without.faces) <= set(made.namelist())
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
@@ -203,4 +220,8 @@ def test_the_commands(
             cli.main()
         assert done.value.code == 0
     out = capsys.readouterr().out
-    assert "left out last.ckpt" in out and (tmp_path / "runs" / run.name / "best.json").is_file()
+    assert (
+        "left out last.ckpt" in out
+        and "no faces: report.html stay here" in out
+        and (tmp_path / "runs" / run.name / "best.json").is_file()
+    )

@@ -24,7 +24,8 @@ from maskprep.dataset.view import open_view
 from maskprep.errors import UsageError, UserError
 from masktrain.answer import draw, graph, live, model, table, video
 from masktrain.answer.model import Model
-from masktrain.answer.predict import link, predict, read_list
+from masktrain.answer.photos import link, read_list
+from masktrain.answer.predict import predict
 from masktrain.answer.spec import CropSpec, ModelSpec
 
 Pixels = NDArray[np.uint8]

@@ -61,13 +61,13 @@ def test_labels_that_are_not_what_the_attributes_make(cache: Path) -> None:
 def test_a_person_or_a_file_on_both_sides(cache: Path) -> None:
     view = open_view(cache)
     both = split(view, 0.2, 0)
-    assert preflight.people(view, both).ok
+    assert preflight.people(view, view.table, both).ok
     shared = dataclasses.replace(both, train=np.append(both.train, both.val[0]))
-    found = preflight.people(view, shared)
+    found = preflight.people(view, view.table, shared)
     assert not found.ok and "1 people and 1 files" in found.text
     table = view.table.copy()
     table.loc[both.val[0], "content"] = table.loc[both.train[0], "content"]
-    found = preflight.people(dataclasses.replace(view, table=table), both)
+    found = preflight.people(view, table, both)
     assert not found.ok and "0 people and 1 files" in found.text
 
 

@@ -251,10 +251,10 @@ def test_intervals_of_classes() -> None:
     truth = rng.integers(0, 3, 300)
     predicted = np.where(rng.random(300) < 0.7, truth, rng.integers(0, 3, 300))
     people = [str(i // 3) for i in range(300)]
-    low, high = metrics.class_intervals(truth, predicted, people, 4)
+    sure = metrics.class_intervals(truth, predicted, people, 4)
     f1 = [c.f1 for c in metrics_of(truth, predicted)]
-    assert all(lo < f < hi for lo, f, hi in zip(low[:3], f1, high[:3], strict=True)) and high[3] == 0
-    assert (high[:3] - low[:3]).max() < 0.25
+    assert all(i.low < f < i.high < i.low + 0.25 for i, f in zip(sure, f1, strict=False))
+    assert sure[3].people == 0 and sure[3].text() == "too few people"
 
 
 def metrics_of(truth: np.ndarray, predicted: np.ndarray) -> tuple[metrics.ClassScore, ...]:

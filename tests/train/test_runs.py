@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_the_score_is_that_of_all_held_out_answers(crossed: Path) -> None:
     assert about["out_of_fold"]["macro_f1"] == pytest.approx(expected, abs=1e-12)
     assert about["note"] == "does it add up?" and len(about["each"]) == 3
     assert about["interval"]["low"] <= expected <= about["interval"]["high"] and about["interval"]["people"] == 30
+
+
+def test_the_other_folds_choose_the_epoch(crossed: Path) -> None:
+    curves = [[0.1, 0.2, 0.9], [0.3, 0.2, 0.1], [0.5, 0.4], [0.3, 0.7, 0.5]]
+    # without fold 1: .37, .43, .33 (the third stays at .4); without 2: .30, .43, .60; without 3: .23, .37, .50, but it
+    # has two epochs; without 4: .30, .27, .47
+    assert crossfit.best_elsewhere(curves) == [2, 3, 2, 3]
+    oof, about = pd.read_parquet(crossed / "oof.parquet"), json.loads((crossed / "folds.json").read_text())
+    records = [runs.read_metrics(crossed / f"fold-{k}") for k in (1, 2, 3)]
+    epochs = crossfit.best_elsewhere([[r["macro_f1"] for r in each] for each in records])
+    for k, (epoch, score) in enumerate(zip(epochs, about["each"], strict=True), 1):
+        own = oof[oof["fold"] == k]
+        predicted = own.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+        assert metrics.macro_f1(metrics.confusion(own["label"].to_numpy(), predicted, 6)) == pytest.approx(score)
+        assert score == pytest.approx(records[k - 1][epoch - 1]["macro_f1"])
+    assert f"not chosen on these people: epochs {', '.join(map(str, epochs))}," in about["chosen"]
+
+
+def test_folds_of_an_earlier_version_say_that_they_chose(crossed: Path, cache: Path, tmp_path: Path) -> None:
+    old = Path(shutil.copytree(crossed, tmp_path / "old"))
+    for folder in old.glob("fold-*"):
+        shutil.rmtree(folder / "oof")
+    done = crossfit.resume(old, cache)
+    assert done.chosen.startswith("chosen on these people: the best epoch of each fold")
+    assert done.folds == [runs.read_result(old / f"fold-{k}")["best"]["macro_f1"] for k in (1, 2, 3)]
 
 
 def test_the_folds_answer_together(crossed: Path, cache: Path, call: Call, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from maskprep.audit.context import Context
 from maskprep.audit.findings import Hit, NotRunError, check, ramp
+from maskprep.audit.predictions import mislabelled
 from maskprep.base import missing_extra
 
 HOPELESS = 0.3
@@ -17,6 +18,9 @@ HOPELESS = 0.3
 
 DOUBT = 0.3
 """Severity of a disagreement that says nothing."""
+
+ALONE = 0.45
+"""Largest severity of what one run alone says."""
 
 
 def weighed(severity: float, errors: float) -> float:
@@ -58,8 +62,9 @@ def pooled(c: Context, name: str) -> tuple[pd.Series, pd.DataFrame]:
 
 @check("Runs that never saw the image are sure of another label (confident learning).")
 def model_label_issue(c: Context) -> Iterable[Hit]:
-    """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity is how
-    much surer the runs are of the other class, :func:`weighed` by how often they are wrong."""
+    """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity
+    follows how probable it is that the label is wrong, see ``mislabelled``. It stays below likely where the runs
+    do not know the attribute (accuracy below 0.9), or fewer than two of them say so."""
     c.once(joint)
     try:
         from cleanlab.filter import find_label_issues
@@ -74,12 +79,15 @@ def model_label_issue(c: Context) -> Iterable[Hit]:
         cut = cut / np.maximum(1e-12, cut.sum(axis=1, keepdims=True))
         short = np.searchsorted(present, truth)
         issues = find_label_issues(short, cut, filter_by="both", n_jobs=1)
-        errors = float((cut.argmax(axis=1) != short).mean())
+        doubts = mislabelled(short.astype(np.int64), cut)
+        each = c.once(of_attribute, name)[1].idxmax(axis=1)
         classes = [c.schema[name].classes[k] for k in present]
         for i in map(int, np.flatnonzero(issues & (cut.argmax(axis=1) != short))):
             label, other = int(short[i]), int(cut[i].argmax())
             given, told = float(cut[i, label]), float(cut[i, other])
-            severity = weighed(0.5 + 0.45 * max(0.0, told - given), errors)
+            agree = int((each.loc[[truth.index[i]]] == present[other]).sum())
+            severity = DOUBT if doubts is None else DOUBT + (0.95 - DOUBT) * float(doubts[1][i])
+            severity = severity if agree > 1 else min(severity, ALONE)
             text = f"{name} is '{classes[label]}' ({given:.0%}), the runs say '{classes[other]}' ({told:.0%})"
             yield truth.index[i], severity, text
 

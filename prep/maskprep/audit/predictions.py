@@ -14,6 +14,13 @@ from maskprep.labels import Schema
 
 OOF = "oof.parquet"  # the name of the file in a run's folder
 
+KNOWN = 0.9
+"""Accuracy on held-out people from which on a model's doubts say something about labels; it must also err at most half
+as often as the most frequent class does."""
+
+MISLABELLED = 0.05
+"""Largest share of wrong labels that is believed: what a model errs beyond it is its own."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -82,3 +89,42 @@ def check(file: Path, labels: NDArray[np.float64 | np.int64], values: NDArray[np
     if (off := np.abs(values.sum(axis=1) - 1) > 0.05).any():
         row = int(off.argmax()) + 1
         raise UserError(f"'{file}', row {row}, does not add up to 1.", "The columns p_0 .. are probabilities.")
+
+
+def mislabelled(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """The likeliest class other than each label's int64 [n], and how probable it is that the label is wrong and that
+    class right float64 [n]; None where the model does not know the attribute well enough, see :data:`KNOWN`.
+
+    A share r of the labels is taken to be wrong, evenly over the other classes. This share and the temperature of the
+    probabilities are the likeliest together (on a grid); then Bayes' rule. A model that errs on the same images with
+    full confidence cannot be told from wrong labels: that is what the agreement of several is for.
+
+    Args:
+        labels: classes of one attribute int64 [n].
+        probabilities: of these classes by models that were not trained on the person [n, K].
+    """
+    count, classes = probabilities.shape
+    own = np.arange(count)
+    if not count or classes < 2:
+        return None
+    errors = float((probabilities.argmax(1) != labels).mean())
+    if errors > min(1 - KNOWN, 0.5 * (1 - np.bincount(labels).max() / count)):
+        return None
+    logs = np.log(np.maximum(probabilities, 1e-12))
+    best, found = -np.inf, (logs, 0.0)
+    for temperature in np.geomspace(0.5, 12, 30):
+        powers = np.exp((logs - logs.max(1, keepdims=True)) / temperature)
+        table = powers / powers.sum(1, keepdims=True)
+        right = table[own, labels]
+        for share in MISLABELLED * np.array([0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0]):
+            likely = np.log((1 - share) * right + share / (classes - 1) * (1 - right) + 1e-300).mean()
+            if likely > best:
+                best, found = likely, (table, float(share))
+    table, share = found
+    others = table.copy()
+    others[own, labels] = -1.0
+    other, right = others.argmax(1), table[own, labels]
+    wrong = share / (classes - 1)
+    return other, wrong * table[own, other] / ((1 - share) * right + wrong * (1 - right) + 1e-300)

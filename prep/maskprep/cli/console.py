@@ -142,7 +142,7 @@ def understood(session: Session, following: str) -> None:
     """The labels that came with the photos, and the next command."""
     schema = Schema.from_dict(session.cache.read()["schema"])
     images = read_table(session.cache.images)
-    labels(inventory.take(images, schema, dict(session.cache.read()["source"].get("labels", {}))))
+    labels(inventory.take(images, schema, session.cache.read()["source"]))
     out.print(f"next      {escape(following)}")
 
 
@@ -163,13 +163,15 @@ def labels(found: Inventory) -> None:
     if found.attributes:
         grid.add_row("complete", f"{found.complete} of {found.photos} photos have every label")
     people, origin = found.persons
-    grid.add_row("persons", f"{people}, from {escape(origin)}" if people else "none known: photos stand for themselves")
+    grid.add_row("persons", f"{people}, from {escape(origin)}" if people else "none known")
     if found.unused:
         names = [f"{name} ({why})" for name, why in found.unused.items()]
         grid.add_row("not used", escape(some(names, 6)))
     if found.lists:
         grid.add_row("read", escape(", ".join(found.lists)))
     out.print(grid)
+    for head, text in zip(("[yellow]warning[/yellow]", " " * 7), found.doubts, strict=False):
+        out.print(f"{head}   {escape(text)}")
 
 
 def shorten(name: str) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from maskprep.base import UsageError, UserError, read_json, some
 from maskprep.crops import CHANNELS, FOREGROUND, SOLID, Background, moments
-from maskprep.labels import Schema
+from maskprep.labels import Schema, persons
 from maskprep.store import INDEX, MATTES, VIEW, Cache, cure, fingerprint, inputs_of, read_table, values_mark
 
 DEFAULT_VIEW = "face"
@@ -67,6 +67,15 @@ class View:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def persons_known(self) -> float:
+        """Share of the images of the split train whose person is known, see :func:`maskprep.labels.persons.known`."""
+        return persons.known(self.table, self.dataset.get("source"))
+
+    def person_doubts(self) -> tuple[str, ...]:
+        """What follows where persons are not known, and how to say who is who."""
+        return persons.doubts(self.table, self.dataset.get("source"), self.schema)
 
     def before(self, background: Background) -> View:
         """The same view with something else behind its subjects; nothing is read before it is gathered."""

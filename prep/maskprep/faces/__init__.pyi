@@ -3,8 +3,6 @@ from .choice import Choice as Choice
 from .choice import ChooseSettings as ChooseSettings
 from .choice import Habit as Habit
 from .choice import Place as Place
-from .choice import candidates as candidates
-from .choice import choose as choose
 from .choice import compare as compare
 from .choice import habit as habit
 from .choice import place as place
@@ -13,15 +11,12 @@ from .detect import DetectSettings as DetectSettings
 from .detect import Faces as Faces
 from .detect import detections as detections
 from .detectors import DETECTORS as DETECTORS
-from .detectors import Detection as Detection
 from .detectors import Find as Find
 from .detectors import open_detectors as open_detectors
 from .drawing import draw_faces as draw_faces
 from .face import CREDIBLE as CREDIBLE
 from .face import SAME_FACE_IOU as SAME_FACE_IOU
-from .face import Face as Face
 from .face import iou as iou
 from .search import find_faces as find_faces
-from .subjects import NOT_SOUGHT as NOT_SOUGHT
 from .subjects import Choose as Choose
 from .subjects import Subjects as Subjects

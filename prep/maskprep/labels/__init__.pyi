@@ -1,5 +1,6 @@
 from . import inventory as inventory
 from . import layouts as layouts
+from . import persons as persons
 from . import table as table
 from .changes import Changes as Changes
 from .changes import apply as apply

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.labels import persons
 from maskprep.labels.columns import cells
 from maskprep.labels.schema import Schema
 
@@ -39,6 +40,7 @@ class Inventory:
         complete: how many have a class of every attribute.
         attributes: of the schema, in order.
         persons: how many people are known, and where from.
+        doubts: what follows where they are not known, and how to say who is who; see :mod:`maskprep.labels.persons`.
         unused: columns that became no label -> why.
         lists: files besides photos that were read.
     """
@@ -47,19 +49,21 @@ class Inventory:
     complete: int
     attributes: tuple[AttributeCount, ...]
     persons: tuple[int, str]
+    doubts: tuple[str, ...]
     unused: dict[str, str]
     lists: tuple[str, ...]
 
 
-def take(images: pd.DataFrame, schema: Schema, record: Mapping[str, Any]) -> Inventory:
+def take(images: pd.DataFrame, schema: Schema, source: Mapping[str, Any]) -> Inventory:
     """Count the labels as found.
 
     Args:
         images: images.parquet.
         schema: what is classified.
-        record: ``source.labels`` of dataset.json, parts of :class:`~maskprep.labels.layouts.Described`; empty for
+        source: that of dataset.json; its ``labels`` are parts of :class:`~maskprep.labels.layouts.Described`, absent in
             caches of earlier versions.
     """
+    record = source.get("labels", {})
     origins, refused = record.get("origins", {}), record.get("refused", {})
     attributes: list[AttributeCount] = []
     indices: list[list[int | None]] = []
@@ -76,6 +80,7 @@ def take(images: pd.DataFrame, schema: Schema, record: Mapping[str, Any]) -> Inv
         complete=sum(None not in row for row in zip(*indices, strict=True)),
         attributes=tuple(attributes),
         persons=(int(images["person"].nunique()), origins.get("person", "")),
+        doubts=persons.doubts(images, source, schema),
         unused=dict(record.get("unused", {})),
         lists=tuple(record.get("lists", ())),
     )

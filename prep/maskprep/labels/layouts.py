@@ -41,6 +41,7 @@ class SourceSettings:
         csv: CSV or XLSX file of the ``csv`` layout, relative to the photo folder.
         columns: our column name -> the CSV's (path, person, split, and every attribute).
         person: regular expression searched in the relative path; group ``person``, or the first group, is the person.
+        independent: no two photos are of one person, so that none needs to be known.
 
     Raises:
         UsageError: an unknown layout or a broken expression.
@@ -50,6 +51,7 @@ class SourceSettings:
     csv: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     person: str | None = None
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:

@@ -41,7 +41,7 @@ def survey(session: Session) -> Status:
         images = tables.table("images")
         counts["split"] = _count(images["split"])
         counts["error"] = _count(images["error"].dropna())
-        labels = inventory.take(images, schema, source_labels(cache))
+        labels = inventory.take(images, schema, cache.read()["source"])
     if not stages["duplicates"].why:
         counts["pairs"] = _count(read_table(cache.duplicates, ["kind"])["kind"])
     if cache.subjects.is_file():
@@ -58,11 +58,6 @@ def _waits(stage: Stage, tables: Tables) -> StageStatus | None:
     if "choose" in stage.needs and list(tables.table("choose")["image"]) != list(tables.table("images")["image"]):
         return StageStatus(stage.name, 0, 0, 0, "waits for 'choose'")
     return None
-
-
-def source_labels(cache: Cache) -> dict[str, Any]:
-    """Where labels came from, as dataset.json has it; empty for caches of earlier versions."""
-    return dict(cache.read()["source"].get("labels", {}))
 
 
 def _count(column: pd.Series[Any]) -> dict[str, int]:

@@ -41,8 +41,8 @@ def rows(
     probe: str | None = None,
     batch_size: int = 64,
     device: str = "auto",
-) -> list[tuple[str, Ints]]:
-    """Each baseline's name and its answers [n]; whatever they know is from the run's training people.
+) -> list[tuple[str, metrics.Answers]]:
+    """Each baseline's name and its answers, [n] or shares [n, C]; what they know is from the run's training people.
 
     Args:
         probe: network of the linear probe, with its pretrained weights.

@@ -15,6 +15,7 @@ from maskprep.faces import DETECTORS
 from maskprep.weights import REGISTRY
 from masktrain.answer.model import Model
 from masktrain.answer.spec import CropSpec
+from masktrain.data.units import of_people, unit
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics, slices
@@ -26,6 +27,7 @@ EVALUATION: dict[str, type] = {
     "scores.accuracy": float,
     "interval.low": float,
     "interval.high": float,
+    "interval.people": int,
     "warnings": list,
 }
 """What the card takes from the scores that evaluate has kept."""
@@ -53,8 +55,10 @@ def write(run: Path, predictor: Model) -> str:
         ],
         "calibration": predictor.calibration,
         "settings": _settings(run),
-        "images": {"left out": {}} | data["images"],
-        "people": data["people"],
+        "left_out": data["images"].get("left out", {}),
+        "trained": of_people(data["images"]["train"], len(data["people"]["train"])),
+        "held_out": of_people(data["images"]["val"], len(data["people"]["val"])),
+        "doubts": data.get("persons", {}).get("doubts", [])[:1],
         "counts": counts,
         "evaluations": evaluated,
         "warnings": warnings,
@@ -66,7 +70,10 @@ def write(run: Path, predictor: Model) -> str:
         "licences": _licences(predictor),
     }
     source = files("masktrain.answer").joinpath("card.md.j2").read_text(encoding="utf-8")
-    return template.from_string(source).render(values | _scores(run, predictor))
+    values |= _scores(run, predictor)
+    if values.get("counted") == "images":  # people are no column of their own then
+        values["slices"] = [(*row[:2], *row[3:]) for row in values["slices"]]
+    return template.from_string(source).render(values)
 
 
 def _settings(run: Path) -> list[str]:
@@ -83,14 +90,18 @@ def _scores(run: Path, predictor: Model) -> dict[str, Any]:
         return {"scores": None}
     held, schema = heldout.read(run), predictor.schema
     predicted, people = held.probabilities.argmax(1), held.people.tolist()
+    number, images = len(set(people)), len(people)
     scores = metrics.score(held.labels, predicted, schema)
     parts = slices.score(held.labels, predicted, people, schema, {}, slices.default(schema, []))
     return {
         "scores": scores,
+        "counted": unit(number, images),
+        "scored": of_people(images, number),
+        "chosen": runs.chosen(run),
         "interval": metrics.interval(held.labels, predicted, people, schema.num_classes),
         "attributes": [(name, v["macro_f1"], v["accuracy"]) for name, v in scores.attributes.items()],
         "class_scores": [(c.name, c.support, c.precision, c.recall, c.f1) for c in scores.classes],
-        "slices": [(p.value, p.images, p.people, p.accuracy, f"{p.low:.3f} to {p.high:.3f}") for p in parts],
+        "slices": [(p.value, p.images, p.people, p.accuracy, p.interval) for p in parts],
     }
 
 
@@ -105,7 +116,9 @@ def evaluations(run: Path) -> tuple[list[Row], list[str]]:
     for file in sorted(run.glob("eval-*.json")):
         report = read_json(file, EVALUATION, "Delete it, or evaluate the run again.")
         s, i = report["scores"], report["interval"]
-        rows.append((report["what"], s["n"], s["macro_f1"], f"{i['low']:.4f} to {i['high']:.4f}", s["accuracy"]))
+        rows.append(
+            (report["what"], s["n"], s["macro_f1"], metrics.between(i["low"], i["high"], i["people"]), s["accuracy"])
+        )
         warnings += [f"{report['what']}: {warning}" for warning in report["warnings"]]
     return rows, warnings
 

@@ -115,6 +115,7 @@ def answer(
     spec = model.spec
     probabilities = np.zeros((len(asked), len(spec.classes)), dtype=np.float32)
     probabilities[:, spec.fallback] = 1.0
+    numbers = {name: np.full(len(asked), np.nan) for name in model.numbers}
     rows = rows_of(pictures, asked.images["image"])
     cropped = rows >= 0
     known = np.ones(len(asked), dtype=bool)
@@ -124,13 +125,17 @@ def answer(
         found = cropped & (place >= 0)
         known = found | ~cropped
         probabilities[found] = model.calibration.temper(held.probabilities[place[found]])
+        for name in numbers.keys() & held.numbers.keys():
+            numbers[name][found] = held.numbers[name][place[found]]
     else:
-        probabilities[cropped] = model(pictures, rows[cropped], batch_size)
+        probabilities[cropped], told = model.read(pictures, rows[cropped], batch_size)
+        for name, values in told.items():
+            numbers[name][cropped] = values
     decided = model.decide(probabilities)
     decided[~cropped] = spec.fallback
     images, people = asked.images["image"].to_numpy(dtype=object), np.array(asked.people, dtype=object)
     table = probabilities.astype(np.float64)
-    return Predictions(images, people, asked.truth, table, model.schema, decided, cropped), known
+    return Predictions(images, people, asked.truth, table, model.schema, decided, cropped, numbers=numbers), known
 
 
 def _fair(model: Model, pictures: View, asked: EvalSet, data: dict[str, Any]) -> tuple[Model, list[str]]:

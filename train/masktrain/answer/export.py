@@ -78,7 +78,7 @@ def export(
         _check_folder(run, out, [*(FILES[name] for name in formats), ABOUT, CARD], force)
     model = load(run, "cpu")
     crops, images = real_crops(model, run, cache)
-    expected = model.of_crops(crops)
+    expected, _ = model.of_crops(crops)
     graph = model.graph
     graph.temperature = model.calibration.temperature
     folder = out or run / "export"
@@ -173,9 +173,9 @@ def _write(
         state = {k: v.contiguous().clone() for k, v in graph.state_dict().items()}
         save_file(state, file, metadata={k: json.dumps(v) for k, v in described(model).items()})
         graph.load_state_dict(load_file(file))
-        return graph.answer([crops[i.view] for i in model.spec.inputs])
+        return graph.answer([crops[i.view] for i in model.spec.inputs])[0]
     with _quietly():
-        return load(file).of_crops(crops)
+        return load(file).of_crops(crops)[0]
 
 
 def _write_onnx(file: Path, program: Any, examples: tuple[torch.Tensor, ...], model: Model) -> None:

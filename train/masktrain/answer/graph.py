@@ -47,14 +47,21 @@ class JointMap(nn.Module):
         matrix: [K, C].
         offset: [C], 1 where the network is not asked.
         own: the network's class that stands for each joint class, int64 [C].
+        attributes: those that the network answers for.
     """
 
     matrix: Tensor
     offset: Tensor
 
-    def __init__(self, matrix: NDArray[np.bool_], offset: NDArray[np.bool_], own: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        matrix: NDArray[np.bool_],
+        offset: NDArray[np.bool_],
+        own: NDArray[np.int64],
+        attributes: Sequence[str],
+    ) -> None:
         super().__init__()
-        self.own, self.asked = own, ~offset
+        self.own, self.asked, self.attributes = own, ~offset, attributes
         self.register_buffer("matrix", torch.from_numpy(matrix).float())
         self.register_buffer("offset", torch.from_numpy(offset).float())
 
@@ -85,7 +92,7 @@ def joint_map(whole: Schema, own: Schema, attributes: Sequence[str], where: Wher
     if where is not None:
         classes = [whole[where.attribute].classes.index(c) for c in where.classes]
         asked = np.isin(theirs[:, whole.joint.index(where.attribute)], classes)
-    return JointMap(same(attributes) & asked, ~asked, same(shared).argmax(0).astype(np.int64))
+    return JointMap(same(attributes) & asked, ~asked, same(shared).argmax(0).astype(np.int64), attributes)
 
 
 class Combination(nn.Module):
@@ -131,6 +138,11 @@ class Combination(nn.Module):
             self.register_buffer("coefficients", torch.as_tensor(coefficients).float())
             self.register_buffer("intercepts", torch.as_tensor(intercepts).float())
 
+    @property
+    def weights(self) -> Tensor:
+        """Each member's weight in a mean over the groups [m]."""
+        return self.get_buffer("voice") @ self.get_buffer("share")
+
     def forward(self, tables: Tensor) -> Tensor:
         """Probabilities [n, C] of the members' probabilities [m, n, C]."""
         grouped = torch.einsum("gm,mnc->gnc", self.get_buffer("share"), tables)
@@ -150,7 +162,8 @@ class Combination(nn.Module):
 
 
 class Network(nn.Module):
-    """One network: normalises crops uint8 [n, H, W, 3] and gives probabilities [n, K], the mean over its looks.
+    """One network: normalises crops uint8 [n, H, W, 3] and gives probabilities [n, K] and numbers [n, A], the mean over
+    its looks.
 
     Args:
         model: in evaluation mode, on its device.
@@ -162,6 +175,7 @@ class Network(nn.Module):
         member: number of the graph's member that it belongs to.
         own: its class that stands for each class of the graph, int64 [C].
         asked: whether it has a say in each class of the graph, bool [C].
+        numbers: the A attributes that it answers with a number.
     """
 
     def __init__(
@@ -175,6 +189,7 @@ class Network(nn.Module):
         super().__init__()
         self.model, self.sidecar, self.precision, self.looks, self.mean_of = model, sidecar, precision, looks, mean
         self.target = sidecar.answers()
+        self.numbers = self.target.numbers
         for name, values in (("mean", sidecar.mean), ("std", sidecar.std)):
             scaled = torch.tensor(values, dtype=torch.float64).mul(255).float().view(1, 3, 1, 1)
             scaled = scaled.clamp(min=1.0) if name == "std" else scaled
@@ -185,11 +200,18 @@ class Network(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Probabilities of crops."""
+        return self.read(crops)[0]
+
+    def read(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and numbers of crops."""
         pixels = normalise(crops, self.get_buffer("mean"), self.get_buffer("std"))
         with self.precision.context() if self.precision.dtype is not None else contextlib.nullcontext():
             outputs = [self.model(view) for view in tta_views(pixels, self.looks)]
         tables = torch.stack([self.target.probabilities(o) for o in outputs])
-        return tables.mean(0) if self.mean_of == "probability" else tables.clamp(min=1e-12).log().mean(0).softmax(1)
+        numbers = torch.stack([self.target.values(o) for o in outputs]).mean(0)
+        if self.mean_of == "probability":
+            return tables.mean(0), numbers
+        return tables.clamp(min=1e-12).log().mean(0).softmax(1), numbers
 
 
 def tta_views(pixels: Tensor, looks: str) -> Iterator[Tensor]:
@@ -223,6 +245,7 @@ class Graph(nn.Module):
 
     Attributes:
         temperature: see :class:`masktrain.score.calibration.Calibration`; 1 for none.
+        numbers: the attributes that any member answers with a number.
     """
 
     def __init__(
@@ -237,6 +260,14 @@ class Graph(nn.Module):
         self.members, self.maps = nn.ModuleList(members), nn.ModuleList(m or nn.Identity() for m in maps)
         self.places, self.combination = list(places or [0] * len(members)), combination
         self.temperature = 1.0
+        self.numbers: list[str] = list(
+            dict.fromkeys(
+                name
+                for member, part in zip(members, maps, strict=True)
+                for name in member.numbers
+                if part is None or name in part.attributes
+            )
+        )
         for number, (member, place, to_joint) in enumerate(zip(members, self.places, maps, strict=True)):
             for network in _networks(member):
                 network.place, network.member = place, number
@@ -268,18 +299,42 @@ class Graph(nn.Module):
 
     def forward(self, *crops: Tensor) -> Tensor:
         """Probabilities float32 [n, C] of crops uint8 [n, H, W, 3], one tensor for each input."""
-        tables: list[Tensor] = [m(crops[place]) for m, place in zip(self.members, self.places, strict=True)]
-        factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
+        return self.read(*crops)[0]
+
+    def read(self, *crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities, and numbers float32 [n, A] of the attributes :attr:`numbers`.
+
+        A number is the mean of the members that answer it, each by its weight and, where it is asked about some classes
+        only, by their probability.
+        """
+        read = [m.read(crops[place]) for m, place in zip(self.members, self.places, strict=True)]  # type: ignore[operator]
+        factors = [to_joint(table) for to_joint, (table, _) in zip(self.maps, read, strict=True)]
         table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
         if self.temperature != 1.0:
             table = (table.clamp(min=1e-12).log() / self.temperature).softmax(1)
-        return table
+        return table, self._numbers(table, [numbers for _, numbers in read])
 
-    def answer(self, crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """:meth:`forward` of arrays, one for each input."""
+    def _numbers(self, table: Tensor, told: Sequence[Tensor]) -> Tensor:
+        """Numbers [n, A] of the joint probabilities [n, C] and of what each member says."""
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.numbers}
+        for k, (member, to_joint, numbers) in enumerate(zip(self.members, self.maps, told, strict=True)):
+            part = to_joint if isinstance(to_joint, JointMap) else None
+            share = torch.ones_like(table[:, 0]) if part is None else table @ (1 - part.offset)
+            if self.combination is not None:
+                share = share * self.combination.weights[k]
+            names: Sequence[str] = member.numbers  # type: ignore[assignment]
+            for name, values in zip(names, numbers.unbind(1), strict=True):
+                if part is None or name in part.attributes:
+                    parts[name].append((share, share * values))
+        sums = [[torch.stack(column).sum(0) for column in zip(*each, strict=True)] for each in parts.values()]
+        return torch.stack([total / weight for weight, total in sums], 1) if sums else table[:, :0]
+
+    def answer(self, crops: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """:meth:`read` of arrays, one for each input."""
         with torch.inference_mode():
             tensors = [torch.from_numpy(np.ascontiguousarray(c)).to(self.device) for c in crops]
-            return np.asarray(self(*tensors).float().cpu().numpy())
+            table, numbers = self.read(*tensors)
+            return np.asarray(table.float().cpu().numpy()), np.asarray(numbers.float().cpu().numpy())
 
 
 def _networks(member: nn.Module) -> list[Network]:

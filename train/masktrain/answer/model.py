@@ -34,13 +34,17 @@ SPEC_KEY, CALIBRATION_KEY = "masktrain.manual", "masktrain.calibration"
 Rows = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 Table = NDArray[np.float32]
+Read = tuple[Table, dict[str, NDArray[np.float64]]]
+"""Probabilities [n, C], and the numbers [n] of the attributes that are answered with one."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """An exported file: ``answer`` gives probabilities [n, C] of a batch, uint8 [n, H, W, 3] for each input."""
+    """An exported file: ``answer`` gives probabilities [n, C] of a batch, uint8 [n, H, W, 3] for each input, and its
+    numbers [n, 0]: there are none."""
 
-    answer: Callable[[Sequence[Pixels]], Table]
+    answer: Callable[[Sequence[Pixels]], tuple[Table, Table]]
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,11 @@ class Model:
         return self.source
 
     def __call__(self, view: View, rows: Rows, batch_size: int = 64) -> Table:
-        """Probabilities float32 [n, C] of some rows of a view's table, in their order.
+        """Probabilities float32 [n, C] of some rows of a view's table, in their order; see :meth:`read`."""
+        return self.read(view, rows, batch_size)[0]
+
+    def read(self, view: View, rows: Rows, batch_size: int = 64) -> Read:
+        """Probabilities and numbers of some rows of a view's table, in their order.
 
         What sees several kinds of crops finds the others in the same cache.
 
@@ -89,8 +97,8 @@ class Model:
 
         return self._answer(_ahead(gather, parts) if len(rows) else ())
 
-    def of_crops(self, crops: Mapping[str, Pixels], batch_size: int = 64) -> Table:
-        """Probabilities float32 [n, C] of crops in memory: for each input by name uint8 [n, H, W, 3] RGB, with the
+    def of_crops(self, crops: Mapping[str, Pixels], batch_size: int = 64) -> Read:
+        """Probabilities and numbers of crops in memory: for each input by name uint8 [n, H, W, 3] RGB, with the
         background that the input has.
 
         Raises:
@@ -99,17 +107,32 @@ class Model:
         given = [crops[i.view] for i in self.spec.inputs]
         return self._answer([c[k : k + batch_size] for c in given] for k in range(0, len(given[0]), batch_size))
 
-    def _answer(self, batches: Any) -> Table:
-        empty = np.zeros((0, len(self.spec.classes)), dtype=np.float32)
-        found = np.concatenate([empty, *(self.source.answer(batch) for batch in batches)]).astype(np.float32)
-        probabilities = self.calibration.temper(found)
+    def _answer(self, batches: Any) -> Read:
+        names = self.source.numbers
+        tables, numbers = [np.zeros((0, n), dtype=np.float32) for n in (len(self.spec.classes), len(names))]
+        found = [(tables, numbers), *(self.source.answer(batch) for batch in batches)]
+        tables, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        probabilities = self.calibration.temper(tables.astype(np.float32))
         if wrong := int((~np.isfinite(probabilities).all(1)).sum()):
             raise UserError(
                 f"{self.name} gives no finite probabilities for {wrong} of {len(probabilities)} crops: its weights or"
                 " normalisation are damaged.",
                 "Restore it from a copy, or train anew.",
             )
-        return probabilities
+        return probabilities, dict(zip(names, numbers.T.astype(np.float64), strict=True))
+
+    @property
+    def numbers(self) -> list[str]:
+        """The attributes that are answered with a number."""
+        return list(self.source.numbers)
+
+    def answers(
+        self, probabilities: Table, numbers: Mapping[str, NDArray[np.float64]]
+    ) -> Iterator[tuple[int, Table, dict[str, float]]]:
+        """Row by row of what :meth:`read` gives: the class decided on, probabilities [C], and numbers by attribute."""
+        decided = self.decide(probabilities).tolist()
+        for k, (answer, row) in enumerate(zip(decided, probabilities, strict=True)):
+            yield answer, row, {name: float(values[k]) for name, values in numbers.items()}
 
     def decide(self, probabilities: Table) -> Rows:
         """The class of each row [n]."""
@@ -160,8 +183,9 @@ def _open_onnx(file: Path) -> tuple[Program, Mapping[str, str]]:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [place.name for place in session.get_inputs()]
 
-    def answer(crops: Sequence[Pixels]) -> Table:
-        return np.asarray(session.run(None, dict(zip(names, crops, strict=True)))[0])
+    def answer(crops: Sequence[Pixels]) -> tuple[Table, Table]:
+        table = np.asarray(session.run(None, dict(zip(names, crops, strict=True)))[0])
+        return table, table[:, :0]
 
     return Program(answer), session.get_modelmeta().custom_metadata_map
 
@@ -172,9 +196,10 @@ def _open_pt2(file: Path) -> tuple[Program, Mapping[str, str]]:
     about = dict.fromkeys(("manual", "calibration"), "")
     module = torch.export.load(file, extra_files=about).module()
 
-    def answer(crops: Sequence[Pixels]) -> Table:
+    def answer(crops: Sequence[Pixels]) -> tuple[Table, Table]:
         with torch.inference_mode():
-            return np.asarray(module(*(torch.from_numpy(np.ascontiguousarray(c)) for c in crops)).numpy())
+            table = np.asarray(module(*(torch.from_numpy(np.ascontiguousarray(c)) for c in crops)).numpy())
+        return table, table[:, :0]
 
     return Program(answer), {SPEC_KEY: about["manual"], CALIBRATION_KEY: about["calibration"]}
 
@@ -235,7 +260,7 @@ def find_view(cache: Path, wanted: CropSpec, settings: Mapping[str, Any]) -> Vie
     return found
 
 
-def rows_of(view: View, images: Sequence[str] | pd.Series[str]) -> Rows:
+def rows_of(view: View, images: Sequence[str] | pd.Series[str] | NDArray[np.object_]) -> Rows:
     """Row of each image in a view's table [n], -1 for one without a crop."""
     return np.asarray(pd.Index(view.table["image"]).get_indexer(pd.Index(images)), dtype=np.int64)
 

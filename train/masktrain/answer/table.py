@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, fsync_replace, temporary_name
 from maskprep.labels import Schema
 from masktrain.config.settings import nearest
+from masktrain.data.names import VALUE
 
 FORMS = (".csv", ".parquet", ".jsonl")
 STDOUT = Path("-")
-ANSWER = "ans"
+ANSWER, CLASS = "ans", "class"
 BOX = ("x0", "y0", "x1", "y1")
 ROWS_PER_GROUP = 1024
 """Rows kept in memory before they are written."""
@@ -123,24 +124,33 @@ def detailed(out: Path) -> bool:
     return out.suffix.lower() != ".csv"
 
 
-def answer_columns(schema: Schema, proba: bool, details: bool) -> dict[str, type]:
-    """The columns that :func:`answer_row` fills."""
-    columns: dict[str, type] = {ANSWER: int}
+def answer_columns(schema: Schema, numbers: Iterable[str], proba: bool, details: bool) -> dict[str, type]:
+    """The columns that :func:`answer_row` fills; ``numbers`` are the attributes that are answered with one."""
+    columns: dict[str, type] = {ANSWER: int, CLASS: str}
     if details:
         for name in schema.joint:
             columns |= {name: str, f"{name}_p": float}
+            columns |= {f"{name}{VALUE}": float} if name in numbers else {}
     if proba:
         columns |= {f"p_{name}": float for name in schema.class_names}
     return columns
 
 
-def answer_row(schema: Schema, answer: int, probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    """One answer: the joint class, the class of each attribute in it and its probability, and all probabilities."""
-    row: dict[str, Any] = {ANSWER: answer}
+def answer_row(
+    schema: Schema, answer: int, probabilities: NDArray[np.float32], numbers: Mapping[str, float]
+) -> dict[str, Any]:
+    """One answer: the joint class, the class of each attribute in it with its probability, the numbers by attribute,
+    and all probabilities."""
+    row = fallback_row(schema, answer) | {f"{name}{VALUE}": value for name, value in numbers.items()}
     for name, index in zip(schema.joint, schema.decode(answer), strict=True):
         share = attribute_probabilities(schema, probabilities, name)[index]
         row |= {name: schema[name].classes[index], f"{name}_p": float(share)}
     return row | {f"p_{name}": float(p) for name, p in zip(schema.class_names, probabilities, strict=True)}
+
+
+def fallback_row(schema: Schema, answer: int) -> dict[str, Any]:
+    """The answer for a photo without a crop."""
+    return {ANSWER: answer, CLASS: schema.class_names[answer]}
 
 
 def attribute_probabilities(schema: Schema, probabilities: NDArray[np.float32], name: str) -> NDArray[np.float32]:

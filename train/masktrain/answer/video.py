@@ -22,7 +22,7 @@ from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answer import draw as drawing
 from masktrain.answer import live
 from masktrain.answer.model import Model
-from masktrain.answer.table import BOX, TableWriter, answer_columns, answer_row
+from masktrain.answer.table import BOX, TableWriter, answer_columns, answer_row, fallback_row
 from masktrain.config.settings import nearest
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -245,10 +245,7 @@ class Stream:
         ]
         schema, spec = self.model.schema, self.model.spec
         cut = [s for subjects in found for s in subjects if s.crops]
-        probabilities = np.zeros((0, schema.num_classes), np.float32)
-        if cut:
-            probabilities = self.model.of_crops(live.stack(spec, cut))
-        answers = iter(zip(self.model.decide(probabilities).tolist(), probabilities, strict=True))
+        answers = self.model.answers(*self.model.of_crops(live.stack(spec, cut))) if cut else iter(())
         for picture, subjects in zip(pictures, found, strict=True):
             rows, marks = [], []
             for number, subject in enumerate(subjects):
@@ -257,9 +254,9 @@ class Stream:
                 if subject.crops:
                     answer = next(answers)
                     row |= answer_row(schema, *answer)
-                    marks.append(drawing.mark_of(schema, *answer, subject.box))
+                    marks.append(drawing.mark_of(schema, *answer[:2], subject.box))
                 else:
-                    row |= {"ans": spec.fallback} if self.likeliest else {}
+                    row |= fallback_row(schema, spec.fallback) if self.likeliest else {}
                     marks.append(drawing.Mark(subject.box, (f"no answer: {subject.status}",), drawing.FAINT))
                 rows.append(row)
             add(rows)
@@ -274,7 +271,7 @@ class Stream:
 
     def columns(self, proba: bool) -> dict[str, type]:
         """Those of the rows, beside the pictures' own."""
-        answers = answer_columns(self.model.schema, proba, True)
+        answers = answer_columns(self.model.schema, self.model.numbers, proba, True)
         return {"face": int, **answers, **dict.fromkeys(BOX, float), "status": str}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -76,6 +77,10 @@ def evaluate(
         looks = {name: context.params[name] for name in NEEDS_RUN}
         report = evaluating.evaluate(run, cache, **shared, **looks)  # type: ignore[arg-type]
     tables.evaluated(report)
+    if not predictions.is_csv(run):
+        asked = {"--split": split, "--answers": answers, "--view": view}
+        given = [str(part) for option, value in asked.items() if value is not None for part in (option, value)]
+        tables.next_command("masktrain", "explain", run, cache, *given)
 
 
 def compare(
@@ -139,7 +144,9 @@ def explain(
         list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
     ] = None,
     most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
-    sure: Annotated[float, typer.Option(help="A wrong answer at least this probable becomes a draft decision.")] = 0.9,
+    sure: Annotated[
+        float, typer.Option(help="A label at least this probably wrong is doubtful; drafted where two answers agree.")
+    ] = 0.9,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
@@ -165,8 +172,20 @@ def explain(
         beside, area = done.background
         print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
     print(f"look    {done.folder / explaining.FILE}")
-    print(f"decide  {done.drafted} drafted decisions in {done.draft}; take out what is wrong, then:")
-    print(f"        maskprep decisions {cache} --merge {done.draft}; maskprep review {cache}")
+    if done.unknown:
+        print(
+            f"labels  of {', '.join(done.unknown)} are not doubted: the run is not good enough there on held-out people"
+        )
+    if done.doubtful > done.drafted:
+        alone = done.doubtful - done.drafted
+        print(f"doubt   {alone} labels more, where no second run agrees (--also RUN); they are listed on the page")
+    if done.expected is None:
+        print("decide  nothing is drafted")
+        return
+    right = f"about {done.expected:.0%} of them right as far as the model can tell"
+    print(f"decide  {done.drafted} drafted decisions in {done.draft}, {right}; take out what is wrong, then:")
+    print(f"        maskprep decisions {shlex.quote(str(cache))} --merge {shlex.quote(str(done.draft))}")
+    print(f"        maskprep review {shlex.quote(str(cache))}")
 
 
 def ensemble(
@@ -244,8 +263,12 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The .csv, .parquet or .jsonl file to write; - for JSON lines on standard output.")
-    ],
+        Path | None,
+        typer.Option(
+            help="The .csv, .parquet or .jsonl file to write; - for JSON lines on standard output. [default: print the"
+            " answer for one photo]"
+        ),
+    ] = None,
     proba: Annotated[bool, typer.Option("--proba", help="Add the probability of each class.")] = False,
     details: Annotated[
         bool, typer.Option("--details", help="Add each attribute with its probability, the face box and the status.")
@@ -272,11 +295,14 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Write over a file --out that is there.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
-    """Write ImageID,ans for every photo or frame; photos are prepared as the training photos were."""
+    """Print the answer for a photo, or write those for many; photos are prepared as the training photos were."""
     from maskprep.base import missing_note
+    from masktrain.answer import photos, video
     from masktrain.answer import predict as predicting
     from masktrain.answer.table import STDOUT
 
+    if out is None and (source.is_dir() or photos.is_list(source) or video.is_video(source)):
+        raise UsageError(f"{source} is not a single photo.", "Name the table to write: --out predictions.csv")
     written = predicting.predict(
         run,
         source,
@@ -297,17 +323,23 @@ def predict(
         force=force,
     )
     stream = sys.stderr if out == STDOUT else sys.stdout
-    print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=stream)
+    if written.table is not None and written.schema is not None:
+        from masktrain.cli import tables
+
+        row = written.table.iloc[0]
+        tables.predicted(row, written.schema, *written.seen.get(row["ImageID"], (0, "")))
+    else:
+        print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=stream)
     if draw is not None:
         print(f"written {draw}: {written.drawn} pictures", file=stream)
     for warning in (*written.warnings, *filter(None, [missing_note()])):
         print(f"Warning: {warning}", file=sys.stderr)
-    if lost := written.rows - written.answered:
+    if (lost := written.rows - written.answered) and written.table is None:
         examples = [f"{name} ({why})" for name, why in list(written.unanswered.items())[:5]]
         more = ", ..." if lost > 5 else ""
         print(f"{lost} without an answer: {', '.join(examples)}{more}", file=sys.stderr)
-        if strict:
-            raise typer.Exit(3)
+    if lost and strict:
+        raise typer.Exit(3)
 
 
 def export(
@@ -334,15 +366,20 @@ def pack(
     whole: Annotated[
         bool, typer.Option("--whole", help="With what fit --resume needs too: the last checkpoint, weights of epochs.")
     ] = False,
+    with_faces: Annotated[
+        bool, typer.Option("--with-faces", help="With the pages that show photos, and drafts of decisions on them.")
+    ] = False,
 ) -> None:
-    """Write a run or an ensemble into one file, without code, to use it at another place."""
+    """Write a run or an ensemble into one file, without code and photos, to use it at another place."""
     from masktrain.runs import archive as packing
 
-    made = packing.pack(run, file, whole=whole)
+    made = packing.pack(run, file, whole=whole, with_faces=with_faces)
     print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
+    if made.faces:
+        print(f"no faces: {', '.join(made.faces)} stay here, as they show photos; --with-faces packs them too")
     if made.left_out:
         print(f"left out {', '.join(made.left_out[:5])}{', ...' if len(made.left_out) > 5 else ''}")
-    print(f"next    masktrain unpack {file} --out FOLDER")
+    print(f"there   masktrain unpack {shlex.quote(str(file))}")
 
 
 def unpack(
@@ -356,7 +393,7 @@ def unpack(
 
     made = packing.unpack(file, out)
     print(f"written {made.place}: {made.files} files, {made.size / 2**20:.1f} MiB, each as it was packed")
-    print(f"next    masktrain evaluate {made.place} CACHE")
+    print(f"use     masktrain predict {shlex.quote(str(made.place))} PHOTO")
 
 
 def demo(

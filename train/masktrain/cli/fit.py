@@ -14,6 +14,7 @@ import typer
 from maskprep.base import UsageError
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
 from masktrain.config.config import FitConfig, describe, kinds_of, meant
+from masktrain.data.units import units
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
@@ -234,11 +235,13 @@ def _crossfitted(done: Crossfitted) -> None:
 
     from masktrain.cli import tables
 
-    title = f"{done.run}: {done.interval.people} people, each by the model that was not trained on them"
+    over = units(done.interval.people, done.scores.n)
+    title = f"{done.run}: {over}, each by the model that was not trained on them"
     tables.scores(title, done.scores, done.interval)
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
+    print(f"epochs  {done.chosen}")
     print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
-    print(f"next    masktrain evaluate {done.run} CACHE (the mean of all models)")
+    tables.next_evaluate(done.run)
 
 
 def _seeded(done: Seeded) -> None:
@@ -253,6 +256,7 @@ def _seeded(done: Seeded) -> None:
 
 def _fitted(done: Fitted) -> None:
     """Print how a fit went."""
+    from masktrain.cli import tables
     from masktrain.pages import report
     from masktrain.runs import folder as runs
     from masktrain.study import probe
@@ -260,15 +264,17 @@ def _fitted(done: Fitted) -> None:
 
     if _rank():
         return
-    best, low, high = done.best, done.interval.low, done.interval.high
-    soup = best.get("soup")
-    which = f"mean of epochs {', '.join(map(str, soup))}" if soup else f"epoch {best['epoch']}"
+    best, people = done.best, done.interval.people
+    over = units(people, sum(runs.read_data(done.run)["classes"]["val"]))
     print(
-        f"best    {which}: macro-F1 {best['macro_f1']:.4f} (95% over {done.interval.people} people: {low:.4f} to"
-        f" {high:.4f}), accuracy {best['accuracy']:.4f}; the epoch was chosen on these people"
+        f"score   macro-F1 {best['macro_f1']:.4f} (95% over {over}: {done.interval.text()}), accuracy"
+        f" {best['accuracy']:.4f}"
     )
+    print(f"        {runs.chosen(done.run)}")
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
+    errors = "".join(f", mean absolute error of {name} {error:.2f}" for name, error in best["mae"].items())
+    print(f"        balanced accuracy {best['balanced_accuracy']:.4f}, log-loss {best['log_loss']:.4f}{errors}")
     for line in probe.lines(runs.read_probe(done.run), best["macro_f1"]):
         print(line)
     why = {"patience": "none was better for long enough", "minutes": "the minutes were over"}
@@ -279,4 +285,4 @@ def _fitted(done: Fitted) -> None:
         more = f"masktrain fit --resume {done.run} --epochs {2 * done.epochs}"
         print(f"        still improving when it ended: more epochs may help: {more}")
     print(f"look    {done.run / report.FILE}")
-    print(f"next    masktrain evaluate {done.run} CACHE")
+    tables.next_evaluate(done.run)

@@ -31,6 +31,7 @@ def init(
     ] = True,
 ) -> None:
     """Write the ground rules before the first fit: folds, criterion, seeds, view; and print the baselines."""
+    from masktrain.cli import tables
     from masktrain.study import protocol
 
     made = protocol.init(
@@ -46,8 +47,8 @@ def init(
         probe=probe,
     )
     print("\n".join(protocol.lines(made)))
-    named = "" if out is None else f" --protocol {out}"
-    print(f"next    masktrain fit {cache}{named} --dry-run --sheet samples.png")
+    named = () if out is None else ("--protocol", out)
+    tables.next_command("masktrain", "fit", cache, *named, "--dry-run", "--sheet", "samples.png")
 
 
 def folds() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
+from masktrain.data.units import of_people, unit, warned
 from masktrain.pages import weakest
 from masktrain.study.progress import Progress
 
@@ -98,11 +99,12 @@ class PrintedFit(Progress):
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
     """What a fit is about to do: data, people, classes, model."""
     images, people, counts = data["images"], data["people"], data["classes"]
+    of = f" of {n}" if unit(n := len(people["val"]), images["val"]) == "people" else ""
     height, width = about["size"]
     lines = [
         f"run     {run or 'none, this only tries it'}",
-        f"data    {images['train']} images of {len(people['train'])} people to train on,"
-        f" {images['val']} of {len(people['val'])} held out; view '{data['view']}' {height}x{width}",
+        f"data    {of_people(images['train'], len(people['train']))} to train on,"
+        f" {images['val']}{of} held out; view '{data['view']}' {height}x{width}",
         f"classes {min(counts['train'])} to {max(counts['train'])} training images each"
         f" ({sum(c > 0 for c in counts['train'])} of {len(counts['train'])} occur),"
         f" {min(counts['val'])} to {max(counts['val'])} held out",
@@ -132,6 +134,7 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
         lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
     own_size = config.model.second != ""  # of two backbones, each sees the crops at its own size
+    lines += warned(data["persons"]["doubts"])
     if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
         lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
     return lines

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from masktrain.score.metrics import Interval, Scores
+from masktrain.data.names import VALUE
+from masktrain.data.units import of_people, unit, units
+from masktrain.score.metrics import Interval, Scores, between
 from masktrain.score.paired import Paired
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from maskprep.labels import Schema
     from masktrain.combine.calibrate import Calibrated
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
@@ -24,52 +31,88 @@ MANY = 12
 Rows = Iterable[Sequence[str]]
 
 
-def table(head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None) -> None:
+def table(
+    head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None, without: str = ""
+) -> None:
     """Print a table.
 
     Args:
         head: names of the columns, the first ``left`` of them aligned left.
         rows: cells.
         total: a last row apart from the others.
+        without: a column that is left out.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, header_style="")
-    for i, name in enumerate(head):
+    kept = [i for i, name in enumerate(head) if not without or name != without]
+    for i, name in ((i, head[i]) for i in kept):
         made.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(row[i] for i in kept))
     if total is not None:
         made.add_section()
         made.add_row(*total)
     Console(width=None if sys.stdout.isatty() else 110).print(made, markup=False)
 
 
+def next_command(*parts: object) -> None:
+    """Print a command that runs as it is printed, whatever its paths hold."""
+    print(f"next    {shlex.join(map(str, parts))}")
+
+
+def next_evaluate(run: Path) -> None:
+    """Print the command that scores a run on its own cache; nothing for votes of files, which have none."""
+    from masktrain.runs import folder as runs
+
+    if (run / runs.DATA).is_file():
+        next_command("masktrain", "evaluate", run, runs.read_data(run)["cache"])
+
+
+def predicted(answer: pd.Series[Any], schema: Schema, faces: int, reason: str) -> None:
+    """The answer about one photo.
+
+    Args:
+        answer: its row, with all details.
+        faces: how many were found on the photo; ``reason`` is why the choice of one is doubtful.
+    """
+    if answer["ans"] != answer["ans"]:  # NaN
+        print(f"no answer: {answer['status']}{f' ({reason})' if reason else ''}")
+        return
+    print(f"answer  {answer['class']} (class {answer['ans']:.0f})")
+    width = max(map(len, schema.joint))
+    for name in schema.joint:
+        value = answer.get(f"{name}{VALUE}")
+        told = "" if value is None else f", {value:.1f}"
+        print(f"        {name:{width}}  {answer[name]} {answer[f'{name}_p']:.1%}{told}")
+    if answer["x0"] == answer["x0"]:
+        box = " ".join(f"{answer[c]:.0f}" for c in ("x0", "y0", "x1", "y1"))
+        print(f"face    {box} (x0 y0 x1 y1), 1 of {faces} found")
+    print(f"status  {answer['status']}{f': {reason}' if reason else ''}")
+
+
 def span(score: float, interval: Interval) -> str:
     """A score with its interval."""
-    return f"{score:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{score:.4f} ({interval.text()})"
 
 
-def compared(found: Paired) -> str:
-    """A paired comparison in a line."""
-    return (
-        f"macro-F1 {found.difference:+.4f} (95% over {found.people} people: {found.low:+.4f} to {found.high:+.4f},"
-        f" {found.chance}), {found.verdict}"
-    )
+def compared(found: Paired, images: int) -> str:
+    """A paired comparison on some images in a line."""
+    return f"macro-F1 {found.text} (95% over {units(found.people, images)})"
 
 
 def scores(title: str, scores: Scores, interval: Interval) -> None:
     """Scores: the headline, each attribute, each class."""
     print(title)
-    low, high = f"{interval.low:.4f}", f"{interval.high:.4f}"
     rows = [
-        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {low} to {high})", f"{scores.accuracy:.4f}")
+        ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {interval.text()})", f"{scores.accuracy:.4f}")
     ]
     if len(scores.attributes) > 1:
         rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
     table(("", "macro-F1", "accuracy"), rows)
+    print(", ".join(f"{name} {value}" for name, value in scores.beside))
     table(
         ("class", "images", "predicted", "precision", "recall", "F1"),
         (
@@ -81,31 +124,31 @@ def scores(title: str, scores: Scores, interval: Interval) -> None:
 
 def evaluated(report: Report) -> None:
     """An evaluation: scores, calibration, slices, where errors come from, comparisons."""
-    scores(f"{report.run} on {report.what}, {report.interval.people} people", report.scores, report.interval)
+    counted = unit(report.interval.people, report.scores.n)
+    of, without = (f", {report.interval.people} people", "") if counted == "people" else ("", "people")
+    scores(f"{report.run} on {report.what}{of}", report.scores, report.interval)
     if report.ece is not None:
         print(f"calibration error {report.ece:.4f}")
     if report.slices:
         head = ("slice", "", "images", "people", "accuracy", "macro-F1")
         rows: list[Sequence[str]] = []
         for s in report.slices:
-            accuracy = f"{s.accuracy:.3f} ({s.low:.3f} to {s.high:.3f})"
+            accuracy = f"{s.accuracy:.3f} ({s.interval})"
             rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
-        table(head, rows, left=2)
+        table(head, rows, left=2, without=without)
     if report.origins:
         rows = []
         for o in report.origins:
-            gain = f"{o.gain:+.4f} ({o.low:+.4f} to {o.high:+.4f})"
+            gain = f"{o.gain:+.4f} ({between(o.low, o.high, report.interval.people, '+.4f')})"
             rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
-        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows)
+        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows, without=without)
         print("rows overlap: an image may stand in several, so gains do not add up")
     if report.rivals:
         rows = []
         for r in report.rivals:
-            a = r.against
-            gain = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f})"
-            chance = "" if a is None else a.chance.removeprefix("p ").removeprefix("= ")
-            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain, chance))
-        table(("compared with", "macro-F1", "accuracy", "this minus it", "p"), rows)
+            gain = "" if r.against is None else r.against.text
+            rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain))
+        table(("compared with", "macro-F1", "accuracy", "this minus it"), rows)
     if lost := report.without_crop:
         more = ", ..." if len(lost) > 5 else ""
         print(
@@ -123,17 +166,20 @@ def warn(texts: Iterable[str]) -> None:
 
 def comparison(made: Comparison) -> None:
     """Runs beside each other."""
+    from masktrain.pages.compare import CHOICE, LATEST
+
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
-        print(f"scored on {len(group[0].table)} images of {group[0].interval.people} people")
+        print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
         rows = []
         for row in group:
-            a = row.against
-            against = "" if a is None else f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}), {a.verdict}"
+            against = "" if row.against is None else row.against.text
             each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
-            score = (span(row.scores.macro_f1, row.interval), against, f"{row.scores.accuracy:.4f}")
+            score = (span(row.scores.macro_f1, row.interval), row.latest, against, f"{row.scores.accuracy:.4f}")
             rows.append((row.name, *score, *each, row.note))
-        table(("run", "macro-F1", "against the best", "accuracy", *attributes, "note"), rows)
+        table(("run", "macro-F1", LATEST, "against the best", "accuracy", *attributes, "note"), rows)
+    if any(row.latest for row in made.rows):
+        print(CHOICE)
     if made.unfinished:
         print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
     for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
@@ -144,10 +190,8 @@ def comparison(made: Comparison) -> None:
 
 def ensemble(made: Ensemble) -> None:
     """An ensemble: its members, how it compares with the best of them, and what it costs."""
-    print(
-        f"{made.run}: {made.kind} of {len(made.entries)}, scored on {made.images} held-out images of"
-        f" {made.interval.people} people"
-    )
+    scored = of_people(made.images, made.interval.people, "held-out images")
+    print(f"{made.run}: {made.kind} of {len(made.entries)}, scored on {scored}")
     rows: list[Sequence[str]] = []
     for i, entry in enumerate(made.entries):
         others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
@@ -172,32 +216,36 @@ def ensemble(made: Ensemble) -> None:
         ]
         table(("errors correlate", *numbers), rows)
     if made.against is not None:
-        print(f"against the best member: {compared(made.against)}")
+        print(f"against the best member: {compared(made.against, made.images)}")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"next    masktrain predict {made.run} PHOTOS --out predictions.csv")
+    next_evaluate(made.run)
 
 
 def composed(made: Composed) -> None:
     """A composition: its scores, and the runs that it is made of, each on what it answers."""
-    scores(f"{made.run}: {made.images} held-out images of {made.interval.people} people", made.scores, made.interval)
+    scored = of_people(made.images, made.interval.people, "held-out images")
+    scores(f"{made.run}: {scored}", made.scores, made.interval)
     widths = [max(map(len, column)) for column in zip(*(part[:4] for part in made.parts), strict=True)]
     for part in made.parts:
         cells = "  ".join(cell.ljust(width) for cell, width in zip(part[:4], widths, strict=True))
         print(f"part    {cells}  macro-F1 {part[4]:.4f} on its own")
     for note in made.notes:
         print(f"note: {note}")
-    print(f"next    masktrain evaluate {made.run} CACHE")
+    next_evaluate(made.run)
 
 
 def calibrated(done: Calibrated) -> None:
     """What calibration changed."""
-    print(f"scored on {done.images} held-out images of {done.thresholds.people} people, fitted on the others of them")
+    scored = of_people(done.images, done.thresholds.people, "held-out images")
+    print(f"scored on {scored}, fitted on the others of them")
     print(
         f"temperature {done.calibration.temperature:.3f}: calibration error {done.ece[0]:.4f} -> {done.ece[1]:.4f},"
         f" log-loss {done.nll[0]:.4f} -> {done.nll[1]:.4f}"
     )
-    print(f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds)}")
+    print(
+        f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds, done.images)}"
+    )
     warn(done.warnings)
     print(f"written {done.run / 'calibration.json'}, which evaluate, predict and export use from now on")
 

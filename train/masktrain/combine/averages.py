@@ -102,7 +102,8 @@ def choose(
     evaluate: Callable[[Table], dict[str, Any]],
     settle: Callable[[State], State] = lambda state: state,
 ) -> Averaged | None:
-    """The average of the epochs that are kept, if it scores higher than the best of all epochs.
+    """The average of the epochs that are kept, if it scores higher than the best of all epochs (``select.epoch=last``:
+    whatever it scores).
 
     ``uniform`` takes all that are kept; ``greedy`` begins with the best of them and takes each further one, best first,
     if the average then scores no lower.
@@ -136,7 +137,8 @@ def choose(
         for epoch in ranked[1:]:
             if worth(tried := averaged(sorted([*best.epochs, epoch]))) >= worth(best):
                 best = tried
-    return best if len(best.epochs) > 1 and worth(best) > max(scores) else None
+    better = config.epoch == "last" or worth(best) > max(scores)
+    return best if len(best.epochs) > 1 and better else None
 
 
 def alike(
@@ -206,7 +208,7 @@ class Bench:
         """Probabilities [n, C] of the held-out images with some weights."""
         self.network.model.load_state_dict(state)
         parts = [
-            self.graph.answer([crops.numpy()]) for crops in Crops(self.view, self.rows, BATCH, torch.device("cpu"))
+            self.graph.answer([crops.numpy()])[0] for crops in Crops(self.view, self.rows, BATCH, torch.device("cpu"))
         ]
         return np.concatenate(parts).astype(np.float64)
 

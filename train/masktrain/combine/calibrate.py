@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, write_json
 from masktrain.combine import voting
 from masktrain.config.settings import nearest
+from masktrain.data.units import units
 from masktrain.runs import predictions
 from masktrain.score import calibration, metrics, paired
 from masktrain.score.calibration import Calibration
@@ -88,7 +89,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     limited = split(lambda t, y: fit_both(t, y, helps), lambda c, t: c.decide(c.temper(t)))
     found = paired.compare(labels, limited, plain, held.people, schema.num_classes)
     kept = thresholds == "always" or (thresholds == "clear" and found.better)
-    warnings = []
+    warnings, over = [], units(found.people, len(held))
     if not helps:
         warnings.append(
             "On people that it was not fitted on, the temperature makes the log-loss higher"
@@ -96,8 +97,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
         )
     if not found.better:
         warnings.append(
-            f"With limits per class, macro-F1 changes by {found.difference:+.4f}"
-            f" ({found.low:+.4f} to {found.high:+.4f}, {found.chance}, {found.people} people): {found.verdict}"
+            f"With limits per class, macro-F1 changes by {found.text} (95% over {over})"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels, helps)

@@ -143,7 +143,7 @@ def compose(given: Sequence[str], out: Path, *, route: str = "soft") -> Composed
     return Composed(
         out,
         len(made),
-        metrics.score(made.labels, told, whole),
+        metrics.score(made.labels, told, whole, made.probabilities),
         metrics.interval(made.labels, told, made.people.tolist(), whole.num_classes),
         tuple(_line(part) for part in parts),
         tuple(notes),

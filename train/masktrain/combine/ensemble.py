@@ -19,6 +19,7 @@ from masktrain.answer.members import FILE, write
 from masktrain.combine import averages, members, voting
 from masktrain.combine.members import Candidate, check_preparation, copy_in, read_candidate, record
 from masktrain.config.settings import nearest
+from masktrain.data.names import VALUE
 from masktrain.runs import folder as runs
 from masktrain.runs.predictions import Predictions, is_csv
 from masktrain.score import metrics, paired
@@ -147,7 +148,7 @@ def ensemble(
         answer = nested_answer(kind, tables, held.labels, limit)
         combined = voting.nested(held.labels, held.people, held.schema, answer, seed, held.linked)
         fitted = voting.fit(kind, tables, held.labels, limit)
-        made = held.saying(combined)
+        made = dataclasses.replace(held.saying(combined), numbers=held.numbers)
         _write(out, kind, *taken(kind, team, groups, fitted), made)
     done = _report(out, kind, team, groups, costs, fitted, tables, made, left_out)
     if not epochs:
@@ -275,7 +276,12 @@ def common(team: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np
     people = frames[0].loc[shared, "person"].to_numpy(dtype=object)
     linked = tuple(dict.fromkeys(tuple(group) for m in team for group in m.held.linked))
     images = shared.to_numpy(dtype=object)
-    return tables, Predictions(images, people, labels[0], tables[0], team[0].held.schema, linked=linked)
+    numbers = {}
+    for name in team[0].held.schema.joint:
+        if told := [frame.loc[shared, f"{name}{VALUE}"] for frame in frames if f"{name}{VALUE}" in frame]:
+            numbers[name] = np.mean(told, axis=0)
+    held = Predictions(images, people, labels[0], tables[0], team[0].held.schema, linked=linked, numbers=numbers)
+    return tables, held
 
 
 def nested_answer(

@@ -77,6 +77,7 @@ def copy_in(out: Path, given: Sequence[Candidate]) -> list[str]:
         if member.weights is None:
             for file in (BEST, SIDECAR):
                 shutil.copy2(member.folder / file, out / folder / file)
+            member.held.write(out / folder / runs.OOF)  # whose answers agree tells wrong labels from errors
         else:
             checkpoint.save_best(
                 out / folder, member.network(torch.device("cpu")).state_dict(), member.sidecar, member.settings

@@ -18,6 +18,7 @@ LOSSES = ["ce", "focal", "f1", "ce_f1", "ldam", "bce", "soft_margin"]
 CLASS_WEIGHTS = ("none", "sqrt", "inverse", "log", "effective")
 SOUPS = ("none", "uniform", "greedy")
 HEADS = ("linear", "cosine")
+EPOCHS = ("best", "last")
 MIRRORS = ("none", "mirror")
 LOGS = ("tensorboard", "wandb", "mlflow")
 AMP = ("auto", "off", "bf16", "fp16")
@@ -212,10 +213,18 @@ class ScheduleConfig(Section):
 
 @dataclass(frozen=True)
 class SelectConfig(Section):
-    """Which epoch is best, by one criterion for everything."""
+    """Which epoch is kept."""
 
     by: str = setting(
-        "macro_f1", "macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such as age.macro_f1."
+        "macro_f1",
+        "By which score an epoch is the best: macro_f1, macro_f1_all, accuracy, val_loss, or one of an attribute such"
+        " as age.macro_f1; or last, see select.epoch.",
+    )
+    epoch: str = setting(
+        "best",
+        "best: the epoch that is best by select.by on the people held out, whose scores it flatters; last: nothing is"
+        " chosen on them and no fit ends early (--select last).",
+        choices=EPOCHS,
     )
     patience: int | None = setting(
         None,
@@ -236,7 +245,12 @@ class SelectConfig(Section):
     )
 
     def __post_init__(self) -> None:
+        if self.by == "last":
+            object.__setattr__(self, "by", "macro_f1")
+            object.__setattr__(self, "epoch", "last")
         super().__post_init__()
+        if self.epoch == "last" and self.soup == "greedy":
+            raise UsageError("A greedy soup is chosen on the people held out.", "Set select.soup=uniform.")
         if self.soup != "none" and self.last < 2:
             raise UsageError("A soup needs at least two epochs.", "Keep more of them: --set select.last=5")
 

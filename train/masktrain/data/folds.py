@@ -166,7 +166,10 @@ def read_file(file: Path, people: Iterable[str]) -> dict[str, int]:
     if twice := sorted(pairs["person"][pairs["person"].duplicated()].tolist()):
         raise UserError(f"{file} puts people into two folds: {listed(twice)}.")
     if missing := sorted(set(people) - set(pairs["person"])):
-        raise UserError(f"{file} has no fold for {len(missing)} people: {listed(missing)}.")
+        raise UserError(
+            f"{file} has no fold for {len(missing)} people: {listed(missing)}.",
+            "If persons were named since it was written, remove it and write new ground rules: masktrain init CACHE",
+        )
     names = sorted(set(pairs["fold"]), key=lambda n: (len(n), n))
     if len(names) < 2:
         raise UserError(f"{file} has one fold only.")

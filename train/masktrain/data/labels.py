@@ -179,6 +179,12 @@ def numbers_in(values: pd.Series[Any], limits: Sequence[float]) -> NDArray[np.fl
     return _without_ends(pd.to_numeric(values, errors="coerce").to_numpy(np.float64), limits)
 
 
+def numbers_behind(table: pd.DataFrame, schema: Schema) -> dict[str, NDArray[np.float64]]:
+    """Attribute -> the numbers behind its classes in a table of images [n], for those of which some are known."""
+    found = {n: numbers_in(table[n], schema[n].bins) for n in schema.joint if schema[n].bins and n in table}
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
 def _numbers(view: View, rows: NDArray[np.int64], name: str) -> NDArray[np.float64]:
     numbers: NDArray[np.float64] = pd.to_numeric(view.table[name].iloc[rows], errors="coerce").to_numpy(np.float64)
     return numbers

@@ -16,6 +16,8 @@ from maskprep.labels import Schema
 
 NAME_COLUMNS = ("imageid", "image", "file", "filename", "path")
 LABEL_COLUMNS = ("ans", "label")
+VALUE = "_value"
+"""End of the name of a column of numbers: ``age_value`` has the ages, in years."""
 
 
 class Names:

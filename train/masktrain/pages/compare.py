@@ -21,6 +21,10 @@ from masktrain.score import metrics, paired
 from masktrain.train import checkpoint
 
 NONE = "—"
+LATEST = "last epoch, mean of last five"
+CHOICE = (
+    "macro-F1 is of the epoch that was best on these people (or select.epoch=last); the scores beside it chose none"
+)
 ON = ("val", "eval")
 
 
@@ -35,6 +39,7 @@ class Row:
         table: its answers, scored with their interval over people.
         against: compared with the best run that was scored on the same images; None for that one.
         settings: by dotted name, ``computed`` with what, and ``defaults`` of its version.
+        latest: macro-F1 of the last epoch and mean of the last five, which chose none; empty where nothing is known.
         same: equal for runs of the same settings on the same data.
     """
 
@@ -49,6 +54,7 @@ class Row:
     settings: dict[str, Any]
     computed: dict[str, Any]
     defaults: dict[str, Any]
+    latest: str
     same: str
 
 
@@ -103,7 +109,7 @@ def compare(given: Sequence[Path], on: str = "val") -> Comparison:
     together: dict[tuple[Any, ...], list[tuple[Path, Predictions]]] = {}
     for folder, table in tables:
         together.setdefault((tuple(table.images), tuple(table.labels.tolist())), []).append((folder, table))
-    groups = sorted((_ranked(g, root) for g in together.values()), key=lambda g: (-len(g), -g[0].scores.macro_f1))
+    groups = sorted((_ranked(g, root, on) for g in together.values()), key=lambda g: (-len(g), -g[0].scores.macro_f1))
     return Comparison(groups, unfinished, _warnings(groups), schema.joint)
 
 
@@ -150,8 +156,8 @@ def _evaluated(folders: Sequence[Path]) -> str:
     return shared.pop()
 
 
-def _ranked(group: Sequence[tuple[Path, Predictions]], root: Path) -> list[Row]:
-    scored = [(f, t, metrics.score(t.labels, t.answers, t.schema)) for f, t in group]
+def _ranked(group: Sequence[tuple[Path, Predictions]], root: Path, on: str) -> list[Row]:
+    scored = [(f, t, metrics.score_table(t, {})) for f, t in group]
     scored.sort(key=lambda item: (-item[2].macro_f1, str(item[0])))
     best = scored[0][1].answers
     rows = []
@@ -176,6 +182,7 @@ def _ranked(group: Sequence[tuple[Path, Predictions]], root: Path) -> list[Row]:
                 settings=settings,
                 computed=_computed(env),
                 defaults=_flat(env.get("defaults", {})),
+                latest=_latest(folder) if on == "val" else "",
                 same=f"{hash_of(settings)} {data['fingerprint']} {data.get('folds')}",
             )
         )
@@ -216,6 +223,12 @@ def _model(folder: Path) -> str:
     names = [checkpoint.load_sidecar(f).model for f in (members.folders(folder) if made else [folder])]
     counted = ", ".join(f"{names.count(n)} x {n}" if names.count(n) > 1 else n for n in dict.fromkeys(names))
     return f"{members.read(folder)['kind']} of {counted}" if made else counted
+
+
+def _latest(folder: Path) -> str:
+    if not (records := runs.read_metrics(folder)):
+        return ""
+    return ", ".join(f"{scores['macro_f1']:.4f}" for scores in runs.latest(records).values())
 
 
 def _name(folder: Path, root: Path) -> str:

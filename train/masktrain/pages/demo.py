@@ -73,14 +73,16 @@ def show(predictor: Model, finder: live.FaceFinder, pixels: Pixels, attend: Atte
         marks.append(drawing.Mark(None, ("no answer",), drawing.FAINT))
         return Shown(drawing.annotate(pixels, marks), f"{subject.status}: {subject.reason or 'there is no crop'}.")
     faces = f"{len(marks) + 1} faces" if marks else "1 face"
-    probabilities = predictor.of_crops(live.stack(predictor.spec, [subject]))
+    probabilities, numbers = predictor.of_crops(live.stack(predictor.spec, [subject]))
     answer = int(predictor.decide(probabilities)[0])
     marks.append(drawing.mark_of(schema, answer, probabilities[0], subject.box))
     cube, answers = probabilities[0].reshape(schema.sizes), {}
     for axis, name in enumerate(schema.joint):
         each = cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))
         answers[name] = dict(zip(schema[name].classes, each.tolist(), strict=True))
-    text = f"{schema.class_names[answer]} (class {answer}, {probabilities[0, answer]:.0%}). {faces}; {subject.status}"
+    told = "".join(f", {name} {values[0]:.1f}" for name, values in numbers.items())
+    sure = f"class {answer}, {probabilities[0, answer]:.0%}{told}"
+    text = f"{schema.class_names[answer]} ({sure}). {faces}; {subject.status}"
     return Shown(
         photo=drawing.annotate(pixels, marks),
         text=text + (f", {subject.reason}." if subject.reason else "."),

@@ -16,15 +16,13 @@ from PIL import Image
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
 from maskprep.photos import PhotoError, load
-from maskprep.store import Decision, to_csv
-from masktrain.answer import draw, evaluate, members, model
+from masktrain.answer import draw, evaluate, model
 from masktrain.answer.graph import Network
 from masktrain.answer.model import Model
 from masktrain.answer.predict import read_boxes
-from masktrain.pages import cam
+from masktrain.pages import cam, suspects
 from masktrain.pages.page import Table, picture, render
 from masktrain.runs import folder as runs
-from masktrain.runs import predictions as heldout
 from masktrain.score import evalset
 from masktrain.score.evalset import EvalSet
 
@@ -32,8 +30,8 @@ FILE, DRAFT, TABLE = "explain.html", "decisions-draft.csv", "attention.csv"
 STUDIED = 256
 """Images whose attention is compared with their mattes; drawn evenly where there are more."""
 
-PAIRS, REPEATED = 12, 24
-"""Pairs of classes that get a gallery, and images shown of those that are wrong most often."""
+PAIRS, REPEATED, LISTED = 12, 24, 100
+"""Pairs of classes that get a gallery, images shown of those that are wrong most often, and doubtful labels listed."""
 
 HEIGHT = 170
 """Of a photo on the page, pixels."""
@@ -49,6 +47,9 @@ class Explained:
         wrong: likewise.
         background: mean share of attention beside the subject, and of the crop that is beside it; None without mattes.
         drafted: decisions in the draft, which is ``draft``.
+        doubtful: labels that are likely wrong, drafted or not.
+        expected: share of the drafted decisions that is expected to be right; None where nothing is drafted.
+        unknown: attributes that the run knows too little to doubt a label.
     """
 
     folder: Path
@@ -57,6 +58,9 @@ class Explained:
     background: tuple[float, float] | None
     drafted: int
     draft: Path
+    doubtful: int = 0
+    expected: float | None = None
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Case:
         rows: their rows in the view's table, int64 [n].
         probabilities: float32 [n, C].
         predicted: answers, int64 [n].
-        counted: in how many answers of how many each is wrong, int64 [n, 2].
+        told: answers of single networks or runs that were not trained on the person, int64 [m, n], -1 for none.
         maps: what draws maps.
     """
 
@@ -78,13 +82,19 @@ class Case:
     rows: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     predicted: NDArray[np.int64]
-    counted: NDArray[np.int64]
+    told: NDArray[np.int64]
     maps: AttentionMaps
 
     @property
     def wrong(self) -> NDArray[np.int64]:
         """The images that are answered wrongly."""
         return np.flatnonzero(self.predicted != self.asked.truth)
+
+    @property
+    def counted(self) -> NDArray[np.int64]:
+        """In how many answers of how many each image is wrong, int64 [n, 2]."""
+        there = self.told >= 0
+        return np.stack([(there & (self.told != self.asked.truth)).sum(0), there.sum(0)], 1)
 
     def attention(self, chosen: NDArray[np.int64]) -> tuple[NDArray[np.uint8], cam.Maps]:
         """Crops and maps of the given answers of some images."""
@@ -117,7 +127,8 @@ def explain(
         split, answers, view: as for :func:`masktrain.answer.evaluate.evaluate`.
         also: further runs whose held-out answers are counted: wrong in k of n.
         most: images shown of each pair of classes.
-        sure: a wrong answer at least this probable becomes a line of the draft, for attributes with named classes.
+        sure: a label that is wrong at least this probably, and of which two answers say the same, becomes a line of the
+            draft, for attributes with named classes.
         force: write over files in ``out`` that ``explain`` has not written.
 
     Raises:
@@ -143,29 +154,24 @@ def explain(
         raise UserError(f"None of the images {asked.what} has a crop.")
     rows = pd.Series(pictures.table.index, index=pictures.table["image"]).loc[asked.images["image"]].to_numpy()
     maps = AttentionMaps(run, predictor, method, pictures)
-    counted = votes(run, asked, also, predictor, pictures)
-    case = Case(pictures, asked, rows, given.probabilities.astype(np.float32), given.answers, counted, maps)
+    told = suspects.votes(run, asked, also, predictor, pictures)
+    case = Case(pictures, asked, rows, given.probabilities.astype(np.float32), given.answers, told, maps)
+    doubts, unknown = suspects.doubts(asked.truth, given.probabilities, told, pictures.schema, sure)
     folder = out or run / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     table = _attention(case)
     if table is not None:
         table.to_csv(folder / TABLE, index=False, float_format="%.4f", lineterminator="\n")
-    (folder / FILE).write_text(_page(case, name, table, _findings(cache), most), encoding="utf-8")
-    text, drafted = draft(case, sure, name)
+    (folder / FILE).write_text(_page(case, name, table, _findings(cache), most, doubts, unknown), encoding="utf-8")
+    drafted = [doubt for doubt in doubts if doubt.agree > 1]
+    text = suspects.draft(drafted, asked.images, name)
     background = None
     if table is not None and table["attention"].notna().any():
         background = (float(table["attention"].mean()), float(table["background"].mean()))
-    return Explained(folder, len(asked), len(case.wrong), background, drafted, _keep(folder / DRAFT, text))
-
-
-def _keep(file: Path, text: str) -> Path:
-    """Write a draft beside earlier ones, which somebody may have worked on. Returns the file that holds it."""
-    number, made = 1, file
-    while made.exists() and made.read_text(encoding="utf-8") != text:
-        number += 1
-        made = file.with_stem(f"{file.stem}-{number}")
-    made.write_text(text, encoding="utf-8")
-    return made
+    expected = float(np.mean([doubt.probability for doubt in drafted])) if drafted else None
+    file = suspects.keep(folder / DRAFT, text)
+    counts = len(asked), len(case.wrong), background, len(drafted)
+    return Explained(folder, *counts, file, len(doubts), expected, unknown)
 
 
 class AttentionMaps:
@@ -175,7 +181,7 @@ class AttentionMaps:
         self.method = method
         self.pictures = predictor.spec.inputs[0].of(pictures)
         self.parts: list[tuple[Network, set[str]]] = []
-        folders = _networks(run)
+        folders = suspects.networks(run)
         for part in predictor.graph.networks:
             folder = folders[part.member]
             if part.place == 0:
@@ -196,39 +202,6 @@ class AttentionMaps:
             total[chosen] += cam.maps(part, crops[chosen], labels[chosen], self.method)
             count[chosen] += 1
         return crops, (total / np.maximum(count, 1)[:, None, None]).astype(np.float32)
-
-
-def _networks(run: Path) -> list[Path]:
-    """The run itself, or the members of an ensemble."""
-    return members.folders(run) if (run / members.FILE).is_file() else [run]
-
-
-def votes(run: Path, asked: EvalSet, also: Sequence[Path], predictor: Model, pictures: View) -> NDArray[np.int64]:
-    """In how many answers of how many each image is wrong, int64 [n, 2]; only of networks not trained on the person.
-
-    For people held out these are the answers that the runs have kept of them; otherwise every network's own.
-    """
-    counted = np.zeros((len(asked), 2), np.int64)
-    images = asked.images["image"]
-    for folder in (run, *also) if asked.split == "val" else (*_networks(run), *also):
-        if asked.split == "val":
-            held = heldout.read(folder)
-            place = pd.Series(np.arange(len(held)), index=held.images).reindex(images)
-            there = place.notna().to_numpy()
-            predicted = held.probabilities[place[there].to_numpy(np.int64)].argmax(1)
-        else:
-            other = model.load(folder)
-            own = model.open_for(other, pictures.path) if len(other.spec.inputs) > 1 else pictures
-            if other.spec.view != predictor.spec.view:
-                own = model.find_view(pictures.path, other.spec.inputs[0], other.spec.settings)
-            place = pd.Series(own.table.index, index=own.table["image"]).reindex(images)
-            data = runs.read_data(folder if (folder / runs.DATA).is_file() else run)
-            known = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
-            there = place.notna().to_numpy() & ~(known.to_numpy() & evalset.same_source(pictures, data))
-            predicted = other.decide(other(own, place[there].to_numpy(np.int64)))
-        counted[there, 0] += predicted != asked.truth[there]
-        counted[there, 1] += 1
-    return counted
 
 
 def _findings(cache: Path) -> dict[str, list[str]]:
@@ -263,7 +236,15 @@ def _attention(case: Case) -> pd.DataFrame | None:
     )
 
 
-def _page(case: Case, run: str, table: pd.DataFrame | None, findings: dict[str, list[str]], most: int) -> str:
+def _page(
+    case: Case,
+    run: str,
+    table: pd.DataFrame | None,
+    findings: dict[str, list[str]],
+    most: int,
+    doubts: Sequence[suspects.Doubt],
+    unknown: Sequence[str],
+) -> str:
     """The page.
 
     Args:
@@ -271,6 +252,7 @@ def _page(case: Case, run: str, table: pd.DataFrame | None, findings: dict[str, 
         table: attention.csv; None without mattes.
         findings: of audit, by image.
         most: images of each pair of classes.
+        doubts: labels that are likely wrong; ``unknown`` are the attributes of which nothing can be said.
     """
     boxes, names = read_boxes(case.pictures.path), case.pictures.schema.class_names
     truth, predicted, wrong = case.asked.truth, case.predicted, case.wrong.tolist()
@@ -310,6 +292,13 @@ def _page(case: Case, run: str, table: pd.DataFrame | None, findings: dict[str, 
             [(names[t], names[p], n) for (t, p), n in ranked[: 2 * PAIRS]],
             links=[f"#p{t}-{p}" if k < PAIRS else None for k, ((t, p), _) in enumerate(ranked[: 2 * PAIRS])],
         ),
+        unknown=", ".join(unknown),
+        doubtful=Table(
+            ("image", "attribute", "label", "likelier", "label is wrong", "say so", "drafted"),
+            [d.cells(case.asked.images["image"].iloc[d.row]) for d in doubts[:LISTED]],
+        )
+        if doubts
+        else None,
         repeated=cards(repeated[:REPEATED]) if case.counted[:, 1].max(initial=0) > 1 else None,
         repeated_count=len(repeated),
         pairs=pairs,
@@ -366,26 +355,3 @@ def _photo(view: View, image: str, box: draw.Box | None) -> NDArray[np.uint8]:
         return small
     scaled = (box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale)
     return draw.annotate(small, [draw.Mark(scaled, (), draw.COLOURS[0])])
-
-
-def draft(case: Case, sure: float, run: str) -> tuple[str, int]:
-    """decisions.csv rows that would make the labels what the model says, and how many.
-
-    Only a draft: a person looks, takes out what is wrong, and merges the rest. Attributes with number bins are left
-    out, as no answer tells the number.
-    """
-    schema, rows = case.pictures.schema, []
-    for i in sorted(case.wrong.tolist(), key=lambda i: -case.probabilities[i, case.predicted[i]]):
-        cube = case.probabilities[i].reshape(schema.sizes)
-        image: dict[str, Any] = case.asked.images.iloc[i].to_dict()
-        answers = (schema.decode(int(labels[i])) for labels in (case.asked.truth, case.predicted))
-        for axis, (name, truth, answer) in enumerate(zip(schema.joint, *answers, strict=True)):
-            p = float(cube.sum(axis=tuple(a for a in range(cube.ndim) if a != axis))[answer])
-            if truth == answer or schema[name].bins or p < sure:
-                continue
-            classes = schema[name].classes
-            k, n = case.counted[i]
-            why = f"draft: {run} says {classes[answer]} ({p:.0%}), wrong in {k} of {n}"
-            value, expected = f"{name}={classes[answer]}", f"{name}={classes[truth]}"
-            rows.append(Decision(str(image["content"]), str(image["image"]), "relabel", value, expected, why, by=run))
-    return to_csv(rows), len(rows)

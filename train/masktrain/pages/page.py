@@ -9,17 +9,18 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from maskprep.base import MADE_BY
 
-INTERVAL = "95 % over people"
+INTERVAL, OVER_IMAGES = "95 % over people", "95 % over images"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Table:
     Args:
         head: names of the columns.
         rows: cells; numbers stand on the right, floats with three decimals.
-        bars: value and ends of its interval, as shares of the bar's width; after the column :data:`INTERVAL`.
+        bars: value and ends of its interval, as shares of the bar's width; after the column of the interval.
         links: addresses by row, for the second cell.
     """
 
@@ -37,6 +38,14 @@ class Table:
     rows: Sequence[Sequence[str | float]]
     bars: Sequence[tuple[float, float, float]] = ()
     links: Sequence[str | None] = ()
+
+    def over(self, unit: str) -> Table:
+        """The same without a column of people, where each image is a person of its own: ``unit`` is "images" then."""
+        if unit == "people":
+            return self
+        kept = [i for i, name in enumerate(self.head) if name != "people"]
+        head = [OVER_IMAGES if self.head[i] == INTERVAL else self.head[i] for i in kept]
+        return replace(self, head=head, rows=[[row[i] for i in kept] for row in self.rows])
 
 
 @dataclass(frozen=True)
@@ -67,23 +76,23 @@ class Chart:
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("masktrain.pages"),
-        autoescape=lambda name: name is None or ".html" in name,
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    made.globals |= {"made_by": MADE_BY, "interval": INTERVAL}
+    made.globals |= {"made_by": MADE_BY, "intervals": (INTERVAL, OVER_IMAGES)}
     made.tests["finite"] = math.isfinite
     made.filters["markdown"] = _markdown
     made.filters["cell"] = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
     return made
 
 
-def _markdown(value: Any) -> str:
+def _markdown(value: Any) -> Markup:
     """Text that Markdown shows as it is: no HTML, no table cells, no emphasis or links."""
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " ")
+    return Markup(re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " "))
 
 
 def render(template: str, **values: Any) -> str:

@@ -15,6 +15,8 @@ from maskprep.dataset import View, open_view
 from maskprep.labels import Schema
 from masktrain.config.images import RECIPES, AugmentConfig
 from masktrain.data import tasks
+from masktrain.data.labels import numbers_behind
+from masktrain.data.units import of_people, unit, units
 from masktrain.pages import weakest
 from masktrain.pages.page import INTERVAL, Chart, Table, picture, render
 from masktrain.runs import folder as runs
@@ -50,7 +52,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         raise UserError(f"{view.path} no longer has all the images of {run}.")
     table, schema = view.table.iloc[rows.to_numpy(dtype=np.int64)], view.schema
     truth, p, people = held.labels, held.probabilities, table["person"].tolist()
-    predicted = p.argmax(1)
+    predicted, counted = p.argmax(1), unit(len(set(people)), len(people))
     recipe, samples = _samples(run, data, view)
     text = render(
         "report.html.j2",
@@ -58,13 +60,20 @@ def report(run: Path, cache: Path | None = None) -> Path:
         note=environment.get("note"),
         device=environment.get("device", ""),
         best=result["best"],
-        interval=result["interval"],
+        beside=metrics.score_table(held, numbers_behind(table, schema)).beside,
+        interval=metrics.Interval(**result["interval"]),
+        chosen=runs.chosen(run),
         epochs=result["epochs"],
-        data=data,
+        over=units(len(set(people)), len(people)),
+        trained=of_people(data["images"]["train"], len(data["people"]["train"])),
+        scored=of_people(data["images"]["val"], len(data["people"]["val"])),
+        doubts=data.get("persons", {}).get("doubts", []),
         charts=_charts(records, [n for n, k in zip(schema.class_names, data["classes"]["val"], strict=True) if k]),
-        classes=_classes(truth, predicted, people, schema),
-        origins=_origins(truth, predicted, people, schema, origins.gather(view.path, table, schema, truth, p)),
-        slices=_slices(truth, predicted, table, schema),
+        classes=_classes(truth, predicted, people, schema).over(counted),
+        origins=_origins(truth, predicted, people, schema, origins.gather(view.path, table, schema, truth, p)).over(
+            counted
+        ),
+        slices=_slices(truth, predicted, table, schema).over(counted),
         ece=calibration.ece(p, truth),
         reliability=reliability(p, truth),
         matrices=_matrices(truth, predicted, schema),
@@ -109,14 +118,14 @@ def class_charts(records: Sequence[dict[str, Any]], present: Collection[str]) ->
 
 def _classes(truth: NDArray[np.int64], predicted: NDArray[np.int64], people: Sequence[str], schema: Schema) -> Table:
     scores = metrics.score(truth, predicted, schema).classes
-    low, high = metrics.class_intervals(truth, predicted, people, len(scores))
+    sure = metrics.class_intervals(truth, predicted, people, len(scores))
     return Table(
         ("class", "images", "predicted", "precision", "recall", "F1", INTERVAL),
         [
-            (c.name, c.support, c.predicted, c.precision, c.recall, c.f1, f"{a:.3f} to {b:.3f}")
-            for c, a, b in zip(scores, low, high, strict=True)
+            (c.name, c.support, c.predicted, c.precision, c.recall, c.f1, i.text(".3f"))
+            for c, i in zip(scores, sure, strict=True)
         ],
-        [(c.f1, a, b) for c, a, b in zip(scores, low, high, strict=True)],
+        [(c.f1, i.low, i.high) for c, i in zip(scores, sure, strict=True)],
     )
 
 
@@ -129,10 +138,13 @@ def _origins(
 ) -> Table:
     """Kinds of errors, by how much better the score would be without them."""
     ranked = origins.rank(truth, predicted, people, schema, known)
-    widest = max([o.high for o in ranked] + [1e-9])
+    widest, everyone = max([o.high for o in ranked] + [1e-9]), len(set(people))
     return Table(
         ("if these were correct", "images", "wrong", "people", "macro-F1 gains", INTERVAL),
-        [(o.what, o.images, o.wrong, o.people, f"{o.gain:+.3f}", f"{o.low:+.3f} to {o.high:+.3f}") for o in ranked],
+        [
+            (o.what, o.images, o.wrong, o.people, f"{o.gain:+.3f}", metrics.between(o.low, o.high, everyone, "+.3f"))
+            for o in ranked
+        ],
         [(o.gain / widest, o.low / widest, o.high / widest) for o in ranked],
     )
 
@@ -144,7 +156,7 @@ def _slices(truth: NDArray[np.int64], predicted: NDArray[np.int64], table: pd.Da
     scored = slices.score(truth, predicted, table["person"].tolist(), schema, columns, by)
     return Table(
         ("by", "slice", "images", "people", "accuracy", INTERVAL, "macro-F1"),
-        [(s.by, s.value, s.images, s.people, s.accuracy, f"{s.low:.3f} to {s.high:.3f}", s.macro_f1) for s in scored],
+        [(s.by, s.value, s.images, s.people, s.accuracy, s.interval, s.macro_f1) for s in scored],
         [(s.accuracy, s.low, s.high) for s in scored],
     )
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base import UsageError, write_with
+from masktrain.data.units import of_people, unit
 from masktrain.pages import report
-from masktrain.pages.compare import NONE, Comparison, Row, differing
+from masktrain.pages.compare import CHOICE, LATEST, NONE, Comparison, Row, differing
 from masktrain.pages.page import INTERVAL, Table, render
 from masktrain.runs import folder as runs
 
@@ -34,7 +35,7 @@ def write(found: Comparison, out: Path) -> Path:
         f"standings{out.suffix.lower()}.j2",
         title="Runs",
         mark=MARK,
-        notes=found.warnings,
+        notes=[*found.warnings, *[f"{CHOICE}."] * any(row.latest for row in found.rows)],
         groups=[_group(group, found, out) for group in found.groups],
         unfinished=found.unfinished,
     )
@@ -51,10 +52,10 @@ def _group(group: Sequence[Row], found: Comparison, out: Path) -> dict[str, Any]
     rows = [_cells(rank, entry, found) for rank, entry in enumerate(group, 1)]
     width = max(high - low, 1e-9)
     bars = [((v - low) / width, (a - low) / width, (b - low) / width) for v, a, b in ends]
+    images, people = len(group[0].table), group[0].interval.people
     return {
-        "images": len(group[0].table),
-        "people": group[0].interval.people,
-        "runs": Table(_header(found), rows, bars, links),
+        "what": of_people(images, people),
+        "runs": Table(_header(found), rows, bars, links).over(unit(people, images)),
         "settings": Table(
             ("setting", *(e.name for e in group)),
             [(k, *v) for k, v in differing([{**e.settings, **e.computed} for e in group]).items()],
@@ -64,17 +65,21 @@ def _group(group: Sequence[Row], found: Comparison, out: Path) -> dict[str, Any]
 
 def _header(found: Comparison) -> list[str]:
     each = [f"{name} macro-F1" for name in found.attributes] if len(found.attributes) > 1 else []
-    return ["", "run", "model", "macro-F1", INTERVAL, "against the best", "accuracy", *each, "note"]
+    return ["", "run", "model", "macro-F1", INTERVAL, LATEST, "against the best", "accuracy", *each, "note"]
 
 
 def _cells(rank: int, entry: Row, found: Comparison) -> list[str]:
-    against = NONE
-    if entry.against is not None:
-        a = entry.against
-        against = f"{a.difference:+.4f} ({a.low:+.4f} to {a.high:+.4f}, {a.verdict})"
+    against = NONE if entry.against is None else entry.against.text
     each = (
         [f"{entry.scores.attributes[n]['macro_f1']:.4f}" for n in found.attributes] if len(found.attributes) > 1 else []
     )
-    interval = f"{entry.interval.low:.4f} to {entry.interval.high:.4f}"
-    head = [str(rank), entry.name, entry.model, f"{entry.scores.macro_f1:.4f}", interval, against]
+    head = [
+        str(rank),
+        entry.name,
+        entry.model,
+        f"{entry.scores.macro_f1:.4f}",
+        entry.interval.text(),
+        entry.latest,
+        against,
+    ]
     return [*head, f"{entry.scores.accuracy:.4f}", *each, entry.note]

@@ -1,6 +1,7 @@
-"""A run, an ensemble or all folds as one file that a colleague can use elsewhere, and back again .
+"""A run, an ensemble or all folds as one file that a colleague can use elsewhere, and back again.
 
-The file is a zip of tables, settings and weights, never of code, with the sha256 of every file. What comes in such a
+The file is a zip of tables, settings and weights, never of code, with the sha256 of every file. Pages that show photos
+stay behind unless they are asked for. What comes in such a
 file is not trusted: it is looked at before anything is written, and is written beside its place first.
 """
 
@@ -28,6 +29,9 @@ MANIFEST, FORMAT = "packed.json", 1
 KINDS = (".json", ".jsonl", ".yaml", ".parquet", ".safetensors", ".html", ".csv", ".md")
 """Endings of what is packed."""
 
+FACES = (".html",)
+"""Endings of pages, which hold photos; drafts of decisions are about these photos and go with them."""
+
 MOST_FILES = 10_000
 GROWTH, ANYWAY = 50, 200 * 2**20
 """A packed file may become so many times its size, or so many bytes anyway."""
@@ -40,22 +44,25 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Packed:
-    """A file that was written or read: its place, the run's name, how many files and bytes, and what was left out."""
+    """A file that was written or read: its place, the run's name, how many files and bytes, and what was left out;
+    ``faces`` is what was left out because it shows photos or rules on them."""
 
     place: Path
     name: str
     files: int
     size: int
     left_out: tuple[str, ...] = ()
+    faces: tuple[str, ...] = ()
 
 
-def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
+def pack(run: Path, file: Path, *, whole: bool = False, with_faces: bool = False) -> Packed:
     """Write a run into one file; the same run gives the same bytes.
 
     Args:
         run: folder of a run, an ensemble, a composition or all folds.
         file: the zip to write; it must not be there yet.
         whole: also pack what only ``--resume`` and soups need: the last checkpoint and the weights of epochs.
+        with_faces: also pack the pages that show photos, such as report.html, and drafts of decisions on photos.
 
     Raises:
         UsageError: it is no run with a finished epoch, or the file is there.
@@ -68,6 +75,8 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
     if file.resolve().is_relative_to(run.resolve()):
         raise UsageError(f"{file} would lie in the run itself.", "Choose a place outside of it.")
     taken, left_out = _chosen(run, whole)
+    faces = () if with_faces else tuple(name for name in taken if _shows_faces(name))
+    taken = [name for name in taken if name not in faces]
     name = run.resolve().name
     about = {
         "format": FORMAT,
@@ -86,7 +95,7 @@ def pack(run: Path, file: Path, *, whole: bool = False) -> Packed:
 
     files.sweep(file.parent, file.name)
     files.write_file(file, write)
-    return Packed(file, name, len(taken), file.stat().st_size, tuple(left_out))
+    return Packed(file, name, len(taken), file.stat().st_size, tuple(left_out), faces)
 
 
 def unpack(file: Path, out: Path | None = None, root: Path = Path("runs")) -> Packed:
@@ -159,6 +168,11 @@ def _chosen(run: Path, whole: bool) -> tuple[list[str], list[str]]:
             raise UserError(f"{path} has a name that not every system can hold.", "Rename it.")
         (taken if kept and name != MANIFEST else left_out).append(name)
     return taken, left_out
+
+
+def _shows_faces(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix in FACES or (path.suffix == ".csv" and path.name.startswith("decisions"))
 
 
 def _manifest(given: zipfile.ZipFile, file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,7 @@ def data_record(view: View, training: TrainSet) -> dict[str, Any]:
         "extra": training.extra,
         "linked": [list(group) for group in split.linked],
         "people": {"train": sorted(set(train["person"])), "val": sorted(set(val["person"]))},
+        "persons": {"known": view.persons_known, "doubts": view.person_doubts()},
     }
 
 
@@ -337,10 +339,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The record of the best epoch.
-
-    Args:
-        records: of the run's epochs so far, at least one.
+    """The record of the best epoch, of at least one.
 
     Raises:
         UserError: it is not among them.
@@ -349,6 +348,25 @@ def best_epoch(run: Path, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if best is None:
         raise UserError(f"{run / METRICS} lacks its best epoch, {records[-1]['best_epoch']}.", MEND)
     return best
+
+
+def latest(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Scores that chose no epoch: of the last one, and the mean of the last five, as result.json has them."""
+    parts = (("last", records[-1:]), ("mean of last five", records[-5:]))
+    return {k: {s: fmean(r[s] for r in part) for s in ("macro_f1", "accuracy")} for k, part in parts}
+
+
+def chosen(run: Path) -> str:
+    """What chose the epoch of a run's weights, beside the scores that chose none; empty where that is not known."""
+    if (run / FOLDS).is_file():
+        return str(read_folds(run).get("chosen", ""))
+    if not (run / RESULT).is_file() or not (records := read_metrics(run)):
+        return ""
+    best, (last, five) = read_result(run)["best"], (f"{s['macro_f1']:.4f}" for s in latest(records).values())
+    if every_setting(run)["select"]["epoch"] == "last":
+        return f"nothing was chosen on these people: last epoch ({len(records)}) {last}, mean of last five {five}"
+    which = f"epoch {best['epoch']}" if "soup" not in best else f"mean of epochs {', '.join(map(str, best['soup']))}"
+    return f"chosen on these people: best {best['macro_f1']:.4f} ({which}), last {last}, mean of last five {five}"
 
 
 def keep_metrics(run: Path, epoch: int) -> None:

@@ -3,8 +3,8 @@ compares, combines, calibrates or explains answers reads this one form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from maskprep.base import UsageError, UserError, fold
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from masktrain.data import names as tables
+from masktrain.data.names import VALUE
 from masktrain.runs import files
 from masktrain.runs import folder as runs
 
@@ -37,9 +38,11 @@ class Predictions:
         labels: true joint classes int64 [n], -1 where nobody says.
         probabilities: of the joint classes, float64 [n, C]; 1 for the answer of a file without probabilities.
         schema: the joint classes.
-        decided: the answers int64 [n]; None where they are the likeliest classes.
+        decided: the answers int64 [n], or of a guess shares of the classes float64 [n, C]; None where they are the
+            likeliest classes.
         scored: whether the probabilities are the answerer's own [n]; None for all.
         linked: groups of people who are one person, as far as the run knows.
+        numbers: attribute -> the numbers that are answered float64 [n], NaN where there is none.
     """
 
     images: NDArray[np.object_]
@@ -47,31 +50,34 @@ class Predictions:
     labels: Ints
     probabilities: NDArray[np.float64]
     schema: Schema
-    decided: Ints | None = None
+    decided: NDArray[Any] | None = None
     scored: NDArray[np.bool_] | None = None
     linked: tuple[tuple[str, ...], ...] = ()
+    numbers: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def answers(self) -> Ints:
-        """The class decided on for each image [n]."""
-        return np.asarray(self.probabilities.argmax(1) if self.decided is None else self.decided, dtype=np.int64)
+    def answers(self) -> NDArray[Any]:
+        """The class decided on for each image [n], or the shares [n, C] of a guess."""
+        return self.probabilities.argmax(1) if self.decided is None else self.decided
 
     def take(self, chosen: NDArray[Any]) -> Predictions:
         """Some of the rows, by number or by mask."""
         names = ("images", "people", "labels", "probabilities", "decided", "scored")
-        return replace(self, **{n: v[chosen] for n in names if (v := getattr(self, n)) is not None})
+        taken = {n: v[chosen] for n in names if (v := getattr(self, n)) is not None}
+        return replace(self, **taken, numbers={name: values[chosen] for name, values in self.numbers.items()})
 
-    def saying(self, probabilities: NDArray[Any], decided: Ints | None = None) -> Predictions:
+    def saying(self, probabilities: NDArray[Any], decided: NDArray[Any] | None = None) -> Predictions:
         """The same images with other answers."""
-        return replace(self, probabilities=probabilities.astype(np.float64), decided=decided, scored=None)
+        return replace(self, probabilities=probabilities.astype(np.float64), decided=decided, scored=None, numbers={})
 
     def frame(self) -> pd.DataFrame:
-        """The table as it is kept in Parquet: image, person, label, (ans,) p_0, p_1, ..."""
+        """The table as it is kept in Parquet: image, person, label, (ans,) (age_value, ...) p_0, p_1, ..."""
         about = {"image": self.images, "person": self.people, "label": self.labels}
         about |= {} if self.decided is None else {"ans": self.decided}
+        about |= {f"{name}{VALUE}": values for name, values in self.numbers.items()}
         columns = [f"p_{k}" for k in range(self.probabilities.shape[1])]
         table = pd.DataFrame(self.probabilities.astype(np.float32), columns=columns)
         return pd.concat([pd.DataFrame(about), table], axis=1)
@@ -82,12 +88,18 @@ class Predictions:
         files.write_file(file, lambda part: frame.to_parquet(part, compression="zstd", index=False))
 
 
-def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32]) -> None:
+def epoch_file(epoch: int) -> str:
+    """Where a fold keeps what an epoch answers about the people it held out, as long as no epoch is chosen."""
+    return f"oof/{epoch:05d}.parquet"
+
+
+def write_oof(run: Path, view: View, rows: Ints, probabilities: NDArray[np.float32], file: str = OOF) -> None:
     """oof.parquet: the held-out images, rows of a view's table, with their people, labels and probabilities."""
+    (run / file).parent.mkdir(exist_ok=True)
     table = view.table.iloc[rows]
     labels = table["label"].to_numpy(dtype=np.int64)
     image, person = (table[c].to_numpy(dtype=object) for c in ("image", "person"))
-    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / OOF)
+    Predictions(image, person, labels, probabilities.astype(np.float64), view.schema).write(run / file)
 
 
 def read(run: Path, file: str = OOF) -> Predictions:
@@ -119,7 +131,8 @@ def read(run: Path, file: str = OOF) -> Predictions:
     if schema.num_classes != len(columns):
         raise UserError(f"{path} has {len(columns)} classes, its run {schema.num_classes}.", AGAIN)
     linked = runs.read_data(run).get("linked", []) if (run / runs.DATA).is_file() else []
-    held = Predictions(images, people, labels, values, schema, decided, None, tuple(map(tuple, linked)))
+    numbers = {n: table[f"{n}{VALUE}"].to_numpy(np.float64) for n in schema.joint if f"{n}{VALUE}" in table}
+    held = Predictions(images, people, labels, values, schema, decided, None, tuple(map(tuple, linked)), numbers)
     return held.take(np.argsort(images.astype(str), kind="stable"))
 
 

@@ -148,7 +148,7 @@ def _labelled(images: pd.DataFrame, cache: Path, people: Sequence[str] | None, s
         )
     if not len(chosen):
         raise UserError(f"{cache} has no labelled images in the split '{split}'.", "Give them with --answers.")
-    name = "of the people the run held out" if split == "val" and people is not None else f"of the split '{split}'"
+    name = "that the run held out" if split == "val" and people is not None else f"of the split '{split}'"
     return EvalSet(chosen, chosen["label"].to_numpy(dtype=np.int64), chosen["person"].tolist(), name, split)
 
 

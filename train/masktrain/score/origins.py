@@ -6,7 +6,7 @@ overlap: an image may belong to several, so gains do not add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.audit import LIKELY
+from maskprep.audit import LIKELY, predictions
 from maskprep.labels import Schema
 from masktrain.data import labels as bands
 from masktrain.score import paired
@@ -130,42 +130,42 @@ def gather(
     """What a cache knows about some images.
 
     Labels are suspects by what audit has found there (severity at least 0.5); where it has found nothing about labels,
-    by confident learning on the probabilities, if these are from models that did not know the person.
+    by the probabilities, if these are from models that did not know the person and know the attribute well.
 
     Args:
         images: their rows with image, status and the attributes, as in :class:`maskprep.dataset.View`.
         truth: their joint labels [n].
         probabilities: out-of-fold ones [n, C]; None for none.
     """
-    numbers = {}
-    for name in schema.joint:
-        if schema[name].bins and name in images:
-            values = bands.numbers_in(images[name], schema[name].bins)
-            if np.isfinite(values).any():
-                numbers[name] = values
     suspects, suspected = _audited(cache, images), "by maskprep audit"
     if suspects is None and probabilities is not None:
-        suspects, suspected = confident(truth, np.asarray(probabilities, np.float64), schema), "sure of another class"
-    return Evidence(numbers, _doubtful(cache, images), suspects, suspected)
+        suspects = doubted(truth, np.asarray(probabilities, np.float64), schema)
+        suspected = "by this model alone: doubtful"
+    return Evidence(bands.numbers_behind(images, schema), _doubtful(cache, images), suspects, suspected)
 
 
-def confident(truth: Ints, probabilities: NDArray[np.float64], schema: Schema) -> Flags:
-    """Confident learning (arXiv 1911.00068): for some attribute, another class than the label's is at least as probable
-    as it is on average for its own images; of several such classes the likeliest counts, the label's too.
+def doubted(truth: Ints, probabilities: NDArray[np.float64], schema: Schema) -> Flags | None:
+    """Which labels are wrong more likely than not, by what models say that did not know the person; None where they
+    know no attribute well enough. See :func:`maskprep.audit.predictions.mislabelled`.
 
     Args:
-        probabilities: of the joint classes [n, C], by models that were not trained on the person.
+        probabilities: of the joint classes [n, C].
     """
-    found = np.zeros(len(truth), dtype=bool)
-    labels = np.array(np.unravel_index(truth, schema.sizes))
+    found = [
+        wrong > 0.5 for _, _, doubts in marginal_doubts(truth, probabilities, schema) if doubts for wrong in doubts[1:]
+    ]
+    return np.any(found, axis=0) if found else None
+
+
+def marginal_doubts(
+    truth: Ints, probabilities: NDArray[np.float64], schema: Schema
+) -> Iterator[tuple[str, Ints, tuple[Ints, NDArray[np.float64]] | None]]:
+    """Each attribute with its labels [n] and what :func:`maskprep.audit.predictions.mislabelled` says of them."""
+    labels = np.array(np.unravel_index(truth, schema.sizes), dtype=np.int64)
     cube = probabilities.reshape(len(truth), *schema.sizes)
-    for axis in range(len(schema.sizes)):
-        p = cube.sum(axis=tuple(1 + a for a in range(len(schema.sizes)) if a != axis))
-        own = labels[axis]
-        usual = np.array([p[own == k, k].mean() if (own == k).any() else np.inf for k in range(p.shape[1])])
-        above = np.where(p >= usual, p, -1.0)
-        found |= (above.max(1) >= 0) & (above.argmax(1) != own) & (p.argmax(1) != own)
-    return found
+    for axis, name in enumerate(schema.joint):
+        table = cube.sum(axis=tuple(1 + a for a in range(len(schema.sizes)) if a != axis))
+        yield name, labels[axis], predictions.mislabelled(labels[axis], table)
 
 
 def _audited(cache: Path, images: pd.DataFrame) -> Flags | None:

@@ -90,7 +90,7 @@ def score(
         cache=str(cache),
         view=view,
         what=f"{len(table)} images {images.what}",
-        scores=metrics.score(table.labels, answers, schema),
+        scores=metrics.score_table(table, evidence.numbers),
         interval=metrics.interval(table.labels, answers, people, schema.num_classes),
         ece=calibration.ece(table.probabilities[own], table.labels[own]) if own.any() else None,
         slices=slices.score(

@@ -14,7 +14,6 @@ from maskprep.labels import Schema
 from masktrain.config.settings import nearest
 from masktrain.score import metrics
 
-DRAWS = 1000
 TOGETHER = "*"
 
 
@@ -38,6 +37,11 @@ class Slice:
     high: float
     macro_f1: float
 
+    @property
+    def interval(self) -> str:
+        """That of the accuracy, or that there are too few people."""
+        return metrics.between(self.low, self.high, self.people, ".3f")
+
 
 def default(schema: Schema, columns: Sequence[str]) -> list[str]:
     """What to part by where nothing is asked for: crop status and source where known, mask state and age."""
@@ -59,7 +63,6 @@ def score(
     schema: Schema,
     columns: Mapping[str, Sequence[Any]],
     by: Sequence[str],
-    seed: int = 0,
 ) -> list[Slice]:
     """Scores of every part.
 
@@ -90,7 +93,7 @@ def score(
         joined = np.array(values, dtype=object)
         for value in sorted(set(values)):
             inside = joined == value
-            found.append(_one(name, value, truth[inside], predicted[inside], who[inside], schema.num_classes, seed))
+            found.append(_one(name, value, truth[inside], predicted[inside], who[inside], schema.num_classes))
     return found
 
 
@@ -101,22 +104,17 @@ def _one(
     predicted: NDArray[np.int64],
     who: NDArray[np.object_],
     n: int,
-    seed: int,
 ) -> Slice:
     matrix = metrics.confusion(truth, predicted, n)
     f1, _ = metrics.f1_per_class(np.diag(matrix), matrix.sum(1), matrix.sum(0))
-    low, high = accuracy_interval(truth == predicted, who, seed)
+    sure = metrics.share_interval(truth == predicted, who.tolist())
     return Slice(
-        by, value, len(truth), len(set(who)), metrics.accuracy(matrix), low, high, float(f1[matrix.sum(1) > 0].mean())
+        by,
+        value,
+        len(truth),
+        sure.people,
+        metrics.accuracy(matrix),
+        sure.low,
+        sure.high,
+        float(f1[matrix.sum(1) > 0].mean()),
     )
-
-
-def accuracy_interval(right: NDArray[np.bool_], people: NDArray[np.object_], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the share of right answers, resampling whole people."""
-    _, person = np.unique(people.astype(str), return_inverse=True)
-    images = np.bincount(person).astype(np.float64)
-    hits = np.bincount(person, weights=right)
-    k = len(images)
-    weights = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=DRAWS)
-    low, high = np.quantile((weights @ hits) / (weights @ images), [0.025, 0.975])
-    return float(low), float(high)

@@ -1,9 +1,14 @@
-"""One fit for each fold: every person is held out once, and the models together are an ensemble."""
+"""One fit for each fold: every person is held out once, and the models together are an ensemble.
+
+No fold is scored at an epoch that it chose itself: what counts is what each said in the epoch that is best by the mean
+of the other folds' curves. The models that are kept are of each fold's own best epoch, as in any fit.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +21,29 @@ from maskprep.store import Cache
 from masktrain.answer import members
 from masktrain.config.config import FitConfig
 from masktrain.data import folds
+from masktrain.data.labels import numbers_behind
+from masktrain.data.names import VALUE
 from masktrain.data.trainset import TrainSet, open_view_of
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
 from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
+from masktrain.train import criteria
 from masktrain.train import device as devices
 from masktrain.train.checkpoint import LAST
 
 
 @dataclass(frozen=True)
 class Crossfitted:
-    """Scores over all people, each held out once; ``folds`` are the macro-F1 of the folds on their own."""
+    """Scores over all people, each held out once; ``folds`` are the macro-F1 of the folds on their own, and ``chosen``
+    says what chose their epochs."""
 
     run: Path
     scores: metrics.Scores
     interval: metrics.Interval
     folds: list[float]
+    chosen: str
 
 
 def crossfit(
@@ -129,23 +139,60 @@ def _joined(
 ) -> Crossfitted:
     """Score everyone with the model that did not know them, and write it all down."""
     view = open_view_of(cache, config)
-    tables = [heldout.read(f.run).frame().assign(fold=k) for k, f in enumerate(fitted, 1)]
-    oof = pd.concat(tables, ignore_index=True)
+    epochs, chosen = _chosen(config, [f.run for f in fitted])
+    tables = [heldout.read(f.run, file) for f, file in zip(fitted, epochs, strict=True)]
+    oof = pd.concat([table.frame().assign(fold=k) for k, table in enumerate(tables, 1)], ignore_index=True)
     if oof["image"].duplicated().any():
         raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")
-    truth = oof["label"].to_numpy(dtype=np.int64)
-    predicted = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    table = oof.filter(regex=r"^p_\d+$").to_numpy()
+    truth, predicted = oof["label"].to_numpy(dtype=np.int64), table.argmax(1)
+    known = numbers_behind(view.table.set_index("image").loc[oof["image"]], view.schema)
+    numbers = {n: (values, oof[f"{n}{VALUE}"].to_numpy()) for n, values in known.items() if f"{n}{VALUE}" in oof}
     made = Crossfitted(
         run,
-        metrics.score(truth, predicted, view.schema),
+        metrics.score(truth, predicted, view.schema, table, numbers),
         metrics.interval(truth, predicted, oof["person"].tolist(), view.schema.num_classes),
-        [f.best["macro_f1"] for f in fitted],
+        [metrics.macro_f1(metrics.confusion(t.labels, t.answers, view.schema.num_classes)) for t in tables],
+        chosen,
     )
     write_with(run / runs.OOF, lambda part: oof.to_parquet(part, compression="zstd"))
     data = runs.read_data(fitted[0].run)
     everyone = sorted({*data["people"]["train"], *data["people"]["val"]})
     write_json(run / runs.DATA, data | {"people": {"train": everyone, "val": everyone}})
     scores = {"out_of_fold": made.scores.to_dict(), "interval": dataclasses.asdict(made.interval), "each": made.folds}
+    scores |= {"chosen": chosen}
     write_json(run / runs.FOLDS, about | scores)
     members.write(run, "soft", [f.run.name for f in fitted], [0] * len(fitted))
     return made
+
+
+def best_elsewhere(curves: Sequence[Sequence[float]]) -> list[int]:
+    """For each fold the epoch that is best by the mean of the other folds' curves.
+
+    Args:
+        curves: of each fold the score of every epoch, higher is better; one that ended early stays at its last. A fold
+            that ended before the epoch has its own last one.
+    """
+    longest = max(map(len, curves))
+    table = np.array([[*curve, *[curve[-1]] * (longest - len(curve))] for curve in curves])
+    table = np.where(np.isnan(table), -np.inf, table)
+    others = [np.delete(table, k, axis=0).mean(0) for k in range(len(table))]
+    return [min(1 + int(mean.argmax()), len(curve)) for mean, curve in zip(others, curves, strict=True)]
+
+
+def _chosen(config: FitConfig, fitted: Sequence[Path]) -> tuple[list[str], str]:
+    """The file of each fold's answers that count, and how their epochs were chosen, in a sentence."""
+    records = [runs.read_metrics(run) for run in fitted]
+    last = f"the last epochs have {np.mean([r[-1]['macro_f1'] for r in records]):.4f} in the mean of the folds"
+    if config.select.epoch == "last":
+        return [runs.OOF] * len(fitted), "nothing was chosen on these people: every fold's last epoch"
+    by = config.select.by
+    epochs = best_elsewhere([[criteria.criterion(r, by) for r in each] for each in records])
+    names = [heldout.epoch_file(epoch) for epoch in epochs]
+    if config.select.soup != "none" or not all((run / name).is_file() for run, name in zip(fitted, names, strict=True)):
+        return [runs.OOF] * len(fitted), f"chosen on these people: the best epoch of each fold; {last}"
+    own = np.mean([max(r["macro_f1"] for r in each) for each in records])
+    return names, (
+        f"not chosen on these people: epochs {', '.join(map(str, epochs))}, each the best by {by} for the other folds;"
+        f" {last}, the best epochs {own:.4f}. The models are those of each fold's best epoch"
+    )

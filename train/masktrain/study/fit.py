@@ -20,6 +20,7 @@ from maskprep.base import UsageError, UserError, parse_colour, write_json
 from maskprep.crops import Background
 from maskprep.dataset import View
 from maskprep.store import Cache
+from masktrain.answer import model as answering
 from masktrain.combine import averages
 from masktrain.config.config import FitConfig
 from masktrain.data import folds, labels
@@ -188,6 +189,11 @@ def check(data: TrainSet, config: FitConfig) -> None:
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), data.view.schema)
     for by in (config.select.by, config.select.stop_by or config.select.by):
         criteria.criterion({**nobody.to_dict(), "val_loss": 0.0}, by)
+    if config.select.epoch == "last" and (config.schedule.kind == "plateau" or config.model.thaw_on_plateau):
+        raise UsageError(
+            "With --select last nothing is chosen on the people held out, and a plateau is.",
+            "Use another schedule, and model.thaw in place of model.thaw_on_plateau.",
+        )
 
 
 def statistics(data: TrainSet, config: FitConfig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -393,7 +399,7 @@ def _train(
         if made is not None:
             recorder.best(made.epochs[-1], made.scores["macro_f1"], made.probabilities, made.state)
         recorder.flush()
-        fitted = replace(_finished(run, view, made), ended=ended)
+        fitted = replace(_finished(run, view, made, state.device), ended=ended)
     return _parted(fitted)
 
 
@@ -446,16 +452,21 @@ def _parted(fitted: Fitted) -> Fitted:
     return made
 
 
-def _finished(run: Path, view: View, made: averages.Averaged | None) -> Fitted:
-    """The result of a run, from what it has written."""
+def _finished(run: Path, view: View, made: averages.Averaged | None, device: torch.device) -> Fitted:
+    """The result of a run, from what it has written; oof.parquet gets the numbers of the best epoch."""
     records = runs.read_metrics(run)
     best = runs.best_epoch(run, records)
     if made is not None:
         best = best | made.scores | {"epoch": made.epochs[-1], "soup": made.epochs}
     held = heldout.read(run)
-    predicted = held.probabilities.argmax(1)
-    interval = metrics.interval(held.labels, predicted, held.people.tolist(), view.schema.num_classes)
-    result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)}
+    rows = answering.rows_of(view, held.images)
+    if checkpoint.load_sidecar(run).answers().numbers:
+        held = replace(held, numbers=answering.load(run, str(device)).read(view, rows)[1])
+        held.write(run / runs.OOF)
+    scores = metrics.score_table(held, labels.numbers_behind(view.table.iloc[rows], view.schema))
+    best = best | {"balanced_accuracy": scores.balanced_accuracy, "log_loss": scores.log_loss, "mae": scores.mae}
+    interval = metrics.interval(held.labels, held.answers, held.people.tolist(), view.schema.num_classes)
+    result = {"epochs": len(records), "best": best, "best by": criteria.bests(records)} | runs.latest(records)
     write_json(run / runs.RESULT, result | {"interval": dataclasses.asdict(interval)})
     report.report(run, view.path)
     return Fitted(run, len(records), best, interval)

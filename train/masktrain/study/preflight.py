@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -189,7 +190,7 @@ def quick(made: Prepared) -> Iterator[Finding]:
     view, split = made.view, made.data.split
     own = split.train[split.train < len(view)]
     yield labels(view, np.concatenate([own, split.val]))
-    yield people(made.data.view, split)
+    yield people(view, made.data.view.table, split)
     yield classes(view.schema, *(view.table["label"].iloc[r].to_numpy(np.int64) for r in (own, split.val)))
     yield crops(made.data.view, np.concatenate([split.train, split.val]))
     yield held_out(made.val)
@@ -215,15 +216,21 @@ def labels(view: View, rows: Rows) -> Finding:
     return Finding("labels", True, f"{len(rows) - unknown} labels are what their attributes make{without}")
 
 
-def people(view: View, split: Split) -> Finding:
-    """Whether nobody, and no file, is on both sides of a split."""
-    train, val = (view.table.iloc[rows] for rows in (split.train, split.val))
+def people(view: View, table: pd.DataFrame, split: Split) -> Finding:
+    """Whether it is known who is on the photos of a view, and nobody, and no file, is on both sides of a split.
+
+    Args:
+        table: the rows that are split.
+    """
+    train, val = (table.iloc[rows] for rows in (split.train, split.val))
     shared = sorted(set(train["person"]) & set(val["person"]))
     files = sorted(set(train["content"].dropna()) & set(val["content"].dropna()))
     if shared or files:
         images = val["image"][val["content"].isin(files) | val["person"].isin(shared)]
         text = f"{len(shared)} people and {len(files)} files are trained on and held out: {listed(sorted(images))}"
         return Finding("people", False, text, "See which with: maskprep duplicates CACHE")
+    if doubts := view.person_doubts():
+        return Finding("people", view.persons_known > 0, *doubts)
     counts = [len(set(side["person"])) for side in (train, val)]
     return Finding("people", True, f"{counts[0]} trained on, {counts[1]} held out, nobody on both sides")
 

@@ -71,8 +71,8 @@ def lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
 def headless(model: nn.Module) -> nn.Module:
     """A copy of a network that answers with the features that its classifier is given."""
     made: Any = copy.deepcopy(model)
-    if isinstance(model, Paired):
-        made.classifier = nn.Identity()
+    if isinstance(made, Paired):
+        made.classifier = nn.Identity()  # type: ignore[assignment]
     else:
         made.reset_classifier(0)
     return made.eval()  # type: ignore[no-any-return]

@@ -23,6 +23,7 @@ from maskprep.store import Cache
 from masktrain.answer import baselines
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
+from masktrain.data.units import of_people, unit, warned
 from masktrain.score import metrics
 from masktrain.study.space import Space
 from masktrain.train import criteria
@@ -267,9 +268,10 @@ def _contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str
 def _found(view: View, file: Path, probe: bool) -> dict[str, Any]:
     """What is there before the first fit, as the file keeps it.
 
-    ``data``: images, people, left out, fingerprint; ``eval``: images and labelled ones of the split ``eval``;
-    ``classes``: name -> people, images, images in each fold; ``baselines``: name -> macro_f1, accuracy, over everyone,
-    each fold answered by what the other folds hold; ``no probe``: why the linear probe is not among them.
+    ``data``: images, people, left out, fingerprint; ``persons``: share known, and what follows; ``eval``: images
+    and labelled ones of the split ``eval``; ``classes``: name -> people, images, images in each fold; ``baselines``:
+    name -> macro_f1, accuracy, over everyone, each fold answered by what the other folds hold; ``no probe``: why the
+    linear probe is not among them.
     """
     usable, left_out = folds.usable_rows(view)
     count = 1 + max(folds.read_file(file, view.table["person"].iloc[usable]).values())
@@ -302,6 +304,7 @@ def _found(view: View, file: Path, probe: bool) -> dict[str, Any]:
             "folds": [{"images": len(s.val), "people": int(people.iloc[s.val].nunique())} for s in splits],
             "fingerprint": view.fingerprint(),
         },
+        "persons": {"known": view.persons_known, "doubts": list(view.person_doubts())},
         "eval": {
             "what": "split 'eval': never trained on, never chosen by; scored once, when everything is decided",
             "images": sum(len(t) for t in judged),
@@ -323,15 +326,18 @@ def lines(made: Protocol) -> list[str]:
     data, judged, classes = made.found["data"], made.found["eval"], made.found["classes"]
     gone = ", ".join(f"{n} {why}" for why, n in data["left out"].items())
     width = max(len(name) for name in classes)
+    counted = unit(data["people"], data["images"])
+    columns = ["images"] if counted == "images" else ["people", "images"]
     return [
-        f"data    {data['images']} images of {data['people']} people; view '{made.rules['data.view']}'",
+        f"data    {of_people(data['images'], data['people'])}; view '{made.rules['data.view']}'",
         *([f"        left out: {gone}"] if gone else []),
         f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
         if judged["images"]
-        else "eval    no split 'eval' in this cache: keep some people out of it, or the folds are all there is",
-        f"{'class':{width}}  people  images  in each fold",
+        else f"eval    no split 'eval' in this cache: keep some {counted} out of it, or the folds are all there is",
+        *warned(made.found["persons"]["doubts"]),
+        f"{'class':{width}}  {'  '.join(columns)}  in each fold",
         *(
-            f"{name:{width}}  {c['people']:6d}  {c['images']:6d} {' '.join(f'{n:4d}' for n in c['folds'])}"
+            f"{name:{width}}  {'  '.join(f'{c[n]:6d}' for n in columns)} {' '.join(f'{n:4d}' for n in c['folds'])}"
             for name, c in classes.items()
         ),
         *(
@@ -344,7 +350,7 @@ def lines(made: Protocol) -> list[str]:
             for name, scores in made.found["baselines"].items()
         ),
         *([f"note    no linear probe: {made.found['no probe']}"] if "no probe" in made.found else []),
-        f"rules   {made.count} folds of people, chosen by {made.rules['select.by']}, seeds"
+        f"rules   {made.count} folds of {counted}, chosen by {made.rules['select.by']}, seeds"
         f" {', '.join(map(str, made.seeds))}",
         f"written {made.file} and its folds {made.folds}",
     ]

@@ -66,6 +66,9 @@ class Recorder:
         runs.append_metrics(self.run, record)
         if self.state.best == record["epoch"]:
             self.best(record["epoch"], record["macro_f1"], probabilities)
+        if (self.run.parent / runs.FOLDS).is_file():  # the other folds will say which epoch counts
+            name = predictions.epoch_file(record["epoch"])
+            predictions.write_oof(self.run, self.data.view, self.data.split.val, probabilities, name)
         averages.keep_epoch(self.run, self.state.epoch, self.state.scored.state_dict(), self.config.select)
         self.save()
         self.update_logs()

@@ -99,7 +99,9 @@ class State:
 
     @property
     def best(self) -> int:
-        """The best epoch so far, the earlier one of two alike; 0 before the first."""
+        """The epoch to keep: the best so far, the earlier one of two alike, or the last; 0 before the first."""
+        if self.config.select.epoch == "last":
+            return len(self.scores)
         return 1 + self.scores.index(max(self.scores)) if self.scores else 0
 
     @property
@@ -210,8 +212,9 @@ def fit(
         Why it ended before the last epoch: ``patience``, ``minutes`` or nothing.
     """
     config, took = state.config, 0.0
+    patience = config.select.patience if config.select.epoch == "best" else 0
     for epoch in range(state.epoch + 1, config.optim.epochs + 1):
-        if config.select.patience and epochs_since_best(state.stops) >= config.select.patience:
+        if patience and epochs_since_best(state.stops) >= patience:
             return "patience"
         if state.epoch and time.monotonic() + took > until:
             return "minutes"

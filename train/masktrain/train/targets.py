@@ -132,6 +132,11 @@ class Target:
         wide = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return list(torch.split(wide, [h.outputs for h in self.heads], 1))
 
+    def values(self, outputs: Tensor) -> Tensor:
+        """The numbers [n, A] of the attributes :attr:`numbers`."""
+        told = [h.number(o) for h, o in zip(self.heads, self.split(outputs), strict=True) if h.limits]
+        return torch.stack(told, 1) if told else outputs[:, :0]
+
     def truths(self, truth: Tensor) -> list[Tensor]:
         """Shares of the joint classes [n, C] as shares of each head's classes [n, K]."""
         return [truth] if self.kind == "joint" else _margins(truth.view(len(truth), *self.sizes))
