@@ -28,7 +28,7 @@ def test_the_way_from_a_cache_to_answers(
     said = capsys.readouterr().out
     assert "120 images of 24 people to train on, 28 of 6 held out" in said
     assert re.search(r"epoch 1/1 +loss .* macro-F1 .* img/s +data wait", said)
-    assert re.search(r"best +epoch 1: macro-F1 0\.\d+ \(95% over 6 people", said)
+    assert re.search(r"score +macro-F1 0\.\d+ \(95% over 6 people", said)
     assert call("evaluate", run, cache, "--split", "train") == 0
     printed = capsys.readouterr()
     assert "wear/male" in printed.out and "joint label" in printed.out and "Warning: " in printed.err

@@ -99,6 +99,7 @@ def test_a_fit_that_makes_a_soup_tells_it(
     monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
     settings = config(optim__epochs=2, optim__lr=2e-3, select__last=2, select__soup="uniform")
     done = fit(cache, settings, out=tmp_path / "run").run
+    said = [text for text in said if text.startswith("note")]
     assert len(said) == 1 and "Epochs 3, 4 err on the same images (mean correlation of neighbours 0.97)" in said[0]
     team = averages.epochs_of(members.read_candidate(done), None, "cpu")
     wrong = [m.held.answers != m.held.labels for m in team]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -103,7 +104,9 @@ def test_what_a_run_predicted_scores_as_the_run(run: Path, cache: Path, labelled
     predict(own, cache, tmp_path / "p.csv", split="train", proba=True, without="likeliest")
     whole = evaluate(own, cache, split="train")
     report = submission.score_file(tmp_path / "p.csv", labelled, split="train")
-    assert report.scores == whole.scores and report.interval == whole.interval
+    of_file, of_run = (dataclasses.replace(r.scores, log_loss=None) for r in (report, whole))
+    assert of_file == of_run and report.interval == whole.interval
+    assert report.scores.log_loss == pytest.approx(whole.scores.log_loss, abs=1e-5)  # a file rounds probabilities
     assert report.ece == pytest.approx(whole.ece, abs=1e-3)  # of the crops; two photos have none
     # the other way round: the run against its own predictions
     twin = evaluate(own, cache, split="train", against=tmp_path / "p.csv")
@@ -167,7 +170,7 @@ def test_files_vote(labelled: Path, cache: Path, truth: pd.DataFrame, tmp_path: 
     made = ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)
     assert made.images == 20 and [e.name for e in made.entries] == ["0.csv", "1.csv", "2.csv"]
     if kind != "stack":
-        assert made.score == 1.0 and made.against is not None and made.against.better
+        assert made.score == 1.0 and made.against is not None and made.against.difference > 0.3
         assert submission.score_file(tmp_path / "votes.csv", labelled).scores.accuracy == 1.0
     with pytest.raises(UsageError, match="exists"):
         ensemble(files, tmp_path / "votes.csv", kind=kind, cache=labelled)

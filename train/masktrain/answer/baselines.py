@@ -25,7 +25,7 @@ from masktrain.train.model import build
 PROBE = "tf_efficientnet_lite0"
 """Network of the linear probe where the run did not start from pretrained weights; needs no hub."""
 
-MOST = {"cpu": 1000, "cuda": 5000}
+MOST = {"cpu": 400, "cuda": 5000}
 """Crops that a probe beside a fit is fitted on, at most: seconds on each device."""
 
 Ints = NDArray[np.int64]

@@ -200,18 +200,22 @@ class Network(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Probabilities of crops."""
-        return self.read(crops)[0]
+        return self._table(self._outputs(crops))
 
     def read(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and numbers of crops."""
+        outputs = self._outputs(crops)
+        return self._table(outputs), torch.stack([self.target.values(o) for o in outputs]).mean(0)
+
+    def _outputs(self, crops: Tensor) -> list[Tensor]:
+        """Outputs of each look at crops."""
         pixels = normalise(crops, self.get_buffer("mean"), self.get_buffer("std"))
         with self.precision.context() if self.precision.dtype is not None else contextlib.nullcontext():
-            outputs = [self.model(view) for view in tta_views(pixels, self.looks)]
+            return [self.model(view) for view in tta_views(pixels, self.looks)]
+
+    def _table(self, outputs: Sequence[Tensor]) -> Tensor:
         tables = torch.stack([self.target.probabilities(o) for o in outputs])
-        numbers = torch.stack([self.target.values(o) for o in outputs]).mean(0)
-        if self.mean_of == "probability":
-            return tables.mean(0), numbers
-        return tables.clamp(min=1e-12).log().mean(0).softmax(1), numbers
+        return tables.mean(0) if self.mean_of == "probability" else tables.clamp(min=1e-12).log().mean(0).softmax(1)
 
 
 def tta_views(pixels: Tensor, looks: str) -> Iterator[Tensor]:
@@ -299,7 +303,14 @@ class Graph(nn.Module):
 
     def forward(self, *crops: Tensor) -> Tensor:
         """Probabilities float32 [n, C] of crops uint8 [n, H, W, 3], one tensor for each input."""
-        return self.read(*crops)[0]
+        return self._combined([m(crops[place]) for m, place in zip(self.members, self.places, strict=True)])
+
+    def _combined(self, tables: Sequence[Tensor]) -> Tensor:
+        factors = [to_joint(table) for to_joint, table in zip(self.maps, tables, strict=True)]
+        table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
+        if self.temperature != 1.0:
+            table = (table.clamp(min=1e-12).log() / self.temperature).softmax(1)
+        return table
 
     def read(self, *crops: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities, and numbers float32 [n, A] of the attributes :attr:`numbers`.
@@ -308,10 +319,7 @@ class Graph(nn.Module):
         only, by their probability.
         """
         read = [m.read(crops[place]) for m, place in zip(self.members, self.places, strict=True)]  # type: ignore[operator]
-        factors = [to_joint(table) for to_joint, (table, _) in zip(self.maps, read, strict=True)]
-        table: Tensor = factors[0] if self.combination is None else self.combination(torch.stack(factors))
-        if self.temperature != 1.0:
-            table = (table.clamp(min=1e-12).log() / self.temperature).softmax(1)
+        table = self._combined([table for table, _ in read])
         return table, self._numbers(table, [numbers for _, numbers in read])
 
     def _numbers(self, table: Tensor, told: Sequence[Tensor]) -> Tensor:

@@ -71,6 +71,8 @@ def crossfit(
     device = devices.choose_device(config.run.device)
     count = folds.count(view, config.data)
     first = TrainSet.open(view, _fold(config, 1, count))
+    if config.select.patience is None:  # all folds have one length
+        config = dataclasses.replace(config, select=dataclasses.replace(config.select, patience=0))
     config = fitting.settled(first, config, device)
     fitting.check(first, config)
     if (twin := runs.twin(config, runs.data_record(view, first), *runs.beside(out), whole=True)) is not None:
