@@ -164,6 +164,7 @@ class Augmenter:
         self.kernels, self.colours = _kernels(), _colours()
         self.quantiles = _beta_quantiles(config.alpha)
         self._places = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
+        cv2.setNumThreads(1)  # one image is too little to share; torch needs the cores
         self._compose: list[_Albumentations | None] | None = None
 
     def to(self, drawn: torch.device, applied: torch.device) -> None:
@@ -357,7 +358,6 @@ class _Albumentations:
 
     def __init__(self, name: str) -> None:
         a = _albumentations()
-        cv2.setNumThreads(1)  # one image is too little to share; torch needs the cores
         self._compose = a.Compose(ADDED[name]() if name in ADDED else _of_file(Path(name.removeprefix(FILE))))
         self._steps = list(_walk(self._compose))
 
