@@ -146,7 +146,7 @@ def prepare(
     source: Path | Sequence[Picture], folder: Path, trained: Model, workers: int, outputs: Mapping[str, Path | None]
 ) -> Request:
     """Raw photos, prepared in a temporary cache with the settings that the run has kept."""
-    from maskprep import pipeline
+    from maskprep.pipeline import prepare as make_cache
 
     photos, rows = folder / "photos", None
     paths: dict[str, Path] = {}
@@ -163,7 +163,7 @@ def prepare(
         _keep_beside(outputs, given | {real.parent for real in paths.values()})
     spec = trained.spec
     for wanted in spec.inputs:
-        pipeline.prepare(photos, folder / "cache", spec.settings, wanted.view, workers, matted=wanted.matted)
+        make_cache(photos, folder / "cache", spec.settings, wanted.view, workers, matted=wanted.matted)
     pictures = open_view(folder / "cache", spec.view)
     rows = _photo_rows(pictures, photos) if rows is None else rows
     return Request((pictures,), rows, lambda image: paths.get(image, photos / image))
