@@ -1,4 +1,4 @@
-"""Fit a temperature and limits per class to a run, on its predictions for people it was not trained on."""
+"""Fit a temperature and decision thresholds to a run, on its predictions for people it was not trained on."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Calibrated:
 
     Args:
         ece, nll: before and after tempering: expected calibration error, and mean negative log-likelihood.
-        thresholds: macro-F1 with limits per class minus without.
-        before, after: macro-F1 without and with limits per class.
+        thresholds: macro-F1 with decision thresholds minus without.
+        before, after: macro-F1 without and with decision thresholds.
         kept: whether the limits are used from now on.
         warnings: what speaks against them.
     """
@@ -63,7 +63,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     Everything is fitted on the out-of-fold predictions, and scored by folds of the people, fitted on the others.
 
     Args:
-        thresholds: whether to keep limits per class: when their gain in macro-F1 is ``clear`` (see
+        thresholds: whether to keep decision thresholds: when their gain in macro-F1 is ``clear`` (see
             :attr:`masktrain.score.paired.Paired.better`), ``always`` or ``never``.
         seed: which folds of the people the scoring uses.
 
@@ -97,7 +97,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
         )
     if not found.better:
         warnings.append(
-            f"With limits per class, macro-F1 changes by {found.text} (95% over {over})"
+            f"With decision thresholds, macro-F1 changes by {found.text} (95% over {over})"
             + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels, helps)
@@ -120,7 +120,7 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
 
 
 def fit_both(table: Table, labels: Ints, temper: bool = True) -> Calibration:
-    """A temperature, or 1 where ``temper`` is false, and limits per class for the tempered probabilities."""
+    """A temperature, or 1 where ``temper`` is false, and decision thresholds for the tempered probabilities."""
     plain = Calibration(temperature(table, labels) if temper else 1.0)
     return Calibration(plain.temperature, tuple(limits(plain.temper(table).astype(np.float64), labels).tolist()))
 

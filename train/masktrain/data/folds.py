@@ -1,4 +1,4 @@
-"""Who is trained on and who is held out. People are split, never pictures (S0.28, S1.34).
+"""Who is trained on and who is held out. People are split, never pictures.
 
 People who share a photo, or nearly the same photo, or whose numbers differ only in a suffix, stay on one side.
 """

@@ -1,4 +1,4 @@
-"""A run may learn some of a cache's attributes, or from some of its classes: a part of what is asked (S0.5, S1.5).
+"""A run may learn some of a cache's attributes, or from some of its classes: a part of what is asked.
 
 The people are split by everything that the cache knows, whatever is learnt, so that all parts hold out the same.
 """

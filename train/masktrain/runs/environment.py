@@ -28,7 +28,7 @@ RECORDED = (
 
 
 def describe(device: str) -> dict[str, Any]:
-    """What the run was computed with: versions, machine, commit of the code (S0.15, S0.36, S1.42)."""
+    """What the run was computed with: versions, machine, commit of the code."""
     import torch
 
     cuda = device.startswith("cuda")

@@ -89,7 +89,7 @@ def need_new(out: Path, hint: str = "Choose another --out.") -> None:
 
 
 def twin(config: FitConfig, data: dict[str, Any], *near: Path, whole: bool = False) -> Path | None:
-    """A finished run of the same settings on the same data, if there is one .
+    """A finished run of the same settings on the same data, if there is one.
 
     Args:
         data: data.json of the fit; of the first fold where all are meant.

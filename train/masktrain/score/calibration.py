@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and limits per class: fitted on out-of-fold predictions, never on training
+"""Probabilities that mean what they say, and decision thresholds: fitted on out-of-fold predictions, never on training
 images. NumPy only, so that exported models can use it."""
 
 from __future__ import annotations

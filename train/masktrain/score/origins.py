@@ -1,4 +1,4 @@
-"""Where the errors come from: how much better a score would be without each kind of error, ranked (S3.20).
+"""Where the errors come from: how much better a score would be without each kind of error, ranked.
 
 Each kind of error is put right in the answers as they stand, and the macro-F1 of all images is taken again. The kinds
 overlap: an image may belong to several, so gains do not add up.

@@ -31,7 +31,7 @@ def criteria(scores: dict[str, Any]) -> list[str]:
 
 
 def bests(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For everything that can be selected by the first epoch that is best by it, and its value there (S0.34).
+    """For everything that can be selected by the first epoch that is best by it, and its value there.
 
     Args:
         records: the epochs of a fit, see metrics.jsonl.

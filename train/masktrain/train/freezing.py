@@ -67,7 +67,7 @@ def check(config: ModelConfig, patience: int) -> None:
 
 
 def thawed(scores: Sequence[float], patience: int) -> bool:
-    """Whether a score (higher is better) has ever stood still for half of the patience, in epochs, rounded up (S0.11).
+    """Whether a score (higher is better) has ever stood still for half of the patience, in epochs, rounded up.
 
     A function of the scores so far, which a checkpoint keeps, so that what is thawed stays so when a fit goes on.
     """
