@@ -45,7 +45,7 @@ demo: $(VENV)/installed
 	@echo "predictions    demo/predictions.csv"
 
 test: lint types
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

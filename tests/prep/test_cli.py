@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,14 @@ def test_all_well_is_0(cli: Callable[..., Any], work: Work) -> None:
         assert found.returncode == 0, found.stderr
         assert found.stdout.strip()
     assert json.loads((work[1] / "log.jsonl").read_text().splitlines()[-1])["command"] == "stats"
+
+
+def test_the_next_command_runs_as_it_is_printed(cli: Callable[..., Any], work: Work) -> None:
+    said = cli("index", work[0], "--cache", work[1]).stdout.splitlines()[-1]
+    assert said == f"next      maskprep run {work[1]}"
+    found = cli(*shlex.split(said.removeprefix("next      maskprep ")))
+    assert found.returncode == 0 and "nothing, all was up to date" in found.stdout
+    assert found.stdout.splitlines()[-1] == f"next      maskprep audit {work[1]}"
 
 
 def test_errors_in_photos_are_3_when_strict(cli: Callable[..., Any], work: Work) -> None:

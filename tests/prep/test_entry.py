@@ -75,3 +75,23 @@ def test_native_code_does_not_keep_a_command_that_was_interrupted(seconds: float
     finally:
         process.kill()
     assert (process.returncode, stderr) == (130, "\nGo on later.\n")
+
+
+AFTERWARDS = """
+import os, signal, time
+from maskprep.base import entry
+signal.signal(signal.SIGINT, signal.default_int_handler)
+entry.run(lambda: None, "Go on later.", seconds=0.1)
+for _ in range(2):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+    except KeyboardInterrupt:
+        time.sleep(0.3)
+print("alive", signal.set_wakeup_fd(-1))
+"""
+
+
+def test_a_command_that_has_ended_leaves_ctrl_c_to_its_caller() -> None:
+    ended = subprocess.run([sys.executable, "-c", AFTERWARDS], capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "alive -1\n", "")

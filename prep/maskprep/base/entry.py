@@ -29,9 +29,8 @@ def run(app: Callable[[], object], interrupted: str, seconds: float | None = Non
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
             stream.reconfigure(errors="backslashreplace")
     try:
-        if seconds is not None:
-            _end_in_time(interrupted, seconds)
-        app()
+        with contextlib.nullcontext() if seconds is None else _end_in_time(interrupted, seconds):
+            app()
     except UserError as problem:
         _end(problem)
     except ModuleNotFoundError as problem:
@@ -48,11 +47,13 @@ def run(app: Callable[[], object], interrupted: str, seconds: float | None = Non
         sys.exit(STOPPED)
 
 
-def _end_in_time(interrupted: str, seconds: float) -> None:
+@contextlib.contextmanager
+def _end_in_time(interrupted: str, seconds: float) -> Iterator[None]:
     """End the process so long after Ctrl-C, or at the second one, even in native code that lets no handler run.
 
     The interpreter writes the numbers of signals into a pipe as they come, and a thread reads them.
     """
+    timers: list[threading.Timer] = []
 
     def end() -> None:
         for stream in (1, 2):
@@ -62,20 +63,27 @@ def _end_in_time(interrupted: str, seconds: float) -> None:
         os._exit(STOPPED)
 
     def watch() -> None:
-        pressed = False
         while number := os.read(signals, 1):
             if number[0] == signal.SIGINT:
-                if pressed:
+                if timers:
                     end()
-                pressed = True
-                timer = threading.Timer(seconds, end)
-                timer.daemon = True
-                timer.start()
+                timers.append(threading.Timer(seconds, end))
+                timers[0].daemon = True
+                timers[0].start()
 
     signals, noted = os.pipe()
     os.set_blocking(noted, False)
-    signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
-    threading.Thread(target=watch, daemon=True).start()
+    before = signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        if not timers:  # else what is left to do, as the end of other threads, counts as well
+            signal.set_wakeup_fd(before)
+            os.close(noted)
+            watching.join()
+            os.close(signals)
 
 
 @contextlib.contextmanager

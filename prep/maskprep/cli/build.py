@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 @command(*WORKS)
 def index(command: Command, layout: Layout = None) -> None:
     """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
-    following = f"maskprep run {command.session.source}"
-    command.bring(lambda: command.session.index(layout), lambda session: show.understood(session, following))
+    command.bring(lambda: command.session.index(layout), lambda session: show.understood(session, command.next("run")))
 
 
 @command(*WORKS)
@@ -87,5 +86,4 @@ def stats(command: Command) -> None:
 @command(*WORKS)
 def run(command: Command, layout: Layout = None) -> None:
     """Bring every stage and every view up to date."""
-    following = f"maskprep audit {command.session.source}"
-    command.bring(lambda: command.session.run(layout), lambda session: show.understood(session, following))
+    command.bring(lambda: command.session.run(layout), lambda session: show.understood(session, command.next("audit")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -100,6 +101,10 @@ class Command:
         from maskprep.pipeline import Session
 
         return Session(self.source, **self.options)
+
+    def next(self, name: str) -> str:
+        """Another command on the same cache, as one types it."""
+        return f"maskprep {name} {shlex.quote(str(self.options['cache'] or self.source))}"
 
     @contextmanager
     def bars(self) -> Iterator[Progress]:
