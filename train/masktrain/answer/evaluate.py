@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from maskprep.base import UsageError, UserError
 from maskprep.dataset import View
 from masktrain.answer import baselines as simple
+from masktrain.answer import persons
 from masktrain.answer.members import FILE as ENSEMBLE
 from masktrain.answer.model import Model, load, open_for, rows_of
 from masktrain.answer.spec import differences
@@ -41,6 +42,7 @@ def evaluate(
     device: str = "auto",
     tta: str | None = None,
     tta_mean: str = "probability",
+    person_mean: str | None = None,
 ) -> Report:
     """Score a run's best model. Every image with an answer counts, whether it has a crop or not.
 
@@ -55,10 +57,12 @@ def evaluate(
         by: what to slice by, columns or attributes, several together as ``a*b``; see
             :func:`masktrain.score.slices.default`.
         tta: see :func:`masktrain.answer.model.load`, with ``tta_mean``.
+        person_mean: attributes that a person has in all photos, separated by commas: their probabilities become the
+            mean over the person's photos among those that are scored; ``against`` and baselines keep theirs.
 
     Returns:
         The report; it is written to ``eval-<cache>-<split>.json`` in the run folder, too, with answers to
-        ``eval-<cache>-by-<answers>.json``.
+        ``eval-<cache>-by-<answers>.json``. With ``person_mean`` the name of the file begins with ``person-``.
 
     Raises:
         UserError: nothing to score, or names and answers that cannot be matched.
@@ -75,6 +79,9 @@ def evaluate(
     model, warnings = _fair(model, pictures, asked, data)
     table, known = answer(run, model, pictures, asked, batch_size)
     asked, table = asked.take(known), table.take(known)
+    shared = persons.attributes(person_mean, schema)
+    if shared:
+        table = _over_photos(table, shared, model)
     kept = asked.split == "val" and (run / ENSEMBLE).is_file()
     if kept:
         asked = asked.called("of people held out, as answered by its members that had not seen them")
@@ -94,7 +101,7 @@ def evaluate(
         table,
         asked,
         cache,
-        run / evalset.report_name(cache, asked, answers, split),
+        run / ("person-" * bool(shared) + evalset.report_name(cache, asked, answers, split)),
         run=run,
         view=pictures.name,
         by=by,
@@ -136,6 +143,19 @@ def answer(
     images, people = asked.images["image"].to_numpy(dtype=object), np.array(asked.people, dtype=object)
     table = probabilities.astype(np.float64)
     return Predictions(images, people, asked.truth, table, model.schema, decided, cropped, numbers=numbers), known
+
+
+def _over_photos(table: Predictions, names: Sequence[str], model: Model) -> Predictions:
+    """The table with the mean of some attributes over each person's photos that have a crop."""
+    seen = np.ones(len(table), dtype=bool) if table.scored is None else table.scored
+    part = table.take(seen)
+    probabilities, means = persons.mean_over_photos(table.schema, part.people, part.probabilities, part.numbers, names)
+    every, decided = table.probabilities.copy(), np.array(table.answers)
+    every[seen], decided[seen] = probabilities, model.decide(probabilities)
+    numbers = {name: values.copy() for name, values in table.numbers.items()}
+    for name, values in means.items():
+        numbers[name][seen] = values
+    return dataclasses.replace(table, probabilities=every, decided=decided, numbers=numbers)
 
 
 def _fair(model: Model, pictures: View, asked: EvalSet, data: dict[str, Any]) -> tuple[Model, list[str]]:

@@ -21,7 +21,7 @@ from maskprep.labels import Schema
 from maskprep.photos import PhotoError, load
 from maskprep.store import Cache, read_table
 from masktrain.answer import draw as drawing
-from masktrain.answer import live, model, photos, video
+from masktrain.answer import live, model, persons, photos, video
 from masktrain.answer.model import Model, Read, Rows
 from masktrain.answer.photos import STDIN, Picture, Request
 from masktrain.answer.table import (
@@ -78,6 +78,7 @@ def predict(
     frames: int | None = None,
     workers: int | None = None,
     force: bool = False,
+    person_mean: str | None = None,
 ) -> Predictions:
     """Write the answers of a run's best model for every photo, or for every frame of a video.
 
@@ -105,6 +106,8 @@ def predict(
         tta: see :func:`masktrain.answer.model.load`, with ``tta_mean``.
         faces: ``subject`` of every frame, or ``all`` faces (for videos, cameras and photos that stream).
         frames: stop a video or a camera after so many.
+        person_mean: attributes that a person has in all photos, separated by commas: their probabilities become the
+            mean over the person's photos. For a cache, and for folders whose layout says who is on each photo.
         force: write over a file ``out`` that is there, whatever it holds.
 
     Raises:
@@ -141,6 +144,9 @@ def predict(
         raise UsageError(f"{path or 'A picture'} is not a cache: --split and --view are for caches.")
     trained = model.load(run, device, tta, tta_mean)
     everything, likeliest = out is None or detailed(out), without == "likeliest"
+    names = persons.attributes(person_mean, trained.schema)
+    if streamed and names:
+        raise UsageError("--person-mean has no meaning for what streams: nothing says who is on it.")
     if streamed and path is not None and out is not None:
         with live.open_finder(trained.spec) as finder:
             done = video.Stream(trained, finder, faces == "all", likeliest)
@@ -157,7 +163,9 @@ def predict(
             asked = Request(views, photos.cache_rows(views[0], split), lambda image: root / image, tta_mean)
         else:
             asked = photos.prepare(given, Path(folder), trained, workers or os.cpu_count() or 1, outputs)
-        return _write(trained, asked, out, proba or everything, details or everything, draw, likeliest, batch_size)
+        return _write(
+            trained, asked, out, proba or everything, details or everything, draw, likeliest, batch_size, names
+        )
 
 
 def _keep_clear(source: Path, cached: bool, outputs: Mapping[str, Path | None]) -> None:
@@ -205,6 +213,7 @@ def _write(
     draw: Path | None,
     likeliest: bool,
     batch_size: int,
+    names: Sequence[str],
 ) -> Predictions:
     """Predict the images that have a crop and write all rows."""
     pictures, rows, schema = asked.views[0], asked.rows, trained.schema
@@ -215,6 +224,14 @@ def _write(
     named = {image for _, image in rows}
     wanted = np.flatnonzero(crops["image"].isin(named))
     read = over_views(trained, asked.views, wanted, batch_size, asked.mean)
+    if names:
+        who = crops["person"].iloc[wanted]
+        if (who == crops["image"].iloc[wanted]).all():  # as View has it where nobody is known
+            raise UsageError(
+                "--person-mean: nothing says who is on these photos.",
+                "Leave it away, or name source.person in maskprep.yaml.",
+            )
+        read = persons.mean_over_photos(schema, who.tolist(), *read, names)
     answers: dict[str | None, tuple[int, NDArray[np.float32], dict[str, float]]] = {}
     answers |= zip(crops["image"].iloc[wanted], trained.answers(*read), strict=True)
     boxes = read_boxes(pictures.path) if details or draw is not None else {}

@@ -17,6 +17,7 @@ from masktrain.cli.options import (
     Device,
     Folds,
     Force,
+    PersonMean,
     RunArgument,
     Split,
     Tta,
@@ -25,7 +26,7 @@ from masktrain.cli.options import (
     spoken,
 )
 
-NEEDS_RUN = ("view", "probe", "batch_size", "device", "tta", "tta_mean")
+NEEDS_RUN = ("view", "probe", "batch_size", "device", "tta", "tta_mean", "person_mean")
 """Options of ``evaluate`` that say how a run looks at crops."""
 
 
@@ -58,6 +59,7 @@ def evaluate(
     device: Device = "auto",
     tta: Tta = None,
     tta_mean: TtaMean = "probability",
+    person_mean: PersonMean = None,
 ) -> None:
     """Score a run, or a file of predictions: macro-F1 with its interval over people, each attribute, each class."""
     from masktrain.cli import tables
@@ -289,6 +291,7 @@ def predict(
     device: Device = "auto",
     tta: Tta = None,
     tta_mean: TtaMean = "probability",
+    person_mean: PersonMean = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that prepare raw photos. [default: one per core]")
     ] = None,
@@ -317,6 +320,7 @@ def predict(
         device=device,
         tta=tta,
         tta_mean=tta_mean,
+        person_mean=person_mean,
         faces=faces,
         frames=frames,
         workers=workers,

@@ -22,6 +22,14 @@ Tta = Annotated[
     typer.Option(help="none, mirror, shifts or mirror+shifts: what is averaged. [default: as the run was validated]"),
 ]
 TtaMean = Annotated[str, typer.Option(help="What --tta averages: probability or logit.")]
+PersonMean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ATTRIBUTES",
+        help="Attributes that a person has in all photos, as gender,age: their probabilities are averaged over each"
+        " person's photos.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
 Folds = Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")]
 
