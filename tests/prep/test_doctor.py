@@ -46,11 +46,11 @@ def test_the_detectors_are_those_of_the_default_settings() -> None:
 def test_what_cannot_start_is_said_with_its_cure() -> None:
     assert doctor.trial("it", "print('loading'); print('1.2')") == Finding("it", "ok", "1.2")
     lost = doctor.trial("it", "raise ImportError('libGL.so.1: cannot open shared object file: No such file')")
-    assert lost.state == "bad" and "libGL.so.1" in lost.found and "apt-get install libgl1" in lost.do
+    assert lost.state == "bad" and "libGL.so.1" in lost.text and "apt-get install libgl1" in lost.do
     absent = doctor.trial("it", "import no_such_module_at_all")
-    assert absent.state == "bad" and "No module named 'no_such_module_at_all'" in absent.found
+    assert absent.state == "bad" and "No module named 'no_such_module_at_all'" in absent.text
     crashed = doctor.trial("it", "import os; os.abort()")
-    assert crashed.state == "bad" and "ended with -6" in crashed.found
+    assert crashed.state == "bad" and "exit status -6" in crashed.text
 
 
 def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_packages_and_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "installed", here.get)
     bad, extras, lacking = doctor.packages()
     assert bad == Finding("packages", "bad", "missing: gone", "pip install gone")
-    assert extras.found == "a" and lacking.found == "not here: b (lost)" and "maskprep[b]" in lacking.do
+    assert extras.text == "a" and lacking.text == "not installed: b (lost)" and "maskprep[b]" in lacking.do
     told.remove("gone>=1")
     assert next(doctor.packages()) == Finding("packages", "ok", "numpy 2.1")
 
@@ -87,7 +87,7 @@ def test_packages_that_share_opencv_s_folder(
     if state == "ok":
         assert found == Finding("OpenCV", "ok", str(running))
         return
-    assert "opencv-python 5.0.0.93" in found.found
+    assert "opencv-python 5.0.0.93" in found.text
     assert found.do.startswith(f"pip uninstall -y {' '.join(here)} && pip install opencv-python==5.0.0.93")
     assert "5.1.0.95" not in found.do, "a version that all of them have"
 
@@ -96,7 +96,7 @@ def test_packages_that_share_opencv_s_folder(
     ("code", "why", "do"),
     [
         ("raise ImportError('libGL.so.1: cannot open shared object file')", "libGL.so.1", "apt-get install libgl1"),
-        ("import os; os.abort()", "ended with -6", "pip install --force-reinstall"),
+        ("import os; os.abort()", "exit status -6", "pip install --force-reinstall"),
     ],
 )
 def test_an_opencv_that_does_not_start_is_not_taken_for_a_conflict(
@@ -106,14 +106,14 @@ def test_an_opencv_that_does_not_start_is_not_taken_for_a_conflict(
     here = {"opencv-python": "5.0.0.93", "opencv-contrib-python": "5.1.0.95"}
     monkeypatch.setattr(machine, "installed", here.get)
     found = doctor.opencv()
-    assert found.state == "bad" and why in found.found
+    assert found.state == "bad" and why in found.text
     assert found.do.startswith(do) and "uninstall" not in found.do
 
 
 def test_an_empty_cv2_of_no_package(monkeypatch: pytest.MonkeyPatch, cv2_of: Cv2) -> None:
     cv2_of("")
     monkeypatch.setattr(machine, "installed", lambda package: None)
-    assert doctor.opencv() == Finding("OpenCV", "bad", "cv2 is an empty folder", "pip install opencv-python")
+    assert doctor.opencv() == Finding("OpenCV", "bad", "the folder cv2 is empty", "pip install opencv-python")
 
 
 def test_the_opencv_that_runs_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,10 +149,10 @@ def test_models_that_are_missing_or_wrong(models: Path, monkeypatch: pytest.Monk
     assert found["model yunet"] == Finding(
         "model yunet",
         "bad",
-        f"other bytes, {models / weights.REGISTRY['yunet'].file}",
+        f"damaged or another version: {models / weights.REGISTRY['yunet'].file}",
         "maskprep weights --remove yunet",
     )
-    assert found[""].state == "note" and found[""].found == "other bytes: u2net"
+    assert found[""].state == "note" and found[""].text == "damaged or another version: u2net"
 
 
 def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(1 << 41, 0, free))
         assert doctor.disk("caches", tmp_path / "not/yet").state == state
     (tmp_path / "file").write_text("in the way")
-    assert "cannot be written to" in doctor.disk("caches", tmp_path / "file/cache").found
+    assert "cannot be written to" in doctor.disk("caches", tmp_path / "file/cache").text
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
     assert doctor.disk("caches", tmp_path).state == "bad"
 
@@ -190,4 +190,4 @@ def test_the_command(
     said = capsys.readouterr()
     assert ended.value.code == code and looked == [tmp_path]
     assert "a part" in said.out and "→ mend it" in said.out
-    assert ("Photos can be prepared here." in said.out) == (code == 0)
+    assert ("maskprep can run on this machine." in said.out) == (code == 0)

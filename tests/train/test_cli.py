@@ -37,7 +37,7 @@ def test_the_way_from_a_cache_to_answers(
     assert call("predict", run, cache, "--out", tmp_path / "p.csv", "--strict", "--force") == 3
     assert "2 without an answer: train/0000_x/wear0.jpg (unreadable)" in capsys.readouterr().err
     assert call("fit", "--resume", run) == 0
-    assert "Going on after epoch 1 of 1" in capsys.readouterr().out
+    assert "Resuming after epoch 1 of 1" in capsys.readouterr().out
 
 
 def test_the_next_command_runs_as_it_is_printed(
@@ -166,7 +166,7 @@ def test_a_live_bar_on_a_terminal(cache: Path, tmp_path: Path) -> None:
         env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
     )
     assert done.returncode == 0, done.stdout
-    assert "img/s  waits for data" in done.stdout and "epoch 1/1  loss" in done.stdout
+    assert "img/s  data wait" in done.stdout and "epoch 1/1  loss" in done.stdout
 
 
 def test_the_version_and_a_short_help(call: Call, capsys: pytest.CaptureFixture[str]) -> None:

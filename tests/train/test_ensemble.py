@@ -242,5 +242,8 @@ def test_the_command(
 ) -> None:
     assert call("ensemble", fitted["large"], fitted["small"], "--out", tmp_path / "e", "--kind", "weighted") == 0
     said = " ".join(capsys.readouterr().out.split())  # lines are as wide as the path is long
-    assert "weighted of 2, scored on 28 held-out images of 6 people" in said and "against the best member" in said
+    assert (
+        "weighted of 2 runs, scored on 28 held-out images of 6 people" in said
+        and "difference to the best member" in said
+    )
     assert runs.read_data(tmp_path / "e")["people"]["val"]

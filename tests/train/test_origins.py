@@ -181,5 +181,5 @@ def test_on_the_page_and_in_the_terminal(
     with pytest.raises(SystemExit):
         cli.main()
     said = capsys.readouterr().out
-    assert "if these were right" in said and "every mask" in said and "rows overlap" in said
+    assert "if all of these were right" in said and "every mask" in said and "the gains do not add up" in said
     assert "label errors" not in said  # the run knows these people

@@ -155,7 +155,7 @@ def test_a_dry_run_checks_too(
         cli.main()
     out = capsys.readouterr().out
     assert "tried   3 steps: loss" in out and "ok      gradients" in out and "by heart" not in out
-    assert "checked all well" in out and not list(tmp_path.iterdir())
+    assert "checks  every check passed" in out and not list(tmp_path.iterdir())
     wrong = preflight.Finding("crops", False, "all black", "Look.")
     monkeypatch.setattr(preflight, "crops", lambda view, rows: wrong)
     with pytest.raises(SystemExit) as done:
@@ -181,7 +181,7 @@ def test_the_command_fails_if_a_check_does(
         cli.main()
     out = capsys.readouterr().out
     assert done.value.code == 1 and "FAILED  by heart" in out and "ok      labels" in out
-    assert "1 of the checks failed" in out or "2 of the checks failed" in out
+    assert "1 check failed" in out or "2 checks failed" in out
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("sys.argv", ["masktrain", "fit", str(cache), "--check", "--find-lr"])
     with pytest.raises(SystemExit) as done:

@@ -174,7 +174,7 @@ def test_from_the_command_line(
     assert call("fit", ruled, *FIT, "--out", tmp_path / "a") == 0
     assert call("fit", ruled, *FIT, "--seed", 9, "--deviate", "a look", "--out", tmp_path / "b") == 0
     said = capsys.readouterr().out
-    assert "rules   keeps to protocol" in said and "deviates: run.seed=9, not 0: a look" in said
+    assert "rules   follows protocol" in said and "differs from the protocol: run.seed=9, not 0: a look" in said
     assert runs.read_config(tmp_path / "a").select.by == "mask.macro_f1"
     made = compare.compare([tmp_path / "a", tmp_path / "b"])
     assert made.warnings == ["b deviates from its protocol: run.seed=9, not 0: a look"]

@@ -129,4 +129,4 @@ def test_the_shares_are_printed_and_trained_on(
 ) -> None:
     settings = config(sample__kind="balanced", sample__by="mask", optim__epochs=1, augment__recipe="none")
     fit(cache, settings, out=tmp_path / "run", progress=show.PrintedFit())
-    assert "120 images an epoch: mask wear 33%, incorrect 33%, normal 33%" in capsys.readouterr().out
+    assert "120 images per epoch: mask wear 33%, incorrect 33%, normal 33%" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -274,8 +275,9 @@ def test_by_command(
     monkeypatch.chdir(tmp_path)
     assert call("sweep", cache, file, "--trials", "2", *sets) == 0
     said = capsys.readouterr().out
-    assert "trial 2/2 optim.lr=" in said and "next    masktrain fit CACHE --config" in said
     best = tmp_path / "runs" / "sweep-space" / sweep.BEST
+    assert "trial 2/2 optim.lr=" in said and f"best    settings in {best.relative_to(tmp_path)}" in said
+    assert re.search(rf"^next    masktrain evaluate runs/sweep-space/\S+ {cache}$", said, re.MULTILINE)
     assert yaml.safe_load(best.read_text())["model"]["name"] == "test_resnet"
 
 

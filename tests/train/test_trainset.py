@@ -251,7 +251,7 @@ def test_a_run_is_scored_by_the_schema_and_keeps_what_it_did(
     assert kept["training"] == data.record and kept["images"]["train"] == len(data)
     assert kept["fingerprint"] == view.fingerprint()
     said = capsys.readouterr().out
-    assert f"in training cut age at 40, 50: {data.record['relabelled']} images have another label" in said
+    assert f"training labels cut age at 40, 50, which changes {data.record['relabelled']} labels" in said
     assert "age 28-29, in training only" in said
     assert resume(run).run == run
 

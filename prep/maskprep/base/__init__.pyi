@@ -42,6 +42,11 @@ from .native import quiet as quiet
 from .panels import panelled as panelled
 from .progress import Progress as Progress
 from .progress import Silent as Silent
+from .terminal import Column as Column
+from .terminal import print_table as print_table
+from .terminal import printable as printable
+from .terminal import shorten as shorten
+from .terminal import wrapped as wrapped
 from .text import counted as counted
 from .text import counts as counts
 from .text import fold as fold

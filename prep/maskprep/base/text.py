@@ -22,9 +22,9 @@ def some(items: Sequence[str], count: int = 3) -> str:
     return ", ".join(items[:count]) + (", ..." if len(items) > count else "")
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """``1 image``, ``2 images``; a plural without s is given."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def counts(numbers: Iterable[tuple[object, int]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
 
 @command(*WORKS)
 def index(command: Command, layout: Layout = None) -> None:
-    """List, hash and decode every photo once; recognise the folder layout (images.parquet)."""
+    """List and read every photo; recognise the folder layout and its labels (images.parquet)."""
     command.bring(lambda: command.session.index(layout), lambda session: show.understood(session, command.next("run")))
 
 
 @command(*WORKS)
 def crop(
     command: Command,
-    view: Annotated[str, typer.Option(help="Name of this set of crops; several share one detection.")] = "face",
+    view: Annotated[
+        str, typer.Option(help="Name of this set of crops; the faces are found once for all sets.")
+    ] = "face",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Size of the crop in pixels.", show_default="224x224")
     ] = None,
@@ -29,31 +32,40 @@ def crop(
         float | None, typer.Option(help="Added on each side, relative to the face's longer side.", show_default="0.35")
     ] = None,
     align: Annotated[
-        str | None, typer.Option(help="none, eyes (level) or similarity (fit keypoints).", show_default="none")
+        str | None,
+        typer.Option(
+            help="Turn faces upright: none, eyes (the eyes level) or similarity (fit to five keypoints).",
+            show_default="none",
+        ),
     ] = None,
     crop: Annotated[
         str | None,
         typer.Option(
-            "--crop", help="face; or without looking for faces: centre, none (the whole photo).", show_default="face"
+            "--crop",
+            help="What the crop shows: face, or without looking for faces: centre, none (the whole photo).",
+            show_default="face",
         ),
     ] = None,
     border: Annotated[
         str | None,
         typer.Option(
-            help="inside moves and shrinks a crop into the photo; beyond it, others invent: reflect, replicate, "
-            "constant or blur.",
+            help="Where a crop would reach beyond the photo: inside moves and shrinks it; reflect, replicate, constant "
+            "and blur fill what lies outside.",
             show_default="inside",
         ),
     ] = None,
     zoom: Annotated[
         float | None,
-        typer.Option(help="With --crop centre: how many times larger it shows the middle.", show_default="1"),
+        typer.Option(help="With --crop centre: how many times the middle is enlarged.", show_default="1"),
     ] = None,
     no_face: Annotated[
-        str | None, typer.Option(help="A photo without a face: rescue, whole, drop or error.", show_default="rescue")
+        str | None,
+        typer.Option(
+            help="Photos without a face: rescue (box from other photos), whole, drop or error.", show_default="rescue"
+        ),
     ] = None,
     detectors: Annotated[
-        str | None, typer.Option(help="Detectors, separated by commas.", show_default="all three")
+        str | None, typer.Option(help="Detectors, separated by commas.", show_default="all four")
     ] = None,
 ) -> None:
     """Find the faces, choose the subject of every photo, and cut the crops."""
@@ -62,7 +74,10 @@ def crop(
     names = None if detectors is None else tuple(name.strip() for name in detectors.split(",") if name.strip())
     edits = {"margin": margin, "align": align, "crop": crop, "border": border, "zoom": zoom, "no_face": no_face}
     shape = None if size is None else parse_size(size)
-    command.bring(lambda: command.session.crop(view, size=shape, detectors=names, **edits))  # type: ignore[arg-type]
+    command.bring(
+        lambda: command.session.crop(view, size=shape, detectors=names, **edits),  # type: ignore[arg-type]
+        lambda session: show.next_command(f"{command.next('sheet')} --view {shlex.quote(view)}"),
+    )
 
 
 @command(*WORKS)

@@ -32,16 +32,16 @@ T = TypeVar("T")
 PANELS = {
     "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
     "Look": ("status", "verify", "sheet", "faces", "explain", "duplicates"),
-    "Mend": ("audit", "review", "decisions", "relabel"),
-    "Hand on": ("export",),
+    "Clean": ("audit", "review", "decisions", "relabel"),
+    "Use": ("export",),
     "This machine": ("doctor", "weights"),
 }
 """Commands in the order of the work."""
 
 app = typer.Typer(
     cls=panelled(PANELS),
-    help="Find the right face, clean the labels, cache the crops. Every command takes a folder of photos or a cache "
-    "and brings what it needs up to date first; photos are never written to.",
+    help="Find the right face in every photo, clean the labels, cache the crops. Every command takes a folder of "
+    "photos or a cache and first brings up to date what it needs. Photos are never changed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,11 +49,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
+Force = Annotated[bool, typer.Option("--force", help="With --out: overwrite an existing file.")]
 Layout = Annotated[
     str | None,
     typer.Option(
-        help="How labels are told: boostcamp, folders, csv, boxes or flat.", show_default="as before, or by looking"
+        help="Where labels come from: boostcamp, folders, csv, boxes or flat.", show_default="as before, or recognised"
     ),
 ]
 
@@ -61,7 +61,7 @@ SOURCE = typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a c
 OPENS: dict[str, tuple[Any, Any]] = {
     "cache": (
         Path | None,
-        typer.Option("--cache", help="Where the cache is kept.", show_default="cache/<name of the photo folder>"),
+        typer.Option("--cache", help="Folder of the cache.", show_default="cache/<name of the photo folder>"),
     ),
     "config": (
         Path | None,
@@ -69,10 +69,10 @@ OPENS: dict[str, tuple[Any, Any]] = {
     ),
 }
 WORKS: dict[str, tuple[Any, Any]] = {
-    "workers": (int | None, typer.Option("--workers", "-j", help="Processes.", show_default="one per core")),
-    "engine": (str, typer.Option("--engine", help="How work is spread: processes or serial.")),
-    "strict": (bool, typer.Option("--strict", help="Exit with status 3 when some photos have errors.")),
-    "quiet": (bool, typer.Option("--quiet", "-q", help="No progress, no notes.")),
+    "workers": (int | None, typer.Option("--workers", "-j", help="Number of processes.", show_default="one per core")),
+    "engine": (str, typer.Option("--engine", help="How the work is run: processes, or serial in one process.")),
+    "strict": (bool, typer.Option("--strict", help="Exit with status 3 if a photo has an error.")),
+    "quiet": (bool, typer.Option("--quiet", "-q", help="Show no progress and no notes.")),
 }
 Quiet = Annotated[bool, WORKS["quiet"][1]]
 DEFAULTS = {"engine": "processes", "strict": False, "quiet": False}

@@ -1,7 +1,7 @@
-"""Whether this machine can do the work: packages, system libraries, model files, disk and device.
+"""Whether maskprep and masktrain can run on this machine: packages, system libraries, model files, disk and device.
 
-Nothing heavy is imported here, so that it also answers where the packages themselves are broken; what must be tried is
-tried in a process of its own.
+Nothing heavy is imported here, so that it also works where packages are broken; what must be tried is
+tried in a separate process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ State = Literal["ok", "note", "bad"]
 LOOKED_THROUGH = ("yunet", "centerface", "blazeface_full", "blazeface_short")
 """Weights of the detectors in use unless the settings say otherwise."""
 LEAST, ROOM = 200 << 20, 2 << 30
-"""Free bytes without which nothing can be kept, and below which it is worth a note."""
+"""Free bytes below which a disk is bad, and below which it gets a note."""
 SECONDS = 120
 LIBRARIES = "apt-get install libgl1 libglib2.0-0 libegl1 libgles2"
 EMPTY = "empty"
@@ -41,7 +41,7 @@ with open_detectors(list(DETECTORS), {}) as detectors:
         find(numpy.zeros((64, 64, 3), numpy.uint8))
 print(', '.join(DETECTORS))
 """
-DEVICES = "from masktrain.train.devices import describe; print(describe())"
+DEVICES = "from masktrain.train.device import describe; print(describe())"
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Finding:
     Args:
         what: the part that was looked at.
         state: ``bad`` where photos cannot be prepared as it is; ``note`` where something else cannot be done.
-        found: in words.
+        text: what was seen there.
         do: what mends it; empty where nothing need be done.
     """
 
     what: str
     state: State
-    found: str
+    text: str
     do: str = ""
 
 
@@ -81,48 +81,52 @@ def examine(caches: Path) -> Iterator[Finding]:
 def packages(name: str = "maskprep") -> Iterator[Finding]:
     """What is installed of what is needed, and which extras are whole."""
     try:
-        told = requires(name) or []
+        requirements = requires(name) or []
     except PackageNotFoundError:
-        yield Finding("packages", "note", f"{name} runs from its folder; pip does not know it", "pip install .")
+        yield Finding(
+            "packages", "note", f"{name} is not installed by pip; it runs from its source folder", "pip install ."
+        )
         return
     needed: list[str] = []
     extras: dict[str, list[str]] = defaultdict(list)
-    for line in told:
+    for line in requirements:
         package = re.match(r"[\w.-]+", line)
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         if package is None or package[0] == name:  # such as all = maskprep[...]
             continue
         (extras[extra[1]] if extra else needed).append(package[0])
-    found = {package: machine.installed(package) for package in needed}
-    missing = [package for package, version in found.items() if version is None]
+    versions = {package: machine.installed(package) for package in needed}
+    missing = [package for package, version in versions.items() if version is None]
     if missing:
         yield Finding("packages", "bad", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     else:
-        yield Finding("packages", "ok", ", ".join(f"{package} {version}" for package, version in found.items()))
+        yield Finding("packages", "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
     extras.pop("dev", None)
     lacks = {e: [p for p in names if machine.installed(p) is None] for e, names in extras.items()}
     yield Finding("extras", "ok", ", ".join(e for e, absent in lacks.items() if not absent) or "none")
     if absent := [f"{e} ({', '.join(names)})" for e, names in lacks.items() if names]:
         first = next(e for e, names in lacks.items() if names)
-        yield Finding("", "note", f"not here: {', '.join(absent)}", f"where wanted: pip install 'maskprep[{first}]'")
+        yield Finding(
+            "", "note", f"not installed: {', '.join(absent)}", f"if you need it: pip install 'maskprep[{first}]'"
+        )
 
 
 def opencv() -> Finding:
-    """The OpenCV that runs; where the packages that share its folder are of other versions, or none runs, the cure."""
+    """The OpenCV that runs; how to mend it where packages in one folder have different versions, or none runs."""
     tried = trial("OpenCV", OPENCV)
     here = {name: version for name in machine.OPENCV if (version := machine.installed(name)) is not None}
     if tried.state == "bad":  # a library of the system is missing: other packages would not help
         return tried
-    same = len(set(here.values())) <= 1 and all(version.startswith(tried.found) for version in here.values())
-    if tried.found != EMPTY and same:
+    same = len(set(here.values())) <= 1 and all(version.startswith(tried.text) for version in here.values())
+    if tried.text != EMPTY and same:
         return tried
-    state: State = "bad" if tried.found == EMPTY else "note"
+    state: State = "bad" if tried.text == EMPTY else "note"
     if not here:
-        return Finding("OpenCV", state, "cv2 is an empty folder", "pip install opencv-python")
+        return Finding("OpenCV", state, "the folder cv2 is empty", "pip install opencv-python")
     common = min(here.values(), key=lambda version: [int(n) for n in re.findall(r"\d+", version)])
     cure = f"pip uninstall -y {' '.join(here)} && pip install {' '.join(f'{name}=={common}' for name in here)}"
     listed = ", ".join(f"{name} {version}" for name, version in here.items())
-    return Finding("OpenCV", state, f"cv2 is {tried.found}; its folder is written by {listed}", cure)
+    return Finding("OpenCV", state, f"several packages share the folder cv2, which is now {tried.text}: {listed}", cure)
 
 
 def libraries() -> Iterator[Finding]:
@@ -135,18 +139,23 @@ def libraries() -> Iterator[Finding]:
 
 
 def trial(what: str, code: str) -> Finding:
-    """Run some Python in a process of its own, which may break without harm; it prints what to say."""
+    """Run some Python in a separate process, which may fail without harm; its last line is the finding's text."""
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return Finding(what, "bad", f"does not start within {SECONDS} s", "Try again when the machine is less busy.")
-    said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    if done.returncode == 0 and said:
-        return Finding(what, "ok", said[-1])
+    output = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode == 0 and output:
+        return Finding(what, "ok", output[-1])
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    why = lines[-1] if lines else f"ended with {done.returncode} and said nothing"
+    why = lines[-1] if lines else f"ended with exit status {done.returncode} and no message"
     library = re.search(r"\blib[\w+-]+\.so[.\d]*", why)
-    return Finding(what, "bad", why, LIBRARIES if library else "pip install --force-reinstall what the line names")
+    return Finding(
+        what,
+        "bad",
+        why,
+        LIBRARIES if library else "pip install --force-reinstall PACKAGE, the one that the line names",
+    )
 
 
 def model_files() -> Iterator[Finding]:
@@ -163,18 +172,25 @@ def model_files() -> Iterator[Finding]:
         if row.status == "present":
             yield Finding(f"model {name}", "ok", f"verified, {row.path}")
         elif row.status == "wrong":
-            yield Finding(f"model {name}", "bad", f"other bytes, {row.path}", f"maskprep weights --remove {name}")
+            yield Finding(
+                f"model {name}", "bad", f"damaged or another version: {row.path}", f"maskprep weights --remove {name}"
+            )
         elif offline:
             do = f"put {row.weight.file} into {folder}, or unset {weights.OFFLINE}"
-            yield Finding(f"model {name}", "bad", f"missing, and {weights.OFFLINE} forbids to fetch it", do)
+            yield Finding(f"model {name}", "bad", f"missing, and {weights.OFFLINE} forbids downloads", do)
         else:
-            fetch = f"ahead of time: maskprep weights --fetch {name}"
-            yield Finding(f"model {name}", "note", "missing; it is fetched when first needed", fetch)
+            fetch = f"maskprep weights --fetch {name}"
+            yield Finding(f"model {name}", "note", "missing; it is downloaded when first needed", fetch)
     others = [row for name, row in known.items() if name not in LOOKED_THROUGH]
     here = [row.weight.name for row in others if row.status == "present"]
-    yield Finding("other models", "ok", f"{len(here)} of {len(others)} here{': ' * bool(here)}{', '.join(here)}")
+    yield Finding("other models", "ok", f"{len(here)} of {len(others)} present{': ' * bool(here)}{', '.join(here)}")
     if wrong := [row.weight.name for row in others if row.status == "wrong"]:
-        yield Finding("", "note", f"other bytes: {', '.join(wrong)}", f"maskprep weights --remove {' '.join(wrong)}")
+        yield Finding(
+            "",
+            "note",
+            f"damaged or another version: {', '.join(wrong)}",
+            f"maskprep weights --remove {' '.join(wrong)}",
+        )
     yield disk("model folder", folder)
 
 
@@ -184,25 +200,28 @@ def disk(what: str, folder: Path) -> Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         return Finding(
-            what, "bad", f"{folder} cannot be written to", "Give yourself the right, or choose another place."
+            what,
+            "bad",
+            f"{folder} cannot be written to",
+            "Give yourself permission to write there, or choose another folder.",
         )
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {free / 2**30:.1f} GiB free"
+    text = f"{folder}, {free / 2**30:.1f} GiB free"
     if free < LEAST:
-        return Finding(what, "bad", found, "Make room, or choose another place.")
-    return Finding(what, "ok" if free >= ROOM else "note", found, "" if free >= ROOM else "This may not be enough.")
+        return Finding(what, "bad", text, "Free some space, or choose another folder.")
+    return Finding(what, "ok" if free >= ROOM else "note", text, "" if free >= ROOM else "This may not be enough.")
 
 
 def device() -> Finding:
     """What training would run on. torch is only imported where it is installed, and not in this process."""
     version = machine.installed("torch")
     if version is None:
-        return Finding("training", "note", "torch is not installed", "to train: pip install 'maskprep[train]'")
+        return Finding("training", "note", "torch is not installed", "pip install 'maskprep[train]'")
     tried = trial("training", DEVICES)
     if tried.state == "bad":
-        return Finding("training", "note", f"torch {version}: {tried.found}", tried.do)
+        return Finding("training", "note", f"torch {version}: {tried.text}", tried.do)
     driver = machine.graphics_driver()
-    return Finding("training", "ok", f"torch {version}, {tried.found}" + (f", driver {driver}" if driver else ""))
+    return Finding("training", "ok", f"torch {version}, {tried.text}" + (f", driver {driver}" if driver else ""))
 
 
 def works(findings: Sequence[Finding]) -> bool:

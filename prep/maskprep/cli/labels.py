@@ -10,22 +10,25 @@ import typer
 from maskprep.cli.common import Command, command, show
 
 
-@command("workers", "engine", "quiet", strict="Exit with status 3 when a fix is not applied.")
+@command("workers", "engine", "quiet", strict="Exit with status 3 if a fix is not applied.")
 def relabel(
     command: Command,
     fixes: Annotated[
         list[Path] | None,
-        typer.Option("--fixes", help="CSV or YAML file of fixes; repeat for several; none forgets them."),
+        typer.Option("--fixes", help="CSV or YAML file of fixes; repeatable; 'none' removes those of earlier runs."),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Published label errors: boostcamp; none forgets them.", show_default="none")
+        str | None, typer.Option(help="Published label errors: boostcamp; 'none' removes them.", show_default="none")
     ] = None,
     min_agree: Annotated[
-        int | None, typer.Option(min=1, help="Of the preset, use what so many lists agree on.", show_default="2")
+        int | None,
+        typer.Option(
+            min=1, help="Use fixes of the preset that at least this many published lists agree on.", show_default="2"
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
 ) -> None:
-    """Apply fixes to the labels and remember them: wrong, swapped or dropped labels, renamed people."""
+    """Apply fixes to the labels: replaced, swapped or dropped labels, renamed people. The cache remembers them."""
     session = command.session
     files = None if fixes is None else [] if [str(file) for file in fixes] == ["none"] else fixes
     asked = {"fixes": files, "preset": preset, "min_agree": min_agree, "dry_run": dry_run}
@@ -41,15 +44,19 @@ def duplicates(
     command: Command,
     distance: Annotated[
         int | None,
-        typer.Option(min=0, max=64, help="Most bits of 256 in which near copies differ.", show_default="8"),
+        typer.Option(min=0, max=64, help="Near copies differ in at most this many bits of 256.", show_default="8"),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(metavar="IMAGE", help="Let the pairs of this photo be: you have looked. May be repeated."),
+        typer.Option(metavar="IMAGE", help="Allow the pairs of this photo: they are no longer reported; repeatable."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why they do no harm, kept with --allow.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="With --allow: why these pairs are allowed; stored in decisions.csv.")
+    ] = "",
 ) -> None:
-    """Find photos that are there twice, above all across people and splits, and people with two numbers."""
+    """Find identical and near-identical photos, above all across people and splits, and people with two numbers."""
     with command.bars():
-        found = command.session.duplicates(distance=distance, allow=allow or (), reason=reason)
-    show.duplicates(found)
+        report = command.session.duplicates(distance=distance, allow=allow or (), reason=reason)
+    show.duplicates(report)
+    if (report.pairs["crossing"] & ~report.pairs["allowed"]).any():
+        show.next_command(command.next("review"))

@@ -13,22 +13,25 @@ from maskprep.cli.common import Command, Force, command, show
 
 @command()
 def status(command: Command) -> None:
-    """Show every table, counts per status, sizes, and what is out of date and why."""
+    """Show every stage with its rows, counts per status, sizes, and what is out of date and why."""
     from maskprep.pipeline import survey
 
-    show.status(str(command.session.cache.root), survey(command.session))
+    made = survey(command.session)
+    show.status(str(command.session.cache.root), made)
+    if any(stage.missing for stage in made.stages):
+        show.next_command(command.next("run"))
 
 
 @command("quiet", config=False)
 def verify(
     command: Command,
-    keep: Annotated[bool, typer.Option("--keep", help="Only name what is damaged, delete nothing.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Only list damaged files; delete nothing.")] = False,
 ) -> None:
-    """Read all tables and pixels of a cache and compare them with their checksums; discard what is damaged.
+    """Compare all tables and pixels of a cache with their checksums; delete damaged files.
 
-    The photos need not be there. Exit status 1 when something is damaged; maskprep run makes it again.
+    The photos are not needed. Exit status 1 if a file is damaged; maskprep run makes it again.
     """
-    from maskprep.base import UserError
+    from maskprep.base import UserError, counted
     from maskprep.pipeline import discard
     from maskprep.pipeline import verify as check
     from maskprep.store import Cache, is_cache
@@ -42,14 +45,17 @@ def verify(
         if not is_cache(command.source):
             raise
     with show.bars(command.quiet) as bars, nullcontext() if keep else cache.lock():
-        found = check(cache, tables, bars)
+        report = check(cache, tables, bars)
         if not keep:
-            discard(found)
-    for path, what in found.damaged.items():
+            discard(report)
+    for path, what in report.damaged.items():
         show.err.print(f"damaged   {path.relative_to(cache.root)}: {what}", markup=False)
-    typer.echo(f"verified  {found.tables} tables, {found.crops} crops, {found.mattes} mattes")
-    if found.damaged:
-        show.err.print(f"{len(found.damaged)} files are damaged{'' if keep else ' and were deleted'}.")
+    numbers = ((report.tables, "table"), (report.crops, "crop"), (report.mattes, "matte"))
+    typer.echo(f"verified  {', '.join(counted(number, noun) for number, noun in numbers)}")
+    if report.damaged:
+        verb = ("is", "was") if len(report.damaged) == 1 else ("are", "were")
+        deleted = "" if keep else f" and {verb[1]} deleted"
+        show.err.print(f"{counted(len(report.damaged), 'file')} {verb[0]} damaged{deleted}.")
         show.err.print(f"Make them again with: maskprep run {cache.root}", markup=False)
         raise typer.Exit(1)
 
@@ -57,9 +63,9 @@ def verify(
 @command()
 def explain(
     command: Command,
-    image: Annotated[str, typer.Argument(help="Name of the image, or the end of its path.")],
+    image: Annotated[str, typer.Argument(help="Name of the photo, or the end of its path.")],
 ) -> None:
-    """Say why one image is as it is: its file, faces, subject, labels, and which stages are current."""
+    """Show all that is known of one photo: its file, faces, the chosen face and why, labels, and stages."""
     from maskprep.pipeline import explain
 
     typer.echo("\n".join(explain.explain(command.session, image)))
@@ -68,14 +74,14 @@ def explain(
 @command("workers", "engine", "quiet")
 def faces(
     command: Command,
-    image: Annotated[str | None, typer.Argument(help="One image; none for a sheet of those worth a look.")] = None,
+    image: Annotated[str | None, typer.Argument(help="One photo; without it a sheet of the unclear ones.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="PNG to write.", show_default="faces[-<image>].png in the cache")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Photos on the sheet.")] = 24,
     force: Force = False,
 ) -> None:
-    """Draw all boxes, rungs, scores and the choice on a photo, or on a sheet of the unclear ones."""
+    """Draw all faces with their scores and the chosen one on a photo, or on a sheet of the unclear ones."""
     from maskprep.faces import draw_faces
 
     session = command.session
@@ -93,10 +99,10 @@ def sheet(
         Path | None, typer.Option(help="PNG to write.", show_default="sheet-<view>.png in the cache")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Crops per row.")] = 12,
-    seed: Annotated[int, typer.Option(help="Which crops are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which crops are shown.")] = 0,
     force: Force = False,
 ) -> None:
-    """Draw a contact sheet of the crops, a row per class and one per unusual status."""
+    """Draw a contact sheet of the crops, with a row for each class and each unusual status."""
     from maskprep.dataset import draw_sheet
 
     root = command.session.cache.root

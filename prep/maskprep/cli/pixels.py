@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskprep.cli.common import WORKS, Command, command, show
+
+if TYPE_CHECKING:
+    from maskprep.pipeline import Session
 
 
 @command("quiet", config=False)
@@ -15,25 +18,33 @@ def export(
     command: Command,
     out: Annotated[Path, typer.Option(help="New folder to write to.")],
     format: Annotated[str, typer.Option("--format", help="folder, csv, hf (Parquet) or webdataset (tar).")] = "folder",
-    by: Annotated[str, typer.Option(help="For folder: mirror the source tree, or a folder per class.")] = "source",
+    by: Annotated[
+        str,
+        typer.Option(help="With --format folder: source (the folders of the photos) or class (a folder per class)."),
+    ] = "source",
     image_format: Annotated[str, typer.Option(help="png or jpg.")] = "png",
     background: Annotated[
         str, typer.Option(help="original, transparent, mean, colour, blur or random; all but the first need mattes.")
     ] = "original",
-    colour: Annotated[str, typer.Option(help="For --background colour: #rrggbb, r,g,b or a name.")] = "grey",
-    seed: Annotated[int, typer.Option(min=0, help="For --background random.")] = 0,
+    colour: Annotated[
+        str, typer.Option(help="With --background colour: #rrggbb, r,g,b or the name of a colour.")
+    ] = "grey",
+    seed: Annotated[int, typer.Option(min=0, help="With --background random: which ones.")] = 0,
     view: Annotated[str | None, typer.Option(help="Which crops.", show_default="the only view, or face")] = None,
     split: Annotated[str | None, typer.Option(help="Only train or eval.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
 ) -> None:
     """Write crops and labels in formats that other tools read."""
+    from maskprep.base import counted
     from maskprep.dataset import RECORD, Settings, export_view
 
     settings = Settings(format, by, image_format, background, colour, seed, split)
     with command.bars() as bars:
         made = export_view(command.session.cache.root, out, settings, view=view, force=force, progress=bars)
-    without = f", {made.missing} photos have no crop" if made.missing else ""
-    typer.echo(f"{made.folder}: {made.crops} crops, {made.files} files written now{without}")
+    verb = "has" if made.missing == 1 else "have"
+    without = f", {counted(made.missing, 'photo')} {verb} no crop" if made.missing else ""
+    crops, files = counted(made.crops, "crop"), counted(made.files, "file")
+    typer.echo(f"{made.folder}: {crops}, {files} written now{without}")
     show.kept(made.kept, RECORD)
 
 
@@ -45,27 +56,35 @@ def rembg(
     command: Command,
     out: Annotated[
         Path | None,
-        typer.Option(help="Only write cut-outs of all photos to this folder (of one photo: to this PNG), no cache."),
+        typer.Option(
+            help="Write cut-outs of the whole photos to this folder (of one photo: to this PNG) without making a cache."
+        ),
     ] = None,
-    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views there are now")] = None,
+    view: Annotated[str | None, typer.Option(help="Which crops.", show_default="all views")] = None,
     model: Annotated[
         str | None, typer.Option(help="person, selfie, u2netp, ... or the path of an ONNX file.", show_default="person")
     ] = None,
     on: Annotated[
-        str | None, typer.Option(help="Look at the crop, or at the whole photo.", show_default="crop")
+        str | None, typer.Option(help="What the model sees: crop, or photo (the whole one).", show_default="crop")
     ] = None,
-    refine: Annotated[str | None, typer.Option(help="Edges: none, guided or closed-form.", show_default="none")] = None,
+    refine: Annotated[
+        str | None, typer.Option(help="Refine the edges: none, guided or closed-form.", show_default="none")
+    ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="onnxruntime, or openvino (quicker).", show_default="onnxruntime")
+        str | None,
+        typer.Option(help="onnxruntime or openvino (faster on Intel processors).", show_default="onnxruntime"),
     ] = None,
     providers: Annotated[
-        str | None, typer.Option(help="What onnxruntime runs on, as in cuda,cpu.", show_default="cpu")
+        str | None, typer.Option(help="Devices that onnxruntime may use, such as cuda,cpu.", show_default="cpu")
     ] = None,
-    mask: Annotated[bool, typer.Option("--mask", help="With --out: the mattes instead of cut-outs.")] = False,
+    mask: Annotated[bool, typer.Option("--mask", help="With --out: write the mattes in place of cut-outs.")] = False,
     background: Annotated[
-        str | None, typer.Option(help="With --out: transparent, #rrggbb, r,g,b or a name.", show_default="transparent")
+        str | None,
+        typer.Option(
+            help="With --out: transparent, #rrggbb, r,g,b or the name of a colour.", show_default="transparent"
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --out: replace files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --out: overwrite existing files.")] = False,
 ) -> None:
     """Separate the subject from the background: a soft matte per crop, kept in the cache; or cut-outs of a folder."""
     from maskprep.base import UsageError
@@ -77,12 +96,22 @@ def rembg(
         if mask or force or background is not None:
             raise UsageError("--mask, --background and --force need --out.")
         if source.is_file():
-            raise UsageError(f"'{source}' is one photo.", "Say where its cut-out is to be written, with --out x.png.")
+            raise UsageError(
+                f"'{source}' is one photo, and a cache is made of a folder.",
+                "Name the file for its cut-out: --out x.png",
+            )
         asked = {"model": model, "on": on, "refine": refine, "runtime": runtime, "providers": named}
-        command.bring(lambda: command.session.rembg(view, **asked), show.mattes)  # type: ignore[arg-type]
+
+        def mattes(session: Session) -> None:
+            show.mattes(session)
+            show.next_command(command.next("audit"))
+
+        command.bring(lambda: command.session.rembg(view, **asked), mattes)  # type: ignore[arg-type]
         return
     if view is not None or on is not None or given["cache"] is not None or given["config"] is not None:
-        raise UsageError("With --out there are no crops: --view, --on, --cache and --config do not apply.")
+        raise UsageError(
+            "--view, --on, --cache and --config are about crops in a cache and cannot be given with --out."
+        )
     settings = CutoutSettings(
         model or "person",
         refine or "none",

@@ -18,7 +18,7 @@ FORMATS = ("table", "csv", "json")
 
 Predictions = Annotated[
     list[Path] | None,
-    typer.Option("--predictions", "-p", help="oof.parquet of a run, or the run's folder; may be given several times."),
+    typer.Option("--predictions", "-p", help="Folder of a run, or its oof.parquet; repeatable."),
 ]
 
 
@@ -26,7 +26,7 @@ Predictions = Annotated[
 def audit(
     command: Command,
     more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[OOF]...", help="Further oof.parquet files, after --predictions.")
+        list[Path] | None, typer.Argument(metavar="[OOF]...", help="More runs to read predictions from.")
     ] = None,
     predictions: Predictions = None,
     top: Annotated[int, typer.Option(min=0, help="How many images the table shows.")] = 20,
@@ -35,22 +35,22 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="CHECK[:SEVERITY]",
-            help="Exit with status 3 when this check, kind of checks or any finds something (severity 0.5).",
+            help="Exit with status 3 if this check, this kind of checks or any has a finding of that severity (0.5).",
         ),
     ] = None,
     report: Annotated[bool, typer.Option(help="Write audit/report.html.")] = True,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Plant known faults in a copy and print how many are found.")
+        bool, typer.Option("--self-test", help="Add known faults to a copy of the data and print how many are found.")
     ] = False,
 ) -> None:
     """Find misdetected faces, bad crops and mattes, suspicious labels and leaks; write audit/report.html."""
     from maskprep.audit import FailOn, run_self_test, write_report
-    from maskprep.base import UsageError
+    from maskprep.base import UsageError, counted
 
     if form not in FORMATS:
         raise UsageError(f"Unknown format '{form}'.", f"Known formats: {', '.join(FORMATS)}.")
     if more and not predictions:
-        raise UsageError(f"'{more[0]}' is one argument too many.", "Predictions are given with --predictions.")
+        raise UsageError(f"'{more[0]}' is an unexpected argument.", "Predictions are given with --predictions RUN.")
     limits = [FailOn.parse(text) for text in fail_on or []]
     session, files = command.session, [*(predictions or []), *(more or [])]
 
@@ -69,12 +69,13 @@ def audit(
     if form == "table":
         show.findings(made, top)
         if page is not None:
-            typer.echo(f"report   {page}\ndecide   maskprep review {shlex.quote(str(session.cache.root))}")
+            show.field("report", str(page))
+            show.next_command(f"maskprep review {shlex.quote(str(session.cache.root))}")
     else:
         typer.echo(made.open.csv() if form == "csv" else made.open.json(), nl=False)
     reached = [(limit, n) for limit in limits if (n := len(limit.reached(made.open.findings)))]
     for limit, n in reached:
-        show.err.print(f"--fail-on {limit.name}:{limit.severity:g}: {n} findings")
+        show.err.print(f"--fail-on {limit.name}:{limit.severity:g}: {counted(n, 'finding')}")
     if reached:
         raise typer.Exit(3)
     command.end()
@@ -84,13 +85,13 @@ def audit(
 def review(
     command: Command,
     predictions: Predictions = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0 takes a free one.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
     by: Annotated[
-        str | None, typer.Option(help="Name under which decisions are kept.", show_default="your login")
+        str | None, typer.Option(help="Name that is stored with each decision.", show_default="your login")
     ] = None,
 ) -> None:
-    """Serve the report to this machine's browser; decisions go straight into decisions.csv."""
+    """Open the audit report in the browser to decide on photos; decisions are written to decisions.csv."""
     from maskprep.audit import open_review, serve, write_report
 
     session = command.session
@@ -118,21 +119,30 @@ def review(
 def decisions(
     command: Command,
     merge: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Take in the decisions of another decisions.csv.")
+        Path | None, typer.Option(metavar="CSV", help="Add the decisions of another decisions.csv.")
     ] = None,
     prefer: Annotated[
-        str | None, typer.Option(help="Where the two files differ: ours, theirs or newer.", show_default="stop")
+        str | None,
+        typer.Option(
+            help="Which decision is kept where the two files differ: ours, theirs or newer.",
+            show_default="stop with an error",
+        ),
     ] = None,
-    stale: Annotated[bool, typer.Option("--stale", help="Only those that no longer hold; status 3 if any.")] = False,
+    stale: Annotated[
+        bool,
+        typer.Option(
+            "--stale", help="Only those that no longer apply, as the photo or its boxes changed; exit status 3 if any."
+        ),
+    ] = False,
 ) -> None:
-    """List and check the decisions of decisions.csv; merge two people's."""
+    """List the decisions in decisions.csv and check whether they still apply; merge those of two people."""
     from maskprep.audit import decision_states
-    from maskprep.base import UsageError, UserError, counted
+    from maskprep.base import UsageError, UserError, counted, printable
     from maskprep.store import decisions as file
     from maskprep.store import read_table
 
     if prefer is not None and merge is None:
-        raise UsageError("--prefer goes with --merge.")
+        raise UsageError("--prefer needs --merge.")
     session = command.session
     path = session.cache.decisions
     if merge is not None:
@@ -141,16 +151,19 @@ def decisions(
         together = file.merge(file.read_decisions(path), file.read_decisions(merge), prefer)
         for our, their in together.conflicts:
             ours, theirs = (f"{d.verdict} {d.value}".strip() + (f" by {d.by}" if d.by else "") for d in (our, their))
-            show.err.print(show.printable(f"conflict on '{our.image}': ours {ours}, theirs {theirs}"), markup=False)
+            show.err.print(printable(f"conflict on '{our.image}': ours {ours}, theirs {theirs}"), markup=False)
         if together.conflicts and prefer is None:
             raise UserError(
-                f"{len(together.conflicts)} conflicts; nothing was merged.", "Say whose holds with --prefer."
+                f"{counted(len(together.conflicts), 'conflict')} between the two files; nothing was merged.",
+                "Choose which decision is kept: --prefer ours, theirs or newer.",
             )
         file.replace(path, together.added)
-        typer.echo(f"{counted(len(together.added), 'decision')} taken from '{merge}'")
+        typer.echo(f"{counted(len(together.added), 'decision')} added from '{merge}'")
     states = decision_states(file.read_decisions(path), session.subjects(), read_table(session.cache.labels))
     if stale:
         states = [each for each in states if each.state == "stale"]
     show.decisions(states)
+    if any(each.state == "pending" for each in states):
+        show.next_command(command.next("run"))
     if stale and states:
         raise typer.Exit(3)

@@ -21,8 +21,8 @@ def sample(
         Path | None, typer.Option(help="Folder of portraits.", show_default="one NASA portrait; mask labels only")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV with file, person, gender, age of the portraits.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    faults: Annotated[bool, typer.Option(help="Plant broken files, as real data has.")] = True,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same files.")] = 0,
+    faults: Annotated[bool, typer.Option(help="Add broken files, as real data has.")] = True,
     quiet: Quiet = False,
 ) -> None:
     """Write a sample data set with drawn masks, in the layout of the boostcamp mask set."""
@@ -44,20 +44,23 @@ def sample(
 
 @app.command()
 def weights(
-    names: Annotated[list[str] | None, typer.Argument(help="Model files; all when none is named.")] = None,
-    fetch: Annotated[bool, typer.Option("--fetch", help="Fetch the named files.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Fetch every file.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read the files anew and check their hashes.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Names of model files; all by default.")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download the named files.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Download every file.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the files again and compare their hashes.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete the named files from the weights folder.")] = False,
 ) -> None:
-    """List the model files; fetch, verify or remove them."""
+    """List the model files; download, verify or remove them."""
     from maskprep.base import UsageError, UserError
     from maskprep.weights import fetch as files
 
     if fetch + every + verify + remove > 1:
-        raise UsageError("Give one of --fetch, --all, --verify and --remove.")
+        raise UsageError("Only one of --fetch, --all, --verify and --remove can be given.")
     if (fetch or remove) and not names:
-        raise UsageError("Name the files, for example: maskprep weights --fetch yunet", "Or fetch all: --all")
+        raise UsageError(
+            "--fetch and --remove need names of model files, for example: maskprep weights --fetch yunet",
+            "To fetch all of them: maskprep weights --all",
+        )
     chosen = [files.find(name).name for name in names or files.REGISTRY]
     problems: list[str] = []
     for name in chosen if fetch or every else ():
@@ -69,7 +72,7 @@ def weights(
         raise UserError("\n".join(problems))
     if remove:
         for name in chosen:
-            typer.echo(f"{name}: {'removed' if files.remove(name) else 'was not there'}")
+            typer.echo(f"{name}: {'removed' if files.remove(name) else 'not in the weights folder'}")
         return
     rows = [files.status(name, anew=verify) for name in chosen]
     show.weights(rows)
@@ -80,27 +83,21 @@ def weights(
 
 @app.command()
 def doctor(
-    caches: Annotated[
-        Path | None, typer.Option("--cache", help="Where caches are to be kept.", show_default="cache")
-    ] = None,
+    caches: Annotated[Path | None, typer.Option("--cache", help="Folder for caches.", show_default="cache")] = None,
 ) -> None:
-    """Say whether this machine can do the work, and what to do where it cannot (exit status 1)."""
-    import shutil
-    import textwrap
-
-    from maskprep.cli import doctor as looking
+    """Check whether maskprep and masktrain can run on this machine, and what to do if not (exit status 1)."""
+    from maskprep.base import wrapped
+    from maskprep.cli import doctor as machine
 
     marks = {"ok": "ok  ", "note": "note", "bad": "BAD "}
-    found = []
-    for each in looking.examine(caches or Path("cache")):
-        found.append(each)
+    findings = []
+    for each in machine.examine(caches or Path("cache")):
+        findings.append(each)
         label = f"{marks[each.state]}  {each.what:21}  "
-        width = max(shutil.get_terminal_size().columns - len(label), 20)
-        said = textwrap.wrap(each.found, width, break_long_words=False, break_on_hyphens=False)
-        typer.echo(label + f"\n{'':{len(label)}}".join(said))
-        if each.do:  # in one piece, to be copied
+        typer.echo(wrapped(label + each.text, len(label)))
+        if each.do:  # in one line, to be copied
             typer.echo(f"{'':{len(label)}}→ {each.do}")
-    if not looking.works(found):
-        typer.echo("Photos cannot be prepared here before what is marked BAD is mended.", err=True)
+    if not machine.works(findings):
+        typer.echo("maskprep cannot run here until the lines marked BAD are mended.", err=True)
         raise typer.Exit(1)
-    typer.echo("Photos can be prepared here.")
+    typer.echo("maskprep can run on this machine.")

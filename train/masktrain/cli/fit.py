@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -236,22 +237,25 @@ def _crossfitted(done: Crossfitted) -> None:
     from masktrain.cli import tables
 
     over = units(done.interval.people, done.scores.n)
-    title = f"{done.run}: {over}, each by the model that was not trained on them"
+    title = f"{done.run}: {over}, each scored by the model that was not trained on them"
     tables.scores(title, done.scores, done.interval)
     spread = f"; mean {mean(done.folds):.4f}, standard deviation {stdev(done.folds):.4f}"
-    print(f"epochs  {done.chosen}")
-    print(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
+    print()
+    tables.line(f"epochs  {done.chosen}")
+    tables.line(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
     tables.next_evaluate(done.run)
 
 
 def _seeded(done: Seeded) -> None:
     """Print how the fits of several seeds went."""
+    from masktrain.cli import tables
+
     if _rank():
         return
     each = ", ".join(f"{score:.4f}" for score in done.scores.values())
-    print(f"seeds   {', '.join(map(str, done.scores))}: macro-F1 {each}")
+    tables.line(f"seeds   {', '.join(map(str, done.scores))}: macro-F1 {each}")
     print(f"        mean {done.mean:.4f}, standard deviation {done.spread:.4f}")
-    print(f"next    masktrain compare {done.folder}/seed-*")
+    tables.next_command("masktrain", "compare", done.folder)
 
 
 def _fitted(done: Fitted) -> None:
@@ -266,23 +270,23 @@ def _fitted(done: Fitted) -> None:
         return
     best, people = done.best, done.interval.people
     over = units(people, sum(runs.read_data(done.run)["classes"]["val"]))
-    print(
+    tables.line(
         f"score   macro-F1 {best['macro_f1']:.4f} (95% over {over}: {done.interval.text()}), accuracy"
         f" {best['accuracy']:.4f}"
     )
-    print(f"        {runs.chosen(done.run)}")
+    tables.line(f"        {runs.chosen(done.run)}")
     for name, values in best["attributes"].items():
         print(f"        {name}: macro-F1 {values['macro_f1']:.4f}, accuracy {values['accuracy']:.4f}")
     errors = "".join(f", mean absolute error of {name} {error:.2f}" for name, error in best["mae"].items())
-    print(f"        balanced accuracy {best['balanced_accuracy']:.4f}, log-loss {best['log_loss']:.4f}{errors}")
+    tables.line(f"        balanced accuracy {best['balanced_accuracy']:.4f}, log-loss {best['log_loss']:.4f}{errors}")
     for line in probe.lines(runs.read_probe(done.run), best["macro_f1"]):
-        print(line)
-    why = {"patience": "none was better for long enough", "minutes": "the minutes were over"}
+        tables.line(line)
+    why = {"patience": "later epochs were no better", "minutes": "the time of --minutes was over"}
     if done.ended in why:
         epochs = runs.read_config(done.run).optim.epochs
-        print(f"        ended after epoch {done.epochs} of {epochs}, as {why[done.ended]}")
+        tables.line(f"        ended after epoch {done.epochs} of {epochs}, as {why[done.ended]}")
     elif improving(runs.read_metrics(done.run)):
-        more = f"masktrain fit --resume {done.run} --epochs {2 * done.epochs}"
-        print(f"        still improving when it ended: more epochs may help: {more}")
+        more = f"masktrain fit --resume {shlex.quote(str(done.run))} --epochs {2 * done.epochs}"
+        print(f"        still improving at the end; more epochs may help:\n        {more}")
     print(f"look    {done.run / report.FILE}")
     tables.next_evaluate(done.run)

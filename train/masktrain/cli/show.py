@@ -1,15 +1,16 @@
-"""What a fit prints: what it is about to do, how it gets on, and what was tried before it."""
+"""What a fit prints: its plan, its progress, and what a dry run finds."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskprep.base import counted, wrapped
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
 from masktrain.data.units import of_people, unit, warned
@@ -21,26 +22,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANY = 12
-"""Classes that are no longer listed one by one."""
+"""Classes above which they are not listed one by one."""
+LABEL = 8
+"""Width of the labels in front of lines."""
+LOG_SECONDS = 30
+"""Seconds between two lines within an epoch where there is no terminal."""
 
 
 class PrintedFit(Progress):
-    """A line per epoch, and a live bar while one runs if this is a terminal."""
+    """A line per epoch; within an epoch a live bar on a terminal, elsewhere a line at most every LOG_SECONDS.
+
+    Args:
+        clock: seconds since some moment.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
 
     @contextmanager
     def running(
         self, run: Path, config: FitConfig, data: dict[str, Any], about: dict[str, Any], done: int, step: int
     ) -> Iterator[None]:
-        """Say what will be done, then show how it gets on."""
+        """Print the plan, then show the progress."""
         self.epochs, self.batch, self.images = config.optim.epochs, config.optim.batch_size, int(sum(about["drawn"]))
         self.present = {n for n, k in zip(about["schema"].class_names, data["classes"]["val"], strict=True) if k}
         self.done, self.loss = done, float("nan")
-        self.started = self.epoch_started = time.perf_counter()
+        self.started = self.epoch_started = self.printed = self._clock()
         for line in opening(run, config, data, about):
-            print(line)
-        if done or step:
-            within = f", step {step} of {about['steps']} of the next" if step else ""
-            print(f"Going on after epoch {done} of {self.epochs}{within}.")
+            print(wrapped(line, LABEL))
+        if step:
+            print(f"Resuming epoch {done + 1} of {self.epochs} at step {step + 1} of {about['steps']}.")
+        elif done:
+            print(f"Resuming after epoch {done} of {self.epochs}.")
         sys.stdout.flush()
         self.bar, self.task = None, None
         if sys.stdout.isatty():
@@ -61,26 +74,31 @@ class PrintedFit(Progress):
 
     def say(self, text: str) -> None:
         """Print it."""
-        print(text, flush=True)
+        print(wrapped(text, LABEL), flush=True)
 
     def step(self, epoch: int, images: int, loss: float | None, waited: float) -> None:
-        """Move the bar."""
-        if self.bar is None or self.task is None:
-            return
-        now = time.perf_counter()
+        """Move the bar, or print a line if the last one is long ago."""
+        now = self._clock()
         self.loss = self.loss if loss is None else loss
+        if self.bar is None and (now - self.printed < LOG_SECONDS or images >= self.images):
+            return
         rate = images / max(now - self.epoch_started, 1e-9)
         left = ((self.epochs - epoch) * self.images + self.images - images) / rate
-        shown = f"  loss {self.loss:.3f}" if self.loss == self.loss else ""  # a GPU tells it some steps later
+        shown = (
+            f"  loss {self.loss:.3f}" if self.loss == self.loss else ""
+        )  # NaN before the first; a GPU reports it some steps later
         text = (
-            f"{rate:.0f} img/s  waits for data {waited / max(now - self.epoch_started, 1e-9):.0%}"
-            f"{shown}  {clock(left)} left"
+            f"{rate:.0f} img/s  data wait {waited / max(now - self.epoch_started, 1e-9):.0%}{shown}  {clock(left)} left"
         )
-        self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=images, epoch=f"{epoch}/{self.epochs}", text=text)
+        else:
+            self.printed = now
+            print(f"epoch {epoch}/{self.epochs}  {images}/{self.images} images  {text}", flush=True)
 
     def epoch(self, record: dict[str, Any]) -> None:
         """One line, with the time left."""
-        now = time.perf_counter()
+        now = self.printed = self._clock()
         self.done += 1
         per_epoch = now - self.epoch_started
         self.epoch_started = now
@@ -97,27 +115,27 @@ class PrintedFit(Progress):
 
 
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
-    """What a fit is about to do: data, people, classes, model."""
+    """The plan of a fit: data, people, classes, model."""
     images, people, counts = data["images"], data["people"], data["classes"]
     of = f" of {n}" if unit(n := len(people["val"]), images["val"]) == "people" else ""
     height, width = about["size"]
     lines = [
-        f"run     {run or 'none, this only tries it'}",
+        f"run     {run or 'none, as this is a dry run'}",
         f"data    {of_people(images['train'], len(people['train']))} to train on,"
         f" {images['val']}{of} held out; view '{data['view']}' {height}x{width}",
-        f"classes {min(counts['train'])} to {max(counts['train'])} training images each"
-        f" ({sum(c > 0 for c in counts['train'])} of {len(counts['train'])} occur),"
+        f"classes {sum(c > 0 for c in counts['train'])} of {len(counts['train'])} occur in training;"
+        f" {min(counts['train'])} to {max(counts['train'])} training images for each,"
         f" {min(counts['val'])} to {max(counts['val'])} held out",
         f"model   {about['model']}, {about['parameters'] / 1e6:.1f} M parameters,"
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
-        f" {about['precision']} on {about['device']}, {about['steps']} steps an epoch",
+        f" {about['precision']} on {about['device']}, {about['steps']} steps per epoch",
     ]
     lines += choices(config, about)
     if config.run.protocol:
-        said = "".join(f"\n        deviates: {each}" for each in config.run.deviates)
-        lines.append(f"rules   keeps to protocol {config.run.protocol}, chosen by {config.select.by}{said}")
+        lines.append(f"rules   follows protocol {config.run.protocol}; the best epoch is chosen by {config.select.by}")
+        lines += [f"        differs from the protocol: {each}" for each in config.run.deviates]
     if config.sample.kind != "all" or config.sample.photos:
-        lines.append(f"sample  {int(sum(about['drawn']))} images an epoch: {shares(about['drawn'], about['schema'])}")
+        lines.append(f"sample  {int(sum(about['drawn']))} images per epoch: {shares(about['drawn'], about['schema'])}")
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
@@ -125,18 +143,21 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
     if bins := data["training"].get("bins"):
         named = "; ".join(f"{name} at {', '.join(f'{v:g}' for v in limits)}" for name, limits in bins.items())
         moved = data["training"]["relabelled"]
-        lines.insert(3, f"        in training cut {named}: {moved} images have another label; scored as ever")
+        lines.insert(
+            3,
+            f"        training labels cut {named}, which changes {counted(moved, 'label')}; scores use the cache's",
+        )
     for extra in data.get("extra", ()):
         gone = "".join(f", {n} {reason} left out" for reason, n in extra["left out"].items())
         lines.insert(2, f"        {extra['images']} of them from {extra['cache']}, weight {extra['weight']:g}{gone}")
     if linked := data["linked"]:
         named = "; ".join(" = ".join(group[:4]) + (", ..." if len(group) > 4 else "") for group in linked[:3])
         more = f"; and {len(linked) - 3} more" if len(linked) > 3 else ""
-        lines.insert(2, f"        kept on one side, for they share photos or a number: {named}{more}")
+        lines.insert(2, f"        kept on one side of the split, as they share photos or a number: {named}{more}")
     own_size = config.model.second != ""  # of two backbones, each sees the crops at its own size
     lines += warned(data["persons"]["doubts"])
     if tuple(about["native size"]) != tuple(about["size"]) and config.model.pretrained and not own_size:
-        lines.append(f"        note: its weights were trained at {about['native size'][0]}x{about['native size'][1]}")
+        lines.append(f"        note: the pretrained weights are of {about['native size'][0]}x{about['native size'][1]}")
     return lines
 
 
@@ -149,7 +170,7 @@ def choices(config: FitConfig, about: dict[str, Any]) -> list[str]:
     def why(open: bool | None, reason: str) -> str:
         return f" ({reason})" if asked is not None and open else ""
 
-    known = {"number": "the data tells a number", "joint": "no number is known"}
+    known = {"number": "the labels have a number, such as an age", "joint": "the labels have no number"}
     target = config.target.kind + why(asked and asked.target.kind == "auto", known.get(config.target.kind, ""))
     parts = [target, f"loss {', '.join(config.target.losses) or loss.name}"]
     if loss.label_smoothing:
@@ -167,11 +188,11 @@ def choices(config: FitConfig, about: dict[str, Any]) -> list[str]:
     rate = f"rate {optim.lr:g}" + why(asked and not asked.optim.lr, f"1e-3 x root of {optim.batch_size}/16")
     batch = f"batches of {about['batch']}" + why(asked and not asked.optim.batch_size, f"on {about['device']}")
     length = f"{optim.epochs} epochs x {about['steps']} steps = {optim.epochs * about['steps']} updates"
-    length += why(asked and not asked.optim.epochs, f"for {UPDATES}; {SHORTEST} epochs at least, {LONGEST} at most")
+    length += why(asked and not asked.optim.epochs, f"about {UPDATES} updates, {SHORTEST} to {LONGEST} epochs")
     if config.run.minutes:
         length += f", within {config.run.minutes:g} minutes"
     if config.select.patience:
-        length += f"; ends when {config.select.patience} epochs in a row are no better"
+        length += f"; ends early after {config.select.patience} epochs without a better one"
     return [
         f"target  {', '.join(parts)}",
         f"train   augmentation {augment}; {optim.optimizer}, {rate}, {config.schedule.kind}; {batch}",
@@ -186,12 +207,12 @@ def shares(drawn: NDArray[np.int64], schema: Schema) -> str:
     texts = []
     for k, name in enumerate(schema.joint):
         axes = tuple(a for a in range(len(schema.sizes)) if a != k)
-        found = np.asarray(drawn).reshape(schema.sizes).sum(axes) / max(sum(drawn), 1)
-        if len(found) > MANY:
-            texts.append(f"{name} {found.min():.2%} to {found.max():.2%} each")
+        share = np.asarray(drawn).reshape(schema.sizes).sum(axes) / max(sum(drawn), 1)
+        if len(share) > MANY:
+            texts.append(f"{name} {share.min():.2%} to {share.max():.2%} each")
         else:
             texts.append(
-                f"{name} " + ", ".join(f"{c} {s:.0%}" for c, s in zip(schema[name].classes, found, strict=True))
+                f"{name} " + ", ".join(f"{c} {s:.0%}" for c, s in zip(schema[name].classes, share, strict=True))
             )
     return "; ".join(texts)
 
@@ -216,11 +237,11 @@ def clock(seconds: float) -> str:
 
 
 def tried(cache: Path, config: FitConfig, sheet: Path | None, force: bool, heart: bool) -> bool:
-    """Print the plan of a fit, after trying some steps, and what its checks find, as they find it.
+    """Print the plan of a fit after some trial steps, and the outcome of each check.
 
     Args:
-        sheet: draw there what these steps were shown.
-        heart: also learn one batch by heart.
+        sheet: picture of the crops of these steps.
+        heart: also check that one batch can be overfitted.
 
     Returns:
         Whether no check failed.
@@ -234,7 +255,7 @@ def tried(cache: Path, config: FitConfig, sheet: Path | None, force: bool, heart
     made = preflight.prepare(cache, config)
     plan = preflight.plan_of(made)
     for line in opening(None, made.config, plan.data, plan.about) + preflight.lines(plan, made.config):
-        print(line)
+        print(wrapped(line, LABEL))
     print(f"time    about {clock(plan.seconds)} on this machine")
     if sheet is not None:
         print(f"look    {samples.write(plan.samples, sheet, samples.title(made.config))}")
@@ -242,11 +263,11 @@ def tried(cache: Path, config: FitConfig, sheet: Path | None, force: bool, heart
             print(f"note    {note}")
     for finding in chain(preflight.quick(made), preflight.by_heart(made) if heart else ()):
         failed += not finding.ok
-        print(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.text}", flush=True)
+        print(wrapped(f"{'ok' if finding.ok else 'FAILED':7} {finding.name}: {finding.text}", LABEL), flush=True)
         if finding.advice:
-            print(f"        {finding.advice}")
-    result = f"{failed} of the checks failed" if failed else "all well"
-    print(f"checked {result}, in {clock(time.perf_counter() - started)}")
+            print(wrapped(f"{'':{LABEL}}{finding.advice}", LABEL))
+    result = f"{counted(failed, 'check')} failed" if failed else "every check passed"
+    print(f"checks  {result}, in {clock(time.perf_counter() - started)}")
     return not failed
 
 
@@ -255,4 +276,4 @@ def rates(cache: Path, config: FitConfig) -> None:
     from masktrain.study import ratefinder
 
     for line in ratefinder.lines(ratefinder.find(cache, config), config):
-        print(line)
+        print(wrapped(line, LABEL))

@@ -1,4 +1,4 @@
-"""What the commands about runs print. rich is imported only when a table is shown."""
+"""What the commands about runs print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskprep.base import Column, counted, print_table, some, wrapped
 from masktrain.data.names import VALUE
 from masktrain.data.units import of_people, unit, units
 from masktrain.score.metrics import Interval, Scores, between
@@ -28,34 +29,18 @@ if TYPE_CHECKING:
 MANY = 12
 """Members of which every two are no longer compared in a table."""
 
-Rows = Iterable[Sequence[str]]
+LABEL = 8
+"""Width of the labels in front of lines."""
 
 
-def table(
-    head: Sequence[str], rows: Rows, left: int = 1, total: Sequence[str] | None = None, without: str = ""
-) -> None:
-    """Print a table.
+def line(text: str) -> None:
+    """Print a line with a label, wrapped at the width of the terminal."""
+    print(wrapped(text, LABEL), flush=True)
 
-    Args:
-        head: names of the columns, the first ``left`` of them aligned left.
-        rows: cells.
-        total: a last row apart from the others.
-        without: a column that is left out.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, header_style="")
-    kept = [i for i, name in enumerate(head) if not without or name != without]
-    for i, name in ((i, head[i]) for i in kept):
-        made.add_column(name, justify="left" if i < left else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*(row[i] for i in kept))
-    if total is not None:
-        made.add_section()
-        made.add_row(*total)
-    Console(width=None if sys.stdout.isatty() else 110).print(made, markup=False)
+def numbers(*heads: str) -> tuple[Column, ...]:
+    """Columns of numbers."""
+    return tuple(Column(head, "number") for head in heads)
 
 
 def next_command(*parts: object) -> None:
@@ -85,11 +70,11 @@ def predicted(answer: pd.Series[Any], schema: Schema, faces: int, reason: str) -
     width = max(map(len, schema.joint))
     for name in schema.joint:
         value = answer.get(f"{name}{VALUE}")
-        told = "" if value is None else f", {value:.1f}"
-        print(f"        {name:{width}}  {answer[name]} {answer[f'{name}_p']:.1%}{told}")
+        estimate = "" if value is None else f", {value:.1f}"
+        print(f"        {name:{width}}  {answer[name]} {answer[f'{name}_p']:.1%}{estimate}")
     if answer["x0"] == answer["x0"]:
         box = " ".join(f"{answer[c]:.0f}" for c in ("x0", "y0", "x1", "y1"))
-        print(f"face    {box} (x0 y0 x1 y1), 1 of {faces} found")
+        print(f"face    {box} (x0 y0 x1 y1), one of {counted(faces, 'face')} on the photo")
     print(f"status  {answer['status']}{f': {reason}' if reason else ''}")
 
 
@@ -98,23 +83,23 @@ def span(score: float, interval: Interval) -> str:
     return f"{score:.4f} ({interval.text()})"
 
 
-def compared(found: Paired, images: int) -> str:
+def compared(difference: Paired, images: int) -> str:
     """A paired comparison on some images in a line."""
-    return f"macro-F1 {found.text} (95% over {units(found.people, images)})"
+    return f"macro-F1 {difference.text} (95% over {units(difference.people, images)})"
 
 
 def scores(title: str, scores: Scores, interval: Interval) -> None:
     """Scores: the headline, each attribute, each class."""
-    print(title)
+    print(wrapped(title, 0))
     rows = [
         ("joint label", f"{scores.macro_f1:.4f}  ({interval.level:.0%}: {interval.text()})", f"{scores.accuracy:.4f}")
     ]
     if len(scores.attributes) > 1:
         rows += [(k, f"{v['macro_f1']:.4f}", f"{v['accuracy']:.4f}") for k, v in scores.attributes.items()]
-    table(("", "macro-F1", "accuracy"), rows)
-    print(", ".join(f"{name} {value}" for name, value in scores.beside))
-    table(
-        ("class", "images", "predicted", "precision", "recall", "F1"),
+    print_table((Column("", "name"), *numbers("macro-F1", "accuracy")), rows)
+    print(wrapped(", ".join(f"{name} {value}" for name, value in scores.beside) + "\n", 0))
+    print_table(
+        (Column("class", "name"), *numbers("images", "predicted", "precision", "recall", "F1")),
         (
             (c.name, str(c.support), str(c.predicted), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
             for c in scores.classes
@@ -124,36 +109,42 @@ def scores(title: str, scores: Scores, interval: Interval) -> None:
 
 def evaluated(report: Report) -> None:
     """An evaluation: scores, calibration, slices, where errors come from, comparisons."""
-    counted = unit(report.interval.people, report.scores.n)
-    of, without = (f", {report.interval.people} people", "") if counted == "people" else ("", "people")
+    known = unit(report.interval.people, report.scores.n) == "people"
+    of = f", {counted(report.interval.people, 'person', 'people')}" if known else ""
     scores(f"{report.run} on {report.what}{of}", report.scores, report.interval)
+    print()
     if report.ece is not None:
         print(f"calibration error {report.ece:.4f}")
     if report.slices:
-        head = ("slice", "", "images", "people", "accuracy", "macro-F1")
-        rows: list[Sequence[str]] = []
+        people = numbers("people") if known else ()
+        columns = (Column("slice", "name"), Column("", "name"), *numbers("images"), *people)
+        rows = []
         for s in report.slices:
-            accuracy = f"{s.accuracy:.3f} ({s.interval})"
-            rows.append((s.by, s.value, str(s.images), str(s.people), accuracy, f"{s.macro_f1:.3f}"))
-        table(head, rows, left=2, without=without)
+            sizes = (str(s.images), str(s.people))[: 1 + known]
+            rows.append((s.by, s.value, *sizes, f"{s.accuracy:.3f} ({s.interval})", f"{s.macro_f1:.3f}"))
+        print()
+        print_table((*columns, *numbers("accuracy", "macro-F1")), rows)
     if report.origins:
+        people = numbers("people") if known else ()
         rows = []
         for o in report.origins:
             gain = f"{o.gain:+.4f} ({between(o.low, o.high, report.interval.people, '+.4f')})"
-            rows.append((o.what, str(o.images), str(o.wrong), str(o.people), gain))
-        table(("if these were right", "images", "wrong", "people", "macro-F1 gains"), rows, without=without)
-        print("rows overlap: an image may stand in several, so gains do not add up")
+            sizes = (str(o.images), str(o.wrong), str(o.people))[: 2 + known]
+            rows.append((o.what, *sizes, gain))
+        print()
+        columns = (Column("if all of these were right", "text"), *numbers("images", "wrong"), *people)
+        print_table((*columns, *numbers("gain in macro-F1")), rows)
+        print(wrapped("An image may be counted in several rows, so the gains do not add up.", 0))
     if report.rivals:
         rows = []
         for r in report.rivals:
             gain = "" if r.against is None else r.against.text
             rows.append((r.name, span(r.macro_f1, r.interval), f"{r.accuracy:.4f}", gain))
-        table(("compared with", "macro-F1", "accuracy", "this minus it"), rows)
+        print()
+        print_table((Column("compared with", "name"), *numbers("macro-F1", "accuracy", "this run minus it")), rows)
     if lost := report.without_crop:
-        more = ", ..." if len(lost) > 5 else ""
-        print(
-            f"{len(lost)} without a crop, answered with the most frequent training class: {', '.join(lost[:5])}{more}"
-        )
+        text = f"{counted(len(lost), 'image')} without a crop, answered with the most frequent training class"
+        print(wrapped(f"{text}: {some(lost, 5)}", 0))
     warn(report.warnings)
     print(f"written {report.file}")
 
@@ -177,22 +168,24 @@ def comparison(made: Comparison) -> None:
             each = [f"{row.scores.attributes[n]['macro_f1']:.4f}" for n in attributes]
             score = (span(row.scores.macro_f1, row.interval), row.latest, against, f"{row.scores.accuracy:.4f}")
             rows.append((row.name, *score, *each, row.note))
-        table(("run", "macro-F1", LATEST, "against the best", "accuracy", *attributes, "note"), rows)
+        columns = numbers("macro-F1", LATEST, "difference to the best", "accuracy", *attributes)
+        print_table((Column("run", "name"), *columns, Column("note", "text")), rows)
+        print()
     if any(row.latest for row in made.rows):
-        print(CHOICE)
+        print(wrapped(CHOICE, 0))
     if made.unfinished:
-        print(f"not finished, so not ranked: {', '.join(made.unfinished)}")
-    for title, values in (("differ in", made.differs), ("defaults that changed", made.changed)):
-        for key, told in values.items():
-            print(f"{title}: {key} = {' | '.join(map(str, told))}")
+        print(wrapped(f"not finished, so not ranked: {', '.join(made.unfinished)}", 0))
+    for title, values in (("settings that differ", made.differs), ("defaults that changed", made.changed)):
+        for key, each in values.items():
+            print(wrapped(f"{title}: {key} = {' | '.join(map(str, each))}", 4))
     warn(made.warnings)
 
 
 def ensemble(made: Ensemble) -> None:
     """An ensemble: its members, how it compares with the best of them, and what it costs."""
-    scored = of_people(made.images, made.interval.people, "held-out images")
-    print(f"{made.run}: {made.kind} of {len(made.entries)}, scored on {scored}")
-    rows: list[Sequence[str]] = []
+    scored = of_people(made.images, made.interval.people, "held-out image")
+    print(wrapped(f"{made.run}: {made.kind} of {counted(len(made.entries), 'run')}, scored on {scored}", 0))
+    rows: list[tuple[str, ...]] = []
     for i, entry in enumerate(made.entries):
         others = [float(v) for j, v in enumerate(made.correlation[i]) if j != i]
         name = entry.name + ("  (best)" if i == made.best and len(made.entries) > 1 else "")
@@ -203,10 +196,10 @@ def ensemble(made: Ensemble) -> None:
     used = [e for e in made.entries if e.weight is None or e.weight > 0]
     used = used if made.kind != "soup" else used[:1]
     cost = (f"{sum(e.parameters for e in used) / 1e6:.1f} M", f"{sum(e.macs for e in used):.2f}")
-    head = ("", "", "macro-F1", "weight", "errs with others", "parameters", "G mult-adds")
-    table(head, rows, left=2, total=("", made.kind, span(made.score, made.interval), "", "", *cost))
+    heads = numbers("macro-F1", "weight", "correlation of errors", "parameters", "G mult-adds")
+    total = ("", made.kind, span(made.score, made.interval), "", "", *cost)
+    print_table((Column("", "number"), Column("run", "name"), *heads), rows, total)
     if 2 < len(made.entries) <= MANY:  # 1 for two that err on the same images
-        numbers = [str(j + 1) for j in range(len(made.entries))]
         rows = [
             (
                 f"{i + 1}  {entry.name}",
@@ -214,40 +207,46 @@ def ensemble(made: Ensemble) -> None:
             )
             for i, entry in enumerate(made.entries)
         ]
-        table(("errors correlate", *numbers), rows)
+        print()
+        members = numbers(*(str(j + 1) for j in range(len(made.entries))))
+        print_table((Column("correlation of errors", "name"), *members), rows)
     if made.against is not None:
-        print(f"against the best member: {compared(made.against, made.images)}")
+        print(wrapped(f"difference to the best member: {compared(made.against, made.images)}", 0))
     for note in made.notes:
-        print(f"note: {note}")
+        line(f"{'note':<{LABEL}}{note}")
     next_evaluate(made.run)
 
 
 def composed(made: Composed) -> None:
     """A composition: its scores, and the runs that it is made of, each on what it answers."""
-    scored = of_people(made.images, made.interval.people, "held-out images")
+    scored = of_people(made.images, made.interval.people, "held-out image")
     scores(f"{made.run}: {scored}", made.scores, made.interval)
-    widths = [max(map(len, column)) for column in zip(*(part[:4] for part in made.parts), strict=True)]
-    for part in made.parts:
-        cells = "  ".join(cell.ljust(width) for cell, width in zip(part[:4], widths, strict=True))
-        print(f"part    {cells}  macro-F1 {part[4]:.4f} on its own")
+    print()
+    columns = (Column("part", "name"), Column("run", "name"), Column("network", "name"), Column("view", "name"))
+    rows = [(*part[:4], f"{part[4]:.4f}") for part in made.parts]
+    print_table((*columns, *numbers("macro-F1 on its own")), rows)
     for note in made.notes:
-        print(f"note: {note}")
+        line(f"{'note':<{LABEL}}{note}")
     next_evaluate(made.run)
 
 
 def calibrated(done: Calibrated) -> None:
     """What calibration changed."""
-    scored = of_people(done.images, done.thresholds.people, "held-out images")
-    print(f"scored on {scored}, fitted on the others of them")
-    print(
-        f"temperature {done.calibration.temperature:.3f}: calibration error {done.ece[0]:.4f} -> {done.ece[1]:.4f},"
-        f" log-loss {done.nll[0]:.4f} -> {done.nll[1]:.4f}"
+    scored = of_people(done.images, done.thresholds.people, "held-out image")
+    print(wrapped(f"Scored on {scored}, each fold with what was fitted on the other folds.", 0))
+    print_table(
+        (Column(""), *numbers("before", "after")),
+        (
+            ("calibration error", f"{done.ece[0]:.4f}", f"{done.ece[1]:.4f}"),
+            ("log-loss", f"{done.nll[0]:.4f}", f"{done.nll[1]:.4f}"),
+            ("macro-F1 with decision thresholds", f"{done.before:.4f}", f"{done.after:.4f}"),
+        ),
     )
-    print(
-        f"decision thresholds: macro-F1 {done.before:.4f} -> {done.after:.4f}, {compared(done.thresholds, done.images)}"
-    )
+    print(f"temperature {done.calibration.temperature:.3f}")
+    print(wrapped(f"thresholds: difference in {compared(done.thresholds, done.images)}", 0))
     warn(done.warnings)
-    print(f"written {done.run / 'calibration.json'}, which evaluate, predict and export use from now on")
+    print(f"written {done.run / 'calibration.json'}; evaluate, predict and export use it from now on")
+    next_evaluate(done.run)
 
 
 def models(
@@ -257,31 +256,35 @@ def models(
     device: str,
     batch: int | None,
 ) -> None:
-    """A table of models, each as soon as it is looked up; one that cannot be measured says why."""
+    """Tables of models; one that cannot be measured says why. Progress of the measurements is on standard error."""
     from maskprep.base import UserError
     from masktrain.study import models as known
 
-    width = max(len(name) for names in chosen.values() for name in names)
-    header = f"{'model':{width}}  parameters  native   weights  licence     "
-    header += f"{'train/s':>9} {'answer/s':>10} {'MiB/image':>10}" if measured else ""
-    print((header + ("  macro-F1 of your runs" if scored is not None else "")).rstrip())
+    columns = [Column("model", "name"), *numbers("parameters", "native"), Column("weights"), Column("licence", "text")]
+    columns += numbers("train/s", "answer/s", "MiB/image") if measured else ()
+    columns += [Column("macro-F1 of your runs")] if scored is not None else ()
+    count, number = sum(map(len, chosen.values())), 0
     for heading, names in chosen.items():
-        if heading:
-            print(f"\n{heading}")
+        rows, problems = [], []
         for name in names:
-            entry, why = known.look_up(name, scored), ""
-            row = f"{name:{width}}  {entry.parameters / 1e6:8.1f} M  {'x'.join(map(str, entry.size)):7}"
-            row += f"  {entry.weights:7}  {entry.licence.lower() or 'not stated':12}"
+            number += 1
+            entry = known.look_up(name, scored)
+            row = [name, f"{entry.parameters / 1e6:.1f} M", "x".join(map(str, entry.size)), entry.weights]
+            row.append(entry.licence.lower() or "not stated")
             if measured:
+                print(f"measuring {number}/{count} {name}", file=sys.stderr, flush=True)
                 try:
                     cost = known.measure(name, device, batch)
-                    row += f"{cost.trained:9.1f} {cost.answered:10.1f} {cost.activations / 2**20:10.1f}"
+                    row += [f"{cost.trained:.1f}", f"{cost.answered:.1f}", f"{cost.activations / 2**20:.1f}"]
                 except UserError as error:
-                    row, why = f"{row}{'—':>9} {'—':>10} {'—':>10}", f"  {error.message}"
+                    row += ["—", "—", "—"]
+                    problems.append(f"{name} was not measured: {error.message}")
             if scored is not None:
-                row += f"  {entry.scores[0]:.4f}" if entry.scores else "  —"
-                row += f", best of {len(entry.scores)}" * (len(entry.scores) > 1)
-            print(row.rstrip() + why, flush=True)
+                best = f"{entry.scores[0]:.4f}" if entry.scores else "—"
+                row.append(best + f", best of {len(entry.scores)}" * (len(entry.scores) > 1))
+            rows.append(row)
+        print_table(columns, rows, title=wrapped(heading, 0))
+        print("\n".join([*problems, ""] if len(chosen) > 1 else problems), end="\n" if problems else "")
 
 
 def trial(done: Trial, sofar: Swept) -> None:
@@ -303,20 +306,20 @@ def swept(done: Swept) -> None:
 
     ranked = sorted(done.trials, key=lambda t: (t.state != "done", -(t.score or 0.0), t.number))
     names = list(dict.fromkeys(name for t in ranked for name in t.values))
-    rows = [["trial", "macro-F1", *names]]
+    rows = []
     for each in ranked:
         score = "failed" if each.score is None else f"{each.score:.4f}{' pruned' * (each.state == 'pruned')}"
         rows.append([str(each.number), score, *(str(each.values.get(n, "")) for n in names)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table((*numbers("trial"), Column("macro-F1"), *map(Column, names)), rows)
     if done.importance:
-        print(f"matters {', '.join(f'{key} {share:.0%}' for key, share in done.importance.items())}")
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in done.importance.items())
+        print(wrapped(f"importance of the settings: {shares}", 0))
     if done.out_of_time:
-        print("The time is up; the same command with more --hours goes on.")
+        print("The time is up. To go on, run the same command with more --hours.")
     if done.best is None:
         return
     if len(done.trials) > 1:
-        print(f"note    the best of {len(done.trials)} was chosen on the people it is scored on; score it on others")
-    print(f"next    masktrain fit CACHE --config {done.out / sweep.BEST} --split-seed 1")
-    print(f"        masktrain evaluate {done.out / trials.folder(done.best.number)} CACHE --split eval")
+        text = f"the best of {len(done.trials)} trials on the same people; expect a lower score on new people"
+        line(f"{'note':<{LABEL}}{text}")
+    line(f"{'best':<{LABEL}}settings in {done.out / sweep.BEST}: masktrain fit with --config")
+    next_evaluate(done.out / trials.folder(done.best.number))

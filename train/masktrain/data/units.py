@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from maskprep.base import counted
+
 
 def unit(people: int, images: int) -> str:
     """What is counted: people, or images where each is a person of its own."""
@@ -12,12 +14,13 @@ def unit(people: int, images: int) -> str:
 
 def units(people: int, images: int) -> str:
     """``24 people``, or ``120 images``, see :func:`unit`."""
-    return f"{people} {unit(people, images)}"
+    return counted(people, "person", "people") if unit(people, images) == "people" else counted(people, "image")
 
 
-def of_people(images: int, people: int, what: str = "images") -> str:
+def of_people(images: int, people: int, noun: str = "image") -> str:
     """``120 images of 24 people``, or ``120 images`` where each is a person of its own."""
-    return f"{images} {what}" + (f" of {people} people" if unit(people, images) == "people" else "")
+    known = unit(people, images) == "people"
+    return counted(images, noun) + (f" of {counted(people, 'person', 'people')}" if known else "")
 
 
 def warned(doubts: Iterable[str]) -> list[str]:
