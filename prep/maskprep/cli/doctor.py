@@ -41,7 +41,7 @@ with open_detectors(list(DETECTORS), {}) as detectors:
         find(numpy.zeros((64, 64, 3), numpy.uint8))
 print(', '.join(DETECTORS))
 """
-DEVICES = "from masktrain.train.devices import describe; print(describe())"
+DEVICES = "from masktrain.train.device import describe; print(describe())"
 
 
 @dataclass(frozen=True)
