@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskprep.base import UsageError
+from maskprep.cli import doctor
 from masktrain.train import device, loop
 
 CPU = torch.device("cpu")
@@ -45,3 +46,8 @@ def test_devices_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.cuda, "get_device_properties", lambda i: SimpleNamespace(name=f"GPU {i}", total_memory=80 * 2**30)
     )
     assert device.describe() == "GPU 0 (80 GiB), GPU 1 (80 GiB), CUDA 13.0"
+
+
+def test_what_doctor_runs_to_name_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(doctor.DEVICES)
+    assert capsys.readouterr().out.strip() == device.describe()
