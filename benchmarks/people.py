@@ -51,7 +51,7 @@ def part(cache: Path, people: int, size: int, folder: Path) -> Path:
         if "eval" not in name.relative_to(root).parts:
             (photos / name.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(name, photos / name.relative_to(root))
-    maskprep.open(photos, made).crop(size=size).stats()
+    maskprep.open(photos, made).crop(size=(size, size)).stats()
     return made
 
 

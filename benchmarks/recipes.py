@@ -30,6 +30,7 @@ from masktrain.answer import evaluate
 from masktrain.cli import show
 from masktrain.config.config import FitConfig, assignments
 from masktrain.config.recipes import read
+from masktrain.data.trainset import TrainSet
 from masktrain.runs import folder as runs
 from masktrain.score import metrics, paired
 from masktrain.study import crossfit
@@ -166,7 +167,8 @@ def main() -> None:
             print(f"{name}: left out, as view {view.name} has no mattes")
             continue
         try:
-            fitting.check(view, FitConfig.from_keys(shared | keys))
+            config = FitConfig.from_keys(shared | keys)
+            fitting.check(TrainSet.open(view, config), config)
             make_target(keys["target.kind"], view.schema)
         except UserError as error:
             if name == args.base:
