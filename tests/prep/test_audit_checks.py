@@ -327,7 +327,7 @@ def test_what_colours_do_not_tell_is_not_asked() -> None:
     rows = masked_people(40)
     for row in rows:
         row["patch"] = random.integers(0, 255, (48, 48, 3)).astype(np.uint8)
-    with pytest.raises(NotRunError, match="cannot be told"):
+    with pytest.raises(NotRunError, match="cannot be predicted"):
         list(label_picture.find(context(rows)))
 
 

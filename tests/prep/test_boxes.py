@@ -85,7 +85,7 @@ def test_the_largest_box_and_its_class(tmp_path: Path, write: Callable[[Path], N
     assert found.table["boxes"].tolist() == [2, 1, 0]
     assert [None if pd.isna(v) else v for v in found.table["class"]] == ["without_mask", "with_mask", None]
     assert found.schema.class_names == ("with_mask", "without_mask")
-    assert any("1 photos have no box" in note for note in found.notes)
+    assert any("1 photo without a box" in note for note in found.notes)
     assert found.origins["class"].startswith("the largest box") and found.lists
 
 

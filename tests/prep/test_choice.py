@@ -108,7 +108,7 @@ def test_what_no_second_family_saw_is_not_ok() -> None:
     """However sure one family is, and however large the face."""
     choice = choose(faces_of([seen("centerface", 0.99, MASKED)]), *SIZE)
     assert choice.status == "ambiguous"
-    assert "no second look confirmed" in choice.reason
+    assert "no second detector confirmed" in choice.reason
     near = [seen("blazeface_full", 0.99, MASKED), seen("blazeface_short", 0.99, MASKED)]
     for found in ([seen("yunet", 0.99, MASKED)], near):
         assert choose(faces_of(found), *SIZE).status != "ok"
@@ -308,7 +308,7 @@ def test_words_name_what_weighs_most_first() -> None:
         < said.index("although not larger")
     )
     assert "middle" not in said  # too little to be worth a word
-    assert compare(a, a) == "nothing sets them apart"
+    assert compare(a, a) == "their signals hardly differ"
 
 
 def test_one_face_of_three_detectors_is_one_face() -> None:

@@ -151,7 +151,11 @@ def test_what_became_of_each_decision(work: Work) -> None:
         read_decisions(cache / "decisions.csv"), Session(cache).subjects(), read_table(job.cache.labels)
     )
     assert [each.state for each in found] == ["replaced", "applied", "stale", "stale", "applied", "stale"]
-    assert "another one now" in found[2].why and "not there" in found[3].why and "no label" in found[5].why
+    assert (
+        "another face is chosen now" in found[2].why
+        and "not in the photo folder" in found[3].why
+        and "no label" in found[5].why
+    )
     assert decided_images(found) == {name}
 
 

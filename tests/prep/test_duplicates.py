@@ -248,7 +248,7 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     job = api.run(twins / "photos", twins / "cache", quick, engine="serial")
     assert [n for n in job.notes if "across" in n or "suffix" in n] == [
         "2 pairs of photos are (nearly) the same across people or splits; see maskprep duplicates.",
-        "1 numbers differ only in a suffix: 000001, 000001-1.",
+        "1 group of people whose numbers differ only in a suffix: 000001, 000001-1.",
     ]
     pairs = pd.read_parquet(twins / "cache/duplicates.parquet")
     assert pairs["kind"].tolist() == ["near", "exact"] and pairs["same_person"].tolist() == [False, False]
@@ -257,7 +257,7 @@ def test_copies_are_found_said_kept_and_shown(twins: Path, quick: Path, cli: Cli
     open_again = Session(twins / "cache")
     assert next(s for s in survey(open_again).stages if s.name == "duplicates").missing == 0
     lines = explain(open_again, "eval/images/x.png")
-    assert any(x.startswith("copy      train/images/000001_male_Asian_20/normal.jpg (nearly the same") for x in lines)
+    assert any(x.startswith("copy      train/images/000001_male_Asian_20/normal.jpg (nearly identical") for x in lines)
 
     shown = cli("duplicates", twins / "cache", env={"COLUMNS": "200"})
     assert shown.returncode == 0

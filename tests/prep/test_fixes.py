@@ -100,7 +100,7 @@ def test_the_same_row_in_yaml_keeps_its_zeros(tmp_path: Path) -> None:
         ("person,operation,image,field,expected,new\n1,swap,a,mask,wear,normal\n", "a swap needs the column 'other'"),
         (
             "person,operation,image,other,field,expected,new\n1,swap,a,b,mask,*,normal\n",
-            "a swap must say both values",
+            "a swap needs both values",
         ),
         ("person,where,field,expected,new\n1,race,gender,male,female\n", "column=value, not 'race'"),
         ("person,agree,operation\n1,-1,drop\n", "'agree' must be a whole number, not '-1'"),
@@ -305,7 +305,7 @@ def test_files_overrule_presets_and_rulings_overrule_files() -> None:
     assert [o.status for o in changes.outcomes] == ["applied", "applied", "overruled"]
     kept = run(at(PRESET, "male"), at(FILE, "female"))
     assert not kept.values and [(o.status, o.detail) for o in kept.outcomes] == [
-        ("overruled", "level 1 says otherwise"),
+        ("overruled", "level 1 sets another value"),
         ("already", ""),
     ]
 

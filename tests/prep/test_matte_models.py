@@ -239,7 +239,9 @@ def test_unknown_models_name_the_nearest_and_missing_ones_say_what_to_put_where(
     for name in ("MASKPREP_WEIGHTS", "U2NET_HOME", "REMBG_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("MASKPREP_OFFLINE", "1")
-    with pytest.raises(UserError, match=r"silueta.*\n.*releases/download.*/silueta.onnx: not asked, offline") as caught:
+    with pytest.raises(
+        UserError, match=r"silueta.*\n.*releases/download.*/silueta.onnx: not tried, as downloads are forbidden"
+    ) as caught:
         matte_models.locate("silueta")
     assert "md5 55e59e0d8062d2f5d013f4725ee84782" in caught.value.hint and str(tmp_path) in caught.value.hint
     with pytest.raises(UserError, match=r"no model file 'nowhere\.onnx'"):

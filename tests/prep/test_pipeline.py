@@ -476,7 +476,7 @@ def test_lost_pixels_are_cut_again(work: Work) -> None:
     job = api.run(*work, engine="serial")
     assert job.computed["crop:face"] == 8
     assert "detect" not in job.computed
-    assert any("lost their pixels" in note for note in job.notes)
+    assert any("lost pixels" in note for note in job.notes)
     after = crops(work[1])
     assert all((before[name] == after[name]).all() for name in before)
 

@@ -90,7 +90,7 @@ def test_a_row_that_takes_too_long_is_given_up(toy: ModuleType) -> None:
 
 
 def test_workers_that_cannot_begin_are_an_error_for_people(toy: ModuleType) -> None:
-    with Pool(2) as pool, pytest.raises(UserError, match="end before they begin") as caught:
+    with Pool(2) as pool, pytest.raises(UserError, match="ended before their first photo") as caught:
         pool.run(toy.ToyWork(fails="die"), TASKS, lambda n: None)
     assert "--workers" in caught.value.hint
     assert multiprocessing.active_children() == []

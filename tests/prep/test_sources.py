@@ -118,7 +118,7 @@ def test_folders(tmp_path: Path) -> None:
     assert column(found, "class") == ["cat", "dog", "cat", "dog", None]
     assert column(found, "split") == ["train", "train", "val", "test", "train"]
     assert found.schema.class_names == ("cat", "dog")
-    assert "1 photos lie outside a class folder" in found.notes[0]
+    assert "1 photo outside the class folders" in found.notes[0]
 
 
 def test_classes_sort_by_number_and_join_whatever_the_case(tmp_path: Path) -> None:
@@ -189,8 +189,11 @@ def test_csv_a_path_through_another_folder_is_another_photo(tmp_path: Path) -> N
     write(tmp_path, "path,label\nval/cat/1.jpg,cat\ntrain/dog/2.jpg,dog\n")
     found = look(tmp_path, "train/dog/1.jpg", "train/dog/2.jpg")
     assert column(found, "class") == [None, "dog"]
-    assert any("1 rows of list.csv name no photo" in note and "val/cat/1.jpg" in note for note in found.notes)
-    assert any("1 photos are not in list.csv" in note for note in found.notes)
+    assert any(
+        "1 row of list.csv for photos that are not in the folder" in note and "val/cat/1.jpg" in note
+        for note in found.notes
+    )
+    assert any("1 photo without a label, not listed in list.csv" in note for note in found.notes)
 
 
 def test_csv_a_bare_name_that_two_photos_have_is_neither(tmp_path: Path) -> None:
@@ -391,7 +394,7 @@ def test_folders_around_everything_and_years(tmp_path: Path) -> None:
     spelt = look(tmp_path, "training/a/1.jpg", "valid/b/2.jpg", "testing/a/3.jpg", "dev/b/4.jpg")
     assert column(spelt, "split") == ["train", "val", "test", "val"] and spelt.schema.class_names == ("a", "b")
     years = look(tmp_path, "2021/a.jpg", "2022/b.jpg")
-    assert years.layout == "flat" and "are years, not classes" in years.notes[0]
+    assert years.layout == "flat" and "are taken for years, not classes" in years.notes[0]
     assert look(tmp_path, "2021/a.jpg", "2022/b.jpg", layout="folders").schema.class_names == ("2021", "2022")
 
 

@@ -61,7 +61,7 @@ def test_new_changed_and_gone_photos(work: Work) -> None:
     (work[0] / "002.jpg").unlink()
     found = look(work)
     assert found.stages[0].missing == 2
-    assert why(found)["index"] == "1 changed, 1 new, 1 photos are gone"
+    assert why(found)["index"] == "1 changed, 1 new, 1 photo no longer there"
     assert set(why(found)) == {
         *("index", "images", "detect", "faces", "choose", "labels", "duplicates", "crop:face", "stats")
     }

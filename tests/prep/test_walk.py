@@ -70,7 +70,7 @@ def test_links(tmp_path: Path) -> None:
         "sub/b.jpg",
     ]
     assert [file.image for file in found.files if file.broken] == ["broken.jpg"]
-    assert found.ignored["link to a folder already met"] == 2
+    assert found.ignored["link to a folder that was already listed"] == 2
 
 
 def test_a_link_to_itself_is_a_broken_photo_or_nothing(tmp_path: Path) -> None:

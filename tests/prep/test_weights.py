@@ -29,7 +29,7 @@ from maskprep.weights.registry import REGISTRY, Weight, Wheel
 
 BODY = bytes(range(256)) * 4096  # 1 MiB, several chunks
 SHA = hashlib.sha256(BODY).hexdigest()
-WHY = "it is not there"
+WHY = "the file does not exist"
 
 needs_pip = pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="this environment has no pip")
 
@@ -250,7 +250,7 @@ def test_missing_given_file_is_an_error_not_a_download(
     if how == "env":
         monkeypatch.setenv("MASKPREP_WEIGHT_TINY", str(file))
         assert weights.status("tiny").status == "missing"
-    with pytest.raises(UserError, match=r"nowhere\.onnx cannot be used as tiny: it is not there"):
+    with pytest.raises(UserError, match=r"nowhere\.onnx cannot be used as tiny: the file does not exist"):
         weights.locate("tiny", file if how == "path" else None)
     with pytest.raises(UserError, match="Is a directory"):
         weights.locate("tiny", tmp_path)
@@ -459,7 +459,7 @@ def test_all_failed_error_tells_everything(home: Path, server: str, monkeypatch:
         == "  tinypack==1.0 on the package index: pip cannot reach the package index, no network or a wrong proxy?"
     )
     assert len(message) == 4
-    assert hint[0] == "Try again where there is a network: maskprep weights --fetch tiny"
+    assert hint[0] == "With a network connection, try again: maskprep weights --fetch tiny"
     assert hint[1] == f"Or put tiny.onnx (sha256 {SHA}) into {home}, or set MASKPREP_WEIGHT_TINY to its path."
     assert caught.value.code == 1
 
@@ -471,7 +471,7 @@ def test_offline_asks_nobody(how: str, home: Path, server: str, monkeypatch: pyt
     monkeypatch.setenv("MASKPREP_OFFLINE", "1" if how == "environment" else "0")
     with pytest.raises(UserError) as caught:
         weights.locate("tiny", offline=how == "argument")
-    assert caught.value.message.count("not asked, offline") == 2
+    assert caught.value.message.count("not tried, as downloads are forbidden") == 2
     assert SHA in caught.value.hint
     assert Handler.hits == []
     assert not home.exists()

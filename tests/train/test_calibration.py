@@ -139,7 +139,7 @@ def test_a_temperature_that_hurts_people_it_was_not_fitted_on_is_not_kept(own_ru
     odd.assign(image=[f"{k:02d}" for k in range(30)], person=person).to_parquet(file)
     done = calibrate.calibrate(own_run)
     assert done.nll[1] > done.nll[0] and done.calibration.temperature == 1.0
-    assert "is not kept, and stays at 1" in done.warnings[0]
+    assert "it is not kept; the temperature stays 1" in done.warnings[0]
     assert model.load(own_run).calibration.temperature == 1.0
 
 
@@ -178,7 +178,7 @@ def test_the_run_uses_it_from_then_on(own_run: Path, cache: Path) -> None:
     assert predictor.calibration == done.calibration
     np.testing.assert_allclose(predictor(view, rows), done.calibration.temper(plain), atol=1e-6)
     again = evaluate(own_run, cache)  # on the very people: left out, and said so
-    assert again.scores == before.scores and "calibration was fitted on people among" in again.warnings[0]
+    assert again.scores == before.scores and "calibration was fitted on people in" in again.warnings[0]
     assert json.loads((own_run / "calibration.json").read_text())["scores"]["images"] == done.images
 
 

@@ -64,7 +64,7 @@ def test_the_next_command_runs_as_it_is_printed(
 @pytest.mark.parametrize(
     "args, code, said",
     [
-        (["fit"], 2, "Which cache?"),
+        (["fit"], 2, "No cache is given."),
         (["fit", "nowhere"], 2, "nowhere' does not exist"),
         (["fit", "nowhere", "--lr", "-1"], 2, "'lr' must be at least 0"),
         (["fit", "nowhere", "--augment", "lite"], 2, "Did you mean 'light'?"),

@@ -224,10 +224,10 @@ def test_a_parts_file(tmp_path: Path) -> None:
     [
         (["mask=mask"], "No run is named for gender"),
         (["mask=mask", "gender=gender", "gender=joint"], "Several runs are named for gender"),
-        (["mask=mask", "gender=worn"], "told by no run where mask is incorrect, normal"),
+        (["mask=mask", "gender=worn"], "has no run where mask is incorrect, normal"),
         (["mask=mask", "gender=worn", "gender=worn", "gender=bare"], "several runs where mask is wear"),
         (["mask=mask", "gender=others"], "held out different people"),
-        (["mask=gender", "gender=gender"], "does not tell mask"),
+        (["mask=gender", "gender=gender"], "does not classify mask"),
         (["mask=mask", "sex=gender"], "no attribute 'sex'"),
         (["mask"], "is not ATTRIBUTE=RUN"),
         (["mask=mask", "gender=nowhere"], "is not a run"),

@@ -72,7 +72,7 @@ def test_epochs_of_another_cache_are_refused(kept: Path, cache: Path, tmp_path: 
     (copy / "data.json").write_text(json.dumps(data | {"fingerprint": "other"}))
     with pytest.raises(UserError, match="has changed since"):
         ensemble.ensemble([copy], tmp_path / "c")
-    with pytest.raises(UsageError, match="at least two runs"):
+    with pytest.raises(UsageError, match="at least two finished runs"):
         ensemble.ensemble([run], tmp_path / "d")  # it has kept none
 
 

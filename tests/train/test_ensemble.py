@@ -115,7 +115,7 @@ def test_folds_of_one_setting_are_a_group(fitted: dict[str, Path], tmp_path: Pat
     assert len(made.entries) == 1 and made.images == len(held) and made.against is None
     expected = f1_score(held.labels, held.probabilities.argmax(1), average="macro", zero_division=0)
     assert made.score == pytest.approx(expected, abs=1e-12)
-    assert "one fold that had not seen the person" in made.notes[0]
+    assert "the fold that was not trained on the person" in made.notes[0]
 
 
 @pytest.mark.parametrize("section, key, value", [("data", "where", "mask=wear"), ("run", "amp", "bf16")])
@@ -224,7 +224,7 @@ def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> N
     table.assign(image="x" + table["image"]).to_parquet(other / "oof.parquet")
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("epochs: 2", "epochs: 3"))
-    with pytest.raises(UserError, match="none was left out by all"):
+    with pytest.raises(UserError, match="nobody on whom all of them can be scored"):
         ensemble.ensemble([fitted["large"], other], tmp_path / "e")
     sidecar = json.loads((other / "best.json").read_text())
     (other / "best.json").write_text(json.dumps(sidecar | {"settings": sidecar["settings"] | {"detect": {"low": 1}}}))

@@ -158,5 +158,5 @@ def test_other_targets_and_mirror_images(
     assert done.differences["onnx"] < 1e-4
     np.testing.assert_allclose(model.load(done.files[0])(view, rows), mirrored, atol=1e-4)
     assert np.abs(model.load(own, tta="none")(view, rows) - mirrored).max() > 1e-3
-    with pytest.raises(UsageError, match="--tta has no meaning"):
+    with pytest.raises(UsageError, match="--tta does not apply"):
         model.load(done.files[0], tta="mirror")

@@ -191,7 +191,7 @@ def test_a_copy_in_the_eval_split_is_refused_unless_waived(synthetic: ModuleType
     with pytest.raises(UserError) as error:
         folds.split(open_view(copy), 0.2, 0)
     assert error.value.message == (
-        "2 training photos are (nearly) the same as photos of the eval split: "
+        "2 training photos are identical or nearly identical to photos of the eval split: "
         f"{of(2)} = {of(31, 1, True)} (7 of 256 bits apart); {of(9)} = {of(30, 0, True)} (7 of 256 bits apart)."
     )
     line = error.value.hint.splitlines()[-1]  # can be pasted as it is

@@ -165,7 +165,7 @@ def test_norms_of_frozen_stages_stay_still_until_the_plateau(scripted: Callable[
     "changes, said",
     [
         ({"select__patience": 3}, "nothing is frozen"),
-        ({"model__freeze": 2, "model__thaw": 0.5, "select__patience": 3}, r"by model\.thaw, too"),
+        ({"model__freeze": 2, "model__thaw": 0.5, "select__patience": 3}, r"model\.thaw is set, too"),
         ({"model__freeze": 2}, "half of the patience"),
     ],
 )

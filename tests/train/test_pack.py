@@ -221,7 +221,7 @@ def test_the_commands(
         assert done.value.code == 0
     out = capsys.readouterr().out
     assert (
-        "left out last.ckpt" in out
-        and "no faces: report.html stay here" in out
+        "not packed: last.ckpt" in out
+        and "not packed, as they show photos: report.html" in out
         and (tmp_path / "runs" / run.name / "best.json").is_file()
     )

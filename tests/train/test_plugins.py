@@ -82,7 +82,7 @@ def test_the_examples_train_and_nothing_loads_them_unasked(
     mine.write_text(mine.read_text() + "# changed\n")
     capsys.readouterr()
     assert call("fit", "--resume", run, "--plugin", mine) == 2
-    assert "is not what it was" in capsys.readouterr().err
+    assert "has changed: its hash is" in capsys.readouterr().err
 
 
 def test_a_sweep_over_them_goes_on(

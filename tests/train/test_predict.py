@@ -100,8 +100,8 @@ def test_nothing_is_written_where_the_photos_are(run: Path, cache: Path, tmp_pat
     (tmp_path / "other.csv").symlink_to(photos / "list.csv")
     among = "would lie among the photos of"
     for source, out, said in [
-        (photos / "list.csv", photos / "list.csv", "is what is asked about"),
-        (photos / "list.csv", tmp_path / "other.csv", "is what is asked about"),
+        (photos / "list.csv", photos / "list.csv", "is the source itself"),
+        (photos / "list.csv", tmp_path / "other.csv", "is the source itself"),
         (photos, photos / "list.csv", among),
         (photos, photos / "new/p.csv", among),
         (own, own / "p.csv", "would lie among the tables of"),

@@ -104,7 +104,7 @@ def test_a_fit_takes_what_is_ruled(ruled: Path) -> None:
     ],
 )
 def test_what_contradicts_is_an_error_or_kept(ruled: Path, key: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"contradicts the ground rules in .*: {key}={value}, not"):
+    with pytest.raises(UsageError, match=f"contradicts the protocol .*: {key}={value}, not"):
         protocol.settings(ruled, {key: value})
     made = protocol.settings(ruled, {key: value}, deviate="to see")
     section, _, name = key.partition(".")
@@ -153,7 +153,7 @@ def test_rules_are_not_written_over_and_folds_do_not_change(ruled: Path) -> None
     assert protocol.settings(ruled, {}, own.file).run.seed == 0
     with (ruled / "protocol.folds.csv").open("a") as file:
         file.write("somebody,1\n")
-    with pytest.raises(UserError, match="is not what it was"):
+    with pytest.raises(UserError, match="has changed since"):
         protocol.settings(ruled, {})
     (ruled / "protocol.folds.csv").unlink()
     with pytest.raises(UserError, match="are gone"):

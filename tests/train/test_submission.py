@@ -70,7 +70,9 @@ def test_answers_of_a_file_count_where_the_cache_has_none(cache: Path, truth: pd
     given.to_csv(tmp_path / "p.csv", index=False)
     truth.iloc[:12].to_csv(tmp_path / "a.csv", index=False)
     report = submission.score_file(tmp_path / "p.csv", cache, answers=tmp_path / "a.csv")
-    assert report.scores.n == 12 and report.warnings == ["8 of the 20 rows of p.csv were not asked about."]
+    assert report.scores.n == 12 and report.warnings == [
+        "8 rows of p.csv ignored: these photos are not among the scored ones."
+    ]
     assert report.scores.accuracy == pytest.approx(accuracy_score(truth["ans"][:12], given["ans"][:12]))
 
 
@@ -207,7 +209,7 @@ def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp
 def test_nobody_is_left_to_say_what_is_frequent(labelled: Path, tmp_path: Path) -> None:
     images = pd.read_parquet(labelled / "images.parquet")["image"]
     pd.DataFrame({"image": images, "ans": 1}).to_csv(tmp_path / "p.csv", index=False)
-    with pytest.raises(UserError, match="nobody says what is frequent"):
+    with pytest.raises(UserError, match="the most frequent class is not known"):
         submission.score_file(tmp_path / "p.csv", labelled, split="train", baselines=True)
     with pytest.raises(UsageError, match="is no CSV file of predictions"):
         submission.score_file(tmp_path / "p.csv", labelled, against=tmp_path)

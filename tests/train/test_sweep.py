@@ -134,7 +134,7 @@ def test_a_grid_that_is_too_large_is_told_before_it_is_made(cache: Path, tmp_pat
     [
         ("data.view: fase", "fase"),
         ("select.by: macro_f2", "macro_f1"),
-        ("sample.by: hat", "which is no attribute"),
+        ("sample.by: hat", "which is not an attribute"),
     ],
 )
 def test_what_no_trial_can_use_leaves_no_folder(cache: Path, tmp_path: Path, fixed: str, says: str) -> None:
@@ -317,7 +317,7 @@ def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path
 
 def test_plugins_are_not_loaded_side_by_side(cache: Path, tmp_path: Path) -> None:
     read = space.read(spaced(tmp_path))
-    with pytest.raises(UsageError, match="in this process alone"):
+    with pytest.raises(UsageError, match="cannot be used with plugins"):
         sweep.sweep(cache, read, tmp_path / "out", workers=2, base={"run.plugins": ["a.py@0"]})
     assert not (tmp_path / "out").exists()
 

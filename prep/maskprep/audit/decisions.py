@@ -40,7 +40,10 @@ def decision_states(decisions: Sequence[Decision], chooser: Subjects, labels: pd
         images = holders(decision, by_content)
         state, why = "applied", ""
         if not images:
-            why = f"the photo '{decision.image}' {'has changed' if decision.image in contents else 'is not there'}"
+            why = (
+                f"the photo '{decision.image}' "
+                f"{'has changed' if decision.image in contents else 'is not in the photo folder'}"
+            )
         elif last[decision.topic] != i:
             state = "replaced"
         elif decision.verdict == "relabel":
@@ -60,7 +63,7 @@ def _relabel_state(decision: Decision, labels: pd.DataFrame, image: str) -> tupl
     value: Any = labels.at[image, name]
     now = "" if pd.isna(value) else f"{value:g}" if isinstance(value, int | float) else str(value)
     if now != new and decision.expected and now != expected:
-        return "stale", f"{name} is '{now}' now, neither '{expected}' nor '{new}'"
+        return "stale", f"{name} is '{now}' now, which is neither '{expected}' nor '{new}'"
     return "applied" if now == new else "pending", ""
 
 

@@ -18,7 +18,7 @@ Z_FROM, Z_TO = 3.5, 10.0
 """Robust z score from which on a value is unusual, and from which on it is as unusual as it gets."""
 
 
-@check("No face was found and none could be guessed.")
+@check("No face was found, and other photos do not tell where it is.")
 def face_none(c: Context) -> Iterable[Hit]:
     """Photos without a subject."""
     for sample in c.samples.values():
@@ -62,7 +62,7 @@ def _chosen(c: Context) -> Iterator[tuple[AuditSample, Candidate]]:
     return ((sample, sample.chosen) for sample in samples if sample.chosen is not None)
 
 
-@check("Judged again, another face is the likelier subject.")
+@check("Another face is more likely to be the subject.")
 def face_not_best(c: Context) -> Iterable[Hit]:
     """The chosen face is not the one with the best mark."""
     for sample, chosen in _chosen(c):
@@ -72,7 +72,7 @@ def face_not_best(c: Context) -> Iterable[Hit]:
             yield sample.image, ramp(best.mark - chosen.mark, 0.0, 0.3, 0.5, 0.95), text
 
 
-@check("Another face of the photo is far surer to be one than the chosen box.")
+@check("Another detection is far more certain to be a face than the chosen one.")
 def face_unsure(c: Context) -> Iterable[Hit]:
     """Evidence of the chosen face against that of the photo's surest."""
     for sample, chosen in _chosen(c):
@@ -82,13 +82,13 @@ def face_unsure(c: Context) -> Iterable[Hit]:
         yield sample.image, severity, text
 
 
-@check("No second look confirmed that the box shows a face.")
+@check("No second detector confirmed that the box shows a face.")
 def face_doubtful(c: Context) -> Iterable[Hit]:
     """A chosen face that is not confirmed; the less likely a face, the worse."""
     for sample, chosen in _chosen(c):
         if not chosen.face.confirmed:
             severity = ramp(1 - chosen.face.evidence, -0.01, 0.7, 0.6, 0.98)
-            yield sample.image, severity, f"it is a face with a probability of {chosen.face.evidence:.0%}"
+            yield sample.image, severity, f"the probability that it is a face is {chosen.face.evidence:.0%}"
 
 
 @check("The face is far from where it is on the person's other photos.")
@@ -121,7 +121,7 @@ def face_dataset_place(c: Context) -> Iterable[Hit]:
     places = {sample.image: at for sample, _ in c.boxed if (at := sample.place) is not None}
     common = habit(list(places.values()))
     if common is None or not common.narrow:
-        raise NotRunError("the faces have no usual place: these photos were not taken alike")
+        raise NotRunError("the faces have no usual place in these photos")
     spots = np.array([(at.x, at.y, at.log_size) for at in places.values()])
     usual, spread = np.transpose([robust(spots[:, i], floor) for i, floor in enumerate((0.03, 0.03, 0.1))])
     for image, gaps in zip(places, spots - usual, strict=True):

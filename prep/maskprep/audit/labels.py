@@ -27,7 +27,7 @@ PER_CLASS, PEOPLE = 20, 10
 """Photos of each class and people that it takes to learn what a class looks like."""
 
 
-@check("A training photo without a label, or with a value that is no class.")
+@check("A training photo without a label, or with a value that is not a class.")
 def label_missing(c: Context) -> Iterable[Hit]:
     """Training photos without a label; the fewer they are, the likelier is a mistake."""
     if not c.schema.joint:
@@ -41,7 +41,7 @@ def label_missing(c: Context) -> Iterable[Hit]:
             yield image, severity, f"no label; {1 - share:.0%} of the training photos have one"
 
 
-@check("One person has several values of what is a person's, such as gender or age.")
+@check("Photos of one person have different values of an attribute of the person, such as gender or age.")
 def label_person(c: Context) -> Iterable[Hit]:
     """Attributes that nearly everyone has one value of."""
     for attribute in c.schema.attributes:
@@ -59,7 +59,7 @@ def label_person(c: Context) -> Iterable[Hit]:
                         yield image, 0.85 if odd else 0.4, f"{attribute.name} of {person}: {values}"
 
 
-@check("A person's number of photos per class is unlike everybody else's.")
+@check("A person has another number of photos per class than nearly everyone.")
 def label_pattern(c: Context) -> Iterable[Hit]:
     """Attributes that vary within a person, such as mask state: 5, 1 and 1 for nearly everyone."""
     ran = False
@@ -86,10 +86,10 @@ def label_pattern(c: Context) -> Iterable[Hit]:
             for image in chosen:
                 yield image, severity, text + (f" ({broken} of the files are broken)" if broken else "")
     if not ran:
-        raise NotRunError("people have no common pattern of photos")
+        raise NotRunError("most people do not have the same number of photos per class")
 
 
-@check("The label and the photo's own name or folder say different things.")
+@check("The label contradicts the name or the folder of the photo.")
 def label_path(c: Context) -> Iterable[Hit]:
     """Words of the path that name a class, such as ``female`` or ``incorrect``, against the label."""
     for attribute in c.schema.attributes:
@@ -102,10 +102,10 @@ def label_path(c: Context) -> Iterable[Hit]:
             named = {names[w] for w in words if w in names}
             if len(named) == 1 and k not in named:
                 other = attribute.classes[named.pop()]
-                yield image, 0.6, f"{attribute.name} is '{attribute.classes[k]}', the path says '{other}'"
+                yield image, 0.6, f"{attribute.name} is '{attribute.classes[k]}', but the path says '{other}'"
 
 
-@check("A number that lies at the border of two classes, such as age 59 of 60.")
+@check("A number at the limit of two classes, such as age 59 at the limit 60.")
 def label_border(c: Context) -> Iterable[Hit]:
     """Within a fiftieth of the limit, at least one unit."""
     ran = False
@@ -173,12 +173,12 @@ def appearance(c: Context, attribute: Attribute) -> Appearance:
     reliability = (float(np.mean(right)) - 1 / len(present)) / (1 - 1 / len(present))
     if reliability < RELIABLE:
         share = f"reliability {max(0.0, reliability):.0%}"
-        raise NotRunError(f"'{attribute.name}' cannot be told from the face's colours ({share})")
+        raise NotRunError(f"'{attribute.name}' cannot be predicted from the colours of faces ({share})")
     names = [attribute.classes[k] for k in present]
     return Appearance(attribute.name, names, [[images[i] for i in m] for m in members], label, score)
 
 
-@check("The picture looks like another class, going by the colours of other people's faces.")
+@check("By the colours of the face, the picture looks like another class.")
 def label_picture(c: Context) -> Iterable[Hit]:
     """For each attribute that the face's colours tell reliably; two photos of one person that look swapped confirm
     each other."""
@@ -219,7 +219,9 @@ def _unlike(c: Context, seen: Appearance) -> Iterator[Hit]:
         if swapped:
             best = max(swapped, key=lambda j: odds[j][0])
             likelihood *= max(1.0, odds[best][0])
-            text += f"; {PurePosixPath(seen.images[best][0]).name} looks the other way round: swapped?"
+            text += (
+                f"; {PurePosixPath(seen.images[best][0]).name} looks like the opposite; the two labels may be swapped"
+            )
         severity = bayes(likelihood)
         for image in seen.images[i]:
             yield image, 0.0 if math.isnan(severity) else severity, text

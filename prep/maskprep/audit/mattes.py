@@ -23,7 +23,7 @@ def _mattes(c: Context) -> Iterator[tuple[Any, str, str]]:
             yield row, f" (view '{view}')", f"the matte covers {row.coverage:.0%} of the crop"
 
 
-@check("The matte leaves nothing of the person.")
+@check("The matte removes the whole person.")
 def matte_empty(c: Context) -> Iterable[Hit]:
     """Status empty, or hardly any coverage."""
     for row, view, covers in _mattes(c):
@@ -32,13 +32,13 @@ def matte_empty(c: Context) -> Iterable[Hit]:
         yield row.image, severity, ("the matte is empty" if empty else covers) + view
 
 
-@check("The matte removes nothing of the background.")
+@check("The matte removes no background.")
 def matte_full(c: Context) -> Iterable[Hit]:
     """Status full, or nearly all covered."""
     for row, view, covers in _mattes(c):
         full = row.status == "full"
         severity = 0.9 if full else ramp(row.coverage, 0.97, 1.0, 0.4, 0.85)
-        yield row.image, severity, ("the matte is the whole frame" if full else covers) + view
+        yield row.image, severity, ("the matte covers the whole crop" if full else covers) + view
 
 
 @check("The matte cuts into the face.")
@@ -51,7 +51,7 @@ def matte_face(c: Context) -> Iterable[Hit]:
         yield row.image, severity, text + view
 
 
-@check("The matte is in pieces: holes in the subject, or background left.")
+@check("The matte is in pieces: it has holes, or parts of the background are left.")
 def matte_pieces(c: Context) -> Iterable[Hit]:
     """Number of separate parts."""
     for row, view, _ in _mattes(c):
@@ -66,9 +66,9 @@ def matte_border(c: Context) -> Iterable[Hit]:
         yield row.image, ramp(row.border_share, 0.7, 1.0, 0.3, 0.75), text
 
 
-@check("The matte is soft throughout: the model could not tell subject from background.")
+@check("The whole matte is soft: the model did not separate the subject from the background.")
 def matte_unsure(c: Context) -> Iterable[Hit]:
     """Status low_contrast."""
     for row, view, _ in _mattes(c):
         if row.status == "low_contrast":
-            yield row.image, 0.5, f"subject and background are told apart badly{view}"
+            yield row.image, 0.5, f"the model separated subject and background poorly{view}"

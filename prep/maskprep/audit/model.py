@@ -60,7 +60,7 @@ def pooled(c: Context, name: str) -> tuple[pd.Series, pd.DataFrame]:
     return truth[~truth.index.duplicated()].sort_index(), rows.groupby(level=0).mean()
 
 
-@check("Runs that never saw the image are sure of another label (confident learning).")
+@check("Runs that were not trained on the person are certain of another label (confident learning).")
 def model_label_issue(c: Context) -> Iterable[Hit]:
     """Per attribute, cleanlab's confident learning (Northcutt et al. 2021) on the mean of all runs; the severity
     follows how probable it is that the label is wrong, see ``mislabelled``. It stays below likely where the runs
@@ -106,7 +106,7 @@ def model_often_wrong(c: Context) -> Iterable[Hit]:
                 yield image, weighed(0.35 + 0.3 * n / count, errors), f"{name}: wrong in {n} of {count} runs"
 
 
-@check("Runs that never saw the image can hardly tell its label.")
+@check("Runs that were not trained on the person are uncertain about the label.")
 def model_unsure(c: Context) -> Iterable[Hit]:
     """Gap between the two likeliest classes of an attribute, on the mean of all runs."""
     c.once(joint)
@@ -117,7 +117,7 @@ def model_unsure(c: Context) -> Iterable[Hit]:
                 yield image, ramp(first - second, 0.15, 0.0, 0.2, 0.4), f"{name}: {first:.0%} against {second:.0%}"
 
 
-@check("The image is one of a pair of classes that runs mix up most.")
+@check("The image is of the two classes that runs confuse most.")
 def model_confused(c: Context) -> Iterable[Hit]:
     """Wrong predictions among the three pairs of joint classes that are mixed up most often."""
     truth, rows = c.once(joint)
@@ -132,5 +132,5 @@ def model_confused(c: Context) -> Iterable[Hit]:
     for image, a, b, gap in wrong:
         pair = (min(a, b), max(a, b))
         if pair in worst:
-            text = f"{names[a]} taken for {names[b]}, one of {counts[pair]} mix-ups of these two"
+            text = f"{names[a]} taken for {names[b]}, one of {counts[pair]} confusions of these two"
             yield image, 0.25 + 0.2 * gap, text

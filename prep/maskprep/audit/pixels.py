@@ -26,7 +26,7 @@ def file_broken(c: Context) -> Iterable[Hit]:
             yield image, 1.0, f"the file is {error.replace('_', ' ')}{more}"
 
 
-@check("A file that careless tools stumble over; here it was read as it should be.")
+@check("A file that some tools read wrongly; maskprep read it correctly.")
 def file_odd(c: Context) -> Iterable[Hit]:
     """Turned by its EXIF tag, a rare suffix, another format than its suffix says, or a hidden twin (``._name``)."""
     formats = Image.registered_extensions()
@@ -36,13 +36,17 @@ def file_odd(c: Context) -> Iterable[Hit]:
         suffix = PurePosixPath(image).suffix
         named = formats.get(suffix.lower())
         if image in c.twins:
-            yield image, 0.3, "a hidden twin '._' lies beside it; some tools take that for a photo"
+            yield image, 0.3, "a hidden file '._' with the same name lies beside it, which some tools take for a photo"
         if isinstance(kind, str) and named is not None and named != {"MPO": "JPEG", "DIB": "BMP"}.get(kind, kind):
             yield image, 0.35, f"the file is {kind}, its name says {named}"
         if orientation != 1:
-            yield image, 0.25, f"stored turned (EXIF orientation {orientation}); tools that ignore that see it turned"
+            yield (
+                image,
+                0.25,
+                f"stored rotated (EXIF orientation {orientation}); tools that ignore this show it rotated",
+            )
         if suffix != suffix.lower() and suffixes[suffix] <= len(c.images) / 10:
-            yield image, 0.25, f"the suffix '{suffix}' is in capitals, those of most photos are not"
+            yield image, 0.25, f"the suffix '{suffix}' is in capitals, unlike that of most photos"
 
 
 @check("The face is blurred compared with the others.")
@@ -102,7 +106,7 @@ def upscaled(c: Context) -> Iterable[Hit]:
     """Halving the whole photo takes nothing away; or the crop is far larger than the face's own pixels: at most 0.3."""
     for image, value in c.measured("fine").items():
         severity = ramp(value, 0.012, 0.002, 0.35, 0.7)
-        yield image, severity, "halving the photo loses nothing: there is no detail of its own size"
+        yield image, severity, "the photo loses no detail when its size is halved"
     margins = {name: dict(zip(crops["image"], crops["margin"], strict=True)) for name, crops in c.crops.items()}
     views = {name: view for name, view in c.views.items() if view.crop == "face"}
     for sample, box in c.boxed:
@@ -125,7 +129,7 @@ def crop_invented(c: Context) -> Iterable[Hit]:
             yield image, ramp(float(share), 0.1, 0.5, 0.35, 0.9), text
 
 
-@check("The photo's shape or size is unlike the others'.")
+@check("The photo has an unusual shape or size.")
 def odd_size(c: Context) -> Iterable[Hit]:
     """Robust z scores of the logarithms of aspect and of the number of pixels."""
     shapes = {s.image: math.log(s.width / s.height) for s in c.samples.values()}
@@ -136,7 +140,7 @@ def odd_size(c: Context) -> Iterable[Hit]:
             yield image, ramp(abs(z), 3.0, 8.0, 0.25, 0.6), f"{size} pixels, an unusual {what}"
 
 
-@check("The same photo, or nearly the same, is there twice.")
+@check("Another photo is identical or nearly identical.")
 def duplicate(c: Context) -> Iterable[Hit]:
     """Worst when the two lie in train and eval or belong to different people; what nobody is named on counts as one
     person's."""

@@ -63,10 +63,16 @@ def read_predictions(path: Path, schema: Schema, known: set[str]) -> Predictions
     extra = [c for c in table if str(c).startswith("p_") and c not in wanted]
     if absent or extra:
         what = f"has no column '{absent[0]}'" if absent else f"has more classes than the data set ({extra[0]})"
-        raise UserError(f"'{file}' {what}; the data set has {schema.num_classes} classes.", "Was it another schema?")
+        raise UserError(
+            f"'{file}' {what}; the data set has {schema.num_classes} classes.",
+            "Give predictions of a run that was trained on a cache with these labels.",
+        )
     table = table[table["image"].isin(known)].drop_duplicates("image").reset_index(drop=True)
     if table.empty:
-        raise UserError(f"'{file}' has no image in common with the cache.", "Was it another data set?")
+        raise UserError(
+            f"'{file}' has no image in common with the cache.",
+            "Give predictions of a run that was trained on this data set.",
+        )
     values = table[wanted].to_numpy(np.float64)
     labels = pd.to_numeric(table["label"], errors="coerce").to_numpy(np.float64)
     check(file, labels, values)
@@ -84,7 +90,7 @@ def check(file: Path, labels: NDArray[np.float64 | np.int64], values: NDArray[np
     if not is_one.all():
         raise UserError(
             f"'{file}' holds probabilities or a label that are none: row {int(is_one.argmin()) + 1} of {len(values)}.",
-            "Write it again with masktrain fit.",
+            "Train the run again: masktrain fit CACHE",
         )
     if (off := np.abs(values.sum(axis=1) - 1) > 0.05).any():
         row = int(off.argmax()) + 1

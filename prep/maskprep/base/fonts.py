@@ -86,4 +86,7 @@ def missing_note() -> str:
     if not _missing:
         return ""
     some = "".join(sorted(_missing)[:8])
-    return f"No font here has the characters {some}: they are boxes in the picture. Install one, such as {PACKAGES}."
+    return (
+        f"No installed font has the characters {some}; the picture shows boxes in "
+        f"their place. Install one, such as {PACKAGES}."
+    )

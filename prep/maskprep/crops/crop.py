@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import Box
+from maskprep.base import Box, counted
 from maskprep.crops.geometry import INSIDE, REFLECT, Framing, ViewSettings, cut, invented_share
 from maskprep.photos import SCALED, PhotoError, PhotoFile, Pixels, picture
 from maskprep.store import (
@@ -187,7 +187,7 @@ class Crop(MapStage[CropRow]):
                 notes.append(f"View '{self.view}' has other settings ({what}): {anew} crops were made anew.")
         damaged += shards.drop_damaged(folder, self.array_shape)
         if damaged and before.get("settings", {}).get("size") in (None, list(self.settings.size)):
-            notes.append(f"{damaged} shards of view '{self.view}' had lost their pixels and were made again.")
+            notes.append(f"{counted(damaged, 'shard')} of view '{self.view}' had lost pixels and were made again.")
         return notes
 
     def index(self, tables: Tables, live: pd.DataFrame) -> pa.Table:

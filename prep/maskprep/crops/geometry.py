@@ -75,11 +75,11 @@ class ViewSettings:
         if len(self.size) != 2 or not all(8 <= side <= MAX_SIZE for side in self.size):
             raise UsageError(f"The size of a crop is two numbers from 8 to {MAX_SIZE}, not {self.size}.")
         if not -0.4 <= self.margin <= 4:
-            raise UsageError(f"The margin lies between -0.4 and 4, not {self.margin:g}.")
+            raise UsageError(f"The margin must be from -0.4 to 4, not {self.margin:g}.")
         if not 1 <= self.zoom <= 20:
-            raise UsageError(f"The zoom lies between 1 and 20, not {self.zoom:g}.")
+            raise UsageError(f"The zoom must be from 1 to 20, not {self.zoom:g}.")
         if self.zoom != 1 and self.crop != "centre":
-            raise UsageError("Only centred crops have a zoom.", "Add --crop centre; around a face, give --margin.")
+            raise UsageError("--zoom is only for centred crops.", "Add --crop centre; around a face, give --margin.")
         for name, known in (("align", ALIGNS), ("crop", CROPS), ("border", BORDERS)):
             if (value := getattr(self, name)) not in known:
                 raise UsageError(f"Unknown {name} '{value}'.", f"Known: {', '.join(known)}.")

@@ -23,13 +23,13 @@ INSIDE, SURER, INNER_SIDE, SURE = 0.8, 3.0, 1 / 3, 0.9
 least this share of its side, and at least this evidence: see :func:`holds_another`."""
 
 WEIGHTS = {"size": 0.4, "person": 0.2, "centre": 0.15, "dataset": 0.1, "sharpness": 0.05, "matte": 0.15}
-"""Weight of each signal; those that cannot be told for a photo are left out of the mean."""
+"""Weight of each signal; those that a photo does not have are left out of the mean."""
 
 MORE = {
     "size": "larger",
-    "person": "more where the person's other photos have the face",
+    "person": "nearer to its place in the person's other photos",
     "centre": "nearer to the middle",
-    "dataset": "more where most photos have the face",
+    "dataset": "nearer to its usual place in the data set",
     "sharpness": "in better focus",
     "matte": "more of it in the matte",
 }
@@ -82,7 +82,7 @@ class ChooseSettings:
         if self.no_face not in NO_FACE:
             raise UsageError(f"choose.no_face is '{self.no_face}'.", f"Known policies: {', '.join(NO_FACE)}.")
         if not (0 <= self.close <= 1 and 0 <= self.weak <= 1):
-            raise UsageError("choose.close and choose.weak lie between 0 and 1.")
+            raise UsageError("choose.close and choose.weak must be from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def choose(
         best = ranked[0]
         reasons = []
         if not best.face.confirmed:
-            reasons.append(f"no second look confirmed this face (evidence {best.face.evidence:.2f})")
+            reasons.append(f"no second detector confirmed this face (evidence {best.face.evidence:.2f})")
         for other in ranked[1:]:
             number = other.face.faces[0]
             if best.mark - other.mark < settings.close:
@@ -302,13 +302,13 @@ def compare(chosen: Candidate, other: Candidate) -> str:
         pros.insert(0, f"the other is probably no face (evidence {other.face.evidence:.2f})")
     cons = [f"not {say(name)}" for name in ordered if gain[name] < 0]
     against = f"; although {', '.join(cons)}" if cons else ""
-    return (", ".join(pros) or "nothing sets them apart") + against
+    return (", ".join(pros) or "their signals hardly differ") + against
 
 
 def not_faces(faces: Sequence[Face], width: int, height: int) -> list[str]:
     """A sentence for each detection that counts as no face because somebody's face lies within it."""
     return [
-        f"face {face.faces[0]} is none: another face, much surer, lies within its box"
+        f"face {face.faces[0]} is no face: a much more certain face lies within its box"
         for face in faces
         if holds_another(face, faces, width, height)
     ]

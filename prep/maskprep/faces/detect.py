@@ -83,11 +83,11 @@ class DetectSettings:
     def __post_init__(self) -> None:
         check_names(self.detectors)
         if not 0 < self.low < 1:
-            raise UsageError(f"detect.low lies between 0 and 1, not {self.low:g}.")
+            raise UsageError(f"detect.low must be from 0 to 1, not {self.low:g}.")
         for name, value in self.thresholds.items():
             check_names((name,))
             if not 0 < value < 1:
-                raise UsageError(f"detect.thresholds.{name} lies between 0 and 1, not {value:g}.")
+                raise UsageError(f"detect.thresholds.{name} must be from 0 to 1, not {value:g}.")
 
     def threshold(self, name: str) -> float:
         """Lowest score that detector ``name`` keeps."""

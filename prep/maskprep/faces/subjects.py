@@ -42,7 +42,7 @@ VERSION = 5
 
 STATUSES = ("ok", "given", "rescued", "ambiguous", "no_face", "unreadable", "dropped", "decided")
 
-NOT_SOUGHT = "the whole photo: no view shows faces, so none were looked for"
+NOT_SOUGHT = "the whole photo: no view shows faces, so none were detected"
 """Reason of the status ``given`` where the whole photo is the subject."""
 
 SAME_BOX_IOU = 0.5
@@ -140,10 +140,10 @@ def apply_decision(decision: Decision, choice: Choice, faces: Sequence[Face]) ->
             alike = [face for face in faces if overlap(face.box) >= SAME_BOX_IOU]
             wanted = max(alike, key=lambda face: overlap(face.box), default=None)
         if wanted is None:
-            return choice, f"there is no such face {decision.value} any more"
+            return choice, f"there is no longer a face {decision.value}"
         return Choice("decided", wanted.faces[0], wanted.box, reason, wanted.keypoints), ""
     if overlap(choice.box) < SAME_BOX_IOU:
-        return choice, "the choice is another one now"
+        return choice, "another face is chosen now"
     if decision.verdict == "drop":
         return Choice("dropped", reason=reason), ""
     if decision.verdict == "box":

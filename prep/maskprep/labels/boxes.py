@@ -97,7 +97,7 @@ def read_table(root: Path, images: Sequence[str], listing: Listing) -> Annotatio
         for at in groups[names[row]] if row >= 0 else ():
             x0, y0, x1, y1 = numbers[at].tolist()
             if math.isnan(x0 + y0 + x1 + y1):
-                made.notes.append(f"{listing.path.name}: a box of '{image}' has no four numbers.")
+                made.notes.append(f"{listing.path.name}: a box of '{image}' does not have four numbers.")
             else:
                 made.add([(image, Box((x0, y0, x1, y1), texts[at]))])
     return made
@@ -188,7 +188,7 @@ def _yolo(classes: dict[int, str], path: Path, photos: PhotoNames) -> list[tuple
     except (OSError, ValueError, IndexError):
         return None  # a text about the photo
     if any(len(row) not in (5, 6) for row in rows):
-        raise ValueError("a line is no box: class, centre, width, height and perhaps a confidence")
+        raise ValueError("a line is not a box of class, centre x and y, width, height and perhaps a confidence")
     cells = [(int(row[0]), _numbers(row[1:5])) for row in rows]
     if any(not -0.05 <= n <= 1.05 for _, box in cells for n in box):
         raise ValueError("a box is not relative to its photo, from 0 to 1")

@@ -173,7 +173,7 @@ def apply(images: pd.DataFrame, schema: Schema, fixes: Sequence[Fix]) -> Changes
     for number, winner in overruled.items():
         was = outcomes[number]
         if not any(c.fix is was.fix for changes in values.values() for c in changes.values()):
-            outcomes[number] = Outcome(was.fix, "overruled", was.images, f"{winner.place} says otherwise")
+            outcomes[number] = Outcome(was.fix, "overruled", was.images, f"{winner.place} sets another value")
     return Changes(values, dropped, outcomes)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, counted
 from maskprep.labels.columns import positions
 from maskprep.photos import distances, near_groups, words
 from maskprep.store import (
@@ -149,16 +149,20 @@ def notes(pairs: pd.DataFrame, images: Sequence[str], people: Sequence[str | Non
     sentences = []
     if count := len(crossing(pairs)):
         sentences.append(
-            f"{count} pairs of photos are (nearly) the same across people or splits; see maskprep duplicates."
+            f"{counted(count, 'pair')} of identical or nearly identical photos, filed under different people or splits;"
+            " list them with: maskprep duplicates CACHE"
         )
     for image, count in pairs["image_a"].value_counts().head(3).items():
         if count >= LARGEST:
-            sentences.append(f"{count} photos are (nearly) the same as {image}: they are paired with it only.")
+            sentences.append(f"{count} photos are nearly identical to {image}; each is paired with it only.")
     if same := same_ids(people):
         groups = "; ".join(", ".join(group) for group in same[:3])
-        sentences.append(f"{len(same)} numbers differ only in a suffix: {groups}.")
+        sentences.append(f"{counted(len(same), 'group')} of people whose numbers differ only in a suffix: {groups}.")
     for person, folders in list(shared_ids(images, people).items())[:3]:
-        sentences.append(f"Person {person} has {len(folders)} folders: {', '.join(folders)}; a fix can rename one.")
+        sentences.append(
+            f"Person {person} has {len(folders)} folders: {', '.join(folders)}; if they are two "
+            "people, rename one with a fix (maskprep relabel)."
+        )
     return sentences
 
 

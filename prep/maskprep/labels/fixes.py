@@ -101,7 +101,7 @@ class Fix:
             if getattr(self, name):
                 raise UsageError(f"a {self.operation} has no '{name}' ('{getattr(self, name)}').")
         if self.operation == "swap" and ANY in (self.expected, self.new):
-            raise UsageError(f"a swap must say both values, not '{ANY}'.")
+            raise UsageError(f"a swap needs both values, not '{ANY}'.")
         if self.operation == "drop" and bool(self.field) != bool(self.expected):
             raise UsageError("a drop has both 'field' and 'expected', or neither.")
         if self.operation == "rename":
@@ -140,7 +140,7 @@ def read_fixes(path: Path, level: int = FILE) -> list[Fix]:
     if suffix not in (".csv", ".yaml", ".yml"):
         raise UsageError(f"'{path}' is neither a .csv nor a .yaml file.", "Fixes are rows of a CSV or YAML file.")
     if not path.is_file():
-        hint = "Restore the file, or forget it with: maskprep relabel --fixes none"
+        hint = "Restore the file, or remove its fixes with: maskprep relabel CACHE --fixes none"
         raise UserError(f"The fixes '{path}' are not there.", hint)
     rows = _csv_rows(path) if suffix == ".csv" else _yaml_rows(path)
     return [_fix(path, line, cells, level) for line, cells in rows]

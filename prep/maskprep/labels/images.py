@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, counted
 from maskprep.labels.columns import cells
 from maskprep.photos import MAX_MEGAPIXELS, NOT_READ, PILLOW_LIMIT, File, Photo, PhotoFile, heic_available
 from maskprep.store import (
@@ -60,7 +60,7 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_megapixels <= PILLOW_LIMIT:
-            raise UsageError(f"index.max_megapixels lies above 0 and up to {PILLOW_LIMIT:g}.")
+            raise UsageError(f"index.max_megapixels must be above 0 and at most {PILLOW_LIMIT:g}.")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Index(MapStage[str]):
         status = super().status(tables, upstream)
         path = tables.cache.images
         gone = set(tables.table("images")["image"]) - {f.image for f in self.files} if path.is_file() else ()
-        why = ", ".join(filter(None, (status.why, f"{len(gone)} photos are gone" if gone else "")))
+        why = ", ".join(filter(None, (status.why, f"{counted(len(gone), 'photo')} no longer there" if gone else "")))
         return dataclasses.replace(status, why=why)
 
 

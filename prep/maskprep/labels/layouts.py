@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import BOX_COLUMNS, UsageError, UserError, fold, nfc, some
+from maskprep.base import BOX_COLUMNS, UsageError, UserError, counted, fold, nfc, some
 from maskprep.labels import boxes, columns
 from maskprep.labels.columns import SPLIT_OF, UNLABELLED
 from maskprep.labels.lists import Listing, listings, match, read_list
@@ -133,7 +133,10 @@ def describe(root: Path, images: Sequence[str], settings: SourceSettings, schema
     elif layout == "folders":
         own = _folders(described, classes, schema)
     elif years:
-        own = [f"The folders {some(sorted(distinct))} are years, not classes; layout folders takes them as classes."]
+        own = [
+            f"The folders {some(sorted(distinct))} are taken for years, not "
+            "classes. If they are classes: --layout folders"
+        ]
     described.notes = (*own, *notes, *(annotated.notes if layout != "boxes" else ()))
     if settings.person is not None:
         matches = (re.search(settings.person, image) for image in images)
@@ -184,14 +187,16 @@ def _folders(described: Described, classes: list[Any], schema: Schema | None) ->
     described.schema = schema or _schema_of(described.table[name], name)
     described.origins[name] = "folders"
     loose = int(described.table[name].isna().sum())
-    return [f"{loose} photos lie outside a class folder and have no label."] if loose else []
+    return [f"{counted(loose, 'photo')} outside the class folders without a label."] if loose else []
 
 
 def _boxes(
     described: Described, root: Path, images: Sequence[str], schema: Schema | None, annotated: boxes.Annotations
 ) -> list[str]:
     if not annotated.boxes:
-        raise UserError(f"Nothing in '{root}' tells boxes.", "Pascal VOC, COCO and YOLO files are read, or a table.")
+        raise UserError(
+            f"'{root}' holds no boxes.", "Add Pascal VOC, COCO or YOLO files, or a table with a row per box."
+        )
     own = annotated.table(images)
     described.table[[*BOX_COLUMNS, "boxes"]] = own[[*BOX_COLUMNS, "boxes"]]
     if own["class"].notna().any():
@@ -201,7 +206,9 @@ def _boxes(
     described.schema = schema or _schema_of(own["class"], CLASS)
     described.lists = tuple(annotated.files)
     without = int((own["boxes"] == 0).sum())
-    return annotated.notes + [f"{without} photos have no box; their faces are looked for."] * bool(without)
+    return annotated.notes + [f"{counted(without, 'photo')} without a box; there the faces are detected."] * bool(
+        without
+    )
 
 
 # ---------------------------------------------------------------- boostcamp
@@ -243,9 +250,12 @@ def _boostcamp(described: Described, root: Path, images: Sequence[str], schema: 
     years = pd.to_numeric(found_rows["age"], errors="coerce")
     table["age"] = (years // 1).where(years.between(0, 1000)).astype("Int64")
     if unnamed := int((table["mask"].isna() & table["person"].notna()).sum()):
-        notes.append(f"{unnamed} photos in person folders are not named mask1..5, incorrect_mask or normal.")
+        notes.append(
+            f"{counted(unnamed, 'photo')} in person folders without a label: the "
+            "name is not mask1..5, incorrect_mask or normal."
+        )
     if disagree:
-        who = f"{len(disagree)} people ({some(sorted(disagree))})"
+        who = f"{counted(len(disagree), 'person', 'people')} ({some(sorted(disagree))})"
         notes.append(f"train.csv and the folder name disagree for {who}; train.csv is used.")
     place = "train.csv" if listed else "folder names"
     described.schema = schema or MASK_SCHEMA
@@ -284,7 +294,9 @@ def _listing(root: Path, settings: SourceSettings, found: Sequence[Listing]) -> 
             raise UserError(f"No table in '{root}' names the photos.", "Name it in maskprep.yaml: source.csv")
         if len(found) > 1:
             names = some([one.path.name for one in found])
-            raise UserError(f"Several tables in '{root}' name the photos: {names}.", "Name one: source.csv")
+            raise UserError(
+                f"Several tables in '{root}' name the photos: {names}.", "Name one in maskprep.yaml: source.csv"
+            )
         if "path" not in settings.columns:
             return found[0]
     path = root / settings.csv if settings.csv else found[0].path

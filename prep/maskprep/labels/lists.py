@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import UserError, csv_files, missing_extra, nfc, some
+from maskprep.base import UserError, counted, csv_files, missing_extra, nfc, some
 from maskprep.labels import columns
 
 SUFFIXES = (".csv", ".tsv", ".xlsx")
@@ -204,7 +204,11 @@ def match(root: Path, listing: Listing, images: Sequence[str]) -> tuple[list[int
             row_of.setdefault(image, i)
     notes = []
     if lost:
-        notes.append(f"{len(lost)} rows of {path.name} name no photo in the folder ({some(lost)}).")
+        notes.append(
+            f"{counted(len(lost), 'row')} of {path.name} for photos that are not in the folder ({some(lost)})."
+        )
     if unlisted := [image for image in images if image not in row_of]:
-        notes.append(f"{len(unlisted)} photos are not in {path.name} and have no label ({some(unlisted)}).")
+        notes.append(
+            f"{counted(len(unlisted), 'photo')} without a label, not listed in {path.name} ({some(unlisted)})."
+        )
     return [row_of.get(image, -1) for image in images], notes

@@ -41,7 +41,7 @@ class LabelSettings:
 
     def __post_init__(self) -> None:
         if self.min_agree < 1:
-            raise UsageError(f"labels.min_agree is at least 1, not {self.min_agree}.")
+            raise UsageError(f"labels.min_agree must be at least 1, not {self.min_agree}.")
 
 
 @dataclass(frozen=True)

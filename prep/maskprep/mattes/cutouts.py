@@ -111,7 +111,7 @@ class CutoutSettings:
         if self.kind not in KINDS:
             raise UsageError(f"Unknown kind of result '{self.kind}'.", f"Known: {', '.join(KINDS)}.")
         if self.ground is not None and self.kind == "mask":
-            raise UsageError("A mask has no background.", "Give --mask or --background.")
+            raise UsageError("--mask writes mattes, which have no background.", "Give --mask or --background.")
 
     @property
     def ground(self) -> Colour | None:
@@ -202,7 +202,7 @@ class Cutout(MapStage[CutoutRow]):
                 folder = row.target.is_dir()
                 differs = folder or (there and row.target.read_bytes() != data)
                 if folder or (differs and not self.force):
-                    what = "is a folder there" if folder else "is there and differs"
+                    what = "is a folder" if folder else "exists and differs"
                     return {**record, "status": EXISTS, "error": f"'{row.file}' {what}"}, None
                 if differs or not there:
                     write_atomic(row.target, data)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskprep.base import Box, UsageError
+from maskprep.base import Box, UsageError, counted
 from maskprep.crops import SOLID, Crop, CropRow, Transform, cut, sums, transform_for, warp
 from maskprep.mattes import models as matte_models
 from maskprep.mattes import planes
@@ -198,7 +198,11 @@ class MatteStage(MapStage[MatteRow]):
         view = self.crop.view
         drop_damaged(self.folder(tables.cache), self.array_shape)
         damaged = planes.drop_damaged(tables.cache.view(view), self.crop.settings.size)
-        return [f"{damaged} alpha planes of view '{view}' were damaged and were made again."] if damaged else []
+        return (
+            [f"{counted(damaged, 'matte shard')} of view '{view}' had been damaged and were made again."]
+            if damaged
+            else []
+        )
 
     def committed(self, tables: Tables) -> pd.DataFrame:
         """What lies beside its crop, and what is still in pieces."""
@@ -218,7 +222,7 @@ class MatteStage(MapStage[MatteRow]):
         made = planes.assemble(folder, pieces, home, self.crop.settings.size, label)
         if made < min(before, len(home)):
             report.notes.append(
-                f"The {before - made} mattes of the old crops are gone; make new ones with: "
+                f"The mattes of {before - made} old crops were deleted; make new ones with: "
                 f"maskprep rembg {tables.cache.root}"
             )
         planes.forget_pieces(pieces)

@@ -59,7 +59,7 @@ class MatteModel:
         """Of the model, in words where there is no SPDX name."""
         if self.weight:
             return weights.REGISTRY[self.weight].licence
-        return "not stated; see rembg's list of models" if self.session else "yours to know: a file of your own"
+        return "not stated; see rembg's list of models" if self.session else "not known, as it is a file of your own"
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def fetch(name: str, allowed: bool = True) -> list[Path]:
             why = reason(error)
     raise UserError(
         f"The model {name} is not here, and rembg could not fetch it ({why}).",
-        f"Run 'rembg d {name}' where there is a network, and copy {session.model_dir()} from there.",
+        f"Run 'rembg d {name}' where there is a network, and copy {session.model_dir()} to this machine.",
     )
 
 

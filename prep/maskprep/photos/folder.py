@@ -98,7 +98,7 @@ def _list(folder: str, prefix: str, found: Walk, seen: set[tuple[int, int]]) -> 
     try:
         info = Path(folder).stat()
         if (info.st_dev, info.st_ino) in seen:
-            found.ignored["link to a folder already met"] += 1
+            found.ignored["link to a folder that was already listed"] += 1
             return [], []
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:

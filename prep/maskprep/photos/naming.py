@@ -54,4 +54,7 @@ def find_image(images: Sequence[str], name: str, root: Path) -> str:
         return ends[0]
     if ends:
         raise UsageError(f"'{name}' may mean {len(ends)} images: {', '.join(ends[:4])}, ...", "Give more of the path.")
-    raise UsageError(f"The cache has no image '{name}'.", "See images.parquet for the names.")
+    raise UsageError(
+        f"The cache has no image '{name}'.",
+        f"Names are paths in the photo folder, such as '{images[0]}'." if images else "",
+    )

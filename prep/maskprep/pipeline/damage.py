@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import Progress, Silent, UserError, some
+from maskprep.base import Progress, Silent, UserError, counted, some
 from maskprep.crops import SOLID
 from maskprep.dataset import SUMS, is_intact, open_view
 from maskprep.mattes import plane_path
@@ -87,8 +87,8 @@ def check_accounts(cache: Cache, no_face: str) -> None:
             )
     if no_face == "error" and (without := subjects["image"][subjects["status"] == "no_face"].tolist()):
         raise UserError(
-            f"{len(without)} photos have no face: {some(without)}.",
-            "Look at them with maskprep faces, and rule on them in decisions.csv or choose another --no-face.",
+            f"{counted(len(without), 'photo')} without a face: {some(without)}.",
+            "See them with maskprep faces; then decide in maskprep review, or choose another --no-face.",
         )
 
 

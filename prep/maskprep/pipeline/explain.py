@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base import counted
 from maskprep.faces import compare
 from maskprep.labels import Inventory, Schema, inventory
 from maskprep.mattes import planes
@@ -101,7 +102,11 @@ def explain(session: Session, name: str) -> list[str]:
         pairs = read_table(session.cache.duplicates)
         for pair in pairs[(pairs["image_a"] == image) | (pairs["image_b"] == image)].to_dict("records"):
             other = pair["image_b"] if pair["image_a"] == image else pair["image_a"]
-            what = "the same file" if pair["kind"] == "exact" else f"nearly the same, {pair['distance']} bits apart"
+            what = (
+                "the same file"
+                if pair["kind"] == "exact"
+                else f"nearly identical, {counted(pair['distance'], 'bit')} apart"
+            )
             lines.append(f"copy      {other} ({what})")
     lines.extend(_explain_mattes(session.cache, image))
     for stage in tables.stages.values():
@@ -139,8 +144,10 @@ def _explain_mattes(cache: Cache, image: str) -> list[str]:
         mattes = read_table(path).set_index("image") if path.is_file() else pd.DataFrame()
         if image in mattes.index:
             row = mattes.loc[image]
-            seen: str = "" if pd.isna(row["face_coverage"]) else f", of the face {row['face_coverage']:.2f} were seen"
-            parts = f"{row['components']} part{'s' if row['components'] != 1 else ''}"
-            said = f"covers {row['coverage']:.2f}{seen}, {parts}, {row['border_share']:.2f} of the border"
+            seen: str = (
+                "" if pd.isna(row["face_coverage"]) else f", the model saw {row['face_coverage']:.0%} of the face"
+            )
+            parts = f"{row['components']} piece{'s' if row['components'] != 1 else ''}"
+            said = f"covers {row['coverage']:.0%} of the crop{seen}, {parts}, {row['border_share']:.0%} of the border"
             lines.append(f"matte     {view}: {row['status']}, {said} ({row['model']})")
     return lines

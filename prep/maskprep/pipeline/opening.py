@@ -59,7 +59,7 @@ def open_settings(cache: Cache, root: Path, path: Path | None) -> Opened:
         left = {name: view for name, view in config.views.items() if name not in removed}
         config = dataclasses.replace(config, views=left or Config().views)
     if source and (changed := differences(base, config)):
-        notes.append(f"'{path}' counts before what the cache was made with: {some(changed)}.")
+        notes.append(f"'{path}' is used in place of the settings that the cache was made with: {some(changed)}.")
     if config.matte is not None and config.matte is base.matte and not config.matte.views:  # not recorded once
         views = tuple(v for v in config.views if (cache.view(v) / planes.DESCRIPTION).is_file())
         config = dataclasses.replace(config, matte=dataclasses.replace(config.matte, views=views))
@@ -99,12 +99,12 @@ def _describe(cache: Cache, root: Path, config: Config, images: Sequence[str]) -
         return described
     now, lists = described.layout, f" ('{described.lists[0]}' names them)" if described.lists else ""
     if (before, now) == ("flat", "folders"):
-        note = "Some photos lie in folders now; are these classes, say so with --layout folders."
+        note = "Some photos lie in folders now; if these are classes, give --layout folders."
         described = layouts.describe(root, images, dataclasses.replace(settings, layout=before), config.schema)
         return dataclasses.replace(described, notes=(note, *described.notes))
     raise UserError(
         f"The photos of '{cache.root}' were read as layout '{before}', and look like '{now}' now{lists}.",
-        f"Say which holds: maskprep index {cache.root} --layout {before}, or --layout {now} for new labels.",
+        f"Choose one: maskprep index {cache.root} --layout {before}, or --layout {now} for new labels.",
     )
 
 

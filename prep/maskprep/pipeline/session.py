@@ -426,7 +426,7 @@ def prepare(
     """
     asked = configuration.parse(settings)
     if view not in asked.views:
-        raise UserError(f"The settings hold no view '{view}', only: {', '.join(asked.views)}.")
+        raise UserError(f"The settings have no view '{view}'; they have: {', '.join(asked.views)}.")
     faces_needed = asked.needs_faces(view, matted)
     matte = None if asked.matte is None else dataclasses.replace(asked.matte, providers=())  # others may run here
     asked = dataclasses.replace(

@@ -99,7 +99,8 @@ class Cache:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else None
             raise UserError(
-                f"'{self.root}' has cache format {found}; this version reads {FORMAT}.", "Upgrade maskprep."
+                f"'{self.root}' has cache format {found}; this version reads {FORMAT}.",
+                "Install a newer version of maskprep.",
             )
         attributes = (data["schema"] if isinstance(data.get("schema"), dict) else {}).get("attributes")
         right = isinstance(attributes, dict) and all(isinstance(spec, dict) for spec in attributes.values())
@@ -110,7 +111,7 @@ class Cache:
         if not self.is_own(DATASET, _sum_of(text)):
             raise UserError(
                 f"'{self.dataset}' is not the one that maskprep has written here: it may be of another cache.",
-                f"{again}\nIf it is right, delete '{self.written}' and run the command again.",
+                f"{again}\nIf it belongs to this cache, delete '{self.written}' and run the command again.",
             )
         return data
 

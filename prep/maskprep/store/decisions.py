@@ -143,13 +143,13 @@ def _problem(row: Decision) -> tuple[str, str]:
     if row.verdict not in VERDICTS:
         return f"unknown verdict '{row.verdict}'", f"Known: {', '.join(VERDICTS)}."
     if row.verdict == "face" and not (row.value.isascii() and row.value.isdigit()):
-        return f"'{row.value}' is no number of a face", "See the numbers with: maskprep faces."
+        return f"'{row.value}' is not the number of a face", "See the numbers with: maskprep faces."
     if row.verdict == "box":
         box = parse_box(row.value)
         if box is None or box[2] - box[0] < 1 or box[3] - box[1] < 1:
             return f"'{row.value}' is no box", 'A box is "x0 y0 x1 y1" in pixels, at least one pixel wide and high.'
     if row.verdict == "allow_duplicate" and not row.value:
-        return "it does not say of which photo this is a copy", "The value is the content of the other photo."
+        return "it does not name the other photo", "The value is the content of the other photo."
     if row.verdict == "relabel":
         name, equals, new = (part.strip() for part in row.value.partition("="))
         if not (name and equals and new):

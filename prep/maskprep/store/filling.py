@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskprep.base import RowError, UserError, some, write_with
+from maskprep.base import RowError, UserError, counted, some, write_with
 from maskprep.store import shards
 from maskprep.store.pool import Pool
 from maskprep.store.stage import KEYED, Compute, Input, MapStage, Report, Stage, Tables, TableStage
@@ -137,7 +137,9 @@ def _fill(
         report.failed |= dict(sorted(lost.items()))
         if lost:
             examples = some([f"{image}: {why}" for image, why in sorted(lost.items())])
-            report.notes.append(f"{len(lost)} photos failed in '{title}' ({examples}); the next run tries again.")
+            report.notes.append(
+                f"{counted(len(lost), 'photo')} failed in '{title}' ({examples}); the next run tries again."
+            )
     for title in titles:
         tables.forget(title)
 

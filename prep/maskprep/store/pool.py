@@ -224,7 +224,7 @@ class Pool:
         self._vain += 1
         if self._vain == 2:
             raise UserError(
-                f"Worker processes end before they begin to work ({_how_it_ended(worker.process.exitcode)}).",
+                f"The worker processes ended before their first photo ({_how_it_ended(worker.process.exitcode)}).",
                 "There may be too little memory: run the command again with fewer --workers, or with --engine serial.",
             )
 

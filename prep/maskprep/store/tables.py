@@ -96,7 +96,7 @@ def _open(path: Path) -> pq.ParquetFile:
     if start >= len(CHECKSUM):
         view, end = memoryview(data), start + len(BLANK)
         if data[start:end] != b"%08x" % zlib.crc32(view[end:], zlib.crc32(BLANK, zlib.crc32(view[:start]))):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum differs")
     return pq.ParquetFile(pa.BufferReader(data))
 
 

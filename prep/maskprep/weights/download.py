@@ -66,7 +66,7 @@ def _from_address(url: str, file: str, _: Any) -> None:
     Path(file).unlink()  # pooch has made it for this user alone
     parts = urlsplit(url)
     if parts.netloc in _silent:
-        raise TimeoutError(f"{parts.netloc} has not answered before")
+        raise TimeoutError(f"{parts.netloc} did not answer an earlier request")
     name, headers = Path(parts.path).name, {"User-Agent": "maskprep", "Accept-Encoding": "identity"}
     with tqdm(desc=name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:  # pooch sets the total
         try:

@@ -83,7 +83,7 @@ def status(name: str, path: Path | None = None, *, anew: bool = False) -> Weight
         try:
             digest = sha256_of(place, kind, anew=anew)
         except (FileNotFoundError, NotADirectoryError):
-            seen.append(WeightStatus(weight, place, "missing", "it is not there"))
+            seen.append(WeightStatus(weight, place, "missing", "the file does not exist"))
         except OSError as error:
             seen.append(WeightStatus(weight, place, "wrong", error.strerror or str(error)))
         else:
@@ -106,21 +106,25 @@ def locate(name: str, path: Path | None = None, *, offline: bool = False) -> Pat
         UserError: the file given (or found in the folder) has other bytes, or no source could give the right ones.
     """
     here = status(name, path)
-    weight, prefix, hint = here.weight, "", f"Remove it (maskprep weights --remove {name}); it is fetched anew then."
+    weight, prefix, hint = (
+        here.weight,
+        "",
+        f"Remove it (maskprep weights --remove {name}); it is then downloaded again.",
+    )
     if here.status == "present":
         return here.path
     if path is not None:
-        hint = "Give the path of the right file, or none to have it fetched."
+        hint = "Give the path of the right file, or no path to download it."
     elif os.environ.get(weight.env):
-        prefix, hint = f"{weight.env}: ", f"Set {weight.env} to the right file, or unset it to have the file fetched."
+        prefix, hint = f"{weight.env}: ", f"Set {weight.env} to the right file, or unset it to download the file."
     elif here.status == "missing":
-        quiet = [f"{source}: not asked, offline" for source in weight.sources]
+        quiet = [f"{source}: not tried, as downloads are forbidden" for source in weight.sources]
         if not (failures := quiet if offline or forbidden() else fetch(weight, here.path)):
             return here.path
         size = f", {weight.size:,} bytes" if weight.size else ""
         raise UserError(
             "\n  ".join([f"Cannot get {name} ({weight.file}{size}).", *failures]),
-            f"Try again where there is a network: maskprep weights --fetch {name}\n"
+            f"With a network connection, try again: maskprep weights --fetch {name}\n"
             f"Or put {weight.file} ({weight.hash.replace(':', ' ')}) into {folder()}, or set {weight.env} to its path.",
         )
     raise UserError(f"{prefix}{here.path} cannot be used as {name}: {here.why}.", hint)

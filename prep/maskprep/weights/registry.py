@@ -198,7 +198,7 @@ _ALL = (
     _released(
         "silueta",
         "U2-Net made smaller",
-        "not stated; U-2-Net made smaller, itself Apache-2.0",
+        "not stated; made from U-2-Net (Apache-2.0)",
         "55e59e0d8062d2f5d013f4725ee84782",
     ),
     _released("isnet-general-use", "any subject (IS-Net)", "Apache-2.0", "fc16ebd8b0c10d971d3513d564d01e29"),

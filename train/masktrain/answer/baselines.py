@@ -75,13 +75,13 @@ def linear_probe(
     if not same_source(pictures, data):
         raise UserError(
             f"The linear probe is fitted on the people the run was trained on; {pictures.path} holds others.",
-            "Evaluate on the cache of the run, or leave --baselines away.",
+            "Evaluate on the cache of the run, or leave --baselines out.",
         )
     usable, _ = folds.usable_rows(pictures)
     known = usable[pictures.table["person"].iloc[usable].isin(data["people"]["train"]).to_numpy()]
     known = known[~np.isin(pictures.table["image"].to_numpy()[known], asked.images["image"].to_numpy())]
     if not len(known):
-        raise UserError(f"{pictures.path} has no training images besides those that are asked about.")
+        raise UserError(f"{pictures.path} has no training images besides those that are scored.")
     where = rows_of(pictures, asked.images["image"])
     cropped = where >= 0
     chosen = devices.choose_device(device)

@@ -166,7 +166,7 @@ def _fair(model: Model, pictures: View, asked: EvalSet, data: dict[str, Any]) ->
     if not same.any():
         return model, []
     plain = dataclasses.replace(model, calibration=Calibration())
-    return plain, ["The calibration was fitted on people among these images, so it is left out of these scores."]
+    return plain, ["The calibration was fitted on people in these images, so these scores are without it."]
 
 
 def _other(
@@ -180,7 +180,7 @@ def _other(
 ) -> Predictions:
     """Another run's answers to the same images; what speaks against the comparison is added to the warnings."""
     if other.spec.classes != model.spec.classes:
-        raise UsageError(f"{run} tells other classes, so it cannot be compared on these answers.")
+        raise UsageError(f"{run} has other classes, so it cannot be compared on these labels.")
     pictures, data = open_for(other, cache), runs.read_data(run)
     other, _ = _fair(other, pictures, asked, data)
     table, known = answer(run, other, pictures, asked, batch_size)
@@ -199,8 +199,8 @@ def _warnings(asked: EvalSet, pictures: View, model: Model, data: dict[str, Any]
         trained = asked.images["person"].isin(data["people"]["train"]) & (asked.images["split"] == "train")
         if trained.any():
             found.append(
-                f"{int(trained.sum())} of the {len(asked)} images show people the run was trained on:"
-                " this is not a score on people it never saw."
+                f"{int(trained.sum())} of the {len(asked)} images show people that the run was"
+                " trained on, so the score is too high for new people."
             )
     if differ := differences(model.spec.inputs[0], pictures, model.spec.settings, ("view",)):
         found.append(f"The crops were not made as those the run was trained on: {'; '.join(differ)}.")

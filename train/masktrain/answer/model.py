@@ -161,7 +161,7 @@ def load(run: Path, device: str = "auto", tta: str | None = None, mean: str = "p
     """
     if run.suffix in EXPORTED:
         if tta is not None or mean != "probability":
-            raise UsageError("--tta has no meaning for an exported file: it does what its run did.")
+            raise UsageError("--tta does not apply to an exported file, which averages as its run did.")
         if not run.is_file():
             raise UsageError(f"{run} does not exist.")
         return _exported(run)
@@ -237,7 +237,7 @@ def open_for(model: Model, cache: Path, view: str | None = None) -> View:
         return tasks.like(find_view(cache, first, model.spec.settings), model.schema)
     if len(model.spec.inputs) > 1:
         names = ", ".join(i.view for i in model.spec.inputs)
-        raise UsageError(f"--view has no meaning here: this looks at several kinds of crops ({names}).")
+        raise UsageError(f"--view does not apply here, as the model takes several kinds of crops ({names}).")
     named = open_view(cache, view)
     check_made_alike(first, named, model.spec.settings, geometry=False)  # a view that is named is meant as it is
     return tasks.like(named, model.schema)

@@ -131,7 +131,7 @@ def predict(
     if not streamed and (faces != "subject" or frames is not None):
         raise UsageError("--faces and --frames are for videos and cameras; a photo has one subject.")
     if streamed and not moving and (draw is not None or frames is not None):
-        raise UsageError("--draw and --frames have no meaning for photos that stream from standard input.")
+        raise UsageError("--draw and --frames cannot be used for photos listed on standard input.")
     if path is not None and not moving and str(path) != STDIN and not path.exists():
         raise UsageError(f"{path} does not exist.")
     cached = path if path is not None and (path / "dataset.json").is_file() else None
@@ -174,7 +174,7 @@ def _keep_clear(source: Path, cached: bool, outputs: Mapping[str, Path | None]) 
         if out is None:
             continue
         if out.exists() and source.exists() and out.samefile(source):
-            raise UsageError(f"{out} is what is asked about.", f"Name another place with {option}.")
+            raise UsageError(f"{out} is the source itself.", f"Name another place with {option}.")
         if cached:
             keep_out(out, source, "tables", option)
             Cache(source).clear_of_photos(out, option)

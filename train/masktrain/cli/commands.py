@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, counted, some
 from masktrain.cli.options import (
     Answers,
     BatchSize,
@@ -49,7 +49,9 @@ def evaluate(
     ] = False,
     probe: Annotated[
         str | None,
-        typer.Option(help="Network of the linear probe. [default: the run's, or tf_efficientnet_lite0]"),
+        typer.Option(
+            help="With --baselines: network of the linear probe. [default: the run's, or tf_efficientnet_lite0]"
+        ),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -71,7 +73,7 @@ def evaluate(
 
         if given := [name for name in NEEDS_RUN if name in spoken(context)]:
             names = ", ".join("--" + n.replace("_", "-") for n in given)
-            raise UsageError(f"{names} cannot be given with a file of predictions: no model looks at crops.")
+            raise UsageError(f"{names} cannot be given with a file of predictions, as no model is run.")
         report = scoring.score_file(run, cache, **shared)  # type: ignore[arg-type]
     else:
         from masktrain.answer import evaluate as evaluating
@@ -88,11 +90,11 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.")],
     on: Annotated[
-        str, typer.Option(help="val (the people held out), or eval (as masktrain evaluate --split eval has kept).")
+        str, typer.Option(help="val (the held-out people), or eval (as scored by masktrain evaluate --split eval).")
     ] = "val",
     out: Annotated[Path | None, typer.Option(help="Write the table to this .html or .md file, too.")] = None,
 ) -> None:
-    """Show runs beside each other: scores, each paired with the best, and the settings in which they differ."""
+    """Compare runs: scores, the difference of each to the best, and the settings in which they differ."""
     from masktrain.cli import tables
     from masktrain.pages import compare as comparing
 
@@ -114,7 +116,7 @@ def report(
         typer.Option(help="For several runs: the .html or .md file to write. [default: standings.html]"),
     ] = None,
 ) -> None:
-    """Of one run report.html: curves, classes, confusions, errors. Of several one page, ranked, with intervals."""
+    """Write report.html of one run: curves, classes, confusions, errors; of several runs one ranked page."""
     from masktrain.pages import compare as comparing
     from masktrain.pages import report as reporting
     from masktrain.pages import standings
@@ -143,16 +145,20 @@ def explain(
     answers: Answers = None,
     view: View = None,
     also: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="Count the answers of this run too: wrong in k of n.")
+        list[Path] | None, typer.Option(metavar="RUN", help="Another run whose answers are counted, too; repeatable.")
     ] = None,
-    most: Annotated[int, typer.Option(min=1, help="Images shown of each pair of classes.")] = 8,
+    most: Annotated[int, typer.Option(min=1, help="Images for each pair of classes.")] = 8,
     sure: Annotated[
-        float, typer.Option(help="A label at least this probably wrong is doubtful; drafted where two answers agree.")
+        float,
+        typer.Option(
+            help="Probability from which a label counts as wrong; a decision is drafted where two networks agree."
+        ),
     ] = 0.9,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Show errors with maps of where the model looked, photos and audit findings, and draft decisions on labels."""
+    from masktrain.cli import tables
     from masktrain.pages import explain as explaining
 
     done = explaining.explain(
@@ -169,25 +175,27 @@ def explain(
         device=device,
         force=force,
     )
-    print(f"{done.wrong} of {done.images} images are answered wrongly")
+    print(f"{done.wrong} of {counted(done.images, 'image')} are classified wrongly")
     if done.background is not None:
         beside, area = done.background
-        print(f"attention beside the subject {beside:.0%}, where {area:.0%} of the crop is beside it")
+        print(f"{beside:.0%} of the attention lies on the background, which is {area:.0%} of the crop")
     print(f"look    {done.folder / explaining.FILE}")
     if done.unknown:
         print(
-            f"labels  of {', '.join(done.unknown)} are not doubted: the run is not good enough there on held-out people"
+            f"labels  of {', '.join(done.unknown)} are not checked: the run is not accurate enough on held-out people"
         )
     if done.doubtful > done.drafted:
         alone = done.doubtful - done.drafted
-        print(f"doubt   {alone} labels more, where no second run agrees (--also RUN); they are listed on the page")
+        print(
+            f"doubt   {counted(alone, 'more label')} without a second run that agrees (--also RUN), listed on the page"
+        )
     if done.expected is None:
-        print("decide  nothing is drafted")
+        print("decide  no decisions are drafted")
         return
-    right = f"about {done.expected:.0%} of them right as far as the model can tell"
-    print(f"decide  {done.drafted} drafted decisions in {done.draft}, {right}; take out what is wrong, then:")
-    print(f"        maskprep decisions {shlex.quote(str(cache))} --merge {shlex.quote(str(done.draft))}")
-    print(f"        maskprep review {shlex.quote(str(cache))}")
+    right = f"by the model's own estimate about {done.expected:.0%} are right"
+    print(f"decide  {counted(done.drafted, 'drafted decision')} in {done.draft},")
+    print(f"        {right}; delete the wrong lines, then:")
+    tables.next_command("maskprep", "decisions", cache, "--merge", done.draft)
 
 
 def ensemble(
@@ -206,12 +214,16 @@ def ensemble(
     cache: Annotated[Path | None, typer.Option(help="For soup and kept epochs, where the cache is now.")] = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="G", min=0, help="For greedy: billions of multiply-adds for an image that all may take."),
+        typer.Option(
+            metavar="G",
+            min=0,
+            help="With --kind greedy: at most this many billion multiply-adds per image for all members together.",
+        ),
     ] = None,
     device: Device = "auto",
     seed: Folds = 0,
 ) -> None:
-    """Make one run of several; scored on people that neither the runs nor what combines them has seen."""
+    """Combine several runs into one, scored on people that neither the runs nor the combination was fitted on."""
     from masktrain.cli import tables
     from masktrain.combine import ensemble as combining
 
@@ -222,15 +234,16 @@ def compose(
     given: Annotated[
         list[str],
         typer.Argument(
-            metavar="ATTRIBUTE=RUN...", help="Who answers what, such as mask=runs/a gender=runs/b age=runs/c."
+            metavar="ATTRIBUTE=RUN...",
+            help="Which run classifies which attribute, such as mask=runs/a gender=runs/b age=runs/c.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the composition, new or empty; it is a run like any other.")],
     route: Annotated[
-        str, typer.Option(help="soft (product), or hard: for the most probable class of the first part alone.")
+        str, typer.Option(help="soft (product), or hard (only the part for the most probable class of the first part).")
     ] = "soft",
 ) -> None:
-    """Put runs for parts of the label (fit --task, --where) together; scored on people that none of them has seen."""
+    """Combine runs for parts of the label (fit --task, --where), scored on people that none of them was trained on."""
     from masktrain.cli import tables
     from masktrain.combine import compose as composing
 
@@ -241,13 +254,11 @@ def calibrate(
     run: RunArgument,
     thresholds: Annotated[
         str,
-        typer.Option(
-            help="Keep a decision threshold per class: when their gain is clear (above noise), always or never."
-        ),
+        typer.Option(help="Keep decision thresholds per class: clear (if their gain is above noise), always or never."),
     ] = "clear",
     seed: Folds = 0,
 ) -> None:
-    """Fit a temperature, and decision thresholds for macro-F1, on held-out people; the run uses them from then on."""
+    """Fit a temperature and decision thresholds for macro-F1 on held-out people; the run uses them from then on."""
     from masktrain.cli import tables
     from masktrain.combine import calibrate as calibrating
 
@@ -281,8 +292,8 @@ def predict(
     without_crop: Annotated[
         str, typer.Option(help="Answer for a photo without a crop: empty, or likeliest (most frequent in training).")
     ] = "empty",
-    faces: Annotated[str, typer.Option(help="Of every frame: subject or all.")] = "subject",
-    frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    faces: Annotated[str, typer.Option(help="Faces of a frame that get an answer: subject or all.")] = "subject",
+    frames: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     split: Annotated[str | None, typer.Option(help="train or eval, for a cache. [default: all]")] = None,
     view: Annotated[
         list[str] | None, typer.Option(help="View of the cache; of several, the mean. [default: the run's]")
@@ -295,7 +306,7 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that prepare raw photos. [default: one per core]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file --out that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --out: overwrite an existing file.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 when a photo has no answer.")] = False,
 ) -> None:
     """Print the answer for a photo, or write those for many; photos are prepared as the training photos were."""
@@ -333,9 +344,11 @@ def predict(
         row = written.table.iloc[0]
         tables.predicted(row, written.schema, *written.seen.get(row["ImageID"], (0, "")))
     else:
-        print(f"written {written.file}: {written.rows} pictures, {written.answered} with an answer", file=stream)
+        print(
+            f"written {written.file}: {counted(written.rows, 'photo')}, {written.answered} with an answer", file=stream
+        )
     if draw is not None:
-        print(f"written {draw}: {written.drawn} pictures", file=stream)
+        print(f"written {draw}: {counted(written.drawn, 'picture')}", file=stream)
     for warning in (*written.warnings, *filter(None, [missing_note()])):
         print(f"Warning: {warning}", file=sys.stderr)
     if (lost := written.rows - written.answered) and written.table is None:
@@ -368,22 +381,22 @@ def pack(
     run: RunArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The file to write.")],
     whole: Annotated[
-        bool, typer.Option("--whole", help="With what fit --resume needs too: the last checkpoint, weights of epochs.")
+        bool, typer.Option("--whole", help="Include what fit --resume needs: the last checkpoint, weights of epochs.")
     ] = False,
     with_faces: Annotated[
-        bool, typer.Option("--with-faces", help="With the pages that show photos, and drafts of decisions on them.")
+        bool, typer.Option("--with-faces", help="Include pages that show photos, and drafts of decisions.")
     ] = False,
 ) -> None:
-    """Write a run or an ensemble into one file, without code and photos, to use it at another place."""
+    """Pack a run or an ensemble into one file, without code and photos, for another machine."""
     from masktrain.runs import archive as packing
 
     made = packing.pack(run, file, whole=whole, with_faces=with_faces)
-    print(f"written {made.place}: {made.files} files of {made.name}, {made.size / 2**20:.1f} MiB")
+    print(f"written {made.place}: {counted(made.files, 'file')} of {made.name}, {made.size / 2**20:.1f} MiB")
     if made.faces:
-        print(f"no faces: {', '.join(made.faces)} stay here, as they show photos; --with-faces packs them too")
+        print(f"not packed, as they show photos: {', '.join(made.faces)}; --with-faces packs them, too")
     if made.left_out:
-        print(f"left out {', '.join(made.left_out[:5])}{', ...' if len(made.left_out) > 5 else ''}")
-    print(f"there   masktrain unpack {shlex.quote(str(file))}")
+        print(f"not packed: {some(made.left_out, 5)}")
+    print(f"on the other machine: masktrain unpack {shlex.quote(file.name)}")
 
 
 def unpack(
@@ -392,12 +405,13 @@ def unpack(
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<its name>]")
     ] = None,
 ) -> None:
-    """Make a run's folder of a packed file, after a look at what is in it; no code in it is ever run."""
+    """Unpack a packed run after checking its contents; no code in it is run."""
+    from masktrain.cli import tables
     from masktrain.runs import archive as packing
 
     made = packing.unpack(file, out)
-    print(f"written {made.place}: {made.files} files, {made.size / 2**20:.1f} MiB, each as it was packed")
-    print(f"use     masktrain predict {shlex.quote(str(made.place))} PHOTO")
+    print(f"written {made.place}: {counted(made.files, 'file')}, {made.size / 2**20:.1f} MiB, checksums verified")
+    tables.next_command("masktrain", "compare", made.place)
 
 
 def demo(
@@ -415,7 +429,9 @@ def demo(
     def ready(url: str) -> None:
         print(f"{url}\nStop with Ctrl-C.", flush=True)
         if host not in showing.LOCAL:
-            print("Warning: everyone who has this address and can reach it can use the page.", file=sys.stderr)
+            print(
+                "Warning: everyone who knows this address and can reach this machine can use the page.", file=sys.stderr
+            )
         if open_browser:
             import webbrowser
 

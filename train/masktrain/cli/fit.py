@@ -94,54 +94,59 @@ def fit(
     plugin: Annotated[list[str] | None, PLUGIN] = None,
     protocol: Annotated[Path | None, PROTOCOL] = None,
     deviate: Annotated[
-        str, typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps why.")
+        str,
+        typer.Option(metavar="REASON", help="Allow settings that contradict the protocol; the run keeps this reason."),
     ] = "",
     folds: Annotated[str | None, typer.Option(metavar="all", help="Fit every fold, one after another.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(metavar="0,1,2", help="Fit once with each seed; the mean and the spread are told.")
+        str | None, typer.Option(metavar="0,1,2", help="Fit once with each seed; prints mean and standard deviation.")
     ] = None,
     parts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.yaml", help="Fit each part of the label that the file names, then compose them."),
+        typer.Option(
+            metavar="FILE.yaml", help="Fit a network for each part of the label in this file, then compose them."
+        ),
     ] = None,
-    note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the run is to find out.")] = "",
+    note: Annotated[str, typer.Option("--note", "--hypothesis", help="Note for the run: what it is to find out.")] = "",
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only show what would be done, try some steps and check data and gradients."),
+        typer.Option("--dry-run", help="Only show the plan, try some steps and check data and gradients."),
     ] = False,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="With --dry-run: a .png or .html of crops as they are and as they are trained on."),
+        typer.Option(help="With --dry-run: a .png or .html file of crops before and after augmentation."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --sheet: write over any file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="With --sheet: overwrite an existing file.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="As --dry-run, and learn one batch by heart (a minute).")
+        bool, typer.Option("--check", help="As --dry-run, and check that one batch can be overfitted (a minute).")
     ] = False,
     find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Only look for a learning rate: a range test of 100 updates.")
+        bool, typer.Option("--find-lr", help="Only search a learning rate with a range test of 100 updates.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty. [default: runs/<model>-<hash>-<number>]")
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped; with --epochs, with a finished one."),
+        typer.Option(
+            metavar="RUN", help="Resume a run that was stopped; with --epochs N, train a finished one for more epochs."
+        ),
     ] = None,
     **chosen: Any,
 ) -> None:
-    """Train a timm model on people, keep the epoch that is best on people held out."""
+    """Train a timm model on some of the people; keep the epoch that is best on the others, who are held out."""
     given = spoken(context)
     if resume is not None and (other := given - set(RESUMED)):
         names = ", ".join(FLAGS.get(n, "--" + n.replace("_", "-")) for n in sorted(other))
         raise UsageError(f"A resumed run keeps its settings; {names} cannot be given with --resume.")
     if resume is None and cache is None:
-        raise UsageError("Which cache? Give the folder that maskprep made, or --resume RUN.")
+        raise UsageError("No cache is given.", "Give the folder that maskprep made, or --resume RUN.")
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.", "A single fold: --fold 1/5")
     if find_lr and (dry_run or check):
         raise UsageError("--find-lr is given alone, without --dry-run and --check.")
     if sheet is not None and not (dry_run or check):
-        raise UsageError("--sheet shows what a --dry-run tries.", "Give both; report.html of a run has such pictures.")
+        raise UsageError("--sheet needs --dry-run or --check.", "The report.html of a run has such pictures, too.")
     values = given_settings(recipe, config, settings, plugin)
     if resume is not None:
         _resume(resume, cache, chosen["epochs"] if "epochs" in given else None)

@@ -19,7 +19,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Tta = Annotated[
     str | None,
-    typer.Option(help="none, mirror, shifts or mirror+shifts: what is averaged. [default: as the run was validated]"),
+    typer.Option(
+        help="Average over variants of a crop: none, mirror, shifts or mirror+shifts. [default: as the run was scored]"
+    ),
 ]
 TtaMean = Annotated[str, typer.Option(help="What --tta averages: probability or logit.")]
 PersonMean = Annotated[
@@ -30,14 +32,14 @@ PersonMean = Annotated[
         " person's photos.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="With --out: write over any file that is there.")]
-Folds = Annotated[int, typer.Option(help="Which folds of the people the scoring uses.")]
+Force = Annotated[bool, typer.Option("--force", help="With --out: overwrite an existing file.")]
+Folds = Annotated[int, typer.Option(help="Seed of the folds of people for the scores.")]
 
 PLUGIN = typer.Option(
-    metavar="FILE.py|MODULE", help="Code of yours that adds losses, recipes, schedules or ways of sampling; repeatable."
+    metavar="FILE.py|MODULE", help="Your own code that adds losses, recipes, schedules or ways of sampling; repeatable."
 )
 PROTOCOL = typer.Option(
-    metavar="FILE", help="Ground rules to keep to, see masktrain init. [default: protocol.yaml of the cache, if any]"
+    metavar="FILE", help="Protocol to follow, see masktrain init. [default: protocol.yaml of the cache, if any]"
 )
 SETTINGS = typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as loss.gamma=3; see masktrain settings.")
 
@@ -64,5 +66,7 @@ def given_settings(
         values |= recipes.read(source) if source is not None else {}
     single = assignments(settings or [])
     if own := sorted({"run.protocol", "run.deviates", "run.extended"} & set(single)):
-        raise UsageError(f"{own[0]} is set by a fit alone.", "Use --protocol, --deviate, or --resume RUN --epochs N.")
+        raise UsageError(
+            f"{own[0]} cannot be set with --set.", "Use --protocol, --deviate, or --resume RUN --epochs N."
+        )
     return values | single | loaded

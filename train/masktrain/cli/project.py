@@ -13,24 +13,29 @@ from masktrain.config.config import describe, keys, named
 
 
 def init(
-    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache that everyone is to train on.")],
+    cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
     out: Annotated[Path | None, typer.Option(help="The file to write. [default: CACHE/protocol.yaml]")] = None,
-    view: Annotated[
-        str | None, typer.Option(help="The crops that are compared. [default: the only view, or 'face']")
-    ] = None,
-    select: Annotated[str, typer.Option(help="The score that decides; see masktrain settings select.by.")] = "macro_f1",
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the people; their CSV file is written beside.")] = 5,
-    split_seed: Annotated[int, typer.Option(min=0, help="Which split.")] = 0,
+    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the only view, or 'face']")] = None,
+    select: Annotated[
+        str, typer.Option(help="Score by which the best epoch is chosen; see masktrain settings select.by.")
+    ] = "macro_f1",
+    folds: Annotated[
+        int,
+        typer.Option(min=2, help="Number of folds of the people; a CSV file of them is written beside the protocol."),
+    ] = 5,
+    split_seed: Annotated[int, typer.Option(min=0, help="Number of the random split.")] = 0,
     folds_file: Annotated[Path | None, typer.Option(help="A CSV file of folds, in place of new ones.")] = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="A seed that may be used; repeatable. [default: 0]")
     ] = None,
-    note: Annotated[str, typer.Option("--note", "--hypothesis", help="What the project is to find out.")] = "",
+    note: Annotated[
+        str, typer.Option("--note", "--hypothesis", help="Note for the protocol: what the project is to find out.")
+    ] = "",
     probe: Annotated[
-        bool, typer.Option("--probe/--no-probe", help="Score a linear probe on frozen features, too (seconds).")
+        bool, typer.Option("--probe/--no-probe", help="Also score a linear probe on frozen features (seconds).")
     ] = True,
 ) -> None:
-    """Write the ground rules before the first fit: folds, criterion, seeds, view; and print the baselines."""
+    """Write the protocol that all fits on a cache follow: folds, criterion, seeds, view; and print the baselines."""
     from masktrain.cli import tables
     from masktrain.study import protocol
 
@@ -54,7 +59,7 @@ def init(
 def folds() -> None:
     """Part of init now."""
     raise UsageError(
-        "The folds are written by masktrain init now, beside the ground rules.",
+        "masktrain folds is now part of masktrain init.",
         "masktrain init CACHE --folds 5; with --out FILE.yaml at another place. fit --folds-file takes them as before.",
     )
 
@@ -64,18 +69,21 @@ def models(
         list[str] | None, typer.Argument(metavar="NAME", help="timm's names, or globs such as 'resnet*'.")
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Train and ask each one here, at its native size, from random weights.")
+        bool,
+        typer.Option(
+            "--measure", help="Measure speed and memory on this machine, at the native size, with random weights."
+        ),
     ] = False,
     runs: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Show what your own runs in this folder scored.")
+        Path | None, typer.Option(metavar="FOLDER", help="Add the scores of your own runs in this folder.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once while measuring. [default: as many as a fit takes]")
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Tell what models cost: parameters, native size, weights and licence, speed and memory; by default some of each
-    family, with when to use it."""
+    """List models with parameters, native size, weights, licence, and measured speed and memory; by default some of
+    each family and when to use it."""
     from masktrain.cli import tables
     from masktrain.study import models as known
 
@@ -110,15 +118,19 @@ def settings(
 
 def sweep(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
-    space: Annotated[Path, typer.Argument(metavar="SPACE.yaml", help="What is fixed, and what varies in which range.")],
+    space: Annotated[
+        Path, typer.Argument(metavar="SPACE.yaml", help="File of fixed settings and ranges of the others.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. [default: runs/sweep-SPACE]")] = None,
     trials: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many fits, those done before included.", show_default="20, of a grid all combinations"
+            min=1,
+            help="Number of fits, including those of earlier calls.",
+            show_default="20, of a grid all combinations",
         ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(min=0, help="Begin no trial that would end after so many.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0, help="Start no trial that would end after this time.")] = None,
     folds: Annotated[
         str | None,
         typer.Option(help="'all' scores each trial on everyone, by all folds (data.val_ratio says how many)."),
@@ -126,20 +138,22 @@ def sweep(
     kind: Annotated[str, typer.Option(help="tpe (learns from the trials before), random or grid.")] = "tpe",
     prune: Annotated[
         bool,
-        typer.Option("--prune/--no-prune", help="Give up trials below the median of the others at the same epoch."),
+        typer.Option(
+            "--prune/--no-prune", help="Stop trials that are below the median of the others at the same epoch."
+        ),
     ] = True,
     recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
     settings: Annotated[list[str] | None, SETTINGS] = None,
     protocol: Annotated[Path | None, PROTOCOL] = None,
     plugin: Annotated[list[str] | None, PLUGIN] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which settings are proposed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the proposed settings.")] = 0,
     workers: Annotated[
         int,
         typer.Option(min=1, help="Processes, started by Ray (pip install 'maskprep[ray]')."),
     ] = 1,
 ) -> None:
-    """Look for good settings: many fits over a space of them, within so many trials or hours. The same command
-    goes on with a sweep that was stopped; started several times, it fits several trials at once."""
+    """Search good settings: many fits within a number of trials or hours. The same command resumes a sweep that was
+    stopped; started several times, it fits several trials at once."""
     from masktrain.cli import show, tables
     from masktrain.study import protocol as ruling
     from masktrain.study import space as spaces

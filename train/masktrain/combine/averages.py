@@ -166,7 +166,8 @@ def advice(told: Sequence[int], correlation: NDArray[np.float64], limit: float =
     apart = min(b - a for a, b in itertools.pairwise(told))
     return (
         f"Epochs {', '.join(map(str, told))} err on the same images (mean correlation of neighbours {mean:.2f}), so"
-        f" little is to be gained. Keep them further apart: --set select.every={2 * apart}, or at the ends of cycles:"
+        " combining them gains little. Keep epochs that are further apart: --set "
+        f"select.every={2 * apart}, or at the ends of cycles:"
         " --schedule restarts"
     )
 
@@ -192,7 +193,8 @@ class Bench:
                 raise UserError(
                     f"The cache {where} has changed since {member.folder} was trained: other crops, mattes, labels or"
                     " people.",
-                    "Use --kind soft with runs, which needs no cache, or say where the one of then is: --cache CACHE",
+                    "Use --kind soft with several runs, which needs no cache, or "
+                    "give the unchanged cache: --cache CACHE",
                 )
         rows = view.table.reset_index().set_index("image")["index"].reindex(run.held.images)
         if rows.isna().any():
@@ -245,18 +247,20 @@ def mean_of(members: Sequence[Candidate], cache: Path | None, device: str) -> tu
     for other in members[1:]:
         if other.held.images.tolist() != first.held.images.tolist():
             raise UsageError(
-                f"{first.folder} and {other.folder} held out different people: their mean has seen all of them.",
+                f"{first.folder} and {other.folder} held out different people, so "
+                "their average was trained on all of them.",
                 "Use --kind soft, or train them with the same --split-seed.",
             )
         for what in ("model", "second", "target", "cosine", "size", "geometry", "mean", "std", "background", "colour"):
             if getattr(other.sidecar, what) != getattr(first.sidecar, what):
                 raise UsageError(
-                    f"{first.folder} and {other.folder} have another {what}, so their weights have no mean.",
+                    f"Weights can only be averaged for runs with the same {what}; "
+                    f"{first.folder} and {other.folder} differ.",
                     "Use --kind soft.",
                 )
     states = [m.network(torch.device("cpu")).state_dict() for m in members]
     if any({k: v.shape for k, v in s.items()} != {k: v.shape for k, v in states[0].items()} for s in states):
-        raise UsageError("The runs' networks have weights of different shapes, so they have no mean.")
+        raise UsageError("Weights can only be averaged for networks of the same shape; those of the runs differ.")
     bench = Bench(first, cache, device, members[1:])
     state = bench.settle(average_weights(states))
     return state, first.held.saying(bench.predict(state))

@@ -93,12 +93,12 @@ def calibrate(run: Path, *, thresholds: str = "clear", seed: int = 0) -> Calibra
     if not helps:
         warnings.append(
             "On people that it was not fitted on, the temperature makes the log-loss higher"
-            f" ({losses[0]:.4f} -> {losses[1]:.4f}): it is not kept, and stays at 1."
+            f" ({losses[0]:.4f} -> {losses[1]:.4f}): it is not kept; the temperature stays 1."
         )
     if not found.better:
         warnings.append(
             f"With decision thresholds, macro-F1 changes by {found.text} (95% over {over})"
-            + ("; they are kept all the same, as asked." if kept else "; they are not kept.")
+            + ("; they are kept, as --thresholds always asks." if kept else "; they are not kept.")
         )
     fitted = fit_both(table, labels, helps)
     made = fitted if kept else Calibration(fitted.temperature)

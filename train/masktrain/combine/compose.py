@@ -184,10 +184,10 @@ def _part(names: tuple[str, ...], folder: Path, whole: Schema) -> Part:
             hint = f"Did you mean '{near[0]}'?" if near else f"There is {', '.join(whole.joint)}."
             raise UsageError(f"There is no attribute '{name}'.", hint)
         if name not in schema.joint:
-            raise UsageError(f"{folder} does not tell {name}; it tells {', '.join(schema.joint)}.")
+            raise UsageError(f"{folder} does not classify {name}; it classifies {', '.join(schema.joint)}.")
     where = tasks.parse(members[0].settings.get("data", {}).get("where", ""), whole)
     if where is not None and where.attribute in names:
-        raise UsageError(f"{folder} was trained where {where} alone, so it cannot tell {where.attribute}.")
+        raise UsageError(f"{folder} was trained where {where} only, so it cannot classify {where.attribute}.")
     return Part(names, folder, members, predictions.read(folder), schema, where)
 
 
@@ -210,11 +210,15 @@ def check(parts: Sequence[Part], whole: Schema) -> None:
         if sorted(classes) != sorted(whole[states[0]].classes):
             twice = sorted({c for c in classes if classes.count(c) > 1})
             lost = [c for c in whole[states[0]].classes if c not in classes]
-            said = f"is asked of several runs where {states[0]} is {listed(twice)}" if twice else ""
-            said = said or f"is told by no run where {states[0]} is {listed(lost)}"
-            raise UsageError(f"{name} {said}.", "Train the parts with --where so that each class is meant once.")
+            said = f"has several runs where {states[0]} is {listed(twice)}" if twice else ""
+            said = said or f"has no run where {states[0]} is {listed(lost)}"
+            raise UsageError(
+                f"{name} {said}.", "Train the parts with --where so that each class is in exactly one of them."
+            )
         if any(states[0] in part.attributes and part.where is not None for part in parts):
-            raise UsageError(f"{states[0]} decides who tells {name}, so it must be told by one run for all images.")
+            raise UsageError(
+                f"{states[0]} decides which run classifies {name}, so one run must classify it on all images."
+            )
 
 
 def multiply(
@@ -235,7 +239,7 @@ def multiply(
             one, other = len(people[0] - theirs), len(theirs - people[0])
             raise UserError(
                 f"{parts[0].folder} and {part.folder} held out different people ({one} and {other} the other did not),"
-                " so nobody could be scored who is new to both.",
+                " so there is nobody on whom both can be scored.",
                 "Train the parts with the same --split-seed and --val-ratio (or --fold, --folds-file).",
             )
     shared = held[0].index

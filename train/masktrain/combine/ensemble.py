@@ -126,7 +126,10 @@ def ensemble(
     epochs = len(given) == 1 and len(averages.kept(given[0])) > 1
     found, left_out = (list(given), []) if epochs else expand(given)
     if len(found) < 2 and not epochs:
-        raise UsageError(f"An ensemble needs at least two runs; there is {len(found)}.", " ".join(left_out))
+        epochs_kept = "For an ensemble of one run's epochs, keep several: masktrain fit CACHE --set select.last=5"
+        raise UsageError(
+            f"An ensemble needs at least two finished runs; there is {len(found)}.", " ".join([*left_out, epochs_kept])
+        )
     team = [read_candidate(folder) for folder in found]
     check_alike(team)
     runs.clear_of_photos(found, out)
@@ -223,7 +226,7 @@ def check_alike(members: Sequence[Candidate]) -> None:
     for other in members[1:]:
         if other.sidecar.classes != first.sidecar.classes:
             raise UsageError(
-                f"{first.folder} and {other.folder} tell different classes.",
+                f"{first.folder} and {other.folder} have different classes.",
                 "Runs for parts of the label are put together with: masktrain compose",
             )
     check_preparation(members)
@@ -264,7 +267,7 @@ def common(team: Sequence[Candidate], groups: Sequence[int]) -> tuple[NDArray[np
         shared = shared.intersection(frame.index)
     if not len(shared):
         raise UserError(
-            "The runs held out different people, and none was left out by all of them: there is nothing to score on.",
+            "The runs held out different people, so there is nobody on whom all of them can be scored.",
             "Train them with the same --split-seed, or give all folds of each.",
         )
     shared = shared.sort_values()
@@ -364,14 +367,17 @@ def _notes(
     count = len(tables)
     if len(members) > count:
         notes.append(
-            "Folds of one model are scored by the one fold that had not seen the person; new photos are answered by the"
-            " mean of all folds."
+            "Folds of one model are scored by the fold that was not trained on "
+            "the person; for new photos the mean of all"
+            " folds is used."
         )
     if count > 1:
         mean = float(correlation[~np.eye(count, dtype=bool)].mean())
         if mean > voting.ALIKE:
-            notes.append(f"The members err on the same images (mean correlation {mean:.2f}): little is to be gained.")
-        notes.append("Which member is best was seen on the images it is compared on, so it looks a little too good.")
+            notes.append(
+                f"The members err on the same images (mean correlation {mean:.2f}): combining them gains little."
+            )
+        notes.append("The best member was chosen on these images, so its score is slightly too high.")
     most = max(len(m.held) for m in members)
     if tables.shape[1] < most // 2:
         notes.append(f"Only {tables.shape[1]} images were held out by all; runs held out up to {most} each.")

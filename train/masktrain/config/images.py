@@ -20,17 +20,22 @@ class DataConfig(Section):
 
     view: str | None = setting(None, "View of the cache to train on (default: the only one, or 'face').")
     task: str = setting(
-        "", "Attributes to learn, such as age or mask,gender; nothing for all. The people held out are the same."
+        "",
+        "Attributes to learn, such as age or mask,gender; by default all. The "
+        "split of the people does not depend on it.",
     )
     where: str = setting(
         "", "Train only on images of some classes, such as mask=wear or mask=incorrect|normal; all held out are scored."
     )
     val_ratio: float = setting(0.2, "Share of the people held out for validation.", low=0, high=0.5, open_low=True)
     split_seed: int = setting(
-        0, "Which split of the people; apart from --seed, so that seeds can be compared.", low=0, high=2**32 - 1
+        0,
+        "Number of the random split of the people; independent of --seed, so that seeds can be compared.",
+        low=0,
+        high=2**32 - 1,
     )
     train_bins: str | None = setting(
-        None, "Other limits for a number in training, such as age=30,58; everything is scored by the schema's."
+        None, "Other class limits for a number in training, such as age=30,58; scores use those of the schema."
     )
     drop_intervals: str | None = setting(None, "Numbers not to train on, both ends too, such as age=28-29,57-59.")
     label_margin: str | None = setting(
@@ -53,7 +58,7 @@ class DataConfig(Section):
     )
     teacher_share: float = setting(
         0.7,
-        "Share of the teacher's answers in what is taught; the rest are the labels.",
+        "Share of the teacher's answers in the targets; the rest are the labels.",
         "arXiv 1503.02531",
         low=0,
         high=1,
@@ -91,7 +96,7 @@ class SampleConfig(Section):
     )
     by: str = setting("joint", "Classes that are balanced: joint, or an attribute such as age.")
     shares: tuple[float, ...] = setting(
-        (), "Wanted share of each class, for weighted; classes without images leave theirs to the others.", low=0
+        (), "Share of each class, for weighted; the shares of classes without images go to the others.", low=0
     )
     level: float = setting(
         1.0,
@@ -102,7 +107,7 @@ class SampleConfig(Section):
     )
     photos: int = setting(
         0,
-        "Photos of each person and class in an epoch, others every epoch; 0 for all (1: one of five worn masks).",
+        "Photos of each person and class per epoch, different ones each time; 0 for all (1: one of five worn masks).",
         low=0,
     )
 

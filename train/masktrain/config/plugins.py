@@ -82,7 +82,7 @@ def need(wanted: Iterable[str]) -> None:
             )
         if digest != _loaded[name]:
             raise UsageError(
-                f"The plugin {name} is not what it was: its hash is {_loaded[name]}, these settings have {digest}.",
+                f"The plugin {name} has changed: its hash is {_loaded[name]}, these settings have {digest}.",
                 "Restore the file, or start a new run with it.",
             )
 
@@ -113,7 +113,7 @@ def _load(given: str) -> str:
     except Exception as error:  # it is anyone's code
         raise UserError(f"The plugin {given} cannot be imported: {type(error).__name__}: {error}") from error
     if len(_added) == before:
-        raise UserError(f"The plugin {given} adds nothing.", "docs/plugins.md says how it can.")
+        raise UserError(f"The plugin {given} adds nothing.", "See docs/plugins.md for how a plugin adds something.")
     _loaded[name] = digest
     return f"{name}@{digest}"
 

@@ -54,11 +54,11 @@ class ModelConfig(Section):
     )
     thaw_on_plateau: bool = setting(
         False,
-        "Thaw all frozen stages when select.by has stood still for half of select.patience, instead of model.thaw.",
+        "Thaw all frozen stages when select.by has not improved for half of select.patience, instead of model.thaw.",
     )
     checkpointing: bool = setting(
         False,
-        "Compute activations again when the gradients need them: less memory, about a third more time.",
+        "Gradient checkpointing: less memory, about a third more time.",
         "arXiv 1604.06174",
     )
     head: str = setting(
@@ -222,7 +222,8 @@ class SelectConfig(Section):
     )
     epoch: str = setting(
         "best",
-        "best: the epoch that is best by select.by on the people held out, whose scores it flatters; last: nothing is"
+        "best: the epoch that is best by select.by on the people held out, "
+        "whose scores are then too high; last: nothing is"
         " chosen on them and no fit ends early (--select last).",
         choices=EPOCHS,
     )
@@ -239,7 +240,7 @@ class SelectConfig(Section):
     )
     soup: str = setting(
         "none",
-        "Average of the last epochs' weights, kept if it scores higher: none, uniform (SWA) or greedy.",
+        "Average the weights of the last epochs, kept if it scores higher: none, uniform (SWA) or greedy.",
         "SWA, arXiv 1803.05407; soups, arXiv 2203.05482",
         choices=SOUPS,
     )
@@ -250,7 +251,10 @@ class SelectConfig(Section):
             object.__setattr__(self, "epoch", "last")
         super().__post_init__()
         if self.epoch == "last" and self.soup == "greedy":
-            raise UsageError("A greedy soup is chosen on the people held out.", "Set select.soup=uniform.")
+            raise UsageError(
+                "select.soup=greedy chooses epochs on the held-out people, which --select last forbids.",
+                "Set select.soup=uniform.",
+            )
         if self.soup != "none" and self.last < 2:
             raise UsageError("A soup needs at least two epochs.", "Keep more of them: --set select.last=5")
 
@@ -262,13 +266,14 @@ class RunConfig(Section):
     seed: int = setting(0, "Seed of every random draw of the training.", low=0, high=2**32 - 1)
     snapshot_seconds: float = setting(
         60.0,
-        "Seconds between two snapshots within an epoch, from which --resume goes on; the result does not depend on it.",
+        "Seconds between two snapshots within an epoch, from which --resume "
+        "continues; the result does not depend on it.",
         low=0,
     )
     minutes: float = setting(
-        0.0, "Minutes within which each fit ends, with fewer epochs if it must; 0 for no limit.", low=0
+        0.0, "Time limit of each fit in minutes, with fewer epochs if needed; 0 for no limit.", low=0
     )
-    probe: bool = setting(True, "Score a linear probe on the features as they are before training, beside the network.")
+    probe: bool = setting(True, "Also score a linear probe: logistic regression on the features before training.")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, ...", "torch")
     tta: str = setting(
         "none",
@@ -286,14 +291,14 @@ class RunConfig(Section):
     )
     deterministic: bool = setting(False, "On CUDA, compute the same bits every time, more slowly; a CPU always does.")
     plugins: tuple[str, ...] = setting(
-        (), "Plugins that the other settings use, with their hashes; set by --plugin alone."
+        (), "Plugins that the other settings use, with their hashes; set only by --plugin."
     )
-    protocol: str = setting("", "Hash of the ground rules that the settings keep to; set by masktrain fit alone.")
-    deviates: tuple[str, ...] = setting((), "In what and why the settings deviate from them; set by --deviate alone.")
+    protocol: str = setting("", "Hash of the protocol that the settings follow; set only by masktrain fit.")
+    deviates: tuple[str, ...] = setting((), "How and why the settings differ from the protocol; set only by --deviate.")
     extended: tuple[int, ...] = setting(
         (),
-        "Epochs after which the run was given more, by --resume RUN --epochs N alone; the schedule began anew there.",
+        "Epochs after which --resume RUN --epochs N added more and restarted the schedule; set only by it.",
     )
     log: tuple[str, ...] = setting(
-        (), "Where else to log what metrics.jsonl has: tensorboard, wandb, mlflow (extras).", choices=LOGS
+        (), "Also log the metrics to tensorboard, wandb or mlflow (optional packages).", choices=LOGS
     )

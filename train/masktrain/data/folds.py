@@ -184,7 +184,9 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
     """
     Cache(view.path).clear_of_photos(out)
     if out.exists():
-        raise UsageError(f"{out} already exists.", "Folds that others use are not written over; choose another --out.")
+        raise UsageError(
+            f"{out} already exists.", "Folds are not overwritten, as others may use them; choose another --out."
+        )
     table = view.table.iloc[usable_rows(view)[0]]
     number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
     _enough(number, folds)
@@ -230,7 +232,7 @@ def _enough(number: dict[str, int], folds: int) -> None:
     """
     if (made := 1 + max(number.values())) < folds:
         raise UserError(
-            f"{folds} folds need as many people with labelled crops who may be parted; there are {made}.",
+            f"{folds} folds need at least as many people with labelled crops; there are {made}.",
             f"Ask for {made} folds at most.",
         )
 
@@ -320,8 +322,9 @@ def check_eval(view: View, table: pd.DataFrame, pairs: pd.DataFrame) -> None:
         first = found.iloc[0]
         allow = Decision(first["content_a"], first["image_a"], "allow_duplicate", first["content_b"])
         raise UserError(
-            f"{len(found)} training photos are (nearly) the same as photos of the eval split: {_listed(found)}.",
-            "Drop one of each pair with a fix or a decision. If you have looked and a pair does no harm, allow it by a"
+            f"{len(found)} training photos are identical or nearly identical to "
+            f"photos of the eval split: {_listed(found)}.",
+            "Drop one of each pair with a fix or a decision. If a pair is harmless, allow it with a"
             f" line in {Cache(view.path).decisions} ({','.join(COLUMNS)}):\n{to_csv([allow], header=False).strip()}",
         )
 

@@ -246,7 +246,8 @@ def _parts(setting: str, text: str | None, schema: Schema) -> list[tuple[str, st
         if name not in known:
             near = nearest(name, known)
             raise UsageError(
-                f"data.{setting}: '{name}' is no number that is classified; there is {', '.join(known) or 'none'}.",
+                f"data.{setting}: '{name}' is not an attribute with bins of a "
+                f"number; there is {', '.join(known) or 'none'}.",
                 f"Did you mean '{near[0]}'?" if near else "",
             )
         if name in dict(found):

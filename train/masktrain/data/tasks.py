@@ -95,7 +95,7 @@ def parse(text: str, schema: Schema) -> Where | None:
             said = f"data.where: '{value}' is no class of {name}; there is {', '.join(schema[name].classes)}."
             raise UsageError(said, f"Did you mean '{known[near[0]]}'?" if near else "")
     if len(set(given)) == len(known):
-        raise UsageError(f"data.where: these are all classes of {name}.", "Leave it away to learn from all images.")
+        raise UsageError(f"data.where: these are all classes of {name}.", "Leave --where out to learn from all images.")
     return Where(name, tuple(c for f, c in known.items() if f in given))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError
+from maskprep.base import UsageError, UserError, counted
 from maskprep.dataset import View, open_view
 from maskprep.labels import same_ids
 from masktrain.config.config import FitConfig
@@ -57,7 +57,9 @@ class TrainSet:
             UserError: settings that cannot be met.
         """
         if view.schema.num_classes < 2:
-            raise UserError(f"{view.path} has {view.schema.num_classes} classes; there is nothing to learn.")
+            raise UserError(
+                f"{view.path} has {counted(view.schema.num_classes, 'class', 'classes')}; at least two are needed."
+            )
         data = config.data
         split = folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
         joined, split, number, weights, extra = _joined(view, split, data)
@@ -179,7 +181,8 @@ def _opened(path: Path, view: View) -> View:
     other = tasks.like(open_view(path, view.name if named else None), view.schema)
     if other.schema != view.schema:
         raise UsageError(
-            f"data.extra: {path} tells {', '.join(other.schema.class_names[:4])}, ..., not the classes of {view.path}.",
+            f"data.extra: {path} has the classes "
+            f"{', '.join(other.schema.class_names[:4])}, ..., not the classes of {view.path}.",
             "Give both the same schema in maskprep.yaml.",
         )
     if other.size != view.size:

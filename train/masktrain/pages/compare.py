@@ -23,7 +23,8 @@ from masktrain.train import checkpoint
 NONE = "—"
 LATEST = "last epoch, mean of last five"
 CHOICE = (
-    "macro-F1 is of the epoch that was best on these people (or select.epoch=last); the scores beside it chose none"
+    "macro-F1 is of the best epoch, chosen on these people (unless "
+    "select.epoch=last); the scores beside it are not chosen"
 )
 ON = ("val", "eval")
 
@@ -105,7 +106,7 @@ def compare(given: Sequence[Path], on: str = "val") -> Comparison:
     tables = [(folder, predictions.read(folder, file)) for folder in done]
     schema = tables[0][1].schema
     if other := next((f for f, t in tables if t.schema != schema), None):
-        raise UsageError(f"{done[0]} and {other} tell different classes; they cannot be ranked together.")
+        raise UsageError(f"{done[0]} and {other} have different classes and cannot be ranked together.")
     together: dict[tuple[Any, ...], list[tuple[Path, Predictions]]] = {}
     for folder, table in tables:
         together.setdefault((tuple(table.images), tuple(table.labels.tolist())), []).append((folder, table))
@@ -202,14 +203,14 @@ def _warnings(groups: Sequence[Sequence[Row]]) -> list[str]:
             if np.array_equal(row.table.images, other.table.images) and np.array_equal(
                 row.table.probabilities, other.table.probabilities
             ):
-                found.append(f"{row.name} and {other.name} give the very same probabilities: one run, listed twice.")
+                found.append(f"{row.name} and {other.name} give the same probabilities: they are copies of one run.")
             elif row.same == other.same:
-                found.append(f"{row.name} and {other.name} have the same settings and data: one run, done twice.")
+                found.append(f"{row.name} and {other.name} have the same settings and data: one fit, done twice.")
             else:
                 continue
             break
     if len({row.settings.get("run.protocol", "") for row in rows if "run.seed" in row.settings}) > 1:
-        found.append("The runs do not all keep to the same protocol.")
+        found.append("The runs do not all follow the same protocol.")
     found += [
         f"{row.name} deviates from its protocol: {said}"
         for row in rows

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskprep.audit import OOF, predictions
-from maskprep.base import UsageError, UserError, fold
+from maskprep.base import UsageError, UserError, counted, fold
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from masktrain.data import names as tables
@@ -194,7 +194,7 @@ class Named:
                 row[wanted[found[0]]] = i
         if unclear:
             raise UserError(
-                f"{self.file} names {len(unclear)} photos that several images are called: {tables.listed(unclear)}.",
+                f"{self.file} has {counted(len(unclear), 'name')} that fit several images: {tables.listed(unclear)}.",
                 "Write their paths in the file, or choose --split.",
             )
         if twice:

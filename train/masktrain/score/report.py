@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maskprep.base import UsageError, UserError, write_json
+from maskprep.base import UsageError, UserError, counted, write_json
 from maskprep.dataset import image_table
 from maskprep.labels import Schema
 from maskprep.store import Cache
@@ -161,7 +161,9 @@ def score_file(
         by=by,
         rivals=rivals,
         known=False,
-        warnings=[f"{unused} of the {len(given.names)} rows of {file.name} were not asked about."] if unused else [],
+        warnings=[f"{counted(unused, 'row')} of {file.name} ignored: these photos are not among the scored ones."]
+        if unused
+        else [],
     )
 
 
@@ -175,8 +177,8 @@ def _others(images: pd.DataFrame, asked: EvalSet, schema: Schema, cache: Path) -
     others = others[~others["person"].isin(set(asked.images["person"]))]
     if not len(others):
         raise UserError(
-            f"{cache} has no labelled people besides those that are asked about, so nobody says what is frequent.",
-            "Leave --baselines away, or score fewer people, such as --split eval.",
+            f"{cache} has no labelled people besides the scored ones, so the most frequent class is not known.",
+            "Leave --baselines out, or score fewer people, such as --split eval.",
         )
     counts = np.bincount(others["label"].to_numpy(dtype=np.int64), minlength=schema.num_classes)
     return counts.astype(np.float64)

@@ -65,7 +65,7 @@ def crossfit(
     config = config or FitConfig()
     check(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("All folds in one go are fitted by one process.", "With torchrun, give one: --fold 1/5")
+        raise UsageError("--folds all needs a single process.", "With torchrun, fit one at a time: --fold 1/5")
     view = open_view_of(cache, config)
     Cache(cache).clear_of_photos(out)
     device = devices.choose_device(config.run.device)
@@ -76,7 +76,7 @@ def crossfit(
     config = fitting.settled(first, config, device)
     fitting.check(first, config)
     if (twin := runs.twin(config, runs.data_record(view, first), *runs.beside(out), whole=True)) is not None:
-        (progress or Progress()).say(f"note    {twin} is this very fit of all folds, finished")
+        (progress or Progress()).say(f"note    {twin} is a finished fit of all folds with the same settings and data")
     run = runs.new_run(config, out)
     runs.write_config(run, config)
     write_json(run / runs.FOLDS, {"folds": count, "cache": str(cache.resolve()), "note": note})
@@ -145,7 +145,10 @@ def _joined(
     tables = [heldout.read(f.run, file) for f, file in zip(fitted, epochs, strict=True)]
     oof = pd.concat([table.frame().assign(fold=k) for k, table in enumerate(tables, 1)], ignore_index=True)
     if oof["image"].duplicated().any():
-        raise UserError(f"The folds of {run} hold out the same image twice.", "Was the cache changed in between?")
+        raise UserError(
+            f"The folds of {run} hold out the same image twice.",
+            "The cache has changed between the folds; fit them again with a new --out.",
+        )
     table = oof.filter(regex=r"^p_\d+$").to_numpy()
     truth, predicted = oof["label"].to_numpy(dtype=np.int64), table.argmax(1)
     known = numbers_behind(view.table.set_index("image").loc[oof["image"]], view.schema)

@@ -104,7 +104,7 @@ def fit(
     if config.run.device == "auto" and (why := devices.without_gpu()):
         progress.say(f"note    trained on the CPU: {why}")
     if (twin := runs.twin(config, record, *runs.beside(out))) is not None:
-        progress.say(f"note    {twin} is this very fit, finished")
+        progress.say(f"note    {twin} is a finished fit with the same settings and data")
     sidecar = _sidecar(config, data, record, mean, std)
     behind = view.before(background(config, sidecar.colour, data.split.train))
     probe = devices.broadcast(lambda: probing.probe(data, behind, state, sidecar)) if config.run.probe else {}

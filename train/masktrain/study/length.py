@@ -39,7 +39,7 @@ def shortened(cache: Path, config: FitConfig, started: float) -> FitConfig:
         UsageError: not even one will; or several processes are to agree on it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("Several processes cannot agree on --minutes.", "With torchrun, give --epochs.")
+        raise UsageError("--minutes needs a single process.", "With torchrun, give --epochs.")
     from masktrain.study import preflight  # it prepares a fit itself
 
     each = preflight.plan(cache, config).seconds / config.optim.epochs
@@ -60,7 +60,7 @@ def extended(run: Path, config: FitConfig, done: int, epochs: int) -> FitConfig:
         UsageError: it has had so many, or its result is an average of its epochs.
     """
     if epochs <= done:
-        raise UsageError(f"{run} has had {done} epochs; --epochs {epochs} gives it no more.", "--epochs is the total.")
+        raise UsageError(f"{run} has had {done} epochs; --epochs {epochs} adds none.", "--epochs is the total.")
     if config.select.soup != "none":
         raise UsageError(
             f"The weights of {run} are an average of its last epochs, which cannot be trained on.",

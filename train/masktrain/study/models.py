@@ -32,19 +32,19 @@ FAMILIES = {
         "tf_efficientnet_lite2",
     ),
     "MobileNet: the smallest and fastest, for cameras and many frames.": ("mobilenetv3_large_100",),
-    "ResNet: plain and well understood; ResNet-18 for the mask alone, less so for all classes at once.": (
+    "ResNet: simple and well known; ResNet-18 is enough for the mask alone, not for all classes.": (
         "resnet18",
         "resnet50",
     ),
-    "EfficientNet: more exact for its parameters, slower for its size; B4 wants larger crops.": (
+    "EfficientNet: high accuracy for few parameters, but slow; B4 needs larger crops.": (
         "efficientnet_b0",
         "tf_efficientnet_b4",
     ),
     "ConvNeXt: a strong CNN where there is a GPU.": ("convnext_tiny",),
-    "ViT: looks at the whole face at once; needs pretrained weights, a GPU and memory (model.checkpointing).": (
+    "ViT: attends to the whole face; needs pretrained weights, a GPU and memory (model.checkpointing).": (
         "vit_small_patch16_224",
     ),
-    "Swin: a transformer for larger crops, with less memory than a ViT; errs differently from a CNN beside it.": (
+    "Swin: a transformer for larger crops, with less memory than a ViT; a good partner of a CNN in an ensemble.": (
         "swin_tiny_patch4_window7_224",
     ),
 }
@@ -90,7 +90,7 @@ def choose(names: Sequence[str], own: Sequence[str] = ()) -> dict[str, tuple[str
     if not names:
         listed = {identity(name) for each in FAMILIES.values() for name in each}
         others = tuple(name for name in own if identity(name) not in listed)
-        return FAMILIES | ({"Others that your runs have tried.": others} if others else {})
+        return FAMILIES | ({"Other models of your runs.": others} if others else {})
     found: list[str] = []
     for name in names:
         if not any(sign in name for sign in "*?["):
@@ -178,5 +178,5 @@ def measure(name: str, device: str = "auto", batch: int | None = None) -> Cost:
         trained = STEPS * n / (time.perf_counter() - started)
         answered = 1 / cost.seconds_to_answer(state.model, size, state.precision, n)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"The memory does not do for {name} with {n} images.", "Use --batch-size 1.") from error
+        raise UserError(f"There is too little memory for {name} with {n} images.", "Use --batch-size 1.") from error
     return Cost(trained, answered, sum(kept.values()) / n)

@@ -160,7 +160,7 @@ def lines(made: Plan, config: FitConfig) -> list[str]:
     width, total = max(map(len, names)), max(int(drawn.sum()), 1)
     memory = " + ".join(f"{v / 2**20:.0f} MiB {k}" for k, v in made.memory.items())
     return [
-        f"{'class':{width}}   train     val   drawn an epoch",
+        f"{'class':{width}}   train     val   per epoch     ",
         *(
             f"{name:{width}} {train:7d} {val:7d}  {int(n):7d} {n / total:6.1%}"
             for name, train, val, n in zip(names, counts["train"], counts["val"], drawn, strict=True)

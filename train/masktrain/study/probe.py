@@ -62,8 +62,7 @@ def lines(probe: dict[str, Any], reached: float | None = None) -> list[str]:
     ]
     if reached is not None and reached < probe["macro_f1"]:
         told.append(
-            "        The network scores below it: what it was before training does better. More --epochs, another --lr,"
-            " or --freeze -1 may help."
+            "        The trained network scores below this probe. More --epochs, another --lr, or --freeze -1 may help."
         )
     return told
 

@@ -106,7 +106,7 @@ def init(
     if file.exists():
         raise UsageError(
             f"{file} already exists.",
-            "Rules that runs keep to are not written over; remove it or choose another --out.",
+            "A protocol is not overwritten, as runs may follow it; remove it or choose another --out.",
         )
     opened = open_view(cache, view)
     nobody = metrics.score(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), opened.schema)
@@ -169,7 +169,7 @@ def read(file: Path) -> Protocol:
         raise UserError(f"The folds of {file} are gone: there is no {where}.")
     if _digest(where) != made.digest:
         raise UserError(
-            f"{where} is not what it was when {file} was written.",
+            f"{where} has changed since {file} was written.",
             "Restore it, or write other rules: masktrain init CACHE --out FILE",
         )
     return made
@@ -222,8 +222,8 @@ def _ruled(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") 
     if against and not deviate:
         what = "; ".join(f"{key}={value}, not {ruled}" for key, value, ruled in against)
         raise UsageError(
-            f"This contradicts the ground rules in {rules.file}: {what}.",
-            "Leave it out. A fit may deviate if it says why, and keeps that: masktrain fit --deviate REASON",
+            f"This contradicts the protocol {rules.file}: {what}.",
+            "Leave it out, or give the reason, which the run keeps: masktrain fit CACHE --deviate REASON",
         )
     if deviate and not against:
         raise UsageError(f"Nothing deviates from {rules.file}.", "Leave --deviate out.")
@@ -333,7 +333,8 @@ def lines(made: Protocol) -> list[str]:
         *([f"        left out: {gone}"] if gone else []),
         f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
         if judged["images"]
-        else f"eval    no split 'eval' in this cache: keep some {counted} out of it, or the folds are all there is",
+        else f"eval    no split 'eval' in this cache: to score new {counted} at "
+        "the end, keep some in a folder of that name",
         *warned(made.found["persons"]["doubts"]),
         f"{'class':{width}}  {'  '.join(columns)}  in each fold",
         *(
@@ -350,7 +351,7 @@ def lines(made: Protocol) -> list[str]:
             for name, scores in made.found["baselines"].items()
         ),
         *([f"note    no linear probe: {made.found['no probe']}"] if "no probe" in made.found else []),
-        f"rules   {made.count} folds of {counted}, chosen by {made.rules['select.by']}, seeds"
+        f"rules   {made.count} folds of {counted}, best epoch by {made.rules['select.by']}, seeds"
         f" {', '.join(map(str, made.seeds))}",
         f"written {made.file} and its folds {made.folds}",
     ]

@@ -98,9 +98,9 @@ def read(rates: list[float], losses: list[float], smoothed: list[float]) -> Rate
 def lines(found: Rates, config: FitConfig) -> list[str]:
     """A range test in words: the curve, some of its points, and what to take."""
     if not found.rates:
-        return ["loss    no number at the lowest rate already; see masktrain fit CACHE --check"]
+        return ["loss    not finite even at the lowest rate; see masktrain fit CACHE --check"]
     points = np.unique(np.linspace(0, len(found.rates) - 1, 9).astype(int)).tolist()
-    take = "no rate: the loss never fell; see masktrain fit CACHE --check"
+    take = "none, as the loss did not fall; see masktrain fit CACHE --check"
     if found.advised is not None:
         take = f"--lr {found.advised:.1e}, a tenth of the rate of the lowest loss (the settings have"
         take += f" {config.optim.lr:.1e})"
@@ -108,6 +108,6 @@ def lines(found: Rates, config: FitConfig) -> list[str]:
         f"loss    {curve(found.smoothed)}  smoothed, {len(found.rates)} updates",
         f"rate    {found.rates[0]:.0e} {'to':^43} {found.rates[-1]:.0e}",
         *(f"        {found.rates[i]:.1e}  {found.smoothed[i]:.3f}" for i in points),
-        f"found   lowest loss at {found.lowest:.1e}, steepest fall at {found.steepest:.1e}",
+        f"result  lowest loss at {found.lowest:.1e}, steepest fall at {found.steepest:.1e}",
         f"take    {take}",
     ]

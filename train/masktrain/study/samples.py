@@ -131,7 +131,7 @@ def _picture(samples: Samples, about: str) -> Image.Image:
     across = min(ACROSS, count)
     sheet = Image.new("RGB", (across * column + 2 * GAP, top + -(-count // across) * row), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw_text(draw, (2 * GAP, 8), "Left the crop, right what is trained on", INK, 16)
+    draw_text(draw, (2 * GAP, 8), "Left: the crop; right: the augmented image for training", INK, 16)
     draw_text(draw, (2 * GAP, 30), about, FAINT, 12)
     for i, said in enumerate(samples.captions):
         x, y = 2 * GAP + i % across * column, top + i // across * row
@@ -160,7 +160,7 @@ def _page(samples: Samples, about: str) -> str:
     return (
         f"<!doctype html><meta charset=utf-8><meta name=generator content={MADE_BY}>"
         f"<title>Training images</title><style>{STYLE}</style>"
-        f"<h1>Left the crop, right what is trained on</h1><p>{html.escape(about)}</p>"
+        f"<h1>Left: the crop; right: the augmented image for training</h1><p>{html.escape(about)}</p>"
         f"<div class=all>{''.join(figures)}</div>\n"
     )
 

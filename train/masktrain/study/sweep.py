@@ -237,7 +237,10 @@ def sweep(
     if kind not in KINDS:
         raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
     if workers > 1 and "run.plugins" in (base or {}):
-        raise UsageError("Plugins are loaded in this process alone.", "Start the command several times instead.")
+        raise UsageError(
+            "--workers cannot be used with plugins, which are loaded in one process.",
+            "Start the command several times instead.",
+        )
     for extra, package in [("sweep", "optuna"), ("ray", "ray")][: 1 + (workers > 1)]:
         try:
             importlib.import_module(package)
@@ -315,7 +318,9 @@ def _stoppable(out: Path) -> Iterator[None]:
         if error.code not in STOPPED:
             raise
         code = error.code
-    raise UserError(f"The sweep {out} was stopped; all that is done is kept.", "The same command goes on.", code=code)
+    raise UserError(
+        f"The sweep {out} was stopped; all that is done is kept.", "To go on, run the same command.", code=code
+    )
 
 
 def _open(out: Path, job: _Job) -> None:

@@ -111,7 +111,8 @@ def _seen(path: Path, data: TrainSet) -> list[str]:
     if not (seen := len(held & known)):
         return []
     return [
-        f"{path} was trained on {seen} of the {len(held)} held out now: the scores will flatter. Hold out those that it"
+        f"{path} was trained on {seen} of the {len(held)} held out now: the "
+        "scores will be too high. Hold out those that it"
         " held out, with its --fold, --val-ratio and --split-seed."
     ]
 

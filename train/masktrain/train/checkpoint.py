@@ -236,7 +236,7 @@ def load_last(run: Path) -> dict[str, Any]:
         raise UserError(f"{run / LAST} cannot be read: {str(error).splitlines()[0]}") from error
     if state.get("format") != STATE_FORMAT:
         raise UserError(
-            f"{run} was begun by another version of masktrain, whose draws were others; it cannot be gone on with.",
+            f"{run} was begun by another version of masktrain, with other random draws, and cannot be resumed.",
             "Its best weights can be used as they are; for more training start a new run: masktrain fit CACHE",
         )
     return state

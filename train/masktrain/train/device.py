@@ -106,7 +106,7 @@ def choose_device(name: str, *, deterministic: bool = False) -> torch.device:
         return device
     if (device.index or 0) >= torch.cuda.device_count():
         why = without_gpu() or f"torch sees {torch.cuda.device_count()} GPUs"
-        raise UsageError(f"Device '{name}' is not here: {why}.", "Use --device cpu.")
+        raise UsageError(f"Device '{name}' is not available: {why}.", "Use --device cpu.")
     if device.index is not None:
         torch.cuda.set_device(device)
     torch.set_float32_matmul_precision("high")

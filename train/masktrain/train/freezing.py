@@ -60,7 +60,7 @@ def check(config: ModelConfig, patience: int) -> None:
     if not config.thaw_on_plateau:
         return
     if not config.freeze or config.thaw:
-        what = "by model.thaw, too" if config.freeze else "nothing is frozen"
+        what = "model.thaw is set, too" if config.freeze else "nothing is frozen"
         raise UsageError(f"model.thaw_on_plateau: {what}.", "Give --freeze, and no model.thaw.")
     if not patience:
         raise UsageError("model.thaw_on_plateau thaws when half of the patience is spent.", "Give it: --patience 4")

@@ -167,7 +167,7 @@ def make_state(
     """
     precision = choose_precision(device, config.run.amp)
     if config.optim.sam and precision.dtype is torch.float16:
-        raise UsageError("SAM needs gradients that are not scaled.", "Use --amp bf16 or --amp off.")
+        raise UsageError("optim.sam cannot be used with --amp fp16.", "Use --amp bf16 or --amp off.")
     if config.model.checkpointing:
         recompute(model)
     check_freezing(config.model, config.select.patience or 0)
@@ -329,7 +329,7 @@ class Meter:
         """
         if skipped >= (SKIPPED if self.state.scaler.is_enabled() else 1):
             raise UserError(
-                f"The loss is no finite number in epoch {epoch}, at step {self.state.step} or shortly before.",
+                f"The loss is not finite in epoch {epoch}, at step {self.state.step} or shortly before.",
                 "Try a lower --lr, or --amp off on a GPU.",
             )
 
@@ -438,7 +438,7 @@ def gradients(state: State, batch: Batch, augmenter: Augmenter, weighted: bool) 
             size = min(state.micro or len(batch), len(batch))
             if size == 1 or devices.world_size() > 1:
                 raise UserError(
-                    f"The memory of the GPU does not do for {size} image{'s' * (size > 1)} at once.",
+                    f"The GPU has too little memory for {size} image{'s' * (size > 1)} at once.",
                     f"Set optim.micro_batch={max(1, size // 2)} or model.checkpointing=true, or choose a smaller model"
                     " or view.",
                 ) from error

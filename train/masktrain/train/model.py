@@ -165,7 +165,8 @@ def _create(timm: Any, name: str, kwargs: Mapping[str, Any], pretrained: bool) -
     except Exception as error:  # the hub's clients raise errors of many libraries
         where = config.hf_hub_id or config.url
         raise UserError(
-            f"The pretrained weights of {name} ({where}) are neither on this machine nor to be had from the hub"
+            f"The pretrained weights of {name} ({where}) are not on this machine "
+            "and could not be downloaded from the hub"
             f" ({type(error).__name__}).",
             f"{way_on} Or choose tf_efficientnet_lite0, whose weights need no hub.",
         ) from error

@@ -98,7 +98,7 @@ def make_sampler(data: TrainSet, config: SampleConfig, seed: int) -> Sampler | M
         if config.by not in schema.joint:
             near = nearest(config.by, ("joint", *schema.joint))
             hint = f"Did you mean '{near[0]}'?" if near else f"Choose joint, {', '.join(schema.joint)}."
-            raise UsageError(f"'sample.by' is '{config.by}', which is no attribute.", hint)
+            raise UsageError(f"'sample.by' is '{config.by}', which is not an attribute.", hint)
         k = schema.joint.index(config.by)
         classes, groups = schema.sizes[k], np.unravel_index(labels, schema.sizes)[k].astype(np.int64)
     if config.kind == "weighted" and (len(config.shares) != classes or sum(config.shares) <= 0):
