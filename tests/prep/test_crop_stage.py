@@ -70,7 +70,7 @@ def test_crops_that_lie_in_the_photo_stay_where_the_border_changes(work: Work) -
 
 def test_other_settings_say_what_was_made_anew(work: Work) -> None:
     notes = api.crop(*work, size=(48, 48), engine="serial").notes
-    assert "View 'face' has other settings (size 32x32 → 48x48): 8 crops were made anew." in notes
+    assert "View 'face' has other settings (size 32x32 → 48x48): 8 crops made anew." in notes
     assert not any("lost" in note for note in notes)
     assert not any("anew" in note for note in api.run(*work, engine="serial").notes)
     (work[1] / "views/face/00000.npy").unlink()
@@ -95,7 +95,7 @@ def test_mattes_of_old_crops_are_said_to_be_gone(work: Work) -> None:
     api.run(*work, engine="serial")
     (work[0] / "maskprep.yaml").write_text("views: {face: {size: 32, margin: 0.1}}\n")
     job = api.run(*work, engine="serial")
-    assert any("8 crops were made anew." in note for note in job.notes)
+    assert any("8 crops made anew." in note for note in job.notes)
     assert job.computed["matte:face"] == 8
 
 

@@ -122,12 +122,12 @@ def add_row(table: pd.DataFrame, name: str, ans: Any = 0) -> pd.DataFrame:
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda t: add_row(t, "nowhere.jpg"), r"1 photos that are not in the cache: nowhere\.jpg"),
+        (lambda t: add_row(t, "nowhere.jpg"), r"1 photo that the cache does not have: nowhere\.jpg"),
         (lambda t: add_row(t, "wear0.jpg"), r"several images are called: wear0\.jpg \(train/"),
         (lambda t: add_row(t, "0030" + "0.jpg"), r"names photos twice: 00300\.jpg"),
-        (lambda t: add_row(t, "00301.jpg", 6).iloc[[-1]], "1 answers that are no class: '6' in row 2"),
-        (lambda t: t.assign(ans=""), "20 answers that are no class: '' in row 2"),
-        (lambda t: t.assign(ans="wear"), "20 answers that are no class: 'wear'"),
+        (lambda t: add_row(t, "00301.jpg", 6).iloc[[-1]], "1 answer outside the classes: '6' in row 2"),
+        (lambda t: t.assign(ans=""), "20 answers outside the classes: '' in row 2"),
+        (lambda t: t.assign(ans="wear"), "20 answers outside the classes: 'wear'"),
         (lambda t: t.rename(columns={"ans": "x"}), r"no answers; it needs ans, label or the columns mask, gender"),
         (lambda t: t.rename(columns={"ImageID": "x"}), "no column with file names"),
         (lambda t: t.iloc[:0], "has no rows"),

@@ -41,7 +41,7 @@ def test_a_sound_fit_passes_every_check(cache: Path, config: Make, changes: dict
     made = prepare(cache, config(**changes))
     found = [*preflight.quick(made), *preflight.by_heart(made)]
     assert [f.name for f in found] == [
-        *("labels", "people", "classes", "crops", "held out", "draws", "gradients", "by heart", "answers")
+        *("labels", "people", "classes", "crops", "held out", "draws", "gradients", "overfit", "answers")
     ]
     assert all(f.ok for f in found), found
 
@@ -154,7 +154,7 @@ def test_a_dry_run_checks_too(
     with contextlib.suppress(SystemExit):
         cli.main()
     out = capsys.readouterr().out
-    assert "tried   3 steps: loss" in out and "ok      gradients" in out and "by heart" not in out
+    assert "tried   3 steps: loss" in out and "ok      gradients" in out and "overfit" not in out
     assert "checks  every check passed" in out and not list(tmp_path.iterdir())
     wrong = preflight.Finding("crops", False, "all black", "Look.")
     monkeypatch.setattr(preflight, "crops", lambda view, rows: wrong)
@@ -180,7 +180,7 @@ def test_the_command_fails_if_a_check_does(
     with pytest.raises(SystemExit) as done:
         cli.main()
     out = capsys.readouterr().out
-    assert done.value.code == 1 and "FAILED  by heart" in out and "ok      labels" in out
+    assert done.value.code == 1 and "FAILED  overfit" in out and "ok      labels" in out
     assert "1 check failed" in out or "2 checks failed" in out
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("sys.argv", ["masktrain", "fit", str(cache), "--check", "--find-lr"])

@@ -143,9 +143,9 @@ def change(**columns: object) -> Change:
     [
         (lambda t: t.iloc[1:], r"lacks 1 of the 20 images of the split 'eval': eval/00300\.jpg"),
         (lambda t: pd.concat([t, t.iloc[[2]]]), r"names photos twice: 00302\.jpg"),
-        (lambda t: t.replace({"ImageID": {"00301.jpg": "no.jpg"}}), r"1 photos that are not in the cache: no\.jpg"),
-        (lambda t: t.assign(ans=["7", *t["ans"][1:]]), "1 answers that are no class: '7' in row 2"),
-        (lambda t: t.assign(ans=["", *t["ans"][1:]]), r"no answer for 1 photos: 00300\.jpg"),
+        (lambda t: t.replace({"ImageID": {"00301.jpg": "no.jpg"}}), r"1 photo that the cache does not have: no\.jpg"),
+        (lambda t: t.assign(ans=["7", *t["ans"][1:]]), "1 answer outside the classes: '7' in row 2"),
+        (lambda t: t.assign(ans=["", *t["ans"][1:]]), r"no answer for 1 photo: 00300\.jpg"),
         (lambda t: t.drop(columns="ans"), "no answers; it needs ans, label"),
         (lambda t: t.drop(columns="ImageID"), "no column with file names"),
         (lambda t: t.assign(p_1=0.5), "no column 'p_0', but others"),

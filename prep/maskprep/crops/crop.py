@@ -184,7 +184,7 @@ class Crop(MapStage[CropRow]):
             current = {image for image, key in zip(have["image"], have["key"], strict=True) if wanted.get(image) == key}
             if anew := len({*have["image"]} & {*wanted} - current):
                 what = "; ".join(changes)
-                notes.append(f"View '{self.view}' has other settings ({what}): {anew} crops were made anew.")
+                notes.append(f"View '{self.view}' has other settings ({what}): {counted(anew, 'crop')} made anew.")
         damaged += shards.drop_damaged(folder, self.array_shape)
         if damaged and before.get("settings", {}).get("size") in (None, list(self.settings.size)):
             notes.append(f"{counted(damaged, 'shard')} of view '{self.view}' had lost pixels and were made again.")
@@ -256,7 +256,9 @@ def remarks(
         advice = f"To show only what was photographed: maskprep crop {where} --border inside"
     filled = _filled(images, subjects)
     if filled >= FILLED * total:
-        said += f" In {filled} photos the face fills most of the photo; they seem to be cropped already."
+        said += (
+            f" In {counted(filled, 'photo')} the face fills most of the photo; such photos seem to be cropped already."
+        )
         ways = "" if settings.margin <= 0 else ", or at the face with --margin 0" + " --border inside" * (not inside)
         advice = f"To take them whole: maskprep crop {where} --crop none{ways}"
     return [f"{said} {advice}"]

@@ -118,7 +118,7 @@ def _compose(view: View, found: Overview) -> Image.Image:
     height = top + 24 + -(-len(found.faces) // across) * CELL[1]
     sheet = Image.new("RGB", (max(histograms.width, size[0] + 2 * GAP), height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw_text(draw, (GAP * 2, 8), f"{view.name}  {view.size[0]}x{view.size[1]}   {len(view)} crops", INK, 18)
+    draw_text(draw, (GAP * 2, 8), f"{view.name}  {view.size[0]}x{view.size[1]}   {counted(len(view), 'crop')}", INK, 18)
     sheet.paste(histograms, (0, 34))
     draw_text(draw, (GAP * 2, top), "mean of the crops of each class", FAINT, 12)
     for i, (name, count, face) in enumerate(found.faces):

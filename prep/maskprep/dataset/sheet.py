@@ -81,8 +81,8 @@ def _compose(view: View, rows: list[tuple[str, int, list[int]]]) -> Image.Image:
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     crops, missing = len(view.table), len(view.missing)
-    without = f", {missing} photos without" if missing else ""
-    caption = f"{view.name}  {view.size[0]}x{view.size[1]}   {crops} crops{without}"
+    without = f", {counted(missing, 'photo')} without" if missing else ""
+    caption = f"{view.name}  {view.size[0]}x{view.size[1]}   {counted(crops, 'crop')}{without}"
     draw_text(draw, (GAP * 2, 8), caption, INK, 18)
     for i, (name, total, chosen) in enumerate(rows):
         top = title_height + i * (height + GAP)

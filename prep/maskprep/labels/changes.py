@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import UsageError, UserError, fold, nearest, nfc, some
+from maskprep.base import UsageError, UserError, counted, fold, nearest, nfc, some
 from maskprep.labels.columns import cells, positions
 from maskprep.labels.fixes import ANY, DECISION, PERSON, PRESET, Fix
 from maskprep.labels.schema import Attribute, Schema
@@ -78,7 +78,7 @@ class Changes:
                 made.append(f"{fix.place}: not applied, {detail}.")
         if published:
             preset = next(outcome.fix.origin for outcome in self.outcomes if outcome.fix.level == PRESET)
-            made.append(f"{preset}: {len(published)} fixes not applied ({some(published)}).")
+            made.append(f"{preset}: {counted(len(published), 'fix', 'fixes')} not applied ({some(published)}).")
         return made
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from maskprep.base import counted
 from maskprep.labels.schema import Schema
 
 ENOUGH = 0.9
@@ -97,6 +98,7 @@ def doubts(table: pd.DataFrame, source: Mapping[str, Any] | None, schema: Schema
         return text, f"Say who is who in a CSV with the column person, or in maskprep.yaml by source.person; {alone}"
     one, other = made.example
     return text, (
-        f"The names suggest {made.people} people ({one} and {other} are one). If so, write into maskprep.yaml and run"
+        f"The names suggest {counted(made.people, 'person', 'people')} ({one} and {other} "
+        "are one). If so, write into maskprep.yaml and run"
         f" again: source: {{person: '{made.pattern}'}}; {alone}"
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskprep.base import Progress, Silent, UsageError, UserError
+from maskprep.base import Progress, Silent, UsageError, UserError, counted
 from maskprep.photos import PhotoError
 from maskprep.sample.masks import KINDS, State
 from maskprep.sample.scene import LOOK, Read, draw_room, open_portraits, take_photo
@@ -108,7 +108,10 @@ def write_sample(
         cast = _usable(cast, wanted, read, skipped)
         if len(cast) < 1 + bool(held_out):
             reasons = ", ".join(sorted({reason.split(":")[0] for reason in skipped.values()})) or "none"
-            raise UserError(f"Only {len(cast)} people in {labels} have a usable portrait.", f"Skipped: {reasons}.")
+            raise UserError(
+                f"{labels} has usable portraits of only {counted(len(cast), 'person', 'people')}.",
+                f"Skipped: {reasons}.",
+            )
         held_out = min(len(cast) - 1, round(len(cast) * held_out / wanted) or bool(held_out))
         train = cast[: len(cast) - held_out]
         _write_photos(folder, train, cast[len(train) :], read, seed, progress or Silent())

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, missing_extra
+from maskprep.base import UsageError, UserError, counted, missing_extra
 from maskprep.dataset import View, open_view
 from maskprep.labels import Schema
 from maskprep.store import Cache
@@ -276,7 +276,8 @@ def same_images(view: View, rows: Rows, other: View) -> Rows:
     if (found < 0).any():
         lost = images.to_numpy()[found < 0]
         raise UserError(
-            f"View '{other.name}' of {view.path} lacks {len(lost)} images that view '{view.name}' has: {lost[0]}, ...",
+            f"View '{other.name}' of {view.path} lacks {counted(len(lost), 'image')} "
+            f"that view '{view.name}' has: {lost[0]}, ...",
             f"Bring it up to date with: maskprep run {view.path}",
         )
     return found

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import UsageError, UserError, fsync_replace, quiet, temporary_name
+from maskprep.base import UsageError, UserError, counted, fsync_replace, quiet, temporary_name
 from maskprep.photos import PhotoError, Pixels, load
 from masktrain.answer import draw as drawing
 from masktrain.answer import live
@@ -230,7 +230,7 @@ class Stream:
             while taken := list(itertools.islice(waiting, self.batch)):
                 self._answer(taken, add, show)
         except KeyboardInterrupt:
-            self.warnings.append(f"Stopped after {self.pictures} pictures.")
+            self.warnings.append(f"Stopped after {counted(self.pictures, 'picture')}.")
         return self
 
     def _answer(

@@ -373,7 +373,10 @@ def export(
 
     done = exporting.export(run, out, formats=tuple(format or exporting.FORMATS), cache=cache, force=force)
     for name, difference in done.differences.items():
-        print(f"{name:12} largest probability difference {difference:.1e} on {done.crops} crops of {done.source}")
+        print(
+            f"{name:12} largest probability difference {difference:.1e} on "
+            f"{counted(done.crops, 'crop')} of {done.source}"
+        )
     print(f"written {', '.join(map(str, done.files))}")
 
 

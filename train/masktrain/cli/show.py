@@ -128,14 +128,16 @@ def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: di
         f" {min(counts['val'])} to {max(counts['val'])} held out",
         f"model   {about['model']}, {about['parameters'] / 1e6:.1f} M parameters,"
         f" {'pretrained' if config.model.pretrained else 'from scratch'},"
-        f" {about['precision']} on {about['device']}, {about['steps']} steps per epoch",
+        f" {about['precision']} on {about['device']}, {counted(about['steps'], 'step')} per epoch",
     ]
     lines += choices(config, about)
     if config.run.protocol:
         lines.append(f"rules   follows protocol {config.run.protocol}; the best epoch is chosen by {config.select.by}")
         lines += [f"        differs from the protocol: {each}" for each in config.run.deviates]
     if config.sample.kind != "all" or config.sample.photos:
-        lines.append(f"sample  {int(sum(about['drawn']))} images per epoch: {shares(about['drawn'], about['schema'])}")
+        lines.append(
+            f"sample  {counted(int(sum(about['drawn'])), 'image')} per epoch: {shares(about['drawn'], about['schema'])}"
+        )
     left_out = [f"{n} {reason}" for reason, n in images["left out"].items()]
     left_out += [f"{images['without crop']} without a crop"] * (images["without crop"] > 0)
     if left_out:
@@ -183,16 +185,17 @@ def choices(config: FitConfig, about: dict[str, Any]) -> list[str]:
     parts.append(f"class weights {loss.class_weights}" + (f" ({'; '.join(weighed)})" if weighed else ""))
     own = config.augment
     augment = ", ".join(
-        [f"{r} for {n} images" for r, n in about["recipes"].items()] if own.classes else [own.recipe]
+        [f"{r} for {counted(n, 'image')}" for r, n in about["recipes"].items()] if own.classes else [own.recipe]
     ) + "".join(f", {name} {share:g}" for name in ("mixup", "cutmix", "halves") if (share := getattr(own, name)))
     rate = f"rate {optim.lr:g}" + why(asked and not asked.optim.lr, f"1e-3 x root of {optim.batch_size}/16")
     batch = f"batches of {about['batch']}" + why(asked and not asked.optim.batch_size, f"on {about['device']}")
-    length = f"{optim.epochs} epochs x {about['steps']} steps = {optim.epochs * about['steps']} updates"
+    updates = counted(optim.epochs * about["steps"], "update")
+    length = f"{counted(optim.epochs, 'epoch')} x {counted(about['steps'], 'step')} = {updates}"
     length += why(asked and not asked.optim.epochs, f"about {UPDATES} updates, {SHORTEST} to {LONGEST} epochs")
     if config.run.minutes:
         length += f", within {config.run.minutes:g} minutes"
     if config.select.patience:
-        length += f"; ends early after {config.select.patience} epochs without a better one"
+        length += f"; ends early after {counted(config.select.patience, 'epoch')} without a better one"
     return [
         f"target  {', '.join(parts)}",
         f"train   augmentation {augment}; {optim.optimizer}, {rate}, {config.schedule.kind}; {batch}",

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError
+from maskprep.base import UsageError, UserError, counted
 from masktrain.answer.graph import KINDS, Combination
 from masktrain.answer.members import FILE, write
 from masktrain.combine import averages, members, voting
@@ -380,5 +380,5 @@ def _notes(
         notes.append("The best member was chosen on these images, so its score is slightly too high.")
     most = max(len(m.held) for m in members)
     if tables.shape[1] < most // 2:
-        notes.append(f"Only {tables.shape[1]} images were held out by all; runs held out up to {most} each.")
+        notes.append(f"Only {counted(tables.shape[1], 'image')} held out by all; runs held out up to {most} each.")
     return notes

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, write_with
+from maskprep.base import UsageError, UserError, counted, write_with
 from maskprep.dataset import View
 from maskprep.labels import Schema, open_duplicates, same_ids
 from maskprep.store import COLUMNS, Cache, Decision, to_csv
@@ -167,7 +167,7 @@ def read_file(file: Path, people: Iterable[str]) -> dict[str, int]:
         raise UserError(f"{file} puts people into two folds: {listed(twice)}.")
     if missing := sorted(set(people) - set(pairs["person"])):
         raise UserError(
-            f"{file} has no fold for {len(missing)} people: {listed(missing)}.",
+            f"{file} has no fold for {counted(len(missing), 'person', 'people')}: {listed(missing)}.",
             "If persons were named since it was written, remove it and write new ground rules: masktrain init CACHE",
         )
     names = sorted(set(pairs["fold"]), key=lambda n: (len(n), n))
@@ -233,7 +233,7 @@ def _enough(number: dict[str, int], folds: int) -> None:
     if (made := 1 + max(number.values())) < folds:
         raise UserError(
             f"{folds} folds need at least as many people with labelled crops; there are {made}.",
-            f"Ask for {made} folds at most.",
+            f"Ask for {counted(made, 'fold')} at most.",
         )
 
 

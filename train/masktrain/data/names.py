@@ -91,7 +91,7 @@ def labels(table: pd.DataFrame, schema: Schema, file: Path, *, blank: bool = Fal
     if blank:
         found = [-1 if not text.strip(" /") else label for text, label in zip(texts, found, strict=True)]
     if wrong := [f"'{text}' in row {i + 2}" for i, text in enumerate(texts) if found[i] is None]:
-        raise UserError(f"{file} has {len(wrong)} answers that are no class: {listed(wrong)}.")
+        raise UserError(f"{file} has {counted(len(wrong), 'answer')} outside the classes: {listed(wrong)}.")
     return np.array(found, dtype=np.int64)
 
 
@@ -104,7 +104,9 @@ def match(names: Sequence[str], images: Iterable[str], file: Path) -> list[str]:
     finder = Names(images)
     found = [finder.find(name) for name in names]
     if missing := [n for n, f in zip(names, found, strict=True) if not f]:
-        raise UserError(f"{file} names {len(missing)} photos that are not in the cache: {listed(missing)}.")
+        raise UserError(
+            f"{file} names {counted(len(missing), 'photo')} that the cache does not have: {listed(missing)}."
+        )
     if unclear := [(n, f) for n, f in zip(names, found, strict=True) if len(f) > 1]:
         examples = [f"{n} ({', '.join(f[:2])}{', ...' if len(f) > 2 else ''})" for n, f in unclear]
         raise UserError(

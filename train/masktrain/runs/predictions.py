@@ -206,7 +206,7 @@ class Named:
             )
         if empty := [self.names[i] for i in row if self.answers[i] < 0]:
             raise UserError(
-                f"{self.file} has no answer for {len(empty)} photos: {tables.listed(empty)}.",
+                f"{self.file} has no answer for {counted(len(empty), 'photo')}: {tables.listed(empty)}.",
                 "Fill them in; masktrain predict --without-crop likeliest does.",
             )
         answers, table = self.answers[row], self.probabilities[row]
@@ -233,7 +233,9 @@ def read_csv(file: Path, images: Iterable[str], schema: Schema) -> Named:
     finder = tables.Names(images)
     meant = [finder.find(name) for name in names]
     if strange := [name for name, found in zip(names, meant, strict=True) if not found]:
-        raise UserError(f"{file} names {len(strange)} photos that are not in the cache: {tables.listed(strange)}.")
+        raise UserError(
+            f"{file} names {counted(len(strange), 'photo')} that the cache does not have: {tables.listed(strange)}."
+        )
     values = _probabilities(table, schema, file)
     if values is None or any(str(c).strip().casefold() == "ans" for c in table):
         answers = tables.labels(table, schema, file, blank=True)

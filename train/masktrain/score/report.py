@@ -89,7 +89,7 @@ def score(
         run=str(run),
         cache=str(cache),
         view=view,
-        what=f"{len(table)} images {images.what}",
+        what=f"{counted(len(table), 'image')} {images.what}",
         scores=metrics.score_table(table, evidence.numbers),
         interval=metrics.interval(table.labels, answers, people, schema.num_classes),
         ece=calibration.ece(table.probabilities[own], table.labels[own]) if own.any() else None,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, counted
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import OptimConfig, SelectConfig
 from masktrain.runs import folder as runs
@@ -60,7 +60,9 @@ def extended(run: Path, config: FitConfig, done: int, epochs: int) -> FitConfig:
         UsageError: it has had so many, or its result is an average of its epochs.
     """
     if epochs <= done:
-        raise UsageError(f"{run} has had {done} epochs; --epochs {epochs} adds none.", "--epochs is the total.")
+        raise UsageError(
+            f"{run} has had {counted(done, 'epoch')}; --epochs {epochs} adds none.", "--epochs is the total."
+        )
     if config.select.soup != "none":
         raise UsageError(
             f"The weights of {run} are an average of its last epochs, which cannot be trained on.",

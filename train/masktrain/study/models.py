@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskprep.base import UsageError, UserError
+from maskprep.base import UsageError, UserError, counted
 from maskprep.labels import MASK_SCHEMA
 from maskprep.weights import fetch as weights
 from masktrain.answer import cost
@@ -178,5 +178,7 @@ def measure(name: str, device: str = "auto", batch: int | None = None) -> Cost:
         trained = STEPS * n / (time.perf_counter() - started)
         answered = 1 / cost.seconds_to_answer(state.model, size, state.precision, n)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"There is too little memory for {name} with {n} images.", "Use --batch-size 1.") from error
+        raise UserError(
+            f"There is too little memory for {name} with {counted(n, 'image')}.", "Use --batch-size 1."
+        ) from error
     return Cost(trained, answered, sum(kept.values()) / n)

@@ -1,4 +1,4 @@
-"""What is tried before a fit: its plan, quick checks, and one batch learned by heart. Nothing is written."""
+"""What is tried before a fit: its plan, quick checks, and overfitting one batch. Nothing is written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from maskprep.base import counted
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from masktrain.answer import cost
@@ -39,9 +40,9 @@ MANY_RATES = 10_000
 CROPS = 512
 """Crops of each side that are looked at."""
 IMAGES, STEPS, FACTORS = 16, 60, (1.0, 10.0, 0.1)
-"""Images that are to be learned by heart, steps for it, and the learning rates tried, as factors of the run's own."""
+"""Images of the batch to overfit, steps for it, and the learning rates tried, as factors of the run's own."""
 LEARNED = 0.2
-"""Share of its first loss that a batch known by heart may have left."""
+"""Share of its first loss that an overfitted batch may have left."""
 
 Rows = NDArray[np.int64]
 
@@ -169,9 +170,9 @@ def lines(made: Plan, config: FitConfig) -> list[str]:
             f"class weights of {name}: {', '.join(f'{w:.2f}' for w in weights)}"
             for name, weights in made.about["weights"].items()
         ),
-        f"memory  {memory}, for {config.optim.micro_batch or config.optim.batch_size} images at once",
+        f"memory  {memory}, for {counted(config.optim.micro_batch or config.optim.batch_size, 'image')} at once",
         f"rate    {curve(made.rates)}  {max(made.rates):.2g} at most",
-        f"tried   {len(made.loss)} steps: loss {' '.join(f'{v:.3f}' for v in made.loss)}",
+        f"tried   {counted(len(made.loss), 'step')}: loss {' '.join(f'{v:.3f}' for v in made.loss)}",
     ]
 
 
@@ -213,7 +214,7 @@ def labels(view: View, rows: Rows) -> Finding:
         text += f" {given[at]}, but {shown} is {made[at]}"
         return Finding("labels", False, text, f"Make them again with: maskprep run {view.path}")
     without = f"; {unknown} have no attributes to compare with" if unknown else ""
-    return Finding("labels", True, f"{len(rows) - unknown} labels are what their attributes make{without}")
+    return Finding("labels", True, f"{counted(len(rows) - unknown, 'label')} as the attributes make them{without}")
 
 
 def people(view: View, table: pd.DataFrame, split: Split) -> Finding:
@@ -227,7 +228,10 @@ def people(view: View, table: pd.DataFrame, split: Split) -> Finding:
     files = sorted(set(train["content"].dropna()) & set(val["content"].dropna()))
     if shared or files:
         images = val["image"][val["content"].isin(files) | val["person"].isin(shared)]
-        text = f"{len(shared)} people and {len(files)} files are trained on and held out: {listed(sorted(images))}"
+        text = (
+            f"{counted(len(shared), 'person', 'people')} and {counted(len(files), 'file')} both "
+            f"trained on and held out: {listed(sorted(images))}"
+        )
         return Finding("people", False, text, "See which with: maskprep duplicates CACHE")
     if doubts := view.person_doubts():
         return Finding("people", view.persons_known > 0, *doubts)
@@ -239,7 +243,10 @@ def classes(schema: Schema, train: Rows, val: Rows) -> Finding:
     """Whether every class that is held out is trained on, by joint labels [n] of both sides."""
     trained, held, names = set(train.tolist()), set(val.tolist()), schema.class_names
     if lost := sorted(held - trained):
-        text = f"{len(lost)} classes are held out and never trained on: {listed([names[k] for k in lost])}"
+        text = (
+            f"{counted(len(lost), 'class', 'classes')} held out and never "
+            f"trained on: {listed([names[k] for k in lost])}"
+        )
         return Finding("classes", False, text, "Hold out other people with --split-seed, or fewer with --val-ratio.")
     if len(trained) < 2:
         return Finding("classes", False, "all training images have one class", "See the labels: maskprep status CACHE")
@@ -269,7 +276,7 @@ def held_out(val: Crops) -> Finding:
     if any((np.concatenate([b.cpu().numpy() for b in val])[chosen] != wanted).any() for _ in range(2)):
         text = "the held-out crops are not shown as they are in the cache"
         return Finding("held out", False, text, "This is an error of masktrain; please report it with your settings.")
-    return Finding("held out", True, f"{len(chosen)} crops are shown as they are in the cache, twice alike")
+    return Finding("held out", True, f"{counted(len(chosen), 'crop')} shown as in the cache, both times alike")
 
 
 def draws(train: Feed) -> Finding:
@@ -314,7 +321,7 @@ def gradients(made: Prepared, batch: Batch) -> Finding:
 
 
 def by_heart(made: Prepared) -> Iterator[Finding]:
-    """Whether one batch can be learned by heart, and whether the answers then depend on the crop.
+    """Whether one batch can be overfitted, and whether the answers then depend on the crop.
 
     The target, loss, model and optimiser of the run; without augmentation, mixing, smoothing, dropout and schedule,
     which would keep the loss from falling to nothing.
@@ -334,17 +341,17 @@ def by_heart(made: Prepared) -> Iterator[Finding]:
             right = int(hits)
             known = losses[-1] <= LEARNED * losses[0] and right == len(batch)
         tried.append(f"loss {losses[0]:.3f} to {losses[-1]:.3f}, {right} of {len(batch)} images right after")
-        tried[-1] += f" {len(losses)} steps at {rate:.2g}"
+        tried[-1] += f" {counted(len(losses), 'step')} at {rate:.2g}"
         if known:
             note = "" if factor == 1 else f" (not at the run's {config.optim.lr:.2g}; see --find-lr)"
-            yield Finding("by heart", True, tried[-1] + note)
+            yield Finding("overfit", True, tried[-1] + note)
             break
     else:
         advice = (
             "Is the loss the one for this target? Is too much frozen? Look at the crops with: maskprep sheet CACHE;"
             " then try another --lr, --loss or --model."
         )
-        yield Finding("by heart", False, "; ".join(tried), advice)
+        yield Finding("overfit", False, "; ".join(tried), advice)
     yield answers(state, batch)
 
 
@@ -356,14 +363,14 @@ def answers(state: loop.State, batch: Batch) -> Finding:
         probabilities = state.objective.target.probabilities(outputs)
     spread = float((probabilities.amax(0) - probabilities.amin(0)).max())
     if not spread > 1e-3:
-        text = f"all {len(batch)} crops get the same probabilities (largest difference {spread:.1g})"
+        text = f"all of {counted(len(batch), 'crop')} get the same probabilities (largest difference {spread:.1g})"
         advice = "Does the model look at its input? Are the crops alike (maskprep sheet CACHE), or all of it frozen?"
         return Finding("answers", False, text, advice)
     return Finding("answers", True, f"they depend on the crop: a probability varies by up to {spread:.2f}")
 
 
 def plain(config: FitConfig) -> FitConfig:
-    """The settings without what keeps the loss of a batch known by heart above nothing."""
+    """The settings without what keeps the loss of an overfitted batch above 0."""
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, dropout=0.0, drop_path=0.0),

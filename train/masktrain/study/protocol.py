@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskprep.base import UsageError, UserError, read_yaml, write_with
+from maskprep.base import UsageError, UserError, counted, read_yaml, write_with
 from maskprep.dataset import View, open_view
 from maskprep.store import Cache
 from masktrain.answer import baselines
@@ -326,14 +326,15 @@ def lines(made: Protocol) -> list[str]:
     data, judged, classes = made.found["data"], made.found["eval"], made.found["classes"]
     gone = ", ".join(f"{n} {why}" for why, n in data["left out"].items())
     width = max(len(name) for name in classes)
-    counted = unit(data["people"], data["images"])
-    columns = ["images"] if counted == "images" else ["people", "images"]
+    noun = unit(data["people"], data["images"])
+    columns = ["images"] if noun == "images" else ["people", "images"]
     return [
         f"data    {of_people(data['images'], data['people'])}; view '{made.rules['data.view']}'",
         *([f"        left out: {gone}"] if gone else []),
-        f"eval    {judged['images']} images, {judged['labelled']} of them labelled: never trained on or chosen by"
+        f"eval    {counted(judged['images'], 'image')}, {judged['labelled']} of "
+        "them labelled: never trained on or chosen by"
         if judged["images"]
-        else f"eval    no split 'eval' in this cache: to score new {counted} at "
+        else f"eval    no split 'eval' in this cache: to score new {noun} at "
         "the end, keep some in a folder of that name",
         *warned(made.found["persons"]["doubts"]),
         f"{'class':{width}}  {'  '.join(columns)}  in each fold",
@@ -351,7 +352,7 @@ def lines(made: Protocol) -> list[str]:
             for name, scores in made.found["baselines"].items()
         ),
         *([f"note    no linear probe: {made.found['no probe']}"] if "no probe" in made.found else []),
-        f"rules   {made.count} folds of {counted}, best epoch by {made.rules['select.by']}, seeds"
+        f"rules   {made.count} folds of {noun}, best epoch by {made.rules['select.by']}, seeds"
         f" {', '.join(map(str, made.seeds))}",
         f"written {made.file} and its folds {made.folds}",
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskprep.base import counted
 from masktrain.config.config import FitConfig
 from masktrain.study.preflight import curve, prepare
 from masktrain.train import loop
@@ -105,7 +106,7 @@ def lines(found: Rates, config: FitConfig) -> list[str]:
         take = f"--lr {found.advised:.1e}, a tenth of the rate of the lowest loss (the settings have"
         take += f" {config.optim.lr:.1e})"
     return [
-        f"loss    {curve(found.smoothed)}  smoothed, {len(found.rates)} updates",
+        f"loss    {curve(found.smoothed)}  smoothed, {counted(len(found.rates), 'update')}",
         f"rate    {found.rates[0]:.0e} {'to':^43} {found.rates[-1]:.0e}",
         *(f"        {found.rates[i]:.1e}  {found.smoothed[i]:.3f}" for i in points),
         f"result  lowest loss at {found.lowest:.1e}, steepest fall at {found.steepest:.1e}",

@@ -300,7 +300,7 @@ def native_statistics(name: str) -> tuple[NDArray[np.float64], NDArray[np.float6
     """
     config = import_timm().models.get_pretrained_cfg(known_name(name))
     if config is None:
-        raise UsageError(f"timm knows no mean and std of {name}.", "Set data.statistics=whole.")
+        raise UsageError(f"timm has no mean and std for {name}.", "Set data.statistics=whole.")
     return np.array(config.mean, dtype=np.float64), np.array(config.std, dtype=np.float64)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, counted
 from masktrain.config.images import SAMPLES, SampleConfig
 from masktrain.config.plugins import Registry
 from masktrain.config.settings import nearest
@@ -103,7 +103,7 @@ def make_sampler(data: TrainSet, config: SampleConfig, seed: int) -> Sampler | M
         classes, groups = schema.sizes[k], np.unravel_index(labels, schema.sizes)[k].astype(np.int64)
     if config.kind == "weighted" and (len(config.shares) != classes or sum(config.shares) <= 0):
         raise UsageError(
-            f"'sample.shares' has {len(config.shares)} values; {config.by} has {classes} classes.",
+            f"'sample.shares' has {counted(len(config.shares), 'value')}; {config.by} has {classes} classes.",
             "Give the wanted share of each class, for example --set sample.shares=0.4,0.4,0.2",
         )
     if config.kind == "weighted" and not any(config.shares[k] for k in np.unique(groups).tolist()):
