@@ -131,7 +131,7 @@ def test_broken_values_are_notes_and_never_boxes(tmp_path: Path) -> None:
     found = boxes.read_files(tmp_path, IMAGES)
     said = " ".join(found.notes)
     assert not found.boxes and all(f"'{name}' is not used" in said for name in ("short.json", "endless.json"))
-    assert "'labels/a.txt' is not used: a line is no box" in said and "'labels/b.txt' is not used" in said
+    assert "'labels/a.txt' is not used: a line is not a box" in said and "'labels/b.txt' is not used" in said
 
 
 @pytest.mark.parametrize("names", ["{mask: 0}", "2", "[mask, bare]"])

@@ -77,7 +77,7 @@ def test_mask_states(name: str, state: str | None) -> None:
 
 def test_strange_names_in_person_folders_are_said(tmp_path: Path) -> None:
     found = look(tmp_path, f"{P1}/holiday.jpg", f"{P1}/normal.jpg")
-    assert "1 photos in person folders" in found.notes[0]
+    assert "1 photo in person folders" in found.notes[0]
 
 
 @pytest.mark.parametrize("place", ["train/train.csv", "train.csv"])
@@ -92,7 +92,7 @@ def test_train_csv_wins_and_disagreement_is_said(tmp_path: Path, place: str) -> 
     assert column(found, "gender") == ["male", "male", "male"]
     assert column(found, "age") == [61, 23, 5]
     assert len(found.notes) == 1
-    assert "1 people (000001_female_Asian_45)" in found.notes[0]
+    assert "1 person (000001_female_Asian_45)" in found.notes[0]
 
 
 @pytest.mark.parametrize(("age", "years"), [("45.5", 45), ("99999999999999999999", None), ("old", None), ("-3", None)])

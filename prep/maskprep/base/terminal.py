@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal
@@ -125,7 +125,7 @@ def print_table(
     """Print a table on standard output, no wider than the terminal.
 
     Where the numbers of all columns do not fit beside each other, the columns that are left follow in a second table
-    below, again with the first name.
+    below, again with the first name. Columns without any content are left out.
 
     Args:
         columns: of which kind each is.
@@ -150,9 +150,10 @@ def print_table(
     if title:
         console.print(title, soft_wrap=True)
     cells = [[row[i] for row in body + last] for i in range(len(columns))]
+    empty = {i for i in range(1, len(columns)) if body and not any(cell.plain for cell in cells[i])}
     shortest = [column.shortest(each) for column, each in zip(columns, cells, strict=True)]
     widest = [column.widest(each) for column, each in zip(columns, cells, strict=True)]
-    for number, block in enumerate(_blocks(columns, shortest, room)):
+    for number, block in enumerate(_blocks(columns, shortest, empty, room)):
         if number:
             console.print()
         shown = [columns[i] for i in block]
@@ -191,11 +192,11 @@ def _fitted(cell: Text, column: Column, wide: int, folder: str) -> Text:
     return cell
 
 
-def _blocks(columns: Sequence[Column], shortest: Sequence[int], room: int) -> list[list[int]]:
-    """Numbers of the columns that stand beside each other, table for table."""
+def _blocks(columns: Sequence[Column], shortest: Sequence[int], empty: Set[int], room: int) -> list[list[int]]:
+    """Numbers of the columns that stand beside each other, table for table, without empty ones."""
     first = next((i for i, column in enumerate(columns) if column.kind == "name"), 0)
     blocks, used = [[0]], shortest[0]
-    for i in range(1, len(columns)):
+    for i in (i for i in range(1, len(columns)) if i not in empty):
         if used + GAP + shortest[i] > room and blocks[-1] != [first]:
             blocks.append([first])
             used = shortest[first]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, wrapped
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, Device, given_settings
 from masktrain.config.config import describe, keys, named
 
@@ -51,7 +51,8 @@ def init(
         note=note,
         probe=probe,
     )
-    print("\n".join(protocol.lines(made)))
+    for line in protocol.lines(made):
+        print(wrapped(line, 8))
     named = () if out is None else ("--protocol", out)
     tables.next_command("masktrain", "fit", cache, *named, "--dry-run", "--sheet", "samples.png")
 
@@ -99,7 +100,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] =
         print(known.text(name), end="")
         return
     for each in known.names():
-        print(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}")
+        print(wrapped(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}", 15))
 
 
 def settings(
@@ -113,7 +114,7 @@ def settings(
         default = about.default if not isinstance(about.default, tuple) else ",".join(map(str, about.default))
         print(f"{key} = {'none' if default is None else default}")
         source = about.metadata["source"]
-        print(f"    {about.metadata['help']}" + (f" ({source})" if source else ""))
+        print(wrapped(f"    {about.metadata['help']}" + (f" ({source})" if source else ""), 4))
 
 
 def sweep(

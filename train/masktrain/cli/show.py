@@ -107,11 +107,11 @@ class PrintedFit(Progress):
         )
         weak = weakest.line(record, self.present)
         if self.bar is not None:
-            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.bar.console.print(wrapped(line, LABEL), highlight=False, markup=False, soft_wrap=True)
             if weak:
                 self.bar.console.print(f"        {weak}", style="red", highlight=False, markup=False, soft_wrap=True)
         else:
-            print(line + (f"\n        {weak}" if weak else ""), flush=True)
+            print(wrapped(line, LABEL) + (f"\n        {weak}" if weak else ""), flush=True)
 
 
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:

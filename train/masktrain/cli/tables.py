@@ -152,7 +152,7 @@ def evaluated(report: Report) -> None:
 def warn(texts: Iterable[str]) -> None:
     """Print warnings on standard error."""
     for text in texts:
-        print(f"Warning: {text}", file=sys.stderr)
+        print(wrapped(f"Warning: {text}", 9), file=sys.stderr)
 
 
 def comparison(made: Comparison) -> None:
@@ -283,8 +283,11 @@ def models(
                 best = f"{entry.scores[0]:.4f}" if entry.scores else "—"
                 row.append(best + f", best of {len(entry.scores)}" * (len(entry.scores) > 1))
             rows.append(row)
+        if number > len(names):
+            print()
         print_table(columns, rows, title=wrapped(heading, 0))
-        print("\n".join([*problems, ""] if len(chosen) > 1 else problems), end="\n" if problems else "")
+        for problem in problems:
+            print(wrapped(problem, 0))
 
 
 def trial(done: Trial, sofar: Swept) -> None:
