@@ -192,7 +192,8 @@ def labels(inventory: Inventory) -> None:
     if inventory.attributes:
         field("complete", f"{inventory.complete} of {counted(inventory.photos, 'photo')} have every label")
     people, origin = inventory.persons
-    field("people", f"{people}, from {origin}" if people else "none known")
+    source = f", from {origin}" if origin else ""
+    field("people", f"{people}{source}" if people else "none known")
     if inventory.unused:
         names = [f"{name} ({why})" for name, why in inventory.unused.items()]
         field("not used", some(names, 6))

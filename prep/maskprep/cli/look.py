@@ -66,9 +66,10 @@ def explain(
     image: Annotated[str, typer.Argument(help="Name of the photo, or the end of its path.")],
 ) -> None:
     """Show all that is known of one photo: its file, faces, the chosen face and why, labels, and stages."""
+    from maskprep.base import wrapped
     from maskprep.pipeline import explain
 
-    typer.echo("\n".join(explain.explain(command.session, image)))
+    typer.echo("\n".join(wrapped(line, 10) for line in explain.explain(command.session, image)))
 
 
 @command("workers", "engine", "quiet")

@@ -84,7 +84,7 @@ def evaluate(
         table = _over_photos(table, shared, model)
     kept = asked.split == "val" and (run / ENSEMBLE).is_file()
     if kept:
-        asked = asked.called("of people held out, as answered by its members that had not seen them")
+        asked = asked.called("of held-out people, each by the models that were not trained on them")
     warnings += _warnings(asked, pictures, model, data, seen=not kept)
     rivals: list[tuple[str, Predictions]] = []
     if against is not None and predictions.is_csv(against):
