@@ -8,7 +8,7 @@ CACHE := demo/cache
 RUN := demo/run
 PHOTOS ?= $(SAMPLE)
 
-.PHONY: demo lock test lint types bench clean
+.PHONY: demo lock test lint types docs bench clean
 
 $(VENV)/installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +53,9 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/build_site.py
 
 # PHOTOS is any folder of labelled photos; faces.py and audit.py need to know what is true, recipes.py takes hours
 bench: $(VENV)/installed

@@ -16,7 +16,7 @@ from masktrain import api
 from masktrain.cli import app as cli
 from masktrain.cli import commands, project
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/python.md"
 
 
 def test_every_name_is_there_and_nothing_is_loaded_before_it_is_used() -> None:
@@ -54,7 +54,7 @@ def test_the_same_options_with_the_same_defaults(
         assert said == meant or (said, meant) in ((None, ()), (None, False)), name
 
 
-def test_every_command_of_the_readme_is_one_and_help_follows_the_work() -> None:
+def test_help_follows_the_work() -> None:
     group = typer.main.get_command(cli.app)
     listed = group.list_commands(typer.Context(group))  # type: ignore[attr-defined]
     order = [name for name in listed if not group.commands[name].hidden]  # type: ignore[attr-defined]
@@ -62,10 +62,10 @@ def test_every_command_of_the_readme_is_one_and_help_follows_the_work() -> None:
     assert order.index("init") < order.index("fit") < order.index("evaluate") < order.index("predict")
 
 
-def test_the_example_of_the_readme_works(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = README.read_text()
+def test_the_example_of_the_documentation_works(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGE.read_text(encoding="utf-8")
     code = text.partition("```python\nfrom masktrain import api")[2].partition("```")[0]
-    assert code, "the README has an example"
+    assert code, "the page has an example"
     code = "from masktrain import api" + code
     assert len(ast.parse(code).body) <= 6
     monkeypatch.chdir(tmp_path)
@@ -76,6 +76,6 @@ def test_the_example_of_the_readme_works(cache: Path, tmp_path: Path, monkeypatc
     )
     assert '"test_resnet"' in code
     names: dict[str, typing.Any] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, str(PAGE), "exec"), names)
     assert names["done"].epochs == 1 and 0 <= names["scored"].scores.macro_f1 <= 1
     assert (tmp_path / "predictions.csv").is_file()

@@ -50,7 +50,10 @@ COLUMNS = schema_of(
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """The ``index`` section of maskprep.yaml. A larger photo is an error (too_large): it may be a decompression bomb.
+    """The ``index`` section of maskprep.yaml.
+
+    Args:
+        max_megapixels: a larger photo is an error (too_large): it may be a decompression bomb.
 
     Raises:
         UsageError: out of range.
