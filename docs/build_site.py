@@ -59,4 +59,6 @@ def build(folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(f"site  {build(ROOT / 'build/docs')}")
+    page = build(ROOT / "build/docs")
+    print(f"site    {page}")
+    print(f"search  works where the site is served: python -m http.server --directory {page.parent}")
