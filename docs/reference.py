@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import inspect
 import json
 import math
@@ -247,6 +248,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that can stand in a cell."""
-    parts = " ".join(text.split()).replace("|", "\\|").split("`")
-    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+    """Text that can stand in a cell. Code that holds a bar is written as HTML: Markdown has no escape for it there."""
+    parts = " ".join(text.split()).split("`")
+    for i, part in enumerate(parts):
+        if i % 2:
+            bar = f"<code>{html.escape(part, quote=False).replace('|', '&#124;')}</code>"
+            parts[i] = bar if "|" in part else f"`{part}`"
+        else:
+            parts[i] = part.replace("|", "\\|").replace("<", "&lt;")
+    return "".join(parts)

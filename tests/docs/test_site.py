@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -95,6 +96,7 @@ def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("program", list(reference.PROGRAMS))
 def test_every_command_and_option_is_in_the_reference(program: str) -> None:
     page = reference.pages()[f"reference/{program}.md"]
+    page = html.unescape(page.replace("<code>", "`").replace("</code>", "`"))
     parts = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
     group = reference.group_of(program)
     assert set(parts) == {name for name, command in group.commands.items() if not command.hidden}
@@ -102,7 +104,7 @@ def test_every_command_and_option_is_in_the_reference(program: str) -> None:
         for parameter in group.commands[name].params:
             spellings = parameter.opts if parameter.param_type_name == "option" else [reference.label(parameter)]
             for spelling in [*spellings, *parameter.secondary_opts]:
-                assert re.search(rf"`{re.escape(spelling)}[ `]", text.replace("\\|", "|")), f"{name} {spelling}"
+                assert re.search(rf"`{re.escape(spelling)}[ `]", text), f"{name} {spelling}"
 
 
 def test_every_setting_is_in_the_reference() -> None:
