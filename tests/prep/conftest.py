@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import Page, browser
 from PIL import Image
 
 from maskprep.errors import UserError
@@ -115,6 +116,43 @@ def copy_finished(finished: tuple[Path, Path]) -> Callable[[Path], tuple[Path, P
 def work(copy_finished: Callable[[Path], tuple[Path, Path]], tmp_path: Path) -> tuple[Path, Path]:
     """A copy of photos and cache of a test's own."""
     return copy_finished(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def one_tab() -> Iterator[Page]:
+    with browser() as page:
+        yield page
+
+
+@pytest.fixture
+def tab(one_tab: Page) -> Page:
+    """A tab of a browser, the same for all tests."""
+    one_tab.size(1366, 768)
+    one_tab.errors.clear()
+    return one_tab
+
+
+@pytest.fixture(scope="session")
+def reviewed(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image, yunet: None) -> tuple[Path, Path]:
+    """Photos and their finished cache, not to be touched: two classes, one photo with two faces of nearly the same
+    size, one broken, one with a hostile name, which is a copy."""
+    import maskprep as api
+
+    root = tmp_path_factory.mktemp("review")
+    for i in range(6):
+        folder = root / "photos" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = Image.new("RGB", (420, 260), (90 + 20 * i, 120, 150))
+        photo.paste(portrait.resize((170, 170)), (20 if i == 0 else 120, 50))
+        if i == 0:
+            photo.paste(portrait.resize((160, 160)), (240, 50))
+        photo.save(folder / f"{i}.jpg", quality=92)
+    (root / "photos" / "cat" / "broken.jpg").write_bytes((root / "photos" / "cat" / "1.jpg").read_bytes()[:1500])
+    shutil.copy(root / "photos" / "cat" / "3.jpg", root / "photos" / "cat" / "<img src=x onerror=alert(1)>.jpg")
+    settings = root / "m.yaml"
+    settings.write_text("detect: {detectors: [yunet]}\nviews: {face: {size: 64, margin: 0.35}}\n")
+    api.run(root / "photos", root / "cache", settings, engine="serial")
+    return root / "photos", root / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def page() -> dict[str, Any]:
     n = len(CONTENTS)
     given = {
         "path": list(CONTENTS), "content": list(CONTENTS.values()), "people": [], "person": [-1] * n, "checks": [],
-        "findings": [], "label": [-1] * n, "classes": [], "faces": [[]] * n, "states": [], "id": "",
+        "findings": [], "label": [-1] * n, "classes": [], "faces": [[]] * n, "states": [], "id": "", "copies": [],
         "decisions": [row.row for row in ROWS],
     }  # fmt: skip
     data = data.replace('JSON.parse(document.getElementById("data").textContent)', json.dumps(given))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from browser import Page, browser
-from PIL import Image
+from browser import Page
 
 import maskprep as api
 from maskprep.audit.page import write_report
@@ -23,36 +21,9 @@ from maskprep.store.decisions import read_decisions
 TEXT = "<b>&\"' =x"
 
 
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Page]:
-    with browser() as page:
-        page.size(1366, 768)
-        yield page
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, portrait: Image.Image, yunet: None) -> tuple[Path, Path]:
-    """Two classes of photos, one photo with two faces of nearly the same size, one broken, one with a hostile name."""
-    root = tmp_path_factory.mktemp("review")
-    for i in range(6):
-        folder = root / "photos" / ("cat" if i % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        photo = Image.new("RGB", (420, 260), (90 + 20 * i, 120, 150))
-        photo.paste(portrait.resize((170, 170)), (20 if i == 0 else 120, 50))
-        if i == 0:
-            photo.paste(portrait.resize((160, 160)), (240, 50))
-        photo.save(folder / f"{i}.jpg", quality=92)
-    (root / "photos" / "cat" / "broken.jpg").write_bytes((root / "photos" / "cat" / "1.jpg").read_bytes()[:1500])
-    shutil.copy(root / "photos" / "cat" / "3.jpg", root / "photos" / "cat" / "<img src=x onerror=alert(1)>.jpg")
-    settings = root / "m.yaml"
-    settings.write_text("detect: {detectors: [yunet]}\nviews: {face: {size: 64, margin: 0.35}}\n")
-    api.run(root / "photos", root / "cache", settings, engine="serial")
-    return root / "photos", root / "cache"
-
-
 @pytest.fixture
-def cache(made: tuple[Path, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made[1], tmp_path / "cache"))
+def cache(reviewed: tuple[Path, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reviewed[1], tmp_path / "cache"))
 
 
 def show_every(tab: Page) -> None:
@@ -64,6 +35,11 @@ def go(tab: Page, image: str) -> None:
     tab.run(f"(at = data.path.indexOf({image!r}), refresh())")
     # until a frame is drawn, the browser still gives keys to a dialog that was just closed
     tab.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def other_face(tab: Page) -> str:
+    """The number of the face that is not chosen, as it stands on the photo."""
+    return str(tab.run("document.querySelector('.stage .tag:not(.mine)').dataset.number"))
 
 
 def drag_box(tab: Page) -> None:
@@ -90,7 +66,7 @@ def test_the_report_from_disk(tab: Page, cache: Path, tmp_path: Path) -> None:
     assert tab.run("data.path[at]") == "dog/0.jpg"
     tab.until("document.querySelector('.stage img').naturalWidth === 420")  # the photo itself, from disk
     assert tab.run("document.querySelectorAll('.stage .tag').length") == 2
-    tab.key("2")  # the other face
+    tab.key(other_face(tab))
     tab.until("isDecided(data.path.indexOf('dog/0.jpg'))")
 
     tab.click("#clear")
@@ -175,7 +151,7 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
         show_every(tab)
         go(tab, "dog/0.jpg")
         tab.until("document.querySelector('.stage img').naturalWidth === 420")
-        tab.key("2")
+        tab.key(other_face(tab))
         tab.until("document.getElementById('saved').textContent === 'saved'")
         assert [(d.image, d.verdict, d.by) for d in read_decisions(cache / "decisions.csv")] == [
             ("dog/0.jpg", "face", "ann")
@@ -186,7 +162,7 @@ def test_the_review_page_writes_at_once(tab: Page, cache: Path) -> None:
         other.change(f'{{"add": [{{"content": "{content}", "image": "cat/1.jpg", "verdict": "drop"}}]}}'.encode())
         go(tab, "cat/5.jpg")
         tab.key("a")
-        tab.until("decisions.length === 3")
+        tab.until("decisions.length > 3")  # and its copies may stay
         tab.key("u")
         tab.until("document.getElementById('saved').textContent === 'saved' && decisions.length === 2")
         assert {d.image for d in read_decisions(cache / "decisions.csv")} == {"dog/0.jpg", "cat/1.jpg"}

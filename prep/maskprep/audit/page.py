@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -16,20 +16,22 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, KINDS
+from maskprep.audit.likeness import appearance
+from maskprep.audit.model import joint, pooled
+from maskprep.audit.thumbs import THUMBS, write_thumbs
 from maskprep.base import Progress, write_atomic
-from maskprep.dataset import open_view
 from maskprep.faces import Subjects
 from maskprep.store import login
 
-THUMBS = "thumbs"
-THUMB_SIDE, THUMB_QUALITY = 160, 82
-"""Longer side of a card's picture, pixels, and its JPEG quality."""
-
-SCRIPTS = ("data", "decisions", "filters", "grid", "detail", "overview", "keys")
+SCRIPTS = (
+    *("data", "decisions", "filters", "address", "grid", "photo", "copies", "detail", "labels"),
+    *("sample", "overview", "map", "keys"),
+)
 """The parts of the page's script, in order."""
 
 
@@ -63,40 +65,10 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def write_thumbs(audit: Audit, progress: Progress) -> dict[str, str]:
-    """Small JPEGs of the crops of the view ``face``, else of the first one, in audit/thumbs. They are named by the
-    crop's key, so that only new crops are written. Returns image -> name."""
-    from PIL import Image
-
-    names = audit.cache.views()
-    if not names:
-        return {}
-    folder = audit.folder / THUMBS
-    view = open_view(audit.cache.root, "face" if "face" in names else names[0])
-    keys = [f"{key[:2]}/{key}" for key in view.table["key"]]
-    there = {f"{p.parent.name}/{p.stem}" for p in folder.glob("*/*.jpg")}
-    missing = [row for row, key in enumerate(keys) if key not in there]
-    scale = min(1.0, THUMB_SIDE / max(view.size))
-    size = (max(1, round(view.size[1] * scale)), max(1, round(view.size[0] * scale)))
-    progress.start("thumbs", len(missing))
-    for start in range(0, len(missing), 64):
-        rows = missing[start : start + 64]
-        for row, pixels in zip(rows, view.gather(rows), strict=True):
-            path = folder / f"{keys[row]}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray(pixels)
-            picture = picture if scale == 1 else picture.resize(size, Image.Resampling.BOX)
-            picture.save(path.with_suffix(".tmp"), format="JPEG", quality=THUMB_QUALITY)
-            path.with_suffix(".tmp").replace(path)  # no fsync: what is lost can be made again
-        progress.advance(len(rows))
-    for stale in there.difference(keys):
-        (folder / f"{stale}.jpg").unlink(missing_ok=True)
-    return dict(zip(view.table["image"], keys, strict=True))
-
-
 def page_data(audit: Audit, progress: Progress) -> dict[str, Any]:
     """What the page shows, column by column; all numbers finite, all keys plain. Its pictures are written."""
-    c, cache, thumbs = audit.context, audit.cache.root.resolve(), write_thumbs(audit, progress)
+    c, cache = audit.context, audit.cache.root.resolve()
+    thumbs = write_thumbs(audit.cache, audit.folder / THUMBS, progress)
     images = c.images["image"].tolist()
     number = {image: i for i, image in enumerate(images)}
     checks = {name: i for i, name in enumerate(CHECKS)}
@@ -121,6 +93,7 @@ def page_data(audit: Audit, progress: Progress) -> dict[str, Any]:
         "classes": list(c.schema.class_names),
         "attributes": {a.name: list(a.classes) for a in c.schema.attributes},
         "numbers": [a.name for a in c.schema.attributes if a.bins],
+        "limits": {a.name: list(a.bins) for a in c.schema.attributes if a.bins},
         "order": list(c.schema.names),
         "path": images,
         "content": c.images["content"].fillna("").tolist(),
@@ -135,7 +108,13 @@ def page_data(audit: Audit, progress: Progress) -> dict[str, Any]:
         "box": boxes,
         "auto": automatic_boxes(c, boxes),
         "faces": [_faces(c, image) for image in images],
-        "thumb": [thumbs.get(image, "") for image in images],
+        "thumb": [thumbs.crops.get(image, "") for image in images],
+        "matte": [thumbs.mattes.get(image, "") for image in images],
+        "transform": [_numbers(thumbs.transforms.get(image)) for image in images],
+        "crop": thumbs.size,
+        "copies": _copies(c, number),
+        "predicted": _predicted(c, images),
+        **_appearance(c, images),
         "findings": [[number[f.image], checks[f.check], f.severity, f.detail] for f in audit.outcome.findings],
         "decisions": [row for row, _, _ in states],
         "states": states,
@@ -159,6 +138,55 @@ def _faces(c: Context, image: str) -> list[list[float]]:
         [k.face.faces[0], *(round(v, 1) for v in k.face.box), round(k.mark, 3), round(k.face.evidence, 3)]
         for k in candidates
     ]
+
+
+def _numbers(values: Any) -> list[float] | None:
+    return None if values is None else [round(float(v), 4) for v in np.ravel(values)]
+
+
+def _copies(c: Context, number: Mapping[str, int]) -> list[tuple[int, int, str, int]]:
+    """The pairs of photos that are alike and that nobody has allowed: both numbers, kind, distance in bits."""
+    if c.duplicates is None:
+        return []
+    columns = (c.duplicates[name].tolist() for name in ("image_a", "image_b", "kind", "distance"))
+    return [(number[a], number[b], kind, int(bits)) for a, b, kind, bits in zip(*columns, strict=True)]
+
+
+def _predicted(c: Context, images: Sequence[str]) -> dict[str, list[int]]:
+    """For each attribute, and for the joint class as ``""``: the likeliest class by the mean of all runs, -1 for an
+    image without label or prediction. Empty without predictions."""
+    if not c.predictions:
+        return {}
+    truth, rows = c.once(joint)
+    tables = {name: pooled(c, name)[1] for name in c.schema.joint} if len(truth) else {}
+    tables[""] = rows.groupby(level=0).mean()
+    likeliest = {name: dict(zip(t.index, t.idxmax(axis=1).astype(int), strict=True)) for name, t in tables.items()}
+    return {name: [int(classes.get(image, -1)) for image in images] for name, classes in likeliest.items() if classes}
+
+
+def _appearance(c: Context, images: Sequence[str]) -> dict[str, Any]:
+    """``vectors``: what each face looks like, int8 [n, ``dimensions``]; -128 in the first place for a photo that was
+    not measured. ``map``: the first two components as uint16 [n, 2]. Both base64 of little-endian numbers."""
+    values = appearance(c.patches)
+    if values.shape[1] < 2:
+        return {"dimensions": 0, "vectors": "", "map": ""}
+    row = {image: i for i, image in enumerate(c.measures["image"])}
+    at = np.array([row.get(image, -1) for image in images])
+    scale = 127 / max(1e-9, float(np.percentile(np.abs(values), 99.5)))
+    vectors = np.clip(np.rint(values * scale), -127, 127).astype(np.int8)[at]
+    vectors[at < 0] = 0
+    vectors[at < 0, 0] = -128
+    low, high = np.percentile(values[:, :2], (0.5, 99.5), axis=0)
+    place = np.clip((values[:, :2] - low) / np.maximum(1e-9, high - low), 0, 1)
+    return {
+        "dimensions": vectors.shape[1],
+        "vectors": _base64(vectors),
+        "map": _base64(np.rint(place * 65535).astype("<u2")[at]),
+    }
+
+
+def _base64(values: NDArray[Any]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
 def _box(corners: Any) -> list[float] | None:

@@ -1,4 +1,5 @@
-"""``maskprep review``: the report served to browsers on this machine; decisions are written straight to decisions.csv.
+"""``maskprep review``: the report served to browsers on this machine; decisions are written straight to decisions.csv,
+saved filters to filters.json.
 
 Only 127.0.0.1 is listened on. Every address begins with a random token; the Host and, for writing, the Origin must be
 ours, so no other site open in the same browser can read or write. Photos and crops are sent by their number or key:
@@ -18,18 +19,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from maskprep.audit.examine import Audit
-from maskprep.audit.page import THUMBS, page_data, render
+from maskprep.audit.page import page_data, render
+from maskprep.audit.saved import read_filters, save_filter
+from maskprep.audit.thumbs import THUMBS
 from maskprep.base import Progress, UserError, below, new_token, own_page
 from maskprep.photos import PhotoError
 from maskprep.store import change, from_json, read_decisions
 
 HOST = "127.0.0.1"
-LONGEST = 1400
-"""Photos are sent at most this large, pixels."""
+LONGEST, LONGEST_FULL = 1400, 8000
+"""Photos are sent at most this large, pixels: as they are first shown, and to be looked at closely."""
 
 MAX_BODY = 32 << 20
-THUMB = re.compile(r"thumbs/([0-9a-f]{2}/[0-9a-f]{8,64}\.jpg)")
-PHOTO = re.compile(r"photo/([0-9]{1,9})")
+THUMB = re.compile(r"thumbs/([0-9a-f]{2}/[0-9a-f]{8,64}(?:-[0-9a-f]{8})?\.(?:jpg|png))")
+PHOTO = re.compile(r"photo/([0-9]{1,9})(/full)?")
 
 
 @dataclass
@@ -48,7 +51,7 @@ class ReviewSession:
     photos: list[str]
     token: str = field(default_factory=new_token)
 
-    def photo(self, number: int) -> bytes | None:
+    def photo(self, number: int, longest: int = LONGEST) -> bytes | None:
         """A photo, upright, reduced and as JPEG; None when there is no such photo or it cannot be decoded."""
         from PIL import Image
 
@@ -59,13 +62,13 @@ class ReviewSession:
         except PhotoError:
             return None
         picture = Image.fromarray(pixels)
-        picture.thumbnail((LONGEST, LONGEST))
+        picture.thumbnail((longest, longest))
         out = io.BytesIO()
         picture.save(out, format="JPEG", quality=88)
         return out.getvalue()
 
     def thumb(self, name: str) -> bytes | None:
-        """A crop's small picture by its file's name; None when there is none."""
+        """The small picture of a crop or matte by its file's name; None when there is none."""
         file = self.audit.folder / THUMBS / name
         return file.read_bytes() if file.is_file() else None
 
@@ -79,15 +82,35 @@ class ReviewSession:
         Raises:
             UserError: the body or a decision is not valid; nothing was changed.
         """
-        try:
-            asked = json.loads(body)
-        except (ValueError, RecursionError):
-            asked = None
-        lists = [asked.get(name, []) for name in ("add", "remove")] if isinstance(asked, dict) else []
-        if not lists or not all(isinstance(rows, list) for rows in lists):
+        asked = _parsed(body)
+        lists = [asked.get(name, []) for name in ("add", "remove")]
+        if not asked or not all(isinstance(rows, list) for rows in lists):
             raise UserError("The request is no JSON of decisions.")
         change(self.audit.cache.decisions, *map(from_json, lists))
         return self.decisions()
+
+    def filters(self) -> dict[str, Any]:
+        """All saved filters."""
+        return {"filters": read_filters(self.audit.cache)}
+
+    def save_filter(self, body: bytes) -> dict[str, Any]:
+        """Save a filter or delete one: ``{"name": ..., "filter": ...}``, an empty filter deletes.
+
+        Raises:
+            UserError: the body is not valid; nothing was changed.
+        """
+        asked = _parsed(body)
+        save_filter(self.audit.cache, asked.get("name"), asked.get("filter"))
+        return self.filters()
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object of a request's body; empty for anything else."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return asked if isinstance(asked, dict) else {}
 
 
 def open_review(audit: Audit, progress: Progress, by: str | None = None) -> ReviewSession:
@@ -156,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        """The page, a crop, a photo or the decisions."""
+        """The page, a crop, a matte, a photo, the decisions or the saved filters."""
         asked, session = self._asked(), self.server.session
         if asked is None:
             return
@@ -164,20 +187,23 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, session.page, "text/html; charset=utf-8")
         elif asked == "decisions":
             self._answer(session.decisions)
+        elif asked == "filters":
+            self._answer(session.filters)
         elif match := THUMB.fullmatch(asked):
-            self._picture(session.thumb(match.group(1)))
+            name = match.group(1)
+            self._picture(session.thumb(name), "image/png" if name.endswith(".png") else "image/jpeg")
         elif match := PHOTO.fullmatch(asked):
-            self._picture(session.photo(int(match.group(1))))
+            self._picture(session.photo(int(match.group(1)), LONGEST_FULL if match.group(2) else LONGEST))
         else:
             self._refuse(404, "there is no such page")
 
     def do_POST(self) -> None:
-        """Change the decisions."""
-        asked = self._asked()
+        """Change the decisions or the saved filters."""
+        asked, session = self._asked(), self.server.session
         length = self.headers.get("Content-Length", "")
         if asked is None:
             return
-        if asked != "decisions":
+        if asked not in ("decisions", "filters"):
             self._refuse(404, "there is no such page")
         elif not own_page(self.headers.get("Origin"), self.headers.get("Host")):
             self._refuse(403, "the request comes from another page")
@@ -186,10 +212,11 @@ class Handler(BaseHTTPRequestHandler):
         elif int(length) > MAX_BODY:
             self._refuse(413, "the request is too large")
         elif self.headers.get_content_type() != "application/json":
-            self._refuse(415, "decisions are sent as JSON")
+            self._refuse(415, "changes are sent as JSON")
         else:
             body = self.rfile.read(int(length))
-            self._answer(lambda: self.server.session.change(body))
+            work = session.change if asked == "decisions" else session.save_filter
+            self._answer(lambda: work(body))
 
     def _asked(self) -> str | None:
         """What is asked for, below the token; None when the request was refused."""
@@ -211,11 +238,11 @@ class Handler(BaseHTTPRequestHandler):
             status, answer = 500, {"error": str(problem.strerror or problem)}
         self._send(status, json.dumps(answer).encode(), "application/json")
 
-    def _picture(self, data: bytes | None) -> None:
+    def _picture(self, data: bytes | None, kind: str = "image/jpeg") -> None:
         if data is None:
             self._refuse(404, "there is no such picture")
         else:
-            self._send(200, data, "image/jpeg", "private, max-age=3600")
+            self._send(200, data, kind, "private, max-age=3600")
 
     def _refuse(self, status: int, why: str) -> None:
         self.close_connection = True  # a body may be left unread

@@ -74,10 +74,47 @@ const facesOf = data.faces.map((faces) =>
 );
 const shownPhoto = (i) => data.width[i] && data.height[i] && !data.error[i];
 
-function photo(i) {
-  return data.serve ? "photo/" + i : data.root + data.path[i].split("/").map(encodeURIComponent).join("/");
+// Pairs of photos that are alike: the other photo, kind and distance, for both photos of a pair.
+const copiesOf = data.path.map(() => []);
+for (const [a, b, kind, distance] of data.copies) {
+  copiesOf[a].push({ other: b, kind, distance });
+  copiesOf[b].push({ other: a, kind, distance });
 }
-function crop(i) {
-  if (!data.thumb[i]) return data.error[i] || "no crop";
-  return el("img", { src: `thumbs/${data.thumb[i]}.jpg`, alt: "", decoding: "async", draggable: "false" });
+
+// Class names of an attribute, or of the joint label (""), and what images are labelled with.
+const classNames = (name) => (name ? data.attributes[name] : data.classes);
+function labelled(name) {
+  if (!name) return data.label;
+  const limits = data.numbers.includes(name) ? data.limits[name] : null;
+  const index = (value) => (limits ? limits.filter((limit) => Number(value) >= limit).length : data.attributes[name].indexOf(value));
+  return data.values[name].map((value) => (value === null ? -1 : index(value)));
 }
+
+function numbersIn(text, Kind) {
+  return new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+}
+const once = (make) => {
+  let made;
+  return () => (made ??= make());
+};
+const vectors = once(() => numbersIn(data.vectors, Int8Array));
+const isMeasured = (i) => data.dimensions > 0 && vectors()[i * data.dimensions] !== -128;
+
+// All measured images, the most alike first, the image itself at the top.
+function alike(i) {
+  const [all, d] = [vectors(), data.dimensions];
+  const own = all.subarray(i * d, i * d + d);
+  const far = new Float64Array(count);
+  for (let j = 0; j < count; j++) {
+    let sum = 0;
+    for (let k = 0, at = j * d; k < d; k++) sum += (all[at + k] - own[k]) ** 2;
+    far[j] = sum;
+  }
+  far[i] = -1;
+  return [...data.path.keys()].filter(isMeasured).sort((a, b) => far[a] - far[b]);
+}
+
+const encoded = (path) => path.split("/").map(encodeURIComponent).join("/");
+const photo = (i) => (data.serve ? "photo/" + i : data.root + encoded(data.path[i]));
+const thumb = (name) => el("img", { src: "thumbs/" + name, alt: "", decoding: "async", draggable: "false" });
+const crop = (i) => (data.thumb[i] ? thumb(data.thumb[i] + ".jpg") : data.error[i] || "no crop");

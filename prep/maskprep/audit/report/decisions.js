@@ -4,6 +4,8 @@ const COLUMNS = ["content", "image", "verdict", "value", "expected", "reason", "
 const KEEP = "maskprep-rulings-" + data.id;
 let decisions = [...data.decisions];
 let decisionsOf = [];
+let allowed = new Set(); // pairs of contents that may stay
+let reasonText = ""; // for the next decision
 const undoable = [];
 const stateOf = new Map(data.states.map(([row, state, why]) => [rowKey(row), { state, why }]));
 
@@ -23,13 +25,24 @@ function setDecisions(rows) {
   decisions = rows;
   decisionsOf = data.path.map(() => []);
   for (const row of rows) for (const i of holders(row)) decisionsOf[i].push(row);
+  allowed = new Set(rows.filter((row) => row.verdict === "allow_duplicate").map((row) => pairKey(row.content, row.value)));
 }
+const pairKey = (...contents) => contents.sort().join(" ");
+const isAllowed = (i, j) => allowed.has(pairKey(data.content[i], data.content[j]));
+const openCopies = (i) => copiesOf[i].map((copy) => copy.other).filter((j) => !isAllowed(i, j));
+const onlyCopies = (i) => copiesOf[i].length > 0 && findingsOf[i].every((f) => data.checks[f.check].name === "duplicate");
 function liveDecisions(i) {
   return decisionsOf[i].filter(
     (row) => row.verdict !== "allow_duplicate" && stateOf.get(rowKey(row))?.state !== "stale",
   );
 }
-const isDecided = (i) => liveDecisions(i).length > 0;
+const areCopiesAllowed = (i) => onlyCopies(i) && !openCopies(i).length;
+const isDecided = (i) => liveDecisions(i).length > 0 || areCopiesAllowed(i);
+// What an image is labelled with, its decision included.
+function labelNow(i, name) {
+  const row = liveDecisions(i).findLast((row) => row.verdict === "relabel" && row.value.split("=")[0].trim() === name);
+  return row ? row.value.slice(row.value.indexOf("=") + 1).trim() : data.values[name][i];
+}
 
 function without(rows, others) {
   const keys = new Set(others.map(rowKey));
@@ -48,12 +61,13 @@ function restoreLocal() {
   if (kept?.added?.length) say(kept.added.length + " decisions kept in this browser");
 }
 
-async function exchange(change) {
+// Read what the server keeps under an address, or change it.
+async function exchange(address, change) {
   const headers = { "Content-Type": "application/json" };
-  const answer = await fetch("decisions", change && { method: "POST", headers, body: JSON.stringify(change) });
+  const answer = await fetch(address, change && { method: "POST", headers, body: JSON.stringify(change) });
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error || answer.statusText);
-  return body.decisions;
+  return body;
 }
 let waiting = Promise.resolve();
 function commit(add, remove) {
@@ -67,7 +81,7 @@ function commit(add, remove) {
   say("saving …");
   waiting = waiting.then(async () => {
     try {
-      setDecisions(await exchange({ add, remove }));
+      setDecisions((await exchange("decisions", { add, remove })).decisions);
       refresh();
       say("saved");
     } catch (error) {
@@ -82,7 +96,7 @@ async function poll() {
   if (!data.serve || document.hidden) return;
   await waiting;
   try {
-    const now = await exchange();
+    const now = (await exchange("decisions")).decisions;
     if (now.map(rowKey).join() === decisions.map(rowKey).join()) return;
     setDecisions(now);
     refresh();
@@ -100,37 +114,50 @@ function say(text, bad = false) {
 
 function rowFor(i, verdict, value, expected) {
   const [by, when] = [$("by").value.trim(), new Date().toISOString().slice(0, 19) + "Z"];
-  return { content: data.content[i], image: data.path[i], verdict, value, expected, reason: "", by, when };
+  const reason = [filter.sample ? SAMPLED : "", reasonText.trim()].filter(Boolean).join(": ");
+  return { content: data.content[i], image: data.path[i], verdict, value, expected, reason, by, when };
 }
 const expectedBox = (i) => (data.auto[i] ? boxText(data.auto[i]) : "");
 
-// What can be decided: image -> row, null where it cannot be.
+// What can be decided: image -> one row or several, null where it cannot be.
 const acts = {
-  keep: (i) => data.auto[i] && rowFor(i, "keep", "", expectedBox(i)),
+  keep: (i) => {
+    const pairs = openCopies(i).map((j) => acts.allow(j)(i));
+    const pairsOnly = pairs.length > 0 && onlyCopies(i) && !liveDecisions(i).length;
+    return pairsOnly || !data.auto[i] ? pairs : [rowFor(i, "keep", "", expectedBox(i)), ...pairs];
+  },
+  allow: (j) => (i) => rowFor(i, "allow_duplicate", data.content[j], ""),
   drop: (i) => rowFor(i, "drop", "", expectedBox(i)),
-  face: (k) => (i) => {
-    const face = facesOf[i][k];
+  face: (number) => (i) => {
+    const face = facesOf[i].find((each) => each.number === number);
     return face && rowFor(i, "face", String(face.number), boxText(face.box));
   },
   box: (box) => (i) => rowFor(i, "box", boxText(box), expectedBox(i)),
   label: (name, value) => (i) => {
     const old = data.values[name][i];
-    return old === value ? null : rowFor(i, "relabel", `${name}=${value}`, old === null ? "" : `${name}=${old}`);
+    return rowFor(i, "relabel", `${name}=${value}`, old === null ? "" : `${name}=${old}`);
   },
 };
 function decide(images, act) {
-  const rows = images.map((i) => [i, act(i)]);
-  const add = rows.map(([, row]) => row).filter(Boolean);
-  const remove = rows.flatMap(([i, row]) => (row ? replacedBy(i, row) : []));
+  const rows = images.map((i) => [i, [act(i)].flat().filter(Boolean)]);
+  const add = rows.flatMap(([, made]) => made);
+  const remove = rows.flatMap(([i, made]) => made.flatMap((row) => replacedBy(i, row)));
   if (add.length) {
     undoable.push({ add, remove, at });
+    reasonText = "";
     commit(add, remove);
     if (images.length > 1) selection.clear();
     else if (add[0].verdict !== "relabel") at = neighbour(images[0]) ?? at;
   }
   refresh();
-  const refused = images.length - add.length;
+  const refused = rows.filter(([, made]) => !made.length).length;
   if (refused) say(refused === 1 ? "that cannot be decided here" : refused + " could not be decided so", true);
+}
+function giveReason(row, reason) {
+  const add = [{ ...row, reason, when: new Date().toISOString().slice(0, 19) + "Z" }];
+  undoable.push({ add, remove: [row], at });
+  commit(add, [row]);
+  refresh();
 }
 // Earlier decisions on the same topic, also under another name of the same content.
 function replacedBy(i, row) {
@@ -145,9 +172,9 @@ function undo() {
 }
 function decisionText(i) {
   const words = { keep: "accepted", drop: "dropped", face: "other face", box: "own box" };
-  return liveDecisions(i)
-    .map((row) => words[row.verdict] || row.value.replace("=", ": "))
-    .join(", ");
+  const label = ({ value, expected }) => value.replace("=", ": ") + (value === expected ? " (confirmed)" : "");
+  const texts = liveDecisions(i).map((row) => words[row.verdict] || label(row));
+  return (areCopiesAllowed(i) ? [...texts, "pair allowed"] : texts).join(", ");
 }
 
 // ---------------------------------------------------------------- decisions.csv

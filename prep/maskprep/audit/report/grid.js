@@ -34,23 +34,24 @@ function paint() {
   });
   $("empty").hidden = shown.length > 0;
 }
+const isTyping = () => document.activeElement?.matches("input, select");
 function card(i) {
   const [top, ...more] = findingsOf[i];
   const why = top ? checkNames[top.check] + (more.length ? "  +" + more.length : "") : classOf[i];
   const onmouseenter = () => {
     hover = i;
-    setTimeout(() => hover === i && i !== at && !drawing && !selection.size && detail(i), 250);
+    setTimeout(() => hover === i && i !== at && !drawing && !isTyping() && !selection.size && detail(i), 250);
   };
   const onmouseleave = () => {
     if (hover === i) hover = -1;
-    setTimeout(() => hover < 0 && detailed !== at && detail(at), 120);
+    setTimeout(() => hover < 0 && detailed !== at && !isTyping() && detail(at), 120);
   };
   const severity = top ? badge(worst[i]) : null;
   const file = data.label[i] >= 0 ? classOf[i] : baseName(data.path[i]);
   return el(
     "div.card",
     { "data-image": data.path[i], onclick: (event) => choose(i, event), onmouseenter, onmouseleave },
-    el("div.pic", crop(i), severity),
+    el("div.pic", crop(i), matteShown && data.matte[i] ? thumb(data.matte[i] + ".png") : null, severity),
     el("div.text", el("div.why", why), el("div.file", file)),
   );
 }

@@ -4,19 +4,27 @@
 const KEYS = [
   ["a", "accept: it is right as it is", () => decide(targets(), acts.keep)],
   ["d", "drop the photo", () => decide(targets(), acts.drop)],
-  ["1 … 9", "choose that face"],
+  ["0 … 9", "choose the face with that number; two digits are typed in a row"],
   ["b", "draw a box (drag on the photo)", toggleDrawing],
   ["l", "change a label, then a number", openLabels],
+  ["c", "label one photo after the other, one key for each class", () => (labelling ? stopLabelling() : startLabelling())],
+  ["r", "give a reason for the next decision", () => $("reason")?.focus()],
   ["u", "undo", () => (undoable.length ? undo() : say("nothing to undo"))],
   ["← → ↑ ↓", "move; with Shift also choose"],
   ["n", "next that is not decided", () => go(neighbour(at) ?? at)],
   ["x", "choose or unchoose", () => at >= 0 && (toggle(selection, at), refresh())],
   ["p", "choose all photos of this person", () => personOf[at] && select(membersOf.get(personOf[at]))],
   ["Ctrl A", "choose all that are shown"],
-  ["Esc", "let go of the choice"],
+  ["s", "show what looks most like this one", () => at >= 0 && isMeasured(at) && showOnly({ like: at })],
+  ["f", "full screen", toggleFull],
+  ["+", "zoom in; also the wheel, and drag to move", () => zoomBy(1.5)],
+  ["-", "zoom out", () => zoomBy(1 / 1.5)],
+  ["m", "show what the matte removes", toggleMatte],
+  ["Esc", "clear the selection, end labelling or full screen"],
   ["/", "search", () => $("search").focus()],
   ["o", "overview", () => tab("overview")],
   ["g", "findings", () => tab("grid")],
+  ["v", "map of all images", () => tab("map")],
   ["e", "export decisions.csv", exportCsv],
   ["t", "dark or light", () => theme(!document.documentElement.classList.contains("dark"))],
   ["?", "keys", help],
@@ -24,6 +32,8 @@ const KEYS = [
 const shortcuts = Object.fromEntries(KEYS.filter((key) => key[2]).map(([key, , act]) => [key, act]));
 Object.assign(shortcuts, {
   Escape: () => {
+    if (labelling) return stopLabelling();
+    if (full && !drawing) return toggleFull();
     if (drawing) drawing = false;
     else selection.clear();
     refresh();
@@ -37,7 +47,27 @@ Object.assign(shortcuts, {
   ArrowDown: () => move(columns),
   ArrowUp: () => move(-columns),
 });
-for (let k = 1; k < 10; k++) shortcuts[k] = () => decide(targets(), acts.face(k - 1));
+shortcuts["="] = shortcuts["+"];
+for (let digit = 0; digit < 10; digit++) shortcuts[digit] = () => typeNumber(String(digit));
+
+// The digits of a face's number: it is chosen as soon as no longer number can be meant.
+const PAUSE = 700; // milliseconds
+let typed = "";
+let pause = 0;
+function typeNumber(digit) {
+  clearTimeout(pause);
+  typed += digit;
+  const numbers = [...new Set(targets().flatMap((i) => facesOf[i].map((face) => String(face.number))))];
+  const longer = numbers.some((number) => number.startsWith(typed) && number !== typed);
+  const choose = () => {
+    const number = typed;
+    typed = "";
+    if (numbers.includes(number)) decide(targets(), acts.face(Number(number)));
+    else say(`there is no face ${number} here`, true);
+  };
+  if (longer) pause = setTimeout(choose, PAUSE);
+  else choose();
+}
 
 function help() {
   const kept = data.serve ? "are written to decisions.csv at once." : "stay in this browser until they are exported.";
@@ -51,17 +81,19 @@ function help() {
   $("help").showModal();
 }
 function tab(which) {
-  for (const name of ["grid", "overview"]) {
+  for (const name of ["grid", "overview", "map"]) {
     $(name).hidden = which !== name;
     $("tab-" + name).classList.toggle("on", which === name);
   }
   if (which === "overview") return overview();
+  if (which === "map") return mapTab();
   layout();
   paint();
 }
 function theme(dark) {
   document.documentElement.classList.toggle("dark", dark);
   remember("maskprep-theme", dark ? "dark" : "light");
+  drawMap();
 }
 function refresh() {
   const decided = withFindings.filter(isDecided);
@@ -73,15 +105,17 @@ function refresh() {
   const all = withFindings.length;
   $("progress-bar").style.width = (all ? (100 * decided.length) / all : 100) + "%";
   $("progress-text").textContent = `${decided.length} of ${all} decided`;
-  $("count").textContent = `${shown.length} images` + (position.has(at) ? `, at ${position.get(at) + 1}` : "");
+  const images = shown.length === 1 ? "1 image" : `${shown.length} images`;
+  $("count").textContent = position.has(at) ? `${position.get(at) + 1} of ${images}` : images;
   $("selected").textContent = selection.size ? `${selection.size} chosen` : "";
+  $("sampled").textContent = filter.sample ? estimate(filter.sample) : "";
   $("undo").disabled = !undoable.length;
 }
 function select(images) {
   images.forEach((i) => selection.add(i));
   refresh();
 }
-const EVERYWHERE = "ogetu?";
+const EVERYWHERE = "ogvcetu?";
 
 addEventListener("keydown", (event) => {
   const { key, shiftKey } = event;
@@ -92,6 +126,7 @@ addEventListener("keydown", (event) => {
     if (key === "Escape") event.target.blur();
     return;
   }
+  if (labelling && onGrid && !control && !event.altKey && classKey(key)) return event.preventDefault();
   if (control && key === "a" && onGrid) (event.preventDefault(), select(shown));
   if (control || event.altKey || !(key in shortcuts) || !(onGrid || EVERYWHERE.includes(key))) return;
   event.preventDefault();
@@ -100,13 +135,15 @@ addEventListener("keydown", (event) => {
   shortcuts[key]();
   if (extend) select([at]);
 });
-const buttons = { undo: "u", export: "e", theme: "t", "help-button": "?", "tab-grid": "g", "tab-overview": "o" };
+const buttons = { undo: "u", export: "e", theme: "t", "help-button": "?", "tab-grid": "g", "tab-overview": "o", "tab-map": "v", "tab-labelling": "c" };
 for (const [id, key] of Object.entries(buttons)) $(id).onclick = shortcuts[key];
 $("clear").onclick = () => (resetFilter(), refilter());
-$("search").oninput = () => ((filter.text = $("search").value.trim().toLowerCase()), refilter());
+$("filters-button").onclick = () => $("filters").classList.toggle("open");
+$("search").oninput = () => ((lastTyped = performance.now()), (filter.text = $("search").value.trim().toLowerCase()), refilter());
 $("severity").oninput = () => ((filter.severity = Number($("severity").value)), refilter());
 $("scroll").addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
-addEventListener("resize", refresh);
+addEventListener("resize", () => (refresh(), drawMap()));
+addEventListener("popstate", readAddress);
 addEventListener("focus", poll);
 $("by").value = (!data.serve && recall("maskprep-by")) || data.by;
 $("by").onchange = () => remember("maskprep-by", $("by").value.trim());
@@ -125,6 +162,8 @@ if (data.serve) {
   setInterval(poll, 4000);
   setDecisions(decisions);
 } else restoreLocal();
-resetFilter();
+if (!data.dimensions) $("tab-map").hidden = true;
+if (!labelledNames().length && !data.serve) $("tab-labelling").hidden = true;
 tab("grid");
-refilter();
+readAddress();
+loadSaved();

@@ -13,9 +13,36 @@ function panel(title, entries, about) {
   const lines = entries.map((entry) => line(entry, largest));
   return el("section.panel", el("h2", title), about ? el("p.about", about) : null, lines);
 }
+
+// Rows are labels, columns predictions; shading is the share of the row.
+let matrixOf = null;
+function matrixPanel() {
+  const names = Object.keys(data.predicted);
+  if (!names.length) return null;
+  const title = (name) => name || "all together";
+  matrixOf = names.includes(matrixOf) ? matrixOf : names[0];
+  const [labels, predicted, classes] = [labelsFor[matrixOf](), data.predicted[matrixOf], classNames(matrixOf)];
+  const counts = classes.map(() => classes.map(() => 0));
+  data.path.forEach((_, i) => labels[i] >= 0 && predicted[i] >= 0 && (counts[labels[i]][predicted[i]] += 1));
+  const used = classes.map((_, k) => k).filter((k) => counts.some((row, j) => row[k] || counts[k][j]));
+  const cell = (j, k) => {
+    const [n, all] = [counts[j][k], counts[j].reduce((sum, value) => sum + value, 0)];
+    const say = `labelled ${classes[j]}, predicted ${classes[k]}: ${n} of ${all}`;
+    const button = el("button", { title: say, disabled: !n, "data-cell": `${j},${k}`, onclick: () => showOnly({ cell: [matrixOf, j, k] }) }, String(n));
+    button.style.setProperty("--share", all ? n / all : 0);
+    return el("td" + (j === k ? ".right" : ""), button);
+  };
+  const rows = used.map((j) => el("tr", el("th", { title: classes[j] }, classes[j]), used.map((k) => cell(j, k))));
+  const head = el("tr", el("th"), used.map((k) => el("th", { title: classes[k] }, el("span", classes[k]))));
+  const pick = (name) => () => ((matrixOf = name), overview());
+  const buttons = names.map((name) => el("button" + (name === matrixOf ? ".on" : ""), { "data-matrix": name, onclick: pick(name) }, title(name)));
+  const about = "Rows are labels, columns what runs that did not know the person predict; click a number to see its images.";
+  const table = el("div.matrix" + (used.length > 8 ? ".many" : ""), el("table", el("thead", head), el("tbody", rows)));
+  return el("section.panel.wide", el("h2", "Confusion matrix"), el("p.about", about), el("div.row.left", buttons), table);
+}
 function overview() {
   const filtered = (key, value) => () => {
-    for (const each of Object.keys(FACETS)) filter[each].clear();
+    resetFilter();
     filter[key].add(value);
     filter.show = key === "checks" ? "open" : "every";
     tab("grid");
@@ -50,6 +77,8 @@ function overview() {
     "will change something; above 0.5 it counts as likely (orange).";
   $("overview").replaceChildren(
     el("section.panel.wide", el("h2", headline), el("p.about", about)),
+    ...[matrixPanel()].filter(Boolean),
+    samplePanel(),
     panel("Findings per check", listed, "all, and in brackets the likely ones; click to see them"),
     panel("Images by their worst finding", bins),
     panel("Status of the subject", simple("statuses")),
