@@ -20,7 +20,7 @@ import pytest
 
 COMMANDS = [
     "audit",
-    "decisions",
+    "decide",
     "index",
     "review",
     "crop",

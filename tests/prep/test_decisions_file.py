@@ -166,18 +166,18 @@ def test_the_command_lists_merges_and_finds_stale_ones(work: Work, tmp_path: Pat
     change(cache / "decisions.csv", [Decision(*a, "drop", by="ann"), Decision("0" * 32, "gone.jpg", "drop")])
     theirs = tmp_path / "theirs.csv"
     theirs.write_text(to_csv([Decision(*a, "box", "1 1 50 50", by="=bob"), Decision(*b, "drop")]))
-    listed = cli("decisions", cache)
+    listed = cli("decide", cache)
     assert listed.returncode == 0 and "1 applied" in listed.stdout and "1 stale" in listed.stdout
-    assert cli("decisions", cache, "--stale").returncode == 3
+    assert cli("decide", cache, "--stale").returncode == 3
     before = (cache / "decisions.csv").read_bytes()
-    stopped = cli("decisions", cache, "--merge", theirs)
+    stopped = cli("decide", cache, "--merge", theirs)
     assert stopped.returncode == 1 and "conflict" in stopped.stderr and a[1] in stopped.stderr
     assert (cache / "decisions.csv").read_bytes() == before
-    assert cli("decisions", cache, "--merge", theirs, "--prefer", "theirs").returncode == 0
+    assert cli("decide", cache, "--merge", theirs, "--prefer", "theirs").returncode == 0
     assert {(d.image, d.verdict) for d in read_decisions(cache / "decisions.csv")} == {
         (a[1], "box"),
         (b[1], "drop"),
         ("gone.jpg", "drop"),
     }
-    assert cli("decisions", cache, "--prefer", "ours").returncode == 2
-    assert cli("decisions", cache, "--merge", tmp_path / "none.csv").returncode == 2
+    assert cli("decide", cache, "--prefer", "ours").returncode == 2
+    assert cli("decide", cache, "--merge", tmp_path / "none.csv").returncode == 2

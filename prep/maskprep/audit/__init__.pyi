@@ -1,5 +1,6 @@
 from . import predictions as predictions
 from .decisions import DecisionState as DecisionState
+from .decisions import decide as decide
 from .decisions import decision_states as decision_states
 from .embedding import Embed as Embed
 from .embedding import model_file as model_file

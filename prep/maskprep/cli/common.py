@@ -32,7 +32,7 @@ T = TypeVar("T")
 PANELS = {
     "From photos to crops": ("sample", "run", "index", "crop", "rembg", "stats"),
     "Look": ("status", "verify", "sheet", "faces", "explain", "duplicates"),
-    "Clean": ("audit", "review", "decisions", "relabel"),
+    "Clean": ("audit", "review", "decide", "relabel"),
     "Use": ("export",),
     "This machine": ("doctor", "weights"),
 }

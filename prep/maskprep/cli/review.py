@@ -1,4 +1,4 @@
-"""Commands that find what went wrong and let a person decide: audit, review, decisions."""
+"""Commands that find what went wrong and let a person decide: audit, review, decide."""
 
 from __future__ import annotations
 
@@ -115,9 +115,23 @@ def review(
     serve(opened, port, ready)
 
 
-@command(config=False)
-def decisions(
+VERDICT = typer.Argument(
+    metavar="[VERDICT [VALUE]...]",
+    help="keep, drop, face NUMBER (see maskprep faces), box X0 Y0 X1 Y1 (pixels of the photo) or relabel NAME=CLASS.",
+)
+
+
+@command("quiet")
+def decide(
     command: Command,
+    image: Annotated[
+        str | None, typer.Argument(metavar="[IMAGE]", help="Its name in the cache, the end of it, or its path.")
+    ] = None,
+    verdict: Annotated[list[str] | None, VERDICT] = None,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    by: Annotated[
+        str | None, typer.Option(help="Name under which the decision is kept.", show_default="your login")
+    ] = None,
     merge: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Add the decisions of another decisions.csv.")
     ] = None,
@@ -131,11 +145,32 @@ def decisions(
     stale: Annotated[
         bool,
         typer.Option(
-            "--stale", help="Only those that no longer apply, as the photo or its boxes changed; exit status 3 if any."
+            "--stale",
+            help="List only those that no longer apply, as the photo or its boxes changed; exit status 3 if any.",
         ),
     ] = False,
 ) -> None:
-    """List the decisions in decisions.csv and check whether they still apply; merge those of two people."""
+    """Decide on one photo; without one, list the decisions and check whether they still apply, or merge two people's."""
+    from maskprep.base import UsageError, printable
+
+    if image is not None:
+        if merge is not None or prefer is not None or stale:
+            raise UsageError("--merge, --prefer and --stale are for all decisions; leave the photo out.")
+        if not verdict:
+            raise UsageError(f"What is to become of '{image}'?", "Add keep, drop, face, box or relabel.")
+        word, value = verdict[0], " ".join(verdict[1:])
+        made = command.run(lambda: command.session.decide(image, word, value, reason=reason, by=by))[0]
+        typer.echo(printable(f"{made.image}: {made.verdict} {made.value}".strip()))
+        typer.echo(f"apply it: {command.next('run')}")
+        command.end()
+        return
+    if reason or by is not None:
+        raise UsageError("--reason and --by go with a decision: name a photo and a verdict.")
+    list_decisions(command, merge, prefer, stale)
+
+
+def list_decisions(command: Command, merge: Path | None, prefer: str | None, stale: bool) -> None:
+    """Merge another file, if there is one, and print all decisions or those that are stale."""
     from maskprep.audit import decision_states
     from maskprep.base import UsageError, UserError, counted, printable
     from maskprep.store import decisions as file

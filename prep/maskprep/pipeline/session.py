@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from maskprep.audit import Audit, run_audit
+from maskprep.audit import Audit, decide, run_audit
 from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
@@ -29,11 +29,13 @@ from maskprep.pipeline.damage import check_accounts
 from maskprep.pipeline.opening import look, open_settings, record
 from maskprep.pipeline.plan import Photos, plan
 from maskprep.store import (
+    Decision,
     Pool,
     Report,
     Tables,
     change,
     check,
+    decisions,
     is_cache,
     login,
     read_table,
@@ -399,6 +401,27 @@ class Session:
         made = [d for name in names for d in allow_pairs(found, name, reason=reason, by=login(), when=when)]
         change(self.cache.decisions, made)
         return open_duplicates(self.cache, distance)
+
+    def decide(self, image: str, verdict: str, value: str = "", *, reason: str = "", by: str | None = None) -> Decision:
+        """Decide on one image, in place of an earlier decision on the same. The next command obeys it.
+
+        Args:
+            image: its name in the cache, a path to the photo, or an unambiguous end of either.
+            verdict: keep, drop, face, box or relabel.
+            value: see :func:`maskprep.audit.decisions.decide`.
+            reason: why.
+            by: who decided; None for the login.
+
+        Raises:
+            UsageError: no such image, verdict or value.
+        """
+        self._refresh(views=())
+        name = find_image(read_table(self.cache.images, ["image"])["image"].tolist(), image, self.root)
+        made = decide(name, verdict, value, self.subjects(), read_table(self.cache.labels), self.schema)
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        made = dataclasses.replace(made, reason=reason, by=login() if by is None else by, when=when)
+        decisions.replace(self.cache.decisions, [made])
+        return made
 
 
 def _given(edits: dict[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def explain(
     right = f"by the model's own estimate about {done.expected:.0%} are right"
     print(f"decide  {counted(done.drafted, 'drafted decision')} in {done.draft},")
     print(f"        {right}; delete the wrong lines, then:")
-    tables.next_command("maskprep", "decisions", cache, "--merge", done.draft)
+    tables.next_command("maskprep", "decide", cache, "--merge", done.draft)
 
 
 def ensemble(
