@@ -18,6 +18,8 @@ import maskprep as api
 from conftest import need
 from maskprep.audit.server import ReviewSession, Server, open_review
 from maskprep.base.progress import Silent
+from maskprep.cli.review import parse_classes
+from maskprep.errors import UsageError
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import Decision, read_decisions
 
@@ -327,3 +329,29 @@ def test_nothing_lies_outside_the_window(review: Review, width: int, height: int
             ".filter((n) => n.offsetParent && n.getBoundingClientRect().right > innerWidth + 1).map((n) => n.outerHTML)"
         )
         assert not wide, step
+
+
+def test_a_folder_without_labels_is_labelled_and_remembers_its_classes(tab: Page, work: tuple[Path, Path]) -> None:
+    photos, cache = work
+    shutil.rmtree(photos / "b")  # else its name is a class
+    session = Session(cache, engine="serial")
+    audit = session.name_classes(parse_classes(["mask=worn, none"])).audit()
+    with Server(open_review(audit, Silent(), "ann")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab.open(server.address)
+        tab.key("c")
+        tab.until("filter.unlabelled === 'mask' && shown.length === 4")
+        for key in "1121":
+            tab.key(key)
+        tab.until("decisions.length === 4")
+        tab.run("waiting")
+        server.shutdown()
+    assert [d.expected for d in read_decisions(cache / "decisions.csv")] == [""] * 4
+    api.run(cache, engine="serial")
+    assert sorted(pd.read_parquet(cache / "labels.parquet")["mask"]) == ["none", "worn", "worn", "worn"]
+    assert Session(cache, engine="serial").name_classes({"mask": ["worn", "none"]}).schema.names == ("mask",)
+    with pytest.raises(UsageError, match="have labels already: mask"):
+        Session(cache, engine="serial").name_classes({"age": ["old", "young"]})
+    for text in ("mask", "mask=worn", "=a,b"):
+        with pytest.raises(UsageError, match="names no classes"):
+            parse_classes([text])

@@ -90,12 +90,18 @@ def review(
     by: Annotated[
         str | None, typer.Option(help="Name that is stored with each decision.", show_default="your login")
     ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=CLASS,...", help="What photos without labels are labelled with, as mask=worn,none."),
+    ] = None,
 ) -> None:
     """Open the audit report in the browser to decide on photos; decisions are written to decisions.csv."""
     from maskprep.audit import open_review, serve, write_report
 
-    session = command.session
+    session, named = command.session, parse_classes(classes or [])
     with command.bars():
+        if named:
+            session.name_classes(named)
         made = session.audit(predictions or [])
         write_report(made, session.progress)
         opened = open_review(made, session.progress, by)
@@ -113,6 +119,24 @@ def review(
             webbrowser.open(url)
 
     serve(opened, port, ready)
+
+
+def parse_classes(texts: list[str]) -> dict[str, list[str]]:
+    """Attribute -> classes, from texts such as ``mask=worn,none``.
+
+    Raises:
+        UsageError: a text that is none.
+    """
+    from maskprep.base import UsageError
+
+    named = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        classes = [value.strip() for value in values.split(",") if value.strip()]
+        if not name.strip() or len(classes) < 2:
+            raise UsageError(f"'{text}' names no classes.", "Write --classes NAME=CLASS,CLASS such as mask=worn,none.")
+        named[name.strip()] = classes
+    return named
 
 
 VERDICT = typer.Argument(

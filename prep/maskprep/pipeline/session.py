@@ -18,7 +18,7 @@ from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, core
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.faces import Choose, Subjects
-from maskprep.labels import Changes, DuplicateReport, Schema, allow_pairs, apply, gather, open_duplicates
+from maskprep.labels import Attribute, Changes, DuplicateReport, Schema, allow_pairs, apply, gather, open_duplicates
 from maskprep.labels import table as labelling
 from maskprep.mattes import MatteSettings, check_runtime, open_model
 from maskprep.mattes import models as matte_models
@@ -254,6 +254,25 @@ class Session:
         files = [Path(file) for file in predictions]
         with self.cache.lock():
             return run_audit(self.tables(audit=True), self.folder, self.schema, self.progress, files)
+
+    def name_classes(self, classes: Mapping[str, Sequence[str]]) -> Session:
+        """Say what photos without labels are to be labelled with, for ``maskprep review``; the cache remembers it.
+
+        Args:
+            classes: the classes of each attribute, in index order.
+
+        Raises:
+            UsageError: the photos have other labels already, or a name or class that cannot be one.
+        """
+        wanted = Schema(tuple(Attribute(name, tuple(values)) for name, values in classes.items()), tuple(classes))
+        known = self.index().schema
+        if known.attributes and known != wanted:
+            names = ", ".join(attribute.name for attribute in known.attributes)
+            raise UsageError(
+                f"The photos have labels already: {names}.", "Other attributes go into maskprep.yaml, section schema."
+            )
+        self.config = dataclasses.replace(self.config, schema=wanted)
+        return self
 
     def detect(self) -> Session:
         """Find all faces and choose the subjects, without cutting crops.
