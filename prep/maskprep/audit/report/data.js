@@ -45,6 +45,12 @@ function recall(name) {
   }
 }
 
+// A value that is made when it is first asked for.
+const once = (make) => {
+  let made;
+  return () => (made ??= make());
+};
+
 // value -> the indices at which it stands
 function grouped(values) {
   const groups = new Map();
@@ -66,8 +72,10 @@ const byContent = grouped(data.content);
 const ordered = [...data.path.keys()].sort((a, b) => worst[b] - worst[a] || total[b] - total[a] || a - b);
 const withFindings = ordered.filter((i) => findingsOf[i].length);
 const classOf = data.label.map((label) => (label >= 0 ? data.classes[label] : "no label"));
-const searchable = data.path.map((path, i) =>
-  [path, personOf[i], ...findingsOf[i].map((f) => data.checks[f.check].name + " " + f.detail)].join("\n").toLowerCase(),
+const searchable = once(() =>
+  data.path.map((path, i) =>
+    [path, personOf[i], ...findingsOf[i].map((f) => data.checks[f.check].name + " " + f.detail)].join("\n").toLowerCase(),
+  ),
 );
 const facesOf = data.faces.map((faces) =>
   faces.map(([number, x0, y0, x1, y1, mark, probability]) => ({ number, box: [x0, y0, x1, y1], mark, probability })),
@@ -90,13 +98,12 @@ function labelled(name) {
   return data.values[name].map((value) => (value === null ? -1 : index(value)));
 }
 
-function numbersIn(text, Kind) {
-  return new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+function numbersIn(base64, Kind) {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length);
+  for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
+  return new Kind(bytes.buffer);
 }
-const once = (make) => {
-  let made;
-  return () => (made ??= make());
-};
 const vectors = once(() => numbersIn(data.vectors, Int8Array));
 const isMeasured = (i) => data.dimensions > 0 && vectors()[i * data.dimensions] !== -128;
 

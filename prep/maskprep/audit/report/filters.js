@@ -23,7 +23,7 @@ function severeFindings(i) {
 }
 // Whether an image passes all filters, or all but one facet.
 function passes(i, but = "") {
-  if (filter.text && !searchable[i].includes(filter.text)) return false;
+  if (filter.text && !searchable()[i].includes(filter.text)) return false;
   if (filter.person && personOf[i] !== filter.person) return false;
   for (const [key, values] of Object.entries(FACETS))
     if (values && key !== but && filter[key].size && !filter[key].has(values[i])) return false;
