@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from maskprep.audit.context import Context
 from maskprep.audit.examine import Audit
 from maskprep.audit.findings import CHECKS, KINDS
-from maskprep.audit.likeness import appearance
 from maskprep.audit.model import joint, pooled
 from maskprep.audit.thumbs import THUMBS, write_thumbs
 from maskprep.base import Progress, write_atomic
+from maskprep.dataset import appearance
 from maskprep.faces import Subjects
 from maskprep.store import login
 

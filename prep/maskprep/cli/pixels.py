@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,19 @@ from maskprep.cli.common import WORKS, Command, command, show
 if TYPE_CHECKING:
     from maskprep.pipeline import Session
 
+OPENED_BY = {
+    "fiftyone": "fiftyone datasets create --name NAME --dataset-dir {} --type fiftyone.types.FiftyOneDataset",
+    "atlas": "embedding-atlas {}/atlas.parquet --image image --x x --y y --neighbors neighbors",
+}
+
 
 @command("quiet", config=False)
 def export(
     command: Command,
     out: Annotated[Path, typer.Option(help="New folder to write to.")],
-    format: Annotated[str, typer.Option("--format", help="folder, csv, hf (Parquet) or webdataset (tar).")] = "folder",
+    format: Annotated[
+        str, typer.Option("--format", help="folder, csv, hf (Parquet), webdataset (tar), fiftyone or atlas.")
+    ] = "folder",
     by: Annotated[
         str,
         typer.Option(help="With --format folder: source (the folders of the photos) or class (a folder per class)."),
@@ -46,6 +54,8 @@ def export(
     crops, files = counted(made.crops, "crop"), counted(made.files, "file")
     typer.echo(f"{made.folder}: {crops}, {files} written now{without}")
     show.kept(made.kept, RECORD)
+    if format in OPENED_BY:
+        show.next_command(OPENED_BY[format].format(shlex.quote(str(made.folder))))
 
 
 PHOTO = typer.Argument(metavar="PHOTOS|CACHE", help="A folder of photos, or a cache; with --out also one photo.")

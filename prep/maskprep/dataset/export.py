@@ -1,4 +1,5 @@
-"""Crops out of a cache, as other tools read them: image folders, CSV, Parquet as ``datasets`` has it, WebDataset.
+"""Crops out of a cache, as other tools read them: image folders, CSV, Parquet as ``datasets`` has it, WebDataset,
+FiftyOne, Embedding Atlas.
 
 The same cache and settings give the same bytes. An export that was stopped goes on; one with other settings is never
 mixed into it.
@@ -39,14 +40,18 @@ from maskprep.base import (
     write_with,
 )
 from maskprep.crops import GROUND_KEPT, NOTHING_FOUND, Background, cut_out
+from maskprep.dataset import explorers
 from maskprep.dataset.view import View, open_view
 from maskprep.labels import SPLIT_OF, SPLITS, UNLABELLED
 from maskprep.photos import encode, result_names
 from maskprep.store import fingerprint
 
-FORMATS = ("folder", "csv", "hf", "webdataset")
+FORMATS = ("folder", "csv", "hf", "webdataset", "fiftyone", "atlas")
 IMAGE_FORMATS = ("png", "jpg")
 RECORD, LABELS = "export.json", "labels.csv"
+PICTURES = {"csv": "images", "fiftyone": "data"}
+"""Folder of the pictures, where they have one of their own."""
+
 VERSION = 2
 SHARD = 1000
 """Samples in one Parquet or tar file."""
@@ -152,8 +157,9 @@ def export_view(
         leftover.unlink(missing_ok=True)
     bars = progress or Silent()
     bars.start("export", len(rows))
-    writer: Callable[..., int] = {"folder": _folder, "csv": _csv, "hf": _shards, "webdataset": _shards}[settings.format]
-    files = writer(opened, rows, out, settings, keep, bars.advance)
+    writers: dict[str, Callable[..., int]] = {"folder": _folder, "csv": _csv, "fiftyone": _fiftyone, "atlas": _atlas}
+    write: Callable[..., int] = writers.get(settings.format, _shards)
+    files = write(opened, rows, out, settings, keep, bars.advance)
     for name in stale:
         (out / name).unlink(missing_ok=True)
     write_json(out / RECORD, record)
@@ -253,8 +259,11 @@ def _plain(value: Any) -> Any:
 
 def files_of(view: View, rows: Any, settings: Settings) -> list[str]:
     """The files of an export, as paths in its folder."""
-    if settings.format in ("folder", "csv"):
-        return [*_picture_files(view, rows, settings), *([LABELS] if settings.format == "csv" else [])]
+    beside = {"folder": [], "csv": [LABELS], "fiftyone": [explorers.SAMPLES, explorers.METADATA]}
+    if settings.format in beside:
+        return [*_picture_files(view, rows, settings), *beside[settings.format]]
+    if settings.format == "atlas":
+        return [explorers.ATLAS]
     return [_shard_file(view, settings.format, split, number, count) for split, number, count, _ in _parts(view, rows)]
 
 
@@ -267,8 +276,8 @@ def _shard_file(view: View, format: str, split: str, number: int, count: int) ->
 
 
 def _picture_files(view: View, rows: Any, settings: Settings) -> list[str]:
-    if settings.format == "csv":
-        return [f"images/{name}" for name in _names(view, rows, settings)]
+    if settings.format in PICTURES:
+        return [f"{PICTURES[settings.format]}/{name}" for name in _names(view, rows, settings)]
     if settings.by == "class":
         files = _class_files(view, f".{settings.image_format}")
         return [files[row] for row in rows.tolist()]
@@ -353,6 +362,26 @@ def _csv(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advan
     return files + 1
 
 
+def _fiftyone(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    files = _folder(view, rows, out, settings, keep, advance)
+    cells = (_cells(view, row) for row in rows.tolist())
+    made = explorers.fiftyone_files(view, _picture_files(view, rows, settings), cells)
+    for name, content in made.items():
+        write_atomic(out / name, content)
+    return files + len(made)
+
+
+def _atlas(view: View, rows: Any, out: Path, settings: Settings, keep: bool, advance: Advance) -> int:
+    path = out / explorers.ATLAS
+    if keep and path.is_file():
+        advance(len(rows))
+        return 0
+    names = dict(zip(rows.tolist(), _names(view, rows, settings), strict=True))
+    samples = _samples(view, rows.tolist(), names, settings, advance)
+    write_with(path, partial(explorers.write_atlas, view, rows.tolist(), samples))
+    return 1
+
+
 def _parts(view: View, rows: Any) -> Iterator[tuple[str, int, int, Any]]:
     """split, number and count of the file, and its rows."""
     splits = view.table["split"].iloc[rows]
@@ -381,12 +410,14 @@ def _shards(view: View, rows: Any, out: Path, settings: Settings, keep: bool, ad
 
 def _samples(view: View, rows: list[int], names: dict[int, str], settings: Settings, advance: Advance) -> Samples:
     """File name, cells and encoded picture of some table rows. Cells of an attribute of numbers are numbers or None."""
-    numbers = {a.name for a in view.schema.attributes if a.bins}
     for row, data in zip(rows, pictures(view, rows, settings), strict=True):
-        known = view.table.iloc[row]
-        cells = {c: _plain(_number(known[c]) if c in numbers else known[c]) for c in ("image", *_label_columns(view))}
-        yield names[row], cells, data
+        yield names[row], _cells(view, row), data
         advance(1)
+
+
+def _cells(view: View, row: int) -> dict[str, Any]:
+    numbers, known = {a.name for a in view.schema.attributes if a.bins}, view.table.iloc[row]
+    return {c: _plain(_number(known[c]) if c in numbers else known[c]) for c in ("image", *_label_columns(view))}
 
 
 def _write_parquet(view: View, samples: Samples, path: Path) -> None:
