@@ -56,6 +56,10 @@ class Client:
         origin = {"Origin": f"http://127.0.0.1:{self.port}", **headers}
         return self.ask("POST", f"/{self.token}/decisions", body, **origin)
 
+    def save_filter(self, body: Any) -> tuple[int, bytes, dict[str, str]]:
+        origin = {"Origin": f"http://127.0.0.1:{self.port}"}
+        return self.ask("POST", f"/{self.token}/filters", body, **origin)
+
     def row(self, number: int, verdict: str = "drop", **more: str) -> dict[str, str]:
         images = pd.read_parquet(self.cache / "images.parquet")
         return {"content": images["content"][number], "image": images["image"][number], "verdict": verdict, **more}
@@ -76,7 +80,7 @@ def serving(
 @pytest.fixture
 def client(serving: tuple[Server, Path]) -> Client:
     """A client of a server that has no decisions yet."""
-    for path in serving[1].glob("decisions*"):
+    for path in (*serving[1].glob("decisions*"), *serving[1].glob("filters.json")):
         path.unlink()
     return Client(*serving)
 
@@ -91,12 +95,14 @@ def test_page_crops_and_photos(client: Client) -> None:
     assert status == 200 and data == thumb.read_bytes()
     status, data, _ = client.get("photo/3")
     assert status == 200 and Image.open(io.BytesIO(data)).size == (240, 200)
+    assert client.get("photo/3/full")[:2] == (200, data)
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "photo/8", "photo/-1", "decisions/", "photo/x", "photo/0/..", "photo/000.jpg", "thumbs/../report.html",
+        "photo/8", "photo/8/full", "photo/3/fully", "filters.json",
+        "photo/-1", "decisions/", "photo/x", "photo/0/..", "photo/000.jpg", "thumbs/../report.html",
         "thumbs/aa/../../x.jpg", "thumbs/00/" + "0" * 32 + ".jpg",
         "../dataset.json", "dataset.json", "decisions.csv", "..%2fdataset.json",
         "thumbs/%2e%2e/%2e%2e/dataset.json", "//etc/passwd", "audit/report.html",
@@ -162,6 +168,25 @@ def test_nonsense_is_refused_and_named(client: Client, body: Any) -> None:
     bad = client.row(0, "explode")
     assert client.post({"add": [bad]})[0] == 400
     assert not (client.cache / "decisions.csv").exists()
+
+
+def test_filters_are_saved_under_names(client: Client) -> None:
+    assert json.loads(client.get("filters")[1]) == {"filters": {}}
+    client.save_filter({"name": " dark ones ", "filter": "check=dark"})
+    status, answer, _ = client.save_filter({"name": "b", "filter": "show=every"})
+    assert status == 200 and json.loads(answer)["filters"] == {"b": "show=every", "dark ones": "check=dark"}
+    client.save_filter({"name": "b", "filter": ""})
+    assert json.loads(client.get("filters")[1])["filters"] == {"dark ones": "check=dark"}
+    for body in (b"[" * 100_000, {}, {"name": "", "filter": "x"}, {"name": "x" * 81, "filter": "x"}, {"name": "x"},
+                 {"name": "\ud800", "filter": "x"}, {"name": "x", "filter": "x" * 5000}):  # fmt: skip
+        assert client.save_filter(body)[0] == 400
+    assert client.ask("POST", f"/{client.token}/filters", {"name": "x", "filter": "x"})[0] == 403  # from elsewhere
+    file = client.cache / "filters.json"
+    assert json.loads(file.read_text()) == {"dark ones": "check=dark"}
+    file.write_text("[1]")
+    status, answer, _ = client.get("filters")
+    assert status == 400 and "filters.json" in json.loads(answer)["error"]
+    assert client.save_filter({"name": "x", "filter": "x"})[0] == 400 and file.read_text() == "[1]"
 
 
 @pytest.mark.parametrize("length", ["\xb2", "-1", "", "1e3", "0x10"])

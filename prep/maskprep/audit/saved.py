@@ -25,7 +25,7 @@ def read_filters(cache: Cache) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise UserError(f"'{path}' does not hold names and filters.", "Mend it, or delete it to begin anew.")
