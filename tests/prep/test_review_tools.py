@@ -316,6 +316,17 @@ def test_a_lasso_on_the_map_shows_what_it_holds(review: Review) -> None:
     assert not tab.errors
 
 
+def test_on_a_phone_the_filters_open_over_the_photos(review: Review) -> None:
+    tab = review.tab
+    tab.size(390, 844)
+    assert not tab.run("document.getElementById('filters').offsetParent")
+    tab.click("#filters-button")
+    assert tab.run("getComputedStyle(document.getElementById('filters')).display") == "block"
+    tab.mouse("mousePressed", 380, 600, clickCount=1)
+    tab.mouse("mouseReleased", 380, 600, clickCount=1)
+    assert tab.run("getComputedStyle(document.getElementById('filters')).display") == "none"
+
+
 @pytest.mark.parametrize(("width", "height"), [(1366, 768), (2560, 1440), (390, 844)])
 def test_nothing_lies_outside_the_window(review: Review, width: int, height: int) -> None:
     tab = review.tab

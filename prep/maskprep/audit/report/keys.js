@@ -139,6 +139,9 @@ const buttons = { undo: "u", export: "e", theme: "t", "help-button": "?", "tab-g
 for (const [id, key] of Object.entries(buttons)) $(id).onclick = shortcuts[key];
 $("clear").onclick = () => (resetFilter(), refilter());
 $("filters-button").onclick = () => $("filters").classList.toggle("open");
+addEventListener("pointerdown", (event) => {
+  if (!event.target.closest("#filters, #filters-button")) $("filters").classList.remove("open");
+});
 $("search").oninput = () => ((lastTyped = performance.now()), (filter.text = $("search").value.trim().toLowerCase()), refilter());
 $("severity").oninput = () => ((filter.severity = Number($("severity").value)), refilter());
 $("scroll").addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
