@@ -140,7 +140,7 @@ def parse_classes(texts: list[str]) -> dict[str, list[str]]:
 
 
 VERDICT = typer.Argument(
-    metavar="[VERDICT [VALUE]...]",
+    metavar="VERDICT",
     help="keep, drop, face NUMBER (see maskprep faces), box X0 Y0 X1 Y1 (pixels of the photo) or relabel NAME=CLASS.",
 )
 
@@ -149,7 +149,7 @@ VERDICT = typer.Argument(
 def decide(
     command: Command,
     image: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE]", help="Its name in the cache, the end of it, or its path.")
+        str | None, typer.Argument(metavar="IMAGE", help="Its name in the cache, the end of it, or its path.")
     ] = None,
     verdict: Annotated[list[str] | None, VERDICT] = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
@@ -174,7 +174,7 @@ def decide(
         ),
     ] = False,
 ) -> None:
-    """Decide on one photo; without one, list the decisions and check whether they still apply, or merge two people's."""
+    """Decide on one photo; without one, list and check all decisions, or merge those of two people."""
     from maskprep.base import UsageError, printable
 
     if image is not None:
@@ -185,7 +185,7 @@ def decide(
         word, value = verdict[0], " ".join(verdict[1:])
         made = command.run(lambda: command.session.decide(image, word, value, reason=reason, by=by))[0]
         typer.echo(printable(f"{made.image}: {made.verdict} {made.value}".strip()))
-        typer.echo(f"apply it: {command.next('run')}")
+        show.next_command(command.next("run"))
         command.end()
         return
     if reason or by is not None:
