@@ -123,7 +123,7 @@ def add_row(table: pd.DataFrame, name: str, ans: Any = 0) -> pd.DataFrame:
     "change, said",
     [
         (lambda t: add_row(t, "nowhere.jpg"), r"1 photo that the cache does not have: nowhere\.jpg"),
-        (lambda t: add_row(t, "wear0.jpg"), r"several images are called: wear0\.jpg \(train/"),
+        (lambda t: add_row(t, "wear0.jpg"), r"matching several images: wear0\.jpg \(train/"),
         (lambda t: add_row(t, "0030" + "0.jpg"), r"names photos twice: 00300\.jpg"),
         (lambda t: add_row(t, "00301.jpg", 6).iloc[[-1]], "1 answer outside the classes: '6' in row 2"),
         (lambda t: t.assign(ans=""), "20 answers outside the classes: '' in row 2"),
@@ -154,7 +154,7 @@ def test_a_photo_without_a_crop_counts_as_the_most_frequent_class(own_run: Path,
     report = evaluate(own_run, cache, split="train")
     assert report.scores.n == 150
     assert report.without_crop == ["train/0000_x/wear0.jpg", "train/0000_x/wear1.jpg"]
-    assert "people the run was trained on" in report.warnings[0]
+    assert "people that the run was trained on" in report.warnings[0]
     predict(own_run, cache, own_run / "p.csv", split="train")
     answered = sum(r["ans"] == str(load_sidecar(own_run).fallback) for r in read(own_run / "p.csv"))
     assert {c.name: c.predicted for c in report.scores.classes}["wear/male"] == answered + 2

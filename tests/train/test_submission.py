@@ -201,7 +201,7 @@ def test_names_that_mean_several_images(labelled: Path, truth: pd.DataFrame, tmp
     trained = images[images.str.startswith("train/")]
     rows = pd.DataFrame({"image": trained.str.rpartition("/")[2].drop_duplicates(), "ans": 0})
     rows.to_csv(tmp_path / "p.csv", index=False)
-    with pytest.raises(UserError, match=r"several images are called: wear0\.jpg \(train/") as error:
+    with pytest.raises(UserError, match=r"matching several images: wear0\.jpg \(train/") as error:
         submission.score_file(tmp_path / "p.csv", labelled, split="train")
     assert "paths" in error.value.hint
 

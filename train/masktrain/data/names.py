@@ -110,7 +110,7 @@ def match(names: Sequence[str], images: Iterable[str], file: Path) -> list[str]:
     if unclear := [(n, f) for n, f in zip(names, found, strict=True) if len(f) > 1]:
         examples = [f"{n} ({', '.join(f[:2])}{', ...' if len(f) > 2 else ''})" for n, f in unclear]
         raise UserError(
-            f"{file} has {counted(len(unclear), 'name')} that fit several images: {listed(examples)}.",
+            f"{file} has {counted(len(unclear), 'name')} matching several images: {listed(examples)}.",
             "Write their paths in the file, or choose --split.",
         )
     chosen = [f[0] for f in found]

@@ -194,7 +194,7 @@ class Named:
                 row[wanted[found[0]]] = i
         if unclear:
             raise UserError(
-                f"{self.file} has {counted(len(unclear), 'name')} that fit several images: {tables.listed(unclear)}.",
+                f"{self.file} has {counted(len(unclear), 'name')} matching several images: {tables.listed(unclear)}.",
                 "Write their paths in the file, or choose --split.",
             )
         if twice:
