@@ -24,12 +24,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 
-from maskprep.dataset.view import open_view
+from maskprep.dataset import open_view
 from maskprep.errors import UserError
 from masktrain.answer import evaluate
 from masktrain.cli import show
 from masktrain.config.config import FitConfig, assignments
-from masktrain.config.recipes import read
 from masktrain.data.trainset import TrainSet
 from masktrain.runs import folder as runs
 from masktrain.score import metrics, paired
@@ -38,17 +37,25 @@ from masktrain.study import fit as fitting
 from masktrain.train.targets import make_target
 
 PLAIN = {"loss.class_weights": "none"}
+LDAM = {
+    "model.head": "cosine",
+    "loss.name": "ldam",
+    "loss.class_weights": "effective",
+    "loss.defer": 0.8,
+    "loss.label_smoothing": 0.0,
+}
+SOFT_F1 = {**PLAIN, "loss.name": "ce_f1", "loss.f1_share": 0.7, "loss.label_smoothing": 0.0, "sample.kind": "sqrt"}
 RECIPES: dict[str, dict[str, Any]] = {
     "joint": {"target.kind": "joint"},
     "from scratch": {"model.pretrained": False},
     "heads": {"target.kind": "heads"},
     "ordinal": {"target.kind": "ordinal"},
-    "number": read("number"),
+    "number": {"target.kind": "number", "data.soft_labels": "age=2"},
     "+ weighted sampler": {**PLAIN, "sample.kind": "sqrt"},
     "+ cutmix": {"augment.cutmix": 0.5},
     "+ halves": {"augment.halves": 0.5, "augment.within": 0.5},
-    "+ LDAM": read("ldam"),
-    "+ soft F1": read("soft-f1"),
+    "+ LDAM": LDAM,
+    "+ soft F1": SOFT_F1,
     "+ random background": {"data.background": "random"},
     "+ mean background": {"data.background": "mean"},
     "+ EMA": {"optim.ema": 0.99},

@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.preprocessing import StandardScaler
 
 from maskprep.errors import UsageError, UserError
+from maskprep.labels import MASK_SCHEMA
 from masktrain.answer import baselines, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.config.config import FitConfig
@@ -149,14 +150,20 @@ def test_slices(own_run: Path, cache: Path) -> None:
     for s in report.slices:
         if s.by == "mask*gender":
             assert s.accuracy == pytest.approx(recall[s.value.replace(" ", "/")]) and s.low <= s.accuracy <= s.high
+    states = list(dict.fromkeys(s.value.split()[0] for s in report.slices if s.by == "mask*gender"))
+    assert states == ["wear", "incorrect", "normal"], "in the order of the schema"
+    truth, told = (
+        np.array([0, 0, 1, 1]),
+        np.array([0, 2, 1, 1]),
+    )  # a class that is only answered counts
+    (one,) = slices.score(truth, told, list("abcd"), MASK_SCHEMA, {"part": ["x"] * 4}, ["part"])
+    assert one.macro_f1 == pytest.approx(f1_score(truth, told, average="macro", zero_division=0))
     with pytest.raises(UsageError, match="no column 'stats'") as error:
         evaluate(own_run, cache, by=["stats"])
     assert "status" in error.value.hint
 
 
 def test_the_default_slices() -> None:
-    from maskprep.labels.schema import MASK_SCHEMA
-
     assert slices.default(MASK_SCHEMA, ["image", "status", "source"]) == ["status", "source", "mask*age"]
 
 

@@ -23,8 +23,9 @@ from masktrain.answer import export, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.graph import joint_map
 from masktrain.cli import app as cli
-from masktrain.combine.compose import compose, read_parts
+from masktrain.combine.compose import compose
 from masktrain.config.config import FitConfig
+from masktrain.config.parts import read_parts
 from masktrain.config.where import Where
 from masktrain.data import tasks
 from masktrain.data.trainset import TrainSet, open_view_of

@@ -22,6 +22,7 @@ from masktrain.answer import export, model
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.graph import Combination
 from masktrain.answer.predict import predict
+from masktrain.cli import tables
 from masktrain.combine import ensemble
 from masktrain.config.config import FitConfig
 from masktrain.runs import folder as runs
@@ -205,8 +206,9 @@ def test_a_soup_of_a_cache_that_changed(
 
 
 def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="at least two"):
+    with pytest.raises(UsageError, match="at least two") as error:
         ensemble.ensemble([fitted["large"]], tmp_path / "e")
+    assert "--set select.last=5" in error.value.hint
     with pytest.raises(UsageError, match="named twice"):
         ensemble.ensemble([fitted["large"], fitted["large"]], tmp_path / "e")
     with pytest.raises(UsageError, match="no kind 'stak'") as error:
@@ -235,6 +237,31 @@ def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> N
     (tmp_path / "e" / "file").write_text("mine")
     with pytest.raises(UsageError, match="already exists"):
         ensemble.ensemble([fitted["large"], fitted["small"]], tmp_path / "e")
+
+
+def test_stacking_needs_two_people_of_every_class(fitted: dict[str, Path], tmp_path: Path) -> None:
+    """Scored without the only person of a class, nothing knows the class."""
+    alone = Path(shutil.copytree(fitted["large"], tmp_path / "alone"))
+    table = pd.read_parquet(alone / "oof.parquet")
+    first = table["person"].iloc[0]
+    table["label"] = np.where(table["person"] == first, 5, 0)
+    both = Path(shutil.copytree(alone, tmp_path / "both"))
+    for run in (alone, both):
+        table.to_parquet(run / "oof.parquet")
+    with pytest.raises(UsageError, match=r"two people of every class .* there is one of: normal/female"):
+        ensemble.ensemble([alone, both], tmp_path / "e", kind="stack")
+
+
+def test_what_is_worse_than_its_best_member_is_not_proposed(
+    fitted: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ensemble.ensemble([fitted["large"], fitted["small"]], tmp_path / "e")
+    for difference, proposed in ((-0.1, False), (0.1, True)):
+        assert made.against is not None
+        against = dataclasses.replace(made.against, difference=difference)
+        tables.ensemble(dataclasses.replace(made, against=against))
+        said = capsys.readouterr().out
+        assert ("next    masktrain" in said) == proposed and ("alone; use that" in said) != proposed
 
 
 def test_the_command(

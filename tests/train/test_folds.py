@@ -86,6 +86,16 @@ def test_one_person_cannot_be_split() -> None:
         folds.fold_people(boostcamp_table(1), MASK_SCHEMA, 5, seed=0)
 
 
+def test_without_any_label_one_is_told_how_to_give_them(cache: Path) -> None:
+    view = open_view(cache)
+    bare = dataclasses.replace(view, table=view.table.assign(label=pd.array([None] * len(view), dtype="Int64")))
+    with pytest.raises(UserError, match=r"has no labels \(mask, gender\); .* in the layout 'flat'") as error:
+        folds.split(bare, 0.2, 0)
+    assert "csv: labels.csv" in error.value.hint
+    with pytest.raises(UserError, match="has no labels"):
+        folds.write_file(bare, 5, 0, cache.parent / "never.csv")
+
+
 def test_a_split_leaves_out_what_must_not_be_used(cache: Path, synthetic: ModuleType, tmp_path: Path) -> None:
     copy = synthetic.write_cache(tmp_path / "copy")
     table = pd.read_parquet(copy / "labels.parquet")

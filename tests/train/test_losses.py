@@ -199,6 +199,17 @@ def test_heads_have_their_own_losses_and_weights() -> None:
         objective("heads", target__weights=[0, 0, 0])
 
 
+def test_heads_have_their_own_label_smoothing() -> None:
+    outputs, truth = torch.randn(3, 8, dtype=torch.float64), one_hot([0, 9, 17], 18)
+    made = objective("heads", target__smoothing=[0.0, 0.3, 0.1], loss__label_smoothing=0.2)
+    labels = torch.tensor([MASK_SCHEMA.decode(k) for k in (0, 9, 17)])
+    parts = zip(outputs.split([3, 2, 3], 1), labels.T, (0.0, 0.3, 0.1), strict=True)
+    by_hand = [nn.functional.cross_entropy(part, own, label_smoothing=smooth) for part, own, smooth in parts]
+    assert float(made(outputs, truth)) == pytest.approx(float(sum(by_hand)) / 3, rel=1e-12)
+    with pytest.raises(UsageError, match=r"'target.smoothing' has 1 values; the target has 3 heads"):
+        objective("heads", target__smoothing=[0.1])
+
+
 def test_counts_come_from_the_data() -> None:
     ages = np.bincount(LABELS % 3, minlength=3).astype(np.float64)
     made = objective("heads", loss__class_weights="inverse")

@@ -195,7 +195,7 @@ def test_a_range_test_by_hand() -> None:
     losses = [2 - 1 / (1 + np.exp(-(i - 30) / 2)) + max(0, i - 45) ** 2 / 20 for i in range(60)]
     found = ratefinder.read(rates, losses, losses)
     assert found.lowest == pytest.approx(rates[45], rel=0.3) and found.steepest == pytest.approx(rates[30], rel=0.3)
-    assert found.advised == found.lowest / 10
+    assert found.advised == found.steepest
     assert ratefinder.read(rates, losses, [1 + i / 60 for i in range(60)]).advised is None
 
 

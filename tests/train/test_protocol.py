@@ -33,7 +33,7 @@ FIT = ["--model", "test_resnet", "--no-pretrained", "--epochs", "1", "--batch-si
 def ruled(cache: Path, tmp_path: Path) -> Path:
     """A cache with a protocol of three folds and two seeds."""
     copy = Path(shutil.copytree(cache, tmp_path / "people"))
-    protocol.init(copy, count=3, seeds=(4, 7))
+    protocol.init(copy, count=3, seeds=(4, 7), view="face")
     return copy
 
 
@@ -91,6 +91,16 @@ def test_a_fit_takes_what_is_ruled(ruled: Path) -> None:
     assert protocol.settings(ruled.parent, {"optim.lr": 0.5}) == FitConfig.from_keys({"optim.lr": 0.5})
 
 
+def test_what_is_not_ruled_is_free(ruled: Path) -> None:
+    """Without --view and --seed any may be used; --select last chooses nothing, so it contradicts no criterion."""
+    free = protocol.init(ruled, ruled.parent / "free.yaml", folds_file=ruled / "protocol.folds.csv")
+    made = protocol.settings(ruled, {"data.view": "wide", "run.seed": 9, "select.by": "last"}, free.file)
+    assert (made.data.view, made.run.seed, made.select.by, made.select.epoch) == ("wide", 9, "macro_f1", "last")
+    assert made.run.protocol == free.hash() and made.run.deviates == ()
+    assert protocol.settings(ruled, {}, free.file).data.view is None
+    assert protocol.lines(free)[-2] == "rules   3 folds of people, best epoch by macro_f1, any view, any seed"
+
+
 @pytest.mark.parametrize(
     "key, value",
     [
@@ -104,6 +114,7 @@ def test_a_fit_takes_what_is_ruled(ruled: Path) -> None:
     ],
 )
 def test_what_contradicts_is_an_error_or_kept(ruled: Path, key: str, value: object) -> None:
+    shutil.copytree(ruled / "views/face", ruled / "views/wide")
     with pytest.raises(UsageError, match=f"contradicts the protocol .*: {key}={value}, not"):
         protocol.settings(ruled, {key: value})
     made = protocol.settings(ruled, {key: value}, deviate="to see")
@@ -115,6 +126,23 @@ def test_what_contradicts_is_an_error_or_kept(ruled: Path, key: str, value: obje
         assert made.data.folds_file == (value if name == "folds_file" else None)
     with pytest.raises(UsageError, match="Nothing deviates"):
         protocol.settings(ruled, {}, deviate="to see")
+
+
+def test_what_does_not_exist_is_named_before_what_contradicts(ruled: Path) -> None:
+    with pytest.raises(UsageError, match="no view 'wide'"):
+        protocol.settings(ruled, {"data.view": "wide"})
+    with pytest.raises(UsageError, match="no score 'f1'"):
+        protocol.settings(ruled, {"select.by": "f1"})
+
+
+def test_labels_that_change_after_the_rules_were_written_are_noted(ruled: Path) -> None:
+    made = protocol.settings(ruled, {})
+    assert protocol.notes(ruled, made) == [] and protocol.notes(ruled.parent, made) == []
+    table = pd.read_parquet(ruled / "labels.parquet")
+    table.loc[3, "label"] = 5
+    table.to_parquet(ruled / "labels.parquet")
+    (note,) = protocol.notes(ruled, made)
+    assert note.startswith(f"note    labels, crops or people have changed since {ruled / 'protocol.yaml'} was written")
 
 
 def test_any_setting_may_be_ruled_and_what_is_none_is_refused(ruled: Path) -> None:
@@ -165,7 +193,7 @@ def test_from_the_command_line(
 ) -> None:
     (ruled / "protocol.yaml").unlink()
     (ruled / "protocol.folds.csv").unlink()
-    assert call("init", ruled, "--folds", 3, "--select", "mask.macro_f1") == 0
+    assert call("init", ruled, "--folds", 3, "--select", "mask.macro_f1", "--seed", 0) == 0
     said = capsys.readouterr().out
     assert "148 images of 30 people" in said and "baseline most frequent class: macro-F1 0." in said
     assert call("fit", ruled, *FIT, "--select", "accuracy") == 2

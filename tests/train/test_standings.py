@@ -18,6 +18,7 @@ from masktrain.config.config import FitConfig
 from masktrain.pages import compare, standings
 from masktrain.score import metrics
 from masktrain.study.fit import fit
+from masktrain.train.checkpoint import load_sidecar
 
 Make = Callable[..., FitConfig]
 
@@ -47,6 +48,21 @@ def test_a_run_that_was_stopped_is_not_ranked(
     assert call("report", moved, "--out", moved / "s.md") == 0
     said = "ot finished, so not ranked: bob/begun, bob/poor"
     assert said in capsys.readouterr().out and said in (moved / "s.md").read_text()
+
+
+def test_what_is_no_run_or_has_no_weights_is_left_out(
+    team: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``compare runs/*`` meets folders of other things."""
+    moved = Path(shutil.copytree(team, tmp_path / "moved"))
+    (moved / "bob/poor/best.safetensors").unlink()
+    (moved / "sweep-space").mkdir()
+    assert call("compare", *sorted(moved.iterdir())) == 0
+    assert "bob/poor (its weights are gone)" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UsageError, match=r"weights of .*poor are gone: it has no best\.safetensors"):
+        load_sidecar(moved / "bob/poor")
+    with pytest.raises(UsageError, match=r"There are no runs in .*sweep-space"):
+        compare.compare([moved / "sweep-space"])
 
 
 def test_an_ensemble_beside_its_members(team: Path, tmp_path: Path) -> None:

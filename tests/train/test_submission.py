@@ -16,9 +16,11 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from maskprep.errors import UsageError, UserError
+from maskprep.labels import MASK_SCHEMA
 from masktrain.answer.evaluate import evaluate
 from masktrain.answer.predict import predict
 from masktrain.combine.ensemble import ensemble
+from masktrain.data import names
 from masktrain.score import report as submission
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -74,6 +76,19 @@ def test_answers_of_a_file_count_where_the_cache_has_none(cache: Path, truth: pd
         "8 rows of p.csv ignored: these photos are not among the scored ones."
     ]
     assert report.scores.accuracy == pytest.approx(accuracy_score(truth["ans"][:12], given["ans"][:12]))
+
+
+def test_columns_of_attributes_hold_names_of_classes_or_numbers(tmp_path: Path) -> None:
+    """The names of age groups are what predict --details writes, numbers what lists of people have."""
+    table = pd.DataFrame(
+        {"mask": ["Wear", "incorrect", "normal"], "gender": ["male", "male", "female"], "age": ["<30", ">=60", "45"]}
+    )
+    wanted = [
+        MASK_SCHEMA.class_names.index(name) for name in ("wear/male/<30", "incorrect/male/>=60", "normal/female/30-59")
+    ]
+    assert names.labels(table, MASK_SCHEMA, tmp_path / "p.csv").tolist() == wanted
+    with pytest.raises(UserError, match="1 answers that are no class: 'Wear/male/old' in row 2"):
+        names.labels(table.replace("<30", "old"), MASK_SCHEMA, tmp_path / "p.csv")
 
 
 @pytest.mark.parametrize("form", ["p_0", "p_class", "names", "attributes", "beside the truth"])

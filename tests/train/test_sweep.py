@@ -187,7 +187,7 @@ def test_a_journal_that_cannot_be_read_is_told(cache: Path, tmp_path: Path, text
 
 def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp_path: Path) -> None:
     read = space.read(spaced(tmp_path))
-    whole = sweep.sweep(cache, read, tmp_path / "whole", base=TINY, trials=3, prune=False)
+    whole = sweep.sweep(cache, read, tmp_path / "whole", base=TINY, trials=3, prune="none")
     assert [t.state for t in whole.trials] == ["done"] * 3
     assert len({t.values["optim.lr"] for t in whole.trials}) == 3
     for t in whole.trials:
@@ -202,12 +202,12 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
             if (tmp_path / "halved/trial-002").is_dir():
                 raise KeyboardInterrupt
 
-    how = {"base": TINY, "trials": 3, "prune": False}
+    how = {"base": TINY, "trials": 3, "prune": "none"}
     with pytest.raises(UserError, match="was stopped"):
         sweep.sweep(cache, read, tmp_path / "halved", progress=Stopping(), **how)
     halved = sweep.sweep(cache, read, tmp_path / "halved", **how)
     assert without_times(halved) == without_times(whole)
-    again = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune=False)
+    again = sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, prune="none")
     assert again.trials == halved.trials  # nothing is done twice
     with pytest.raises(UsageError, match="is a sweep with other settings"):
         sweep.sweep(cache, read, tmp_path / "halved", base=TINY, trials=3, seed=1)
@@ -218,7 +218,7 @@ def test_a_sweep_that_was_stopped_goes_on_as_if_it_had_not_been(cache: Path, tmp
 
 def test_another_process_takes_the_trials_that_nobody_has(cache: Path, tmp_path: Path) -> None:
     """The second one starts while the first is in its first trial."""
-    read, how = space.read(spaced(tmp_path)), {"base": TINY | {"optim.epochs": 1}, "trials": 2, "prune": False}
+    read, how = space.read(spaced(tmp_path)), {"base": TINY | {"optim.epochs": 1}, "trials": 2, "prune": "none"}
     second: list[sweep.Swept] = []
 
     class Starting(Progress):
@@ -241,6 +241,14 @@ def test_trials_that_cannot_be_trained_are_kept_as_such(cache: Path, tmp_path: P
     wrong = space.read(spaced(tmp_path, "space: {model.name: [no_a, no_b, no_c, no_d]}"))
     with pytest.raises(UserError, match="None of the first 3 trials could be trained"):
         sweep.sweep(cache, wrong, tmp_path / "wrong", base=base, kind="grid")
+
+
+def test_successive_halving_goes_on_with_the_best_third(cache: Path, tmp_path: Path) -> None:
+    read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 1.0e-9, 2.0e-9]}"))
+    done = sweep.sweep(cache, read, tmp_path / "out", base=TINY, kind="grid", prune="halving")
+    assert [(t.state, len(t.epochs)) for t in done.trials] == [("done", 2), ("pruned", 1), ("pruned", 1)]
+    with pytest.raises(UsageError, match="--prune cannot be 'half'"):
+        sweep.sweep(cache, read, tmp_path / "other", base=TINY, prune="half")
 
 
 def test_a_hopeless_trial_is_given_up(cache: Path, tmp_path: Path) -> None:
@@ -276,8 +284,10 @@ def test_by_command(
     assert call("sweep", cache, file, "--trials", "2", *sets) == 0
     said = capsys.readouterr().out
     best = tmp_path / "runs" / "sweep-space" / sweep.BEST
-    assert "trial 2/2 optim.lr=" in said and f"best    settings in {best.relative_to(tmp_path)}" in said
-    assert re.search(rf"^next    masktrain evaluate runs/sweep-space/\S+ {cache}$", said, re.MULTILINE)
+    assert "trial 2/2 optim.lr=" in said and f"best    settings in {best}" in said
+    assert re.search(
+        rf"^next    masktrain predict {best.parent}/\S+ {cache} --split eval --out \S+$", said, re.MULTILINE
+    )
     assert yaml.safe_load(best.read_text())["model"]["name"] == "test_resnet"
 
 
@@ -301,7 +311,7 @@ def test_trials_side_by_side_are_those_of_one_worker(cache: Path, tmp_path: Path
     """Scores of every epoch, and weights bit for bit; one of them cannot be trained."""
     pytest.importorskip("ray")
     read = space.read(spaced(tmp_path, RANDOM))
-    how = {"base": {k: v for k, v in TINY.items() if k != "optim.epochs"}, "kind": "random", "prune": False}
+    how = {"base": {k: v for k, v in TINY.items() if k != "optim.epochs"}, "kind": "random", "prune": "none"}
     one = sweep.sweep(cache, read, tmp_path / "one", trials=4, **how)
     seen: list[int] = []
     two = sweep.sweep(
@@ -325,5 +335,5 @@ def test_plugins_are_not_loaded_side_by_side(cache: Path, tmp_path: Path) -> Non
 def test_without_ray_one_is_told_which_extra(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="ray is not installed") as error:
-        sweep.sweep(cache, space.read(spaced(tmp_path)), tmp_path / "out", workers=2, kind="random", prune=False)
+        sweep.sweep(cache, space.read(spaced(tmp_path)), tmp_path / "out", workers=2, kind="random", prune="none")
     assert "maskprep[ray]" in error.value.hint

@@ -18,7 +18,6 @@ from maskprep.dataset import open_view
 from maskprep.labels import Attribute, Schema
 from masktrain.answer import model
 from masktrain.config.config import FitConfig
-from masktrain.config.recipes import read
 from masktrain.config.sections import OptimConfig
 from masktrain.runs import folder as runs
 from masktrain.study.fit import fit, resume
@@ -126,8 +125,3 @@ def test_two_backbones_freeze_and_decay_by_layer() -> None:
     rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     ends = [{rate[id(net.get_parameter(n))] for n in group} for group in (groups[0], groups[-1])]
     assert ends[1] == {1.0} and max(ends[0]) < 0.5
-
-
-@pytest.mark.parametrize("name", ["number", "two-backbones"])
-def test_recipes_of_targets_and_networks(name: str) -> None:
-    assert FitConfig.from_keys(read(name)) != FitConfig()

@@ -87,6 +87,26 @@ def test_another_cache_comes_as_often_as_its_weight(
     assert seen >= round(58 * weight)
 
 
+def test_what_is_learnt_is_not_of_one_class_alone(cache: Path) -> None:
+    with pytest.raises(UsageError, match="all images have one class of mask, which is to be learnt") as error:
+        trained(open_view(cache), where="mask=wear")
+    assert error.value.hint.endswith("--task gender")
+
+
+def test_of_another_cache_only_some_classes(cache: Path, more: Path) -> None:
+    data = trained(open_view(cache), extra=[str(more)], extra_where="mask=incorrect|normal")
+    own = data.view.table.iloc[data.split.train]
+    mask = (own["label"] // 2).to_numpy()
+    assert set(mask[data.source == 1]) == {1, 2} and set(mask[data.source == 0]) == {0, 1, 2}
+    (record,) = data.extra
+    assert (
+        record["images"] == (data.source == 1).sum()
+        and record["images"] + record["left out"]["not mask=incorrect|normal"] == 58
+    )
+    with pytest.raises(UsageError, match=r"data.extra_where: 'norml' is no class of mask"):
+        trained(open_view(cache), extra=[str(more)], extra_where="mask=norml")
+
+
 def test_nobody_who_is_held_out_comes_back_by_another_cache(cache: Path, more: Path, tmp_path: Path) -> None:
     view = open_view(cache)
     held = view.table.iloc[split_of(view).val]

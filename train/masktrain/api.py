@@ -38,6 +38,7 @@ HOMES = {
     "pack": "masktrain.runs.archive",
     "plan": "masktrain.study.preflight",
     "predict": "masktrain.answer.predict",
+    "recipe": "masktrain.study.views",
     "report": "masktrain.pages.report",
     "resume": "masktrain.study.fit",
     "settings": "masktrain.study.protocol",

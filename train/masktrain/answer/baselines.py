@@ -51,7 +51,10 @@ def rows(
         UserError: the cache does not hold the people the run was trained on, or the weights cannot be had.
     """
     name = probe or _probe_of(run)
-    told = linear_probe(name, model, pictures, asked, data, batch_size=batch_size, device=device)
+    parts = None
+    if (run / runs.FOLDS).is_file():
+        parts = [runs.read_data(member)["people"]["val"] for member in runs.members(run)]
+    told = linear_probe(name, model, pictures, asked, data, parts=parts, batch_size=batch_size, device=device)
     counts = np.array(data["classes"]["train"], dtype=np.float64)
     return [*metrics.guesses(counts, len(asked)), (f"linear probe on frozen {name}", told)]
 
@@ -63,11 +66,15 @@ def linear_probe(
     asked: EvalSet,
     data: dict[str, Any],
     *,
+    parts: Sequence[Sequence[str]] | None = None,
     pretrained: bool = True,
     batch_size: int = 64,
     device: str = "auto",
 ) -> Ints:
     """Logistic regression on the features of a network that never saw these photos, fitted on the run's people.
+
+    Args:
+        parts: people held out by each fold of a run of all folds; each part is answered by a regression on the others.
 
     Raises:
         UserError: the cache does not hold these people.
@@ -80,16 +87,25 @@ def linear_probe(
     usable, _ = folds.usable_rows(pictures)
     known = usable[pictures.table["person"].iloc[usable].isin(data["people"]["train"]).to_numpy()]
     known = known[~np.isin(pictures.table["image"].to_numpy()[known], asked.images["image"].to_numpy())]
-    if not len(known):
-        raise UserError(f"{pictures.path} has no training images besides those that are scored.")
     where = rows_of(pictures, asked.images["image"])
     cropped = where >= 0
+    if not len(known) and parts is None:
+        raise UserError(f"{pictures.path} has no training images besides those that are scored.")
     chosen = devices.choose_device(device)
     network = build(name, 0, pictures.size, pretrained=pretrained).to(chosen).eval()
     member = model.spec.members[0]
     told = np.full(len(asked), model.spec.fallback, dtype=np.int64)
-    if cropped.any():
+    if len(known) and cropped.any():
         told[cropped] = probe_of(network, pictures, known, where[cropped], member.mean, member.std, chosen, batch_size)
+    elif cropped.any():
+        x = features(network, pictures, where[cropped], member.mean, member.std, chosen, batch_size)
+        labels, people = asked.truth[cropped], asked.images["person"][cropped]
+        answers = told[cropped]
+        for part in parts or ():
+            held = people.isin(part).to_numpy()
+            if held.any() and not held.all():
+                answers[held] = regress(x[~held], labels[~held], x[held])
+        told[cropped] = answers
     return told
 
 

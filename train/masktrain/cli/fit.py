@@ -14,18 +14,19 @@ import typer
 
 from maskprep.base import UsageError
 from masktrain.cli.options import PLUGIN, PROTOCOL, SETTINGS, given_settings, spoken
-from masktrain.config.config import FitConfig, describe, kinds_of, meant
+from masktrain.config.config import FitConfig, describe, kinds_of
 from masktrain.data.units import units
 from masktrain.study.progress import Progress
 
 if TYPE_CHECKING:
+    from masktrain.config.parts import PartPlan
     from masktrain.study.crossfit import Crossfitted
     from masktrain.study.fit import Fitted
     from masktrain.study.seeds import Seeded
 
 SHOWN = {
     "data": "view task where val_ratio fold folds_file split_seed background colour train_bins drop_intervals"
-    " label_margin",
+    " label_margin teacher",
     "model": "name second pretrained start dropout freeze",
     "target": "kind",
     "loss": "name label_smoothing class_weights",
@@ -147,20 +148,33 @@ def fit(
         raise UsageError("--find-lr is given alone, without --dry-run and --check.")
     if sheet is not None and not (dry_run or check):
         raise UsageError("--sheet needs --dry-run or --check.", "The report.html of a run has such pictures, too.")
-    values = given_settings(recipe, config, settings, plugin)
+    values = given_settings(config, settings, plugin)
     if resume is not None:
         _resume(resume, cache, chosen["epochs"] if "epochs" in given else None)
         return
     assert cache is not None
+    from masktrain.config import recipes
+    from masktrain.config.parts import read_parts
     from masktrain.study import crossfit
     from masktrain.study import protocol as ruling
 
     values |= {key: chosen[name] for name, key in OPTIONS.items() if name in given}
-    if parts is not None:
+    plans, route = None if parts is None else read_parts(parts), "soft"
+    if recipe is not None:
+        from masktrain.cli import show
+        from masktrain.study import views
+
+        made_of = recipes.recipe(recipe)
+        if made_of.parts and plans is None:
+            plans, route = list(made_of.parts), made_of.route
+        with show.bars() as bars:
+            values = views.recipe(cache, recipe, values, progress=_progress(), bars=bars)
+    if plans is not None:
         if dry_run or check or find_lr:
             raise UsageError("--dry-run, --check and --find-lr try one fit.", "Try a part with --task and --where.")
         rules = functools.partial(ruling.settings, cache, named=protocol, deviate=deviate)
-        _parts(cache, parts, lambda own: rules(values | own), out, folds is not None, note)
+        out = out or Path("runs") / (parts.stem if parts is not None else str(recipe))
+        _parts(cache, plans, lambda own: rules(values | own), out, folds is not None, note, route)
         return
     if seeds is not None:
         if dry_run or check or find_lr or "seed" in given:
@@ -171,6 +185,8 @@ def fit(
         _seeded(several.fit_seeds(cache, own, out=out, folds=folds is not None, note=note, progress=_progress()))
         return
     made = ruling.settings(cache, values, protocol, deviate)
+    for line in ruling.notes(cache, made, protocol):
+        _progress().say(line)
     if folds is not None:
         crossfit.check(made)
     if dry_run or check or find_lr:
@@ -189,22 +205,25 @@ def fit(
 
 
 def _parts(
-    cache: Path, file: Path, settings: Callable[[dict[str, Any]], FitConfig], out: Path | None, folds: bool, note: str
+    cache: Path,
+    plans: list[PartPlan],
+    settings: Callable[[dict[str, Any]], FitConfig],
+    out: Path,
+    folds: bool,
+    note: str,
+    route: str,
 ) -> None:
-    """Fit the parts that a file names, and print their composition."""
+    """Fit the parts of the label, and print their composition."""
     from masktrain.cli import tables
-    from masktrain.combine.compose import read_parts
     from masktrain.study.parts import fit_parts
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("Parts are fitted by one process.", "With torchrun, fit each with --task, then compose them.")
     given = {}
-    for part in read_parts(file):
+    for part in plans:
         task = ",".join(part.task)
-        own = {key: meant(key, value) for key, value in part.settings.items()}
-        given[part.name] = (task, settings(own | {"data.task": task, "data.where": part.where}))
-    out = out or Path("runs") / file.stem
-    tables.composed(fit_parts(cache, given, out, folds=folds, note=note, progress=_progress()))
+        given[part.name] = (task, settings(part.settings | {"data.task": task, "data.where": part.where}))
+    tables.composed(fit_parts(cache, given, out, folds=folds, note=note, route=route, progress=_progress()))
 
 
 def _rank() -> int:

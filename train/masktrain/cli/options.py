@@ -50,10 +50,8 @@ def spoken(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def given_settings(
-    recipe: str | None, config: Path | None, settings: list[str] | None, plugin: list[str] | None
-) -> dict[str, Any]:
-    """Flat settings of a recipe, a file and ``--set``, each over the one before; plugins are imported first.
+def given_settings(config: Path | None, settings: list[str] | None, plugin: list[str] | None) -> dict[str, Any]:
+    """Flat settings of a file and ``--set``, the latter over the former; plugins are imported first.
 
     Raises:
         UsageError: a setting that is unknown, of the wrong type, or set by a protocol alone.
@@ -61,9 +59,7 @@ def given_settings(
     from masktrain.config import plugins, recipes
 
     loaded = {"run.plugins": list(plugins.load(plugin))} if plugin else {}
-    values: dict[str, Any] = {}
-    for source in (recipe, config):
-        values |= recipes.read(source) if source is not None else {}
+    values = recipes.read(config) if config is not None else {}
     single = assignments(settings or [])
     if own := sorted({"run.protocol", "run.deviates", "run.extended"} & set(single)):
         raise UsageError(

@@ -15,7 +15,7 @@ from masktrain.config.config import describe, keys, named
 def init(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
     out: Annotated[Path | None, typer.Option(help="The file to write. [default: CACHE/protocol.yaml]")] = None,
-    view: Annotated[str | None, typer.Option(help="View of the cache. [default: the only view, or 'face']")] = None,
+    view: Annotated[str | None, typer.Option(help="The only view that fits may use. [default: any]")] = None,
     select: Annotated[
         str, typer.Option(help="Score by which the best epoch is chosen; see masktrain settings select.by.")
     ] = "macro_f1",
@@ -26,7 +26,7 @@ def init(
     split_seed: Annotated[int, typer.Option(min=0, help="Number of the random split.")] = 0,
     folds_file: Annotated[Path | None, typer.Option(help="A CSV file of folds, in place of new ones.")] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, help="A seed that may be used; repeatable. [default: 0]")
+        list[int] | None, typer.Option(min=0, help="A seed that may be used; repeatable. [default: any]")
     ] = None,
     note: Annotated[
         str, typer.Option("--note", "--hypothesis", help="Note for the protocol: what the project is to find out.")
@@ -47,7 +47,7 @@ def init(
         count=folds,
         split_seed=split_seed,
         folds_file=folds_file,
-        seeds=seed or (0,),
+        seeds=seed or (),
         note=note,
         probe=probe,
     )
@@ -93,14 +93,16 @@ def models(
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show this one.")] = None) -> None:
-    """List the recipes that come with masktrain, or show one."""
+    """List the recipes that come with masktrain, or show one with all that it sets."""
+    from masktrain.cli import tables
     from masktrain.config import recipes as known
 
-    if name is not None:
-        print(known.text(name), end="")
+    if name is None:
+        tables.recipes([known.recipe(each) for each in known.names()])
         return
-    for each in known.names():
-        print(wrapped(f"{each:14} {known.text(each).partition(chr(10))[0].removeprefix('# ')}", 15))
+    print(known.text(name), end="")
+    if (space := known.recipe(name).space) is not None:
+        print(f"\n# space.yaml, for masktrain sweep\n{space.read_text(encoding='utf-8')}", end="")
 
 
 def settings(
@@ -120,8 +122,13 @@ def settings(
 def sweep(
     cache: Annotated[Path, typer.Argument(metavar="CACHE", help="The cache to train on.")],
     space: Annotated[
-        Path, typer.Argument(metavar="SPACE.yaml", help="File of fixed settings and ranges of the others.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="SPACE.yaml",
+            help="File of fixed settings and ranges of the others.",
+            show_default="the space of --recipe",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. [default: runs/sweep-SPACE]")] = None,
     trials: Annotated[
         int | None,
@@ -138,11 +145,12 @@ def sweep(
     ] = None,
     kind: Annotated[str, typer.Option(help="tpe (learns from the trials before), random or grid.")] = "tpe",
     prune: Annotated[
-        bool,
+        str,
         typer.Option(
-            "--prune/--no-prune", help="Stop trials that are below the median of the others at the same epoch."
+            help="Which trials are stopped: median (below the median of the others at the same epoch), halving (all"
+            " but the best third after 1, 3, 9, ... epochs) or none."
         ),
-    ] = True,
+    ] = "median",
     recipe: Annotated[str | None, typer.Option(help="Recipe to start from.")] = None,
     settings: Annotated[list[str] | None, SETTINGS] = None,
     protocol: Annotated[Path | None, PROTOCOL] = None,
@@ -156,13 +164,22 @@ def sweep(
     """Search good settings: many fits within a number of trials or hours. The same command resumes a sweep that was
     stopped; started several times, it fits several trials at once."""
     from masktrain.cli import show, tables
+    from masktrain.config import recipes as recipes_of
     from masktrain.study import protocol as ruling
     from masktrain.study import space as spaces
     from masktrain.study import sweep as sweeping
+    from masktrain.study import views
 
     if folds not in (None, "all"):
         raise UsageError(f"--folds is 'all' or not given, not '{folds}'.")
-    base, varied = given_settings(recipe, None, settings, plugin), spaces.read(space)
+    base = given_settings(None, settings, plugin)
+    if space is None and (recipe is None or (space := recipes_of.recipe(recipe).space) is None):
+        raise UsageError("Which space? Give a SPACE.yaml, or a recipe that has one: t2-ldam-cyclic.")
+    varied = spaces.read(space)
+    if recipe is not None:
+        with show.bars() as bars:
+            base = views.recipe(cache, recipe, varied.fixed | base, progress=show.PrintedFit(), bars=bars)
+        base = {key: value for key, value in base.items() if key not in {v.key for v in varied.varied}}
     done = sweeping.sweep(
         cache,
         varied,

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskprep.base import Progress as Bars
 from maskprep.base import counted, wrapped
 from maskprep.labels import Schema
 from masktrain.config.config import FitConfig
@@ -114,6 +115,35 @@ class PrintedFit(Progress):
             print(wrapped(line, LABEL) + (f"\n        {weak}" if weak else ""), flush=True)
 
 
+class _Bar:
+    """Progress of what maskprep makes, one live bar after another."""
+
+    def __init__(self, live: Any) -> None:
+        self._live, self._task = live, None
+
+    def start(self, name: str, total: int) -> None:
+        """A piece of work begins; the one before has ended."""
+        if self._task is not None:
+            self._live.remove_task(self._task)
+        self._task = self._live.add_task(name, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+        self._live.advance(self._task, steps)
+
+
+@contextmanager
+def bars() -> Iterator[Bars | None]:
+    """Shows the progress of what maskprep makes for a fit, if this is a terminal."""
+    if not sys.stdout.isatty():
+        yield None
+        return
+    from rich.progress import Progress as Live
+
+    with Live(transient=True) as live:
+        yield _Bar(live)
+
+
 def opening(run: Path | None, config: FitConfig, data: dict[str, Any], about: dict[str, Any]) -> list[str]:
     """The plan of a fit: data, people, classes, model."""
     images, people, counts = data["images"], data["people"], data["classes"]
@@ -175,8 +205,8 @@ def choices(config: FitConfig, about: dict[str, Any]) -> list[str]:
     known = {"number": "the labels have a number, such as an age", "joint": "the labels have no number"}
     target = config.target.kind + why(asked and asked.target.kind == "auto", known.get(config.target.kind, ""))
     parts = [target, f"loss {', '.join(config.target.losses) or loss.name}"]
-    if loss.label_smoothing:
-        parts.append(f"label smoothing {loss.label_smoothing:g}")
+    if smooth := config.target.smoothing or (loss.label_smoothing,) * (loss.label_smoothing > 0):
+        parts.append(f"label smoothing {', '.join(f'{value:g}' for value in smooth)}")
     weighed = []
     for name, values in about["weights"].items() if loss.class_weights != "none" else ():
         few = name in schema.joint and len(values) == len(schema[name].classes) <= MANY

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from masktrain.combine.calibrate import Calibrated
     from masktrain.combine.compose import Composed
     from masktrain.combine.ensemble import Ensemble
+    from masktrain.config.recipes import Recipe
     from masktrain.pages.compare import Comparison
     from masktrain.score.report import Report
     from masktrain.study.sweep import Swept
@@ -38,6 +39,14 @@ def line(text: str) -> None:
     print(wrapped(text, LABEL), flush=True)
 
 
+def recipes(known: Sequence[Recipe]) -> None:
+    """The recipes that come with masktrain: where each is from, what it answers and which crops it needs."""
+    rows = [(r.name, r.about["Source"].partition(" (")[0], r.target, str(r.view)) for r in known]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in [("recipe", "write-up", "target", "view"), *rows]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
 def numbers(*heads: str) -> tuple[Column, ...]:
     """Columns of numbers."""
     return tuple(Column(head, "number") for head in heads)
@@ -48,12 +57,31 @@ def next_command(*parts: object) -> None:
     print(f"next    {shlex.join(map(str, parts))}")
 
 
+def judged(cache: Path, view: str | None) -> tuple[int, int]:
+    """Images of a cache that nothing is trained on, and how many of them have a label."""
+    from maskprep.dataset import open_view
+
+    table = open_view(cache, view).table
+    held = table[table["split"] != "train"]
+    return len(held), int(held["label"].notna().sum())
+
+
 def next_evaluate(run: Path) -> None:
-    """Print the command that scores a run on its own cache; nothing for votes of files, which have none."""
+    """Print the command that scores a run on the eval split of its cache, or answers that, or shows its errors; nothing
+    for votes of files, and where the cache has moved."""
     from masktrain.runs import folder as runs
 
-    if (run / runs.DATA).is_file():
-        next_command("masktrain", "evaluate", run, runs.read_data(run)["cache"])
+    if not (run / runs.DATA).is_file() or not (Path(runs.read_data(run)["cache"]) / "dataset.json").is_file():
+        return
+    data = runs.read_data(run)
+    cache = data["cache"]
+    images, labelled = judged(Path(cache), data.get("view"))
+    if labelled:
+        next_command("masktrain", "evaluate", run, cache)
+    elif images:
+        next_command("masktrain", "predict", run, cache, "--split", "eval", "--out", f"{run}-eval.csv")
+    else:
+        next_command("masktrain", "explain", run, cache)
 
 
 def predicted(answer: pd.Series[Any], schema: Schema, faces: int, reason: str) -> None:
@@ -214,6 +242,10 @@ def ensemble(made: Ensemble) -> None:
         print(wrapped(f"difference to the best member: {compared(made.against, made.images)}", 0))
     for note in made.notes:
         line(f"{'note':<{LABEL}}{note}")
+    if made.against is not None and made.against.difference < 0:
+        best = max(made.entries, key=lambda entry: entry.score)
+        line(f"{'note':<{LABEL}}It scores lower than {best.name} alone; use that.")
+        return
     next_evaluate(made.run)
 
 

@@ -145,6 +145,8 @@ def ensemble(
     else:
         groups = group(team)
         tables, held = common(team, groups)
+        if kind == "stack":
+            _stackable(held)
         limit = None
         if budget is not None:
             limit = voting.Budget(members.affordable([c for _, c in costs], groups, budget), budget)
@@ -163,6 +165,22 @@ def ensemble(
         score = metrics.macro_f1(metrics.confusion(mean.labels, mean.answers, mean.schema.num_classes))
         notes.append(f"One network with the mean of their weights (--kind soup) has macro-F1 {score:.4f}.")
     return dataclasses.replace(done, notes=[n for n in notes if n])
+
+
+def _stackable(held: Predictions) -> None:
+    """Refuse to stack on people of whom one alone shows a class: scored without that person nothing knows the class.
+
+    Raises:
+        UsageError: naming such classes.
+    """
+    table = pd.DataFrame({"label": held.labels, "person": held.people})
+    alone = table.groupby("label")["person"].nunique()
+    if len(rare := alone.index[alone < 2]):
+        names = ", ".join(held.schema.class_names[k] for k in rare[:4]) + (", ..." if len(rare) > 4 else "")
+        raise UsageError(
+            f"Stacking needs two people of every class among those held out; there is one of: {names}.",
+            "Use --kind soft or weighted, or runs of all folds, which hold out everybody.",
+        )
 
 
 def taken(

@@ -50,6 +50,9 @@ class DataConfig(Section):
         (),
         "More caches to train on, never to validate on: PATH, or PATH=2 to see each of its images twice in an epoch.",
     )
+    extra_where: str = setting(
+        "", "Of the further caches, only images of some classes, such as age=>=60 or mask=incorrect|normal."
+    )
     teacher: str = setting(
         "",
         "Learn from the out-of-fold answers of a run of all folds or an ensemble (distillation). They were made with"

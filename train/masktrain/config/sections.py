@@ -90,6 +90,12 @@ class TargetConfig(Section):
     losses: tuple[str, ...] = setting(
         (), "Loss of each head, in the order of the attributes (default: --loss).", choices=LOSSES
     )
+    smoothing: tuple[float, ...] = setting(
+        (),
+        "Label smoothing of each head, in the order of the attributes (default: loss.label_smoothing).",
+        low=0,
+        high=0.9,
+    )
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def split(view: View, val_ratio: float, seed: int, *, fold: str = "", file: str 
         UserError: fewer than two people with labelled crops, or than the folds that ``fold`` asks for, a photo that is
             also in the eval split, or a folds file that does not fit.
     """
+    need_labels(view)
     usable, left_out = usable_rows(view)
     everything, schema = tasks.whole(view)
     table = everything.iloc[usable]
@@ -187,6 +188,7 @@ def write_file(view: View, folds: int, seed: int, out: Path) -> int:
         raise UsageError(
             f"{out} already exists.", "Folds are not overwritten, as others may use them; choose another --out."
         )
+    need_labels(view)
     table = view.table.iloc[usable_rows(view)[0]]
     number = fold_people(table, view.schema, folds, seed, link_people(table, copies(view)))
     _enough(number, folds)
@@ -247,6 +249,21 @@ def usable_rows(view: View) -> tuple[NDArray[np.int64], dict[str, int]]:
         reason[table["split"] == split] = f"{split} split"
     left_out = {str(k): int(n) for k, n in reason.value_counts().items()}
     return np.flatnonzero(reason.isna().to_numpy()).astype(np.int64), left_out
+
+
+def need_labels(view: View) -> None:
+    """Refuse a cache whose photos have no labels at all.
+
+    Raises:
+        UserError: so it is, and how to give them.
+    """
+    if len(view) and view.table["label"].isna().all():
+        source = view.dataset.get("source") or {}
+        names = ", ".join(view.schema.joint)
+        raise UserError(
+            f"{view.path} has no labels ({names}); its photos are read in the layout '{source.get('layout', '')}'.",
+            "Give them as class folders or as a table: source: {csv: labels.csv} in maskprep.yaml, then maskprep run.",
+        )
 
 
 def fold_people(

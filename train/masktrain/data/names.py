@@ -82,7 +82,9 @@ def labels(table: pd.DataFrame, schema: Schema, file: Path, *, blank: bool = Fal
         texts = table[column].tolist()
     elif all(fold(name) in known for name in schema.joint):
         columns = {name: table[known[fold(name)]] for name in schema.joint}
-        found = [schema.label({n: v.iloc[i] for n, v in columns.items()}) for i in range(len(table))]
+        indices = {name: [_class(schema, name, value) for value in given] for name, given in columns.items()}
+        rows = zip(*(indices[name] for name in schema.joint), strict=True)
+        found = [None if None in row else int(np.ravel_multi_index(row, schema.sizes)) for row in rows]
         texts = ["/".join(str(v.iloc[i]) for v in columns.values()) for i in range(len(table))]
     else:
         raise UserError(
@@ -93,6 +95,13 @@ def labels(table: pd.DataFrame, schema: Schema, file: Path, *, blank: bool = Fal
     if wrong := [f"'{text}' in row {i + 2}" for i, text in enumerate(texts) if found[i] is None]:
         raise UserError(f"{file} has {counted(len(wrong), 'answer')} outside the classes: {listed(wrong)}.")
     return np.array(found, dtype=np.int64)
+
+
+def _class(schema: Schema, name: str, value: object) -> int | None:
+    """Index of a class of an attribute, by its name or by a number that is binned; None for no class."""
+    own = [fold(each) for each in schema[name].classes]
+    text = fold(str(value))
+    return own.index(text) if text in own else schema[name].index(value)
 
 
 def match(names: Sequence[str], images: Iterable[str], file: Path) -> list[str]:

@@ -71,8 +71,8 @@ def whole(view: View) -> tuple[pd.DataFrame, Schema]:
     return view.table.assign(label=view.table[WHOLE]), Schema.from_dict(view.dataset["schema"])
 
 
-def parse(text: str, schema: Schema) -> Where | None:
-    """What ``data.where`` says; None for nothing.
+def parse(text: str, schema: Schema, key: str = "data.where") -> Where | None:
+    """What ``data.where`` or another setting of its form says; None for nothing.
 
     Raises:
         UsageError: no such form, attribute or class; or all classes of the attribute.
@@ -81,25 +81,25 @@ def parse(text: str, schema: Schema) -> Where | None:
         return None
     name, equals, values = (piece.strip() for piece in text.partition("="))
     if not (equals and values):
-        raise UsageError(f"data.where must be ATTRIBUTE=CLASS, not '{text}'.", "Such as mask=incorrect|normal")
+        raise UsageError(f"{key} must be ATTRIBUTE=CLASS, not '{text}'.", "Such as mask=incorrect|normal")
     if name not in schema.joint:
         near = nearest(name, schema.joint)
         raise UsageError(
-            f"data.where: there is no attribute '{name}'; there is {', '.join(schema.joint)}.",
+            f"{key}: there is no attribute '{name}'; there is {', '.join(schema.joint)}.",
             f"Did you mean '{near[0]}'?" if near else "",
         )
     known = {fold(c): c for c in schema[name].classes}
     for value in (given := [fold(v) for v in values.split("|")]):
         if value not in known:
             near = nearest(value, list(known))
-            said = f"data.where: '{value}' is no class of {name}; there is {', '.join(schema[name].classes)}."
+            said = f"{key}: '{value}' is no class of {name}; there is {', '.join(schema[name].classes)}."
             raise UsageError(said, f"Did you mean '{known[near[0]]}'?" if near else "")
     if len(set(given)) == len(known):
-        raise UsageError(f"data.where: these are all classes of {name}.", "Leave --where out to learn from all images.")
+        raise UsageError(f"{key}: these are all classes of {name}.", "Leave it out to learn from all images.")
     return Where(name, tuple(c for f, c in known.items() if f in given))
 
 
-def rows_where(view: View, rows: NDArray[np.int64], where: Where | None) -> NDArray[np.int64]:
+def rows_where(view: View, rows: NDArray[np.int64], where: Where | None, key: str = "data.where") -> NDArray[np.int64]:
     """Those of some table rows whose images are meant.
 
     Raises:
@@ -113,5 +113,5 @@ def rows_where(view: View, rows: NDArray[np.int64], where: Where | None) -> NDAr
     meant = [schema.decode(int(label))[place] in wanted for label in table["label"].iloc[rows]]
     kept: NDArray[np.int64] = rows[np.array(meant, dtype=bool)]
     if not len(kept):
-        raise UserError(f"data.where: no training image has {where}.")
+        raise UserError(f"{key}: no training image has {where}.")
     return kept

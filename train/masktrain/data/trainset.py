@@ -64,6 +64,12 @@ class TrainSet:
         split = folds.split(view, data.val_ratio, data.split_seed, fold=data.fold, file=data.folds_file)
         joined, split, number, weights, extra = _joined(view, split, data)
         where = tasks.parse(data.where, tasks.whole(view)[1])
+        if where is not None and where.attribute in view.schema.joint and len(where.classes) == 1:
+            others = ",".join(name for name in tasks.whole(view)[1].joint if name != where.attribute)
+            raise UsageError(
+                f"With data.where={where} all images have one class of {where.attribute}, which is to be learnt.",
+                f"Learn other attributes: --task {others}",
+            )
         rows = tasks.rows_where(joined, split.train, where)
         if where is not None:
             gone = {f"not {where}, in training only": len(split.train) - len(rows)}
@@ -147,6 +153,10 @@ def _joined(
         path, weight = _parsed(text)
         other = _opened(path, view)
         rows, left_out = _allowed(other, view, split)
+        wanted = tasks.parse(config.extra_where, tasks.whole(other)[1], "data.extra_where")
+        if wanted is not None and len(rows):
+            chosen = tasks.rows_where(other, rows, wanted, "data.extra_where")
+            rows, left_out = chosen, left_out | {f"not {wanted}": len(rows) - len(chosen)}
         if not len(rows):
             why = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
             raise UserError(f"data.extra: no image of {path} may be trained on ({why or 'it has none'}).")

@@ -61,7 +61,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs scored on the same images, each best first; runs not finished; what a reader must know."""
+    """Groups of runs scored on the same images, each best first; runs not finished or without weights; what a reader
+    must know."""
 
     groups: list[list[Row]]
     unfinished: list[str]
@@ -98,8 +99,9 @@ def compare(given: Sequence[Path], on: str = "val") -> Comparison:
         raise UsageError(f"--on cannot be '{on}'.", f"Use {' or '.join(ON)}.")
     folders = find_runs(given)
     root = Path(os.path.commonpath([f.resolve().parent for f in folders]))
-    done = [f for f in folders if (f / runs.OOF).is_file() and runs.finished(f)]
-    unfinished = [_name(f, root) for f in folders if f not in done]
+    done = [f for f in folders if (f / runs.OOF).is_file() and runs.finished(f) and _has_weights(f)]
+    lost = [f for f in folders if (f / checkpoint.SIDECAR).is_file() and not _has_weights(f)]
+    unfinished = [_name(f, root) + " (its weights are gone)" * (f in lost) for f in folders if f not in done]
     if not done:
         raise UsageError("None of these runs is finished.", f"Go on with one: masktrain fit --resume {folders[0]}")
     file = runs.OOF if on == "val" else _evaluated(done)
@@ -120,14 +122,14 @@ def find_runs(given: Sequence[Path]) -> list[Path]:
     The folds and members of one are not listed beside it.
 
     Raises:
-        UsageError: a folder without runs.
+        UsageError: none of the folders holds a run.
     """
     found: list[Path] = []
     for folder in given:
-        inside = [folder] if (folder / runs.CONFIG).is_file() else _below(folder)
-        if not inside:
-            raise UsageError(f"There are no runs in {folder}.", "Make one with: masktrain fit CACHE")
-        found += inside
+        found += [folder] if (folder / runs.CONFIG).is_file() else _below(folder)
+    if not found:
+        where = ", ".join(map(str, given))
+        raise UsageError(f"There are no runs in {where}.", "Make one with: masktrain fit CACHE")
     return list({folder.resolve(): folder for folder in found}.values())
 
 
@@ -138,6 +140,10 @@ def differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     table = {key: [str(each.get(key, NONE)) for each in settings] for key in known}
     own = {key: set(values) - {NONE} for key, values in table.items()}
     return {k: v for k, v in table.items() if len(own[k]) > 1 or (k.startswith("ensemble.") and NONE in v)}
+
+
+def _has_weights(run: Path) -> bool:
+    return (run / runs.ENSEMBLE).is_file() or (run / checkpoint.BEST).is_file()
 
 
 def _below(folder: Path) -> list[Path]:

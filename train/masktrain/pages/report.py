@@ -45,7 +45,8 @@ def report(run: Path, cache: Path | None = None) -> Path:
     """
     data, records, result = runs.read_data(run), runs.read_metrics(run), runs.read_result(run)
     environment = runs.read_environment(run)
-    view = tasks.like(open_view(cache or Path(data["cache"]), data["view"]), load_sidecar(run).labels())
+    where = runs.need_cache(cache or Path(data["cache"]), run, f"masktrain report {run} NEW_CACHE")
+    view = tasks.like(open_view(where, data["view"]), load_sidecar(run).labels())
     held = heldout.read(run)
     rows = pd.Series(view.table.index, index=view.table["image"]).reindex(held.images)
     if rows.isna().any():

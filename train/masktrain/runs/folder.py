@@ -213,6 +213,20 @@ def data_record(view: View, training: TrainSet) -> dict[str, Any]:
     }
 
 
+def need_cache(where: Path, run: Path, hint: str) -> Path:
+    """The place of a run's cache, where there is one.
+
+    Args:
+        hint: the command that takes another place.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    if not where.exists():
+        raise UsageError(f"The cache of {run} was {where}, which is not there.", f"If it has moved: {hint}")
+    return where
+
+
 def clear_of_photos(folders: Iterable[Path], out: Path | None, option: str = "--out") -> None:
     """Nothing is written among the photos that runs were trained on, where their caches still are.
 

@@ -91,7 +91,10 @@ def score(
             for row in zip(*(known[p] for p in parts), strict=True)
         ]
         joined = np.array(values, dtype=object)
-        for value in sorted(set(values)):
+        order = {c: k for part in parts for k, c in enumerate(schema[part].classes if part in schema.names else ())}
+        rows = list(zip(*(known[p] for p in parts), strict=True))
+        first = dict(zip(values, rows, strict=True))
+        for value in sorted(first, key=lambda v: [(order.get(str(e), len(order)), str(e)) for e in first[v]]):
             inside = joined == value
             found.append(_one(name, value, truth[inside], predicted[inside], who[inside], schema.num_classes))
     return found
@@ -106,7 +109,6 @@ def _one(
     n: int,
 ) -> Slice:
     matrix = metrics.confusion(truth, predicted, n)
-    f1, _ = metrics.f1_per_class(np.diag(matrix), matrix.sum(1), matrix.sum(0))
     sure = metrics.share_interval(truth == predicted, who.tolist())
     return Slice(
         by,
@@ -116,5 +118,5 @@ def _one(
         metrics.accuracy(matrix),
         sure.low,
         sure.high,
-        float(f1[matrix.sum(1) > 0].mean()),
+        metrics.macro_f1(matrix),
     )

@@ -104,7 +104,7 @@ def resume(run: Path, cache: Path | None = None, *, progress: Progress | None = 
     """
     about = runs.read_folds(run)
     config = runs.read_config(run)
-    where = cache or Path(about["cache"])
+    where = runs.need_cache(cache or Path(about["cache"]), run, f"masktrain fit NEW_CACHE --resume {run}")
     fitted = []
     for k in range(1, about["folds"] + 1):
         own = _fold(config, k, about["folds"])

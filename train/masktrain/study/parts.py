@@ -22,6 +22,7 @@ def fit_parts(
     *,
     folds: bool = False,
     note: str = "",
+    route: str = "soft",
     progress: Progress | None = None,
 ) -> composing.Composed:
     """Fit every part in a folder beside ``out`` (``<out>-parts/<name>``), then compose them.
@@ -33,6 +34,7 @@ def fit_parts(
         out: folder of the composition, new or empty.
         folds: fit all folds of each part.
         note: what the fits are to find out.
+        route: how their answers are combined, see :func:`masktrain.combine.compose.compose`.
 
     Raises:
         UsageError: ``out`` is there, or the parts beside it were begun with other settings.
@@ -59,4 +61,4 @@ def fit_parts(
             continue
         progress.say(f"part    {name} ({task})")
         resume.fit_or_resume(cache, config, run, folds, progress, note)
-    return composing.compose([f"{task}={folder / name}" for name, (task, _) in parts.items()], out)
+    return composing.compose([f"{task}={folder / name}" for name, (task, _) in parts.items()], out, route=route)

@@ -374,6 +374,7 @@ def plain(config: FitConfig) -> FitConfig:
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, dropout=0.0, drop_path=0.0),
+        target=dataclasses.replace(config.target, smoothing=()),
         loss=dataclasses.replace(config.loss, label_smoothing=0.0, defer=0.0),
         optim=dataclasses.replace(config.optim, weight_decay=0.0, micro_batch=0, ema=0.0),
         run=dataclasses.replace(config.run, compile=False),

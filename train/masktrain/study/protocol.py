@@ -23,6 +23,7 @@ from maskprep.store import Cache
 from masktrain.answer import baselines
 from masktrain.config.config import FitConfig, hash_of
 from masktrain.data import folds
+from masktrain.data.trainset import open_view_of
 from masktrain.data.units import of_people, unit, warned
 from masktrain.score import metrics
 from masktrain.study.space import Space
@@ -37,8 +38,8 @@ OWN = ("run.protocol", "run.deviates", "run.extended")
 
 HEAD = """\
 # Ground rules for every fit on this cache, written before the first one by: masktrain init
-# `rules` are settings (any of `masktrain settings` may be added), `seeds` the seeds that may be used. masktrain fit
-# takes them from here; what contradicts them is an error, or with --deviate a deviation that the run keeps.
+# `rules` are settings (any of `masktrain settings` may be added), `seeds` the seeds that may be used, [] for any.
+# masktrain fit takes them from here; what contradicts them is an error, or with --deviate a deviation that is kept.
 """
 
 
@@ -51,7 +52,7 @@ class Protocol:
         rules: settings by dotted name; ``data.folds_file`` is relative to the file's folder.
         count: folds in the folds file.
         digest: sha256 of the folds file.
-        seeds: that fits may use, the first one where none is asked for.
+        seeds: that fits may use, the first one where none is asked for; empty for any.
         found: what was there on the day it was written: data, eval split, classes, baselines.
     """
 
@@ -82,7 +83,7 @@ def init(
     count: int = 5,
     split_seed: int = 0,
     folds_file: Path | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] = (),
     note: str = "",
     probe: bool = True,
 ) -> Protocol:
@@ -90,10 +91,10 @@ def init(
 
     Args:
         out: the file, by default protocol.yaml in the cache; the folds are written beside it.
-        view: the crops that are compared; the only view, or ``face``.
+        view: the only crops that fits may use; None lets them choose, and takes the only view, or ``face``, here.
         select: the score that decides, see ``select.by``.
         count, split_seed: folds, and which split; or ``folds_file`` that is there already.
-        seeds: that fits may use.
+        seeds: that fits may use; empty for any.
         note: what the project is to find out.
         probe: score a linear probe, too (seconds).
 
@@ -118,7 +119,7 @@ def init(
         folds.write_file(opened, count, split_seed, where)
     found = _found(opened, where, probe)
     rules = {
-        "data.view": opened.name,
+        **({} if view is None else {"data.view": opened.name}),
         "data.folds_file": Path(os.path.relpath(where.resolve(), file.parent.resolve())).as_posix(),
         "select.by": select,
     }
@@ -152,16 +153,16 @@ def read(file: Path) -> Protocol:
         rules, seeds = {str(k): v for k, v in content["rules"].items()}, tuple(content["seeds"])
         told = content["folds"]
         made = Protocol(file, rules, int(told["count"]), str(told["sha256"]), seeds, dict(content.get("found") or {}))
-        where, usable = made.folds, content["format"] == FORMAT and bool(seeds)
+        where, usable = made.folds, content["format"] == FORMAT
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{file} is no protocol: {why}.", "Write one with: masktrain init CACHE") from error
     if not usable:
-        raise UserError(f"{file} has no seeds, or was written by another version.", "Write one with: masktrain init")
+        raise UserError(f"{file} was written by another version.", "Write one with: masktrain init")
     if wrong := sorted({*OWN, "run.seed"} & set(rules)):
         raise UsageError(f"{file}: '{wrong[0]}' is no rule; seeds are listed under 'seeds'.")
     try:
-        for seed in seeds:
+        for seed in seeds or (0,):
             FitConfig.from_keys({**rules, "run.seed": seed})
     except UsageError as error:
         raise UsageError(f"{file}: {error.message}", error.hint) from error
@@ -194,7 +195,37 @@ def settings(cache: Path, given: Mapping[str, Any], named: Path | None = None, d
     Raises:
         UsageError: settings that contradict the protocol, without a reason; or a reason without such settings.
     """
-    return FitConfig.from_keys(_ruled(given, of(cache, named), deviate))
+    rules = of(cache, named)
+    if rules is not None and _contradictions(_free(given), rules):  # what does not exist contradicts nothing
+        _check(cache, FitConfig.from_keys(_free(given)))
+    return FitConfig.from_keys(_ruled(given, rules, deviate))
+
+
+def _free(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that someone chooses; ``select.by=last`` chooses nothing, whatever the criterion."""
+    values = {k: v for k, v in given.items() if k not in OWN}
+    if values.get("select.by") == "last":
+        del values["select.by"]
+        values["select.epoch"] = "last"
+    return values
+
+
+def _check(cache: Path, config: FitConfig) -> None:
+    """Raise UsageError for a view or a score that does not exist."""
+    nobody = np.zeros(0, dtype=np.int64)
+    scores = metrics.score(nobody, nobody, open_view_of(cache, config).schema)
+    criteria.criterion({**scores.to_dict(), "val_loss": 0.0}, config.select.by)
+
+
+def notes(cache: Path, config: FitConfig, named: Path | None = None) -> list[str]:
+    """What has changed in the data of a cache since its protocol was written."""
+    rules = of(cache, named)
+    view = None if rules is None else open_view_of(cache, config)
+    if rules is None or view is None or rules.found.get("data", {}).get("view") != view.name or config.data.task:
+        return []
+    if rules.found["data"]["fingerprint"] == view.fingerprint():
+        return []
+    return [f"note    labels, crops or people have changed since {rules.file} was written; scores from before differ"]
 
 
 def of_sweep(cache: Path, base: dict[str, Any], space: Space, named: Path | None = None) -> dict[str, Any]:
@@ -213,7 +244,7 @@ def of_sweep(cache: Path, base: dict[str, Any], space: Space, named: Path | None
 
 def _ruled(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") -> dict[str, Any]:
     """Flat settings with what a protocol rules; see :func:`settings`."""
-    values = {k: v for k, v in given.items() if k not in OWN}
+    values = _free(given)
     if rules is None:
         if deviate:
             raise UsageError("There is no protocol to deviate from.", "Write one with: masktrain init CACHE")
@@ -229,7 +260,7 @@ def _ruled(given: Mapping[str, Any], rules: Protocol | None, deviate: str = "") 
         raise UsageError(f"Nothing deviates from {rules.file}.", "Leave --deviate out.")
     broken = {key for key, *_ in against}
     ruled = rules.rules | {"data.folds_file": str(rules.folds)}
-    if values.get("run.seed") is None:
+    if values.get("run.seed") is None and rules.seeds:
         ruled["run.seed"] = rules.seeds[0]
     if broken & FOLDS:
         del ruled["data.folds_file"]
@@ -260,7 +291,7 @@ def _contradictions(given: Mapping[str, Any], rules: Protocol) -> list[tuple[str
     for key, default in (("data.val_ratio", usual.val_ratio), ("data.split_seed", usual.split_seed)):
         if key not in rules.rules and given.get(key) not in (None, default):
             found.append((key, given[key], f"the folds of {rules.folds}"))
-    if seed is not None and seed not in rules.seeds:
+    if seed is not None and rules.seeds and seed not in rules.seeds:
         found.append(("run.seed", seed, " or ".join(map(str, rules.seeds))))
     return found
 
@@ -298,6 +329,7 @@ def _found(view: View, file: Path, probe: bool) -> dict[str, Any]:
     lost = int((view.missing["split"] == "train").sum())
     return {
         "data": {
+            "view": view.name,
             "images": len(usable),
             "people": int(people.iloc[usable].nunique()),
             "left out": left_out | ({"no crop": lost} if lost else {}),
@@ -328,8 +360,10 @@ def lines(made: Protocol) -> list[str]:
     width = max(len(name) for name in classes)
     noun = unit(data["people"], data["images"])
     columns = ["images"] if noun == "images" else ["people", "images"]
+    seeds = f"seeds {', '.join(map(str, made.seeds))}" if made.seeds else "any seed"
+    view = f"view '{made.rules['data.view']}'" if "data.view" in made.rules else "any view"
     return [
-        f"data    {of_people(data['images'], data['people'])}; view '{made.rules['data.view']}'",
+        f"data    {of_people(data['images'], data['people'])}; view '{data['view']}'",
         *([f"        left out: {gone}"] if gone else []),
         f"eval    {counted(judged['images'], 'image')}, {judged['labelled']} of "
         "them labelled: never trained on or chosen by"
@@ -352,8 +386,7 @@ def lines(made: Protocol) -> list[str]:
             for name, scores in made.found["baselines"].items()
         ),
         *([f"note    no linear probe: {made.found['no probe']}"] if "no probe" in made.found else []),
-        f"rules   {made.count} folds of {noun}, best epoch by {made.rules['select.by']}, seeds"
-        f" {', '.join(map(str, made.seeds))}",
+        f"rules   {made.count} folds of {noun}, best epoch by {made.rules['select.by']}, {view}, {seeds}",
         f"written {made.file} and its folds {made.folds}",
     ]
 

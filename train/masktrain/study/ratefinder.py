@@ -34,7 +34,7 @@ class Rates:
         rates, losses, smoothed: of each update, the rate rising by a constant factor.
         lowest: the rate at the lowest smoothed loss.
         steepest: the rate in the middle of the ten updates over which it falls most.
-        advised: a tenth of ``lowest``; None if the loss never fell.
+        advised: ``steepest``, as fastai's finder takes it; None if the loss never fell.
     """
 
     rates: list[float]
@@ -93,7 +93,7 @@ def read(rates: list[float], losses: list[float], smoothed: list[float]) -> Rate
     steepest = start + int(falls.argmin()) + SETTLED // 2 if len(falls) else lowest
     fell = lowest > start and values[lowest] < values[start]
     at = rates or [math.nan]
-    return Rates(rates, losses, smoothed, at[lowest], at[steepest], at[lowest] / 10 if fell else None)
+    return Rates(rates, losses, smoothed, at[lowest], at[steepest], at[steepest] if fell else None)
 
 
 def lines(found: Rates, config: FitConfig) -> list[str]:
@@ -103,8 +103,7 @@ def lines(found: Rates, config: FitConfig) -> list[str]:
     points = np.unique(np.linspace(0, len(found.rates) - 1, 9).astype(int)).tolist()
     take = "none, as the loss did not fall; see masktrain fit CACHE --check"
     if found.advised is not None:
-        take = f"--lr {found.advised:.1e}, a tenth of the rate of the lowest loss (the settings have"
-        take += f" {config.optim.lr:.1e})"
+        take = f"--lr {found.advised:.1e}, where the loss falls most (the settings have {config.optim.lr:.1e})"
     return [
         f"loss    {curve(found.smoothed)}  smoothed, {counted(len(found.rates), 'update')}",
         f"rate    {found.rates[0]:.0e} {'to':^43} {found.rates[-1]:.0e}",

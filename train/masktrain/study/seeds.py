@@ -81,7 +81,8 @@ def resume_seeds(folder: Path, cache: Path | None = None, *, progress: Progress 
     """
     about = read_json(folder / ABOUT, SHAPE, "Fit anew: masktrain fit CACHE --seeds 0,1,2")
     progress = progress or Progress()
-    where, scores = cache or Path(about["cache"]), {}
+    where = runs.need_cache(cache or Path(about["cache"]), folder, f"masktrain fit NEW_CACHE --resume {folder}")
+    scores = {}
     for seed, settings in about["settings"].items():
         run, config = folder / f"seed-{seed}", FitConfig.from_dict(settings)
         if seed in about["macro_f1"] and resume.done(run):

@@ -29,7 +29,7 @@ from masktrain.study import fit as fitting
 from masktrain.study.progress import Progress
 from masktrain.study.resume import fit_or_resume
 from masktrain.study.space import Space
-from masktrain.study.trials import JOURNAL, Trial, finished, folder, journal
+from masktrain.study.trials import JOURNAL, PRUNERS, Trial, finished, folder, journal
 from masktrain.train.checkpoint import LAST
 from masktrain.train.device import choose_device
 
@@ -72,7 +72,7 @@ class _Reporting(Progress):
     def epoch(self, record: dict[str, Any]) -> None:
         import optuna
 
-        step = sum(len(runs.read_metrics(file.parent)) for file in self._run.rglob(runs.METRICS)) - 1
+        step = sum(len(runs.read_metrics(file.parent)) for file in self._run.rglob(runs.METRICS))
         frozen = self._trial.study.get_trials(deepcopy=False)[self._trial.number]
         if step not in frozen.intermediate_values:  # a fit that goes on repeats what came after its snapshot
             self._trial.report(record["macro_f1"], step)
@@ -96,7 +96,7 @@ class _Job:
     hours: float | None
     folds: bool
     kind: str
-    prune: bool
+    prune: str
     seed: int
 
     def work(self, progress: Progress, each: Callable[[Trial, Swept], None]) -> Swept:
@@ -203,7 +203,7 @@ def sweep(
     hours: float | None = None,
     folds: bool = False,
     kind: str = "tpe",
-    prune: bool = True,
+    prune: str = "median",
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
@@ -212,7 +212,8 @@ def sweep(
     """Fit again and again, each time with settings that the trials before make promising.
 
     The objective is macro-F1 on the held-out people: of the one split, or with ``folds`` of everyone. A sweep that was
-    stopped goes on where it was. TPE: Bergstra et al., NeurIPS 2011; pruning by the median: Golovin et al., KDD 2017.
+    stopped goes on where it was. TPE: Bergstra et al., NeurIPS 2011; pruning by the median: Golovin et al., KDD 2017;
+    successive halving: arXiv 1810.05934.
 
     Args:
         cache: to train on.
@@ -222,7 +223,7 @@ def sweep(
         trials: how many in all, those done before included; by default 20, of a grid all combinations.
         hours: no trial but the first is begun that would end after so many, counted from now.
         kind: tpe, random or grid.
-        prune: give up a trial whose best score so far is below the median of the others at the same epoch.
+        prune: one of :data:`masktrain.study.trials.PRUNERS`.
         workers: so many processes, started by Ray.
         progress: shows each fit; not with several workers.
         each: called after every trial, with all so far.
@@ -236,6 +237,8 @@ def sweep(
         raise UsageError(f"--hours must be 0 or more, not {hours}.")
     if kind not in KINDS:
         raise UsageError(f"There is no kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
+    if prune not in PRUNERS:
+        raise UsageError(f"--prune cannot be '{prune}'.", f"Use {', '.join(PRUNERS)}.")
     if workers > 1 and "run.plugins" in (base or {}):
         raise UsageError(
             "--workers cannot be used with plugins, which are loaded in one process.",

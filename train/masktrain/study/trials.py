@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 JOURNAL = "optuna.journal"
 STARTUP = 4
 """So many trials must have come to an epoch before one is pruned there."""
+PRUNERS = ("median", "halving", "none")
+"""When a trial is given up: below the median of the others at the same epoch; not among the best third of those that
+have come to 1, 3, 9, ... epochs (successive halving, arXiv 1810.05934); or never."""
+KEPT = 3
+"""Of so many trials one goes on at each rung of successive halving."""
 STATES = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
 
 
@@ -25,7 +30,7 @@ class Trial:
         number: from 1 on.
         values: of the varied settings.
         score: macro-F1 on the held-out people, 0..1; of a pruned trial its best so far, None of one that failed.
-        state: ``done``, ``pruned`` (was worse than the median at the same epoch) or ``failed``.
+        state: ``done``, ``pruned`` (was given up) or ``failed``.
         seconds: it took.
         epochs: macro-F1 after each epoch, folds after one another.
         why: it failed.
@@ -45,11 +50,11 @@ def folder(number: int) -> str:
     return f"trial-{number:03}"
 
 
-def journal(out: Path, prune: bool) -> optuna.Study:
+def journal(out: Path, prune: str) -> optuna.Study:
     """Optuna's study in the folder of a sweep, which several processes may open.
 
     Args:
-        prune: give up a trial whose best score so far is below the median of the others at the same epoch.
+        prune: one of :data:`PRUNERS`.
 
     Raises:
         UserError: it cannot be read.
@@ -60,7 +65,11 @@ def journal(out: Path, prune: bool) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file, pruners = str(out / JOURNAL), optuna.pruners
-    pruner = pruners.MedianPruner(STARTUP, n_min_trials=STARTUP) if prune else pruners.NopPruner()
+    pruner: pruners.BasePruner = pruners.NopPruner()
+    if prune == "median":
+        pruner = pruners.MedianPruner(STARTUP, n_min_trials=STARTUP)
+    elif prune == "halving":
+        pruner = pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=KEPT)
     try:
         storage = JournalStorage(JournalFileBackend(file, JournalFileOpenLock(file)))
         return optuna.create_study(

@@ -161,7 +161,9 @@ def _sha256(file: Path) -> str:
 
 def load_sidecar(run: Path) -> Sidecar:
     """best.json of a run."""
-    if not (run / SIDECAR).is_file() or not (run / BEST).is_file():
+    if (run / SIDECAR).is_file() and not (run / BEST).is_file():
+        raise UsageError(f"The weights of {run} are gone: it has no {BEST}.", "Restore the file, or train again.")
+    if not (run / SIDECAR).is_file():
         started = (run / LAST).is_file()
         raise UsageError(
             f"{run} {'has no finished epoch yet' if started else 'is not a run: it has no ' + SIDECAR}.",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -152,7 +153,7 @@ class Objective(nn.Module):
         cosine: whether the classifier is one by direction.
 
     Raises:
-        UsageError: weights or losses that are not one for each head.
+        UsageError: weights, losses or smoothing that are not one for each head.
     """
 
     def __init__(
@@ -166,13 +167,15 @@ class Objective(nn.Module):
         super().__init__()
         names = _per_head(target, heads.losses, config.name, "target.losses")
         weights = _per_head(target, heads.weights, 1.0, "target.weights")
+        smooth = _per_head(target, heads.smoothing, config.label_smoothing, "target.smoothing")
+        own = [replace(config, label_smoothing=value) for value in smooth]
         if sum(weights) <= 0:
             raise UsageError("The weights of the heads add up to nothing.", "Set target.weights to numbers above 0.")
         self.target, self.defer = target, config.defer
         self.shares, self.number_share = [w / sum(weights) for w in weights], heads.number_share
         of_heads = [t[0].numpy() for t in target.truths(torch.from_numpy(counts).unsqueeze(0))]
         self.criteria = nn.ModuleList(
-            Criterion(n, h, c, config, cosine) for n, h, c in zip(names, target.heads, of_heads, strict=True)
+            Criterion(n, h, c, o, cosine) for n, h, c, o in zip(names, target.heads, of_heads, own, strict=True)
         )
 
     def class_weights(self) -> dict[str, list[float]]:
