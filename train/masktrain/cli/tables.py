@@ -243,8 +243,8 @@ def ensemble(made: Ensemble) -> None:
     for note in made.notes:
         line(f"{'note':<{LABEL}}{note}")
     if made.against is not None and made.against.difference < 0:
-        best = max(made.entries, key=lambda entry: entry.score)
-        line(f"{'note':<{LABEL}}It scores lower than {best.name} alone; use that.")
+        best = max(range(len(made.entries)), key=lambda k: made.entries[k].score)
+        line(f"{'note':<{LABEL}}It scores lower than run {best + 1} alone; use that.")
         return
     next_evaluate(made.run)
 

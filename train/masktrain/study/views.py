@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.base import Progress as Bars
-from maskprep.base import UserError
+from maskprep.base import UserError, counted
 from maskprep.crops import ViewSettings
 from maskprep.dataset import open_view
 from maskprep.pipeline import Session
@@ -84,7 +84,8 @@ def view_of(cache: Path, found: Recipe, values: Mapping[str, Any], progress: Pro
     if matted:
         session.rembg(name)
     if session.failed:
-        progress.say(f"note    {len(session.failed)} photos could not be read this time; maskprep run tries again")
+        photos = counted(len(session.failed), "photo")
+        progress.say(f"note    {photos} could not be read; to try again: maskprep run {shlex.quote(str(cache))}")
     return name
 
 
