@@ -29,20 +29,20 @@ lock:
 		| grep -vE '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9]*$$//'; } > $(LOCK)/new
 	mv $(LOCK)/new requirements.lock && rm -rf $(LOCK)
 
+# Masks drawn on 60 generated portraits; without a network on the built-in one.
 demo: $(VENV)/installed
 	rm -rf demo
-	$(BIN)/maskprep sample $(SAMPLE) --people 24
-	$(BIN)/maskprep run $(SAMPLE) --cache $(CACHE)
-	$(BIN)/maskprep status $(CACHE)
+	$(BIN)/maskprep sample $(SAMPLE) --portraits auto --people 60 --eval-people 0
+	$(BIN)/maskprep crop $(SAMPLE) --cache $(CACHE) --size 128x128
 	$(BIN)/maskprep sheet $(CACHE)
-	$(BIN)/masktrain fit $(CACHE) --model tf_efficientnet_lite0 --epochs 3 --out $(RUN)
-	$(BIN)/masktrain evaluate $(RUN) $(CACHE) --answers $(SAMPLE)/eval_answers.csv
-	$(BIN)/masktrain predict $(RUN) $(SAMPLE)/eval/images --out demo/predictions.csv
+	$(BIN)/maskprep faces $(CACHE)
+	$(BIN)/maskprep audit $(CACHE) --top 5
+	$(BIN)/masktrain fit $(CACHE) --folds all --target heads --photos 1 --epochs 8 --out $(RUN)
 	@echo
-	@echo "tables         $(CACHE)/*.parquet, $(CACHE)/stats.json"
-	@echo "contact sheet  $(CACHE)/sheet-face.png"
-	@echo "run            $(RUN)/ (config.yaml, metrics.jsonl, best.safetensors)"
-	@echo "predictions    demo/predictions.csv"
+	@echo "Look at"
+	@echo "  $(CACHE)/sheet-face.png      the crops, by class"
+	@echo "  $(CACHE)/faces.png           which face was chosen, where it was not clear"
+	@echo "  $(CACHE)/audit/report.html   what may be wrong in the photos"
 
 test: lint types
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0

@@ -16,12 +16,15 @@ from maskprep.audit.embedding import vectors
 from maskprep.audit.findings import CHECKS, Outcome, run_checks
 from maskprep.audit.measure import COLUMNS
 from maskprep.audit.predictions import read_predictions
-from maskprep.base import Progress
+from maskprep.base import Progress, counted, html_table
 from maskprep.crops import Crop, read_geometry
 from maskprep.faces import Choose
 from maskprep.labels import Schema
 from maskprep.photos import PhotoFolder
 from maskprep.store import Cache, Tables, allowed_pairs, read_decisions, read_table, write_table
+
+SHOWN = 20
+"""Findings that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class Audit:
     def open(self) -> Outcome:
         """What nobody has decided yet."""
         return Outcome(tuple(f for f in self.outcome.findings if f.image not in self.decided), self.outcome.not_run)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the most severe findings."""
+        findings = self.open.findings
+        caption = (
+            f"{counted(len(findings), 'finding')} on {counted(len(self.open.images()), 'image')}, the most severe first"
+        )
+        return html_table(caption, [vars(finding) for finding in findings[:SHOWN]])
 
 
 def run_audit(

@@ -39,6 +39,7 @@ from .fonts import font as font
 from .fonts import missing_note as missing_note
 from .machine import cores as cores
 from .native import quiet as quiet
+from .notebook import html_table as html_table
 from .panels import panelled as panelled
 from .progress import Progress as Progress
 from .progress import Silent as Silent

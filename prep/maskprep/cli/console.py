@@ -351,10 +351,12 @@ def kept(pictures: dict[str, str], listed: str) -> None:
 
 def sample(summary: SampleSummary) -> None:
     """What a sample data set holds and how to go on."""
+    if summary.note:
+        _note(summary.note)
+    held_out = f"{7 * summary.eval_people} of {counted(summary.eval_people, 'person', 'people')} held out"
     out.print(
-        f"{summary.folder}: {7 * summary.people} photos of {summary.people} people for training,"
-        f" {7 * summary.eval_people} of {counted(summary.eval_people, 'person', 'people')} held out"
-        " (answers in eval_answers.csv)",
+        f"{summary.folder}: {7 * summary.people} photos of {summary.people} people for training"
+        + (f", {held_out} (answers in eval_answers.csv)" if summary.eval_people else ""),
         markup=False,
     )
     if summary.faults:

@@ -15,12 +15,20 @@ def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder to write to.")],
     people: Annotated[int, typer.Option(min=2, help="How many people for training.")] = 24,
     eval_people: Annotated[
-        int | None, typer.Option(min=1, help="How many people to hold out.", show_default="a quarter of --people")
+        int | None, typer.Option(min=0, help="How many people to hold out.", show_default="a quarter of --people")
     ] = None,
     portraits: Annotated[
-        Path | None, typer.Option(help="Folder of portraits.", show_default="one NASA portrait; mask labels only")
+        str | None,
+        typer.Option(
+            metavar="DIR|generated|auto",
+            help="Folder of portraits; generated: 60 generated faces (CC0), both genders and all ages, fetched once (15"
+            " MB); auto: these, or the default where they cannot be fetched.",
+            show_default="one NASA portrait; mask labels only",
+        ),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV with file, person, gender, age of the portraits.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with file, person, gender, age of a folder of portraits.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same files.")] = 0,
     faults: Annotated[bool, typer.Option(help="Add broken files, as real data has.")] = True,
     quiet: Quiet = False,

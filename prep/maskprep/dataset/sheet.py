@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,13 @@ def draw_sheet(
     picture = _compose(opened, rows)
     write_png(path, picture)
     return path
+
+
+def embedded_sheet(view: View, count: int = 6) -> str:
+    """The sheet of a view, with so many crops in a row, as an HTML image that needs no file."""
+    rows = [(caption, len(members), _draw(members, count, 0)) for caption, members in groups(view)]
+    _compose(view, rows).save(buffer := io.BytesIO(), "PNG")
+    return f'<img alt="crops by class" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def groups(view: View) -> list[tuple[str, list[int]]]:

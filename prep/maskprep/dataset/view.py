@@ -68,6 +68,12 @@ class View:
     def __len__(self) -> int:
         return len(self.table)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: a contact sheet, a few crops of each class."""
+        from maskprep.dataset.sheet import embedded_sheet  # which uses views
+
+        return embedded_sheet(self)
+
     @property
     def persons_known(self) -> float:
         """Share of the images of the split train whose person is known, see :func:`maskprep.labels.persons.known`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.audit import Audit, decide, run_audit
-from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores
+from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores, counts, html_table
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.faces import Choose, Subjects
@@ -211,6 +211,19 @@ class Session:
             if wanted is None:
                 check_accounts(self.cache, self.config.choose.no_face)
         return self
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what the cache holds, by status, split, error and label."""
+        from maskprep.pipeline.explain import survey  # which uses sessions
+
+        status = survey(self)
+        rows: list[dict[str, object]] = [
+            {"what": what, "counts": counts(numbers.items())} for what, numbers in status.counts.items() if numbers
+        ]
+        if status.labels:
+            rows += [{"what": label.name, "counts": counts(label.counts.items())} for label in status.labels.attributes]
+        old = [stage.name for stage in status.stages if stage.why]
+        return html_table(f"{self.cache.root}" + (f"\nout of date: {', '.join(old)}" if old else ""), rows)
 
     def log(self, command: str, seconds: float) -> None:
         """Add the line of a finished command to log.jsonl."""

@@ -2,7 +2,8 @@
 
 Built in is one portrait, NASA's of an astronaut, which scikit-image ships: all "people" are that face in other frames,
 light and rooms. Such a set shows how everything works; it cannot show how well a model knows new people, and gender and
-age stay unknown. A folder of portraits with a table of person, gender and age gives all 18 classes.
+age stay unknown. The generated portraits (:mod:`maskprep.sample.generated`), or a folder of portraits with a table of
+person, gender and age, give all 18 classes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from PIL import Image
 
 from maskprep.base import Progress, Silent, UsageError, UserError, counted
 from maskprep.photos import PhotoError
+from maskprep.sample.generated import LABELS, fetch_portraits
 from maskprep.sample.masks import KINDS, State
 from maskprep.sample.scene import LOOK, Read, draw_room, open_portraits, take_photo
 
@@ -38,13 +40,15 @@ schema: {attributes: {mask: {classes: [wear, incorrect, normal]}}, joint: [mask]
 
 @dataclass(frozen=True)
 class SampleSummary:
-    """What :func:`write_sample` wrote: people in train/ and in eval/, the file with each fault, portraits not used."""
+    """What :func:`write_sample` wrote: people in train/ and in eval/, the file with each fault, portraits not used, and
+    why the built-in portrait was used where generated ones were preferred."""
 
     folder: Path
     people: int
     eval_people: int
     faults: dict[str, str]
     skipped: dict[str, str]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def write_sample(
     *,
     people: int = 24,
     eval_people: int | None = None,
-    portraits: Path | None = None,
+    portraits: Path | str | None = None,
     labels: Path | None = None,
     seed: int = 0,
     faults: bool = True,
@@ -81,22 +85,34 @@ def write_sample(
         out: folder to write; must not exist or be empty. It appears only when everything is written.
         people: people in train/; fewer where there are not so many portraits.
         eval_people: other people in eval/. Default: a quarter of ``people``, at least one.
-        portraits: folder of portraits instead of the built-in one.
-        labels: CSV for them: file, person (may have several), gender, age.
+        portraits: folder of portraits instead of the built-in one; or ``generated``: 60 generated ones, fetched when
+            they are first used; or ``auto``: these, or the built-in one where they cannot be fetched.
+        labels: CSV for a folder of portraits: file, person (may have several), gender, age.
         faults: add broken and odd files to train/, and list them in faults.csv.
 
     Raises:
-        UserError: no usable portrait, or a model cannot be had; UsageError for what is asked wrongly.
+        UserError: no usable portrait, or portraits or a model cannot be fetched; UsageError for wrong arguments.
     """
     if people < 1 or (eval_people is not None and eval_people < 0):
         raise UsageError("A sample needs at least one person in train and none or more in eval.")
-    if (portraits is None) != (labels is None):
-        raise UsageError("--portraits and --labels belong together.", "Give both, or none for the built-in portrait.")
+    fetched = portraits in ("generated", "auto")  # a folder of this name is Path("generated")
+    if (portraits is not None and not fetched) != (labels is not None):
+        hint = "Give both for portraits of your own; neither the built-in nor the generated ones take --labels."
+        raise UsageError("A folder of --portraits and --labels belong together.", hint)
     _check_free(out)
+    progress, note = progress or Silent(), ""
+    if fetched:
+        try:
+            portraits, labels = fetch_portraits(progress), LABELS
+        except UserError as error:
+            if portraits == "generated":
+                raise
+            portraits = None
+            note = f"{error.message} The built-in portrait is used: everybody has its face, only the mask is a label."
     held_out = max(1, round(people / 4)) if eval_people is None else eval_people
     wanted = people + held_out
     if portraits and labels:
-        cast = _alternating(_read_people(portraits, labels), seed)
+        cast = _alternating(_read_people(Path(portraits), labels), seed)
     else:
         from skimage import data
 
@@ -114,7 +130,7 @@ def write_sample(
             )
         held_out = min(len(cast) - 1, round(len(cast) * held_out / wanted) or bool(held_out))
         train = cast[: len(cast) - held_out]
-        _write_photos(folder, train, cast[len(train) :], read, seed, progress or Silent())
+        _write_photos(folder, train, cast[len(train) :], read, seed, progress)
         if portraits is None:
             (folder / "maskprep.yaml").write_text(_ONLY_MASK, encoding="utf-8")
         broken = _add_faults(folder, seed) if faults else {}
@@ -122,7 +138,7 @@ def write_sample(
         if out.exists():
             out.rmdir()
         folder.rename(out)
-    return SampleSummary(out, len(train), held_out, broken, skipped)
+    return SampleSummary(out, len(train), held_out, broken, skipped, note)
 
 
 def _check_free(out: Path) -> None:

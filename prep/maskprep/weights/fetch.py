@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from maskprep.base import UsageError, UserError
-from maskprep.weights.download import fetch
+from maskprep.weights.download import fetch_file
 from maskprep.weights.registry import REGISTRY as REGISTRY
 from maskprep.weights.registry import Weight
 
@@ -119,7 +119,7 @@ def locate(name: str, path: Path | None = None, *, offline: bool = False) -> Pat
         prefix, hint = f"{weight.env}: ", f"Set {weight.env} to the right file, or unset it to download the file."
     elif here.status == "missing":
         quiet = [f"{source}: not tried, as downloads are forbidden" for source in weight.sources]
-        if not (failures := quiet if offline or forbidden() else fetch(weight, here.path)):
+        if not (failures := quiet if offline or forbidden() else fetch_file(weight.sources, weight.hash, here.path)):
             return here.path
         size = f", {weight.size:,} bytes" if weight.size else ""
         raise UserError(

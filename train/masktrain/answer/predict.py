@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UsageError, UserError, keep_out, keep_whole
+from maskprep.base import UsageError, UserError, counted, html_table, keep_out, keep_whole
 from maskprep.dataset import View
 from maskprep.labels import Schema
 from maskprep.photos import PhotoError, load
@@ -57,6 +57,12 @@ class Predictions:
     schema: Schema | None = None
     table: pd.DataFrame | None = None
     seen: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how many were answered, and the first answers where they are not in a file."""
+        caption = f"{self.answered} of {counted(self.rows, 'photo')} answered" + (f": {self.file}" if self.file else "")
+        rows = [] if self.table is None else self.table.head(10).to_dict("records")
+        return html_table("\n".join([caption, *self.warnings]), [{str(k): v for k, v in row.items()} for row in rows])
 
 
 def predict(

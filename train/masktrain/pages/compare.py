@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, html_table
 from masktrain.answer import members
 from masktrain.combine import averages
 from masktrain.config.config import hash_of
@@ -68,6 +68,21 @@ class Comparison:
     unfinished: list[str]
     warnings: list[str]
     attributes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: all runs, each with its difference to the best on the same images."""
+        rows = [
+            {
+                "run": row.name,
+                "model": row.model,
+                "macro-F1": row.scores.macro_f1,
+                "95 % interval": row.interval.text(),
+                "accuracy": row.scores.accuracy,
+                "against the best": row.against.text if row.against else "",
+            }
+            for row in self.rows
+        ]
+        return html_table("\n".join(self.warnings), rows)
 
     @property
     def rows(self) -> list[Row]:

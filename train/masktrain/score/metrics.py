@@ -64,6 +64,13 @@ class Scores:
         found += [] if self.log_loss is None else [("log-loss", f"{self.log_loss:.4f}")]
         return found + [(f"mean absolute error of {name}", f"{error:.2f}") for name, error in self.mae.items()]
 
+    @property
+    def rows(self) -> list[dict[str, object]]:
+        """The whole label and each attribute, with macro-F1 and accuracy, as rows of a table."""
+        whole: dict[str, object] = {"label": "all", "macro-F1": self.macro_f1, "accuracy": self.accuracy}
+        parts = self.attributes.items()
+        return [whole, *({"label": k, "macro-F1": v["macro_f1"], "accuracy": v["accuracy"]} for k, v in parts)]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as kept in JSON files."""
         return asdict(self)

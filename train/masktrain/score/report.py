@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from maskprep.base import UsageError, UserError, counted, write_json
+from maskprep.base import UsageError, UserError, counted, html_table, write_json
 from maskprep.dataset import image_table
 from maskprep.labels import Schema
 from maskprep.store import Cache
@@ -50,6 +50,11 @@ class Report:
     warnings: list[str]
     file: Path
     origins: list[ErrorSource] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the scores, with the interval of macro-F1."""
+        interval = f"macro-F1 {self.scores.macro_f1:.4f}, 95 % interval over people: {self.interval.text()}"
+        return html_table("\n".join([f"{self.run}, {self.what}", interval, *self.warnings]), self.scores.rows)
 
 
 def score(
