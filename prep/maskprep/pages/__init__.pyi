@@ -5,5 +5,6 @@ from .charts import LineChart as LineChart
 from .charts import ticks as ticks
 from .frame import document as document
 from .frame import picture as picture
+from .tables import Link as Link
 from .tables import Pictures as Pictures
 from .tables import Table as Table

@@ -120,7 +120,14 @@ class LineChart:
         count = max((len(line) for line in (*self.lines.values(), *self.others)), default=0)
         places = [self.first + self.step * k for k in range(count)] or [self.first]
         names = len(self.lines) + bool(self.others)
-        plot = _Plot((places[0], places[-1]), self.range, self.foot, TOP + 15 * names, HEIGHT + 15 * names, True)
+        plot = _Plot(
+            (places[0], places[-1]),
+            self.range,
+            self.foot,
+            TOP + 15 * names,
+            HEIGHT + 15 * names,
+            float(self.first).is_integer() and float(self.step).is_integer(),
+        )
         parts = [self._line(plot, places, values, "grey", 1) for values in self.others]
         for number, (name, values) in enumerate(self.lines.items()):
             colour = self.colours[number % len(self.colours)]

@@ -15,13 +15,14 @@ from PIL import Image
 
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
+from maskprep.pages import Link, Table, picture
 from maskprep.photos import PhotoError, load
 from masktrain.answer import draw, evaluate, model
 from masktrain.answer.graph import Network
 from masktrain.answer.model import Model
 from masktrain.answer.predict import read_boxes
 from masktrain.pages import cam, suspects
-from masktrain.pages.page import Table, picture, render
+from masktrain.pages.page import render
 from masktrain.runs import folder as runs
 from masktrain.score import evalset
 from masktrain.score.evalset import EvalSet
@@ -279,8 +280,8 @@ def _page(
     confident = sorted(np.flatnonzero(truth == predicted).tolist(), key=own.item)
     best = {int(truth[i]): i for i in confident}
     return render(
+        f"{run}: wrong answers",
         "explain.html.j2",
-        title=run,
         wrong=len(wrong),
         images=len(truth),
         what=case.asked.what,
@@ -289,8 +290,10 @@ def _page(
         highest=[] if table is None else table.dropna().nlargest(5, "attention")[["image", "attention"]].to_numpy(),
         confused=Table(
             ("label", "answer", "images"),
-            [(names[t], names[p], n) for (t, p), n in ranked[: 2 * PAIRS]],
-            links=[f"#p{t}-{p}" if k < PAIRS else None for k, ((t, p), _) in enumerate(ranked[: 2 * PAIRS])],
+            [
+                (names[t], Link(names[p], f"#p{t}-{p}") if k < PAIRS else names[p], n)
+                for k, ((t, p), n) in enumerate(ranked[: 2 * PAIRS])
+            ],
         ),
         unknown=", ".join(unknown),
         doubtful=Table(
