@@ -105,8 +105,9 @@ def test_one_look_says_what_differs_and_whether_it_matters(
     found = compare.compare([team / "ann/runs/good", team / "bob/poor"])
     best, poor = found.rows
     assert poor.against is not None
-    told = f"good is the best of 2: macro-F1 {best.scores.macro_f1:.4f}. Clearly worse: poor ({poor.against.difference:+.4f})."
-    assert compare.verdict(found.groups[0]).replace("ann/runs/", "").replace("bob/", "") == told
+    told = f"{best.name} is the best of 2: macro-F1 {best.scores.macro_f1:.4f}."
+    told += f" Clearly worse: {poor.name} ({poor.against.difference:+.4f})."
+    assert best.name.endswith("good") and compare.verdict(found.groups[0]) == told
     assert compare.changes(poor, best) == ["optim.epochs 1 (best: 3)", "optim.lr 1e-06 (best: 0.005)"]
     text = standings.write(found, tmp_path / "s.html").read_text()
     assert compare.verdict(found.groups[0]) in text and "optim.epochs 1 (best: 3); optim.lr 1e-06 (best: 0.005)" in text

@@ -141,9 +141,9 @@ def differing(settings: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def changes(row: Row, best: Row) -> list[str]:
-    """Settings in which a run differs from the best one: ``optim.lr 0.001 (best: 0.01)``."""
+    """Settings that a run has in another way than the best one: ``optim.lr 0.001 (best: 0.01)``."""
     table = differing([row.settings, best.settings])
-    return [f"{key} {mine} (best: {theirs})" for key, (mine, theirs) in table.items()]
+    return [f"{key} {mine} (best: {theirs})" for key, (mine, theirs) in table.items() if mine != NONE]
 
 
 def verdict(group: Sequence[Row]) -> str:

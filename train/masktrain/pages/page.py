@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import html
+import os
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from maskprep.pages import Table, document
+from maskprep.dataset import OVERVIEW
+from maskprep.pages import Link, Table, document
 
 INTERVAL, OVER_IMAGES = "95 % over people", "95 % over images"
 
@@ -24,6 +29,29 @@ def over(table: Table, unit: str) -> Table:
     head = [OVER_IMAGES if table.head[i] == INTERVAL else table.head[i] for i in kept]
     after = OVER_IMAGES if table.after == INTERVAL else table.after
     return replace(table, head=head, rows=[[row[i] for i in kept] for row in table.rows], after=after)
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Addresses, from a folder, of pages that belong to its cache; empty where they are not there."""
+
+    stats: str
+    review: str
+    folder: str
+    """What the names of all images begin with, left out where they are named."""
+
+    @classmethod
+    def beside(cls, folder: Path, cache: Path, images: Sequence[str] = ()) -> Pages:
+        """Those that have been made."""
+        found = (cache / OVERVIEW, cache / "audit" / "report.html")
+        near = [Path(os.path.relpath(f.resolve(), folder.resolve())).as_posix() if f.is_file() else "" for f in found]
+        shared = os.path.commonpath([image.rpartition("/")[0] for image in images]) if images else ""
+        return cls(quote(near[0]), quote(near[1]), f"{shared}/" if shared else "")
+
+    def photo(self, image: str) -> str | Link:
+        """Where a photo is reviewed; its name alone where there is no such page."""
+        name = image.removeprefix(self.folder)
+        return Link(name, f"{self.review}#image={quote(image)}") if self.review else name
 
 
 @functools.cache

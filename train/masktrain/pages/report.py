@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -23,7 +20,7 @@ from masktrain.data import tasks
 from masktrain.data.labels import numbers_behind
 from masktrain.data.units import of_people, unit, units
 from masktrain.pages import advice, weakest
-from masktrain.pages.page import INTERVAL, over, render
+from masktrain.pages.page import INTERVAL, Pages, over, render
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.runs.predictions import Predictions
@@ -36,29 +33,6 @@ MANY = 40
 """Classes above which confused pairs stand in place of a matrix, and of F1 curves only the weakest and the median."""
 BINS = 10
 """Stretches of the highest probability in which calibration is shown."""
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Addresses, from the folder of a run, of pages that belong to its cache; empty where they are not there."""
-
-    stats: str
-    review: str
-    folder: str
-    """What the names of all images begin with, left out where they are named."""
-
-    @classmethod
-    def beside(cls, run: Path, cache: Path, images: Sequence[str]) -> Pages:
-        """Those that have been made."""
-        found = (cache / OVERVIEW, cache / "audit" / FILE)
-        near = [Path(os.path.relpath(f.resolve(), run.resolve())).as_posix() if f.is_file() else "" for f in found]
-        shared = os.path.commonpath([image.rpartition("/")[0] for image in images])
-        return cls(quote(near[0]), quote(near[1]), f"{shared}/" if shared else "")
-
-    def photo(self, image: str) -> str | Link:
-        """Where a photo is reviewed; its name alone where there is no such page."""
-        name = image.removeprefix(self.folder)
-        return Link(name, f"{self.review}#image={quote(image)}") if self.review else name
 
 
 def report(run: Path, cache: Path | None = None) -> Path:
