@@ -162,7 +162,7 @@ def comparison(made: Comparison) -> None:
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
         print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
-        print(verdict(group))
+        print(wrapped(verdict(group), 0))
         rows = []
         for row in group:
             against = "" if row.against is None else row.against.text
