@@ -128,7 +128,7 @@ def test_ages_with_the_limits_of_their_classes(view: View, tmp_path: Path) -> No
     page = changed(view, tmp_path, schema, age=ages, label=label)
     assert page.count("<line class=limit") == 4  # in two histograms: photos and people
     assert "&lt;30: 10<" in page and "30-39: 10" in page  # people
-    assert "30: 5 photos, 1 people" in page
+    assert "30: 5 photos, 1 person" in page
     near = float(np.mean([min(abs(a - 30), abs(a - 40)) < 2 for a in ages[known]]))
     assert f"age: {near:.0%} of the photos have a number less than 2 away from a limit (30, 40)" in page
     assert "age: 100% of the photos of &gt;=40 have the number 40" in page

@@ -99,7 +99,7 @@ def test_one_look_says_what_differs_and_whether_it_matters(
     team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = compare.compare([team])
-    assert "too few to say whether the others are worse" in compare.verdict(few.groups[0])
+    assert "Too few people are scored" in compare.verdict(few.groups[0])
     assert "nothing else was scored on these images" in compare.verdict(few.groups[1])
     monkeypatch.setattr(metrics, "FEW", 2)
     found = compare.compare([team / "ann/runs/good", team / "bob/poor"])

@@ -203,7 +203,7 @@ def _classes(learnt: pd.DataFrame, schema: Schema, known: bool) -> Iterator[str]
     if len(schema.joint) > 1 and schema.num_classes <= MANY:
         *first, last = (schema[name] for name in schema.joint)
         wide = len(last.classes)
-        notes = {(k // wide, k % wide): f"{people.get(k, 0)} people" for k in range(len(counts) if known else 0)}
+        notes = {(k // wide, k % wide): _people_of(int(people.get(k, 0))) for k in range(len(counts) if known else 0)}
         grid = np.reshape(counts, (-1, wide)).tolist()
         corner = f"{' / '.join(a.name for a in first)} × {last.name}"
         rows = Schema(tuple(first)).class_names
@@ -251,8 +251,8 @@ def _numbers(learnt: pd.DataFrame, attribute: Attribute, known: bool) -> Iterato
     place = np.digitize(numbers[there], plain.edges) - 1
     said = []
     for k, count in enumerate(plain.counts):
-        people = f", {who[place == k].nunique()} people" if known else ""
-        said.append(f"{_span(plain.edges[k], plain.edges[k + 1])}: {count:g} photos{people}")
+        people = f", {_people_of(who[place == k].nunique())}" if known else ""
+        said.append(f"{_span(plain.edges[k], plain.edges[k + 1])}: {counted(int(count), 'photo')}{people}")
     yield Histogram(plain.edges, plain.counts, f"{attribute.name} (photos)", attribute.bins, names, said).__html__()
     if known:
         ones = pd.DataFrame({"person": who, "number": numbers[there]}).drop_duplicates()["number"]
@@ -273,8 +273,8 @@ def _people(table: pd.DataFrame) -> Iterator[str]:
     each = table[table["split"] == "train"].groupby("person").size()
     if each.empty:
         return
-    yield f"<h2>Photos of each person</h2><p>{len(each)} people, {each.median():g} photos each in the median"
-    yield f" ({each.min()} to {each.max()}).</p>"
+    yield f"<h2>Photos of each person</h2><p>{_people_of(len(each))}; photos of each: {each.median():g} in the"
+    yield f" median ({each.min()} to {each.max()}).</p>"
     if each.min() < each.max():
         yield f"<div class=plots>{_spread(each.tolist(), 'photos of a person (people)').__html__()}</div>"
 
@@ -316,6 +316,11 @@ def _sources(table: pd.DataFrame, photos: pd.DataFrame, source: dict[str, Any]) 
         yield f"<div class=plots>{_spread(shorter, 'shorter side, pixels (photos)').__html__()}</div>"
 
 
+def _people_of(number: int) -> str:
+    """``1 person``, ``2 people``."""
+    return counted(number, "person", "people")
+
+
 def _listed(values: pd.Series[Any]) -> str:
     """How often each value occurs, the most frequent first."""
     return ", ".join(f"{value} {n}" for value, n in values.dropna().value_counts().items())
@@ -340,7 +345,7 @@ def _leak_text(name: str, found: Leak, seen: Survey) -> str:
     form = ".0%" if found.chance >= 0.05 else ".1%"
     return (
         f"The background {verdict} {name} away: by the mean colour of what {what}, a class of {name} is recognised in"
-        f" {found.recall:{form}} of its photos (95 % over {found.people} people: {found.low:{form}} to"
+        f" {found.recall:{form}} of its photos (95 % over {_people_of(found.people)}: {found.low:{form}} to"
         f" {found.high:{form}}); guessing reaches {found.chance:{form}}."
     )
 
@@ -374,7 +379,7 @@ def _background(view: View, seen: Survey, told: Sequence[tuple[str, Leak | None]
 def _pixels(view: View, seen: Survey) -> Iterator[str]:
     """Histograms of the channels, and mean faces."""
     yield f"<h2>Pixels, view {escape(view.name)}</h2>"
-    yield f"<p class=soft>{len(view)} crops of {view.size[0]} × {view.size[1]} pixels.</p><div class=plots>"
+    yield f"<p class=soft>{counted(len(view), 'crop')} of {view.size[0]} × {view.size[1]} pixels.</p><div class=plots>"
     values = np.arange(256)
     for what, histogram in (("all pixels", seen.whole), ("pixels of the subjects", seen.foreground)):
         if histogram.any():

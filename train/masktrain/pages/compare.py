@@ -158,7 +158,7 @@ def verdict(group: Sequence[Row]) -> str:
         ]:
             told.append(f"{words}: {', '.join(names)}.")
     if any(r.against and r.against.people < metrics.FEW for r in others):
-        told.append(f"Fewer than {metrics.FEW} people are scored: too few to say whether the others are worse.")
+        told.append("Too few people are scored to say whether the others are worse.")
     return " ".join(told)
 
 

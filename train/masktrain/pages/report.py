@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskprep.base import UserError, write_with
+from maskprep.base import UserError, counted, write_with
 from maskprep.dataset import OVERVIEW, View, open_view
 from maskprep.labels import Schema
 from maskprep.pages import HeatMap, LineChart, Link, Pictures, Table, picture
@@ -56,7 +56,7 @@ def report(run: Path, cache: Path | None = None) -> Path:
         raise UserError(f"{view.path} no longer has all the images of {run}.")
     table, schema = view.table.iloc[rows.to_numpy(dtype=np.int64)], view.schema
     truth, p, people = held.labels, held.probabilities, table["person"].tolist()
-    predicted, counted = held.answers, unit(len(set(people)), len(people))
+    predicted, over_what = held.answers, unit(len(set(people)), len(people))
     scores = metrics.score_table(held, numbers_behind(table, schema))
     interval = metrics.interval(truth, predicted, people, schema.num_classes)
     pages, probe = Pages.beside(run, view.path, held.images.tolist()), _probe(parts, held)
@@ -80,15 +80,15 @@ def report(run: Path, cache: Path | None = None) -> Path:
             *advice.of_errors(ranked, view.path, run, len(set(people)), held.images, pages.photo),
             *advice.of_training(run, scores.macro_f1, probe, [] if several else records[0], view.path),
         ],
-        origins=over(_origins(ranked, len(set(people))), counted),
+        origins=over(_origins(ranked, len(set(people))), over_what),
         baselines=_baselines(held, data, probe),
         no_probe=next((reason for part in parts if (reason := runs.read_probe(part).get("none"))), ""),
         matrices=_matrices(truth, predicted, schema),
         errors=Pictures(_errors(truth, p, predicted, table, view, pages)),
         reviewed=bool(pages.review),
-        classes=over(_classes(scores, truth, predicted, people), counted),
-        slices=over(_slices(truth, predicted, table, schema), counted),
-        parts=over(_parts_table(parts, held, run), counted) if several else None,
+        classes=over(_classes(scores, truth, predicted, people), over_what),
+        slices=over(_slices(truth, predicted, table, schema), over_what),
+        parts=over(_parts_table(parts, held, run), over_what) if several else None,
         parts_are="Folds" if (run / runs.FOLDS).is_file() else "Members",
         charts=_charts(records, schema, data) if all(records) else [],
         ece=calibration.ece(p, truth),
@@ -128,10 +128,10 @@ def _made_of_runs(run: Path) -> bool:
 
 
 def _cards(
-    scores: metrics.Scores, interval: metrics.Interval, counted: str, probe: dict[str, Any]
+    scores: metrics.Scores, interval: metrics.Interval, scored: str, probe: dict[str, Any]
 ) -> list[tuple[str, str, str]]:
     """The scores in large letters: value, name, and what is said below."""
-    cards = [("macro-F1", f"{scores.macro_f1:.4f}", f"95 % over {counted}: {interval.text()}")]
+    cards = [("macro-F1", f"{scores.macro_f1:.4f}", f"95 % over {scored}: {interval.text()}")]
     if probe:
         difference = scores.macro_f1 - probe["macro_f1"]
         cards.append(("linear probe", f"{probe['macro_f1']:.4f}", f"this run {difference:+.4f}; features not trained"))
@@ -150,7 +150,7 @@ def _trained(run: Path, data: dict[str, Any], parts: int, device: str) -> str:
     on = f" on {device}" if device else ""
     scored = of_people(data["images"]["val"], len(data["people"]["val"]))
     if (run / runs.FOLDS).is_file():
-        return f"{parts} folds{on}: everybody is answered by the model that was not trained on them."
+        return f"{counted(parts, 'fold')}{on}: everybody is answered by the model that was not trained on them."
     if (run / runs.ENSEMBLE).is_file():
         return f"{members.WORDS[members.read(run)['kind']].capitalize()} of {parts} networks, scored on {scored}."
     trained = of_people(data["images"]["train"], len(data["people"]["train"]))
