@@ -151,7 +151,7 @@ def test_from_the_command_line(matted: Work, tmp_path: Path, cli: Any) -> None:
     assert out.returncode == 0 and len(list((tmp_path / "out").rglob("*.png"))) == 8
     assert cli("export", matted[1], "--out", tmp_path / "out").returncode == 2
     stats = cli("stats", matted[1], "-q")
-    assert "foreground" in stats.stdout and (matted[1] / "stats-face.png").is_file()
+    assert "foreground" in stats.stdout and (matted[1] / "stats.html").is_file()
     assert cli("rembg", matted[1], "--force").returncode == 2
 
 

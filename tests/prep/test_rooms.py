@@ -14,7 +14,7 @@ ROOT = Path(maskprep.__file__).parent
 
 FLOORS = (
     ("base",),
-    ("store", "weights", "photos"),
+    ("store", "weights", "photos", "pages"),
     ("labels", "faces", "crops", "sample"),
     ("mattes", "dataset"),
     ("audit",),

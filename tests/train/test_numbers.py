@@ -94,7 +94,7 @@ def test_in_predictions_and_scores(ages: list[Path], aged: Path, tmp_path: Path)
     best = json.loads((ages[0] / "result.json").read_text())["best"]
     assert best["mae"]["age"] == pytest.approx(np.nanmean(error), rel=1e-4)
     assert best["log_loss"] == pytest.approx(best["val_loss"], rel=1e-3)
-    assert f"mean absolute error of age {np.nanmean(error):.2f}" in report(ages[0]).read_text()
+    assert f"<b>{np.nanmean(error):.2f}</b>mean absolute error of age<" in report(ages[0]).read_text()
 
 
 def test_exports_keep_their_outputs(ages: list[Path], aged: Path, tmp_path: Path) -> None:

@@ -174,9 +174,11 @@ def test_on_the_page_and_in_the_terminal(
     oof.to_parquet(copy / "oof.parquet")
     page = report.report(copy).read_text()
     assert "Where the errors come from" in page
-    assert f"<td>every mask<td class=n>{len(oof)}<td class=n>{len(oof)}<td class=n>6<td>+1.000" in page
-    assert f"<td>every gender<td class=n>{len(oof)}<td class=n>0<td class=n>0<td>+0.000" in page
+    assert f"<td class=wide>every mask<td class=n>{len(oof)}<td class=n>{len(oof)}<td class=n>6<td>+1.000" in page
+    assert f"<td class=wide>every gender<td class=n>{len(oof)}<td class=n>0<td class=n>0<td>+0.000" in page
     assert "gains do not add up" in page
+    advice = page.partition("<h2>What to do next</h2>")[2].partition("<h3>")[0]
+    assert advice.index("Errors in mask") < advice.index("masktrain fit") and "Errors in gender" not in advice
     monkeypatch.setattr(sys, "argv", ["masktrain", "evaluate", str(run), str(cache), "--split", "train"])
     with pytest.raises(SystemExit):
         cli.main()

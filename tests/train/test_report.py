@@ -14,16 +14,20 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import f1_score
 
 from maskprep.errors import UsageError, UserError
 from maskprep.labels.schema import Attribute, Schema
+from maskprep.pages import HeatMap, Table
 from masktrain.combine import averages
+from masktrain.combine.ensemble import ensemble
 from masktrain.config.config import FitConfig
 from masktrain.config.sections import SelectConfig
-from masktrain.pages import compare, page, report, standings
+from masktrain.pages import compare, report, standings
 from masktrain.pages.explain import explain
 from masktrain.runs import folder as runs
 from masktrain.score import calibration, metrics
+from masktrain.study.crossfit import crossfit
 from masktrain.study.fit import fit, resume
 from masktrain.train import checkpoint
 
@@ -135,18 +139,23 @@ def test_a_page_that_needs_nothing_else(flawed: Path) -> None:
     checker.feed((run / "report.html").read_text())
     assert not checker.links and len(checker.headings) == 9
     text = " ".join(checker.text)
-    best = json.loads((run / "result.json").read_text())["best"]
-    assert f"macro-F1 {best['macro_f1']:.4f}" in text and "wear/male" in text and "crop: ok" in text
     oof = pd.read_parquet(run / "oof.parquet")
-    wrong = (oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1) != oof["label"].to_numpy()).sum()
+    told = oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    assert (
+        f"{f1_score(oof['label'], told, average='macro'):.4f} macro-F1" in text
+        and "wear/male" in text
+        and "crop: ok" in text
+    )
+    wrong = (told != oof["label"].to_numpy()).sum()
     assert wrong >= 2 and checker.images == min(wrong, report.ERRORS) + report.SAMPLES
-    assert "optim.epochs" in text and f"default {FitConfig().optim.epochs}" in text
+    changed = f"<td>optim.epochs<td class=wide>3<td>{FitConfig().optim.epochs}\n"
+    assert changed in (run / "report.html").read_text()
 
 
 def test_worst_errors_come_first(flawed: Path) -> None:
     images = pd.read_parquet(flawed / "oof.parquet")["image"]
     shown = re.findall(r"<figcaption>([^<]+)<br>label", (flawed / "report.html").read_text())
-    assert shown.index(images[5]) < shown.index(images[3])
+    assert shown.index(images[5].removeprefix("train/")) < shown.index(images[3].removeprefix("train/"))
 
 
 def test_slices_and_calibration_of_the_held_out_people(flawed: Path, cache: Path) -> None:
@@ -164,8 +173,8 @@ def test_slices_and_calibration_of_the_held_out_people(flawed: Path, cache: Path
 def test_reliability_by_hand() -> None:
     """Two images at 0.9, one of them right; one at 0.6, right."""
     low, high = report.reliability(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
-    assert high == pytest.approx({"images": 2, "share": 2 / 3, "confidence": 0.9, "accuracy": 0.5})
-    assert low == pytest.approx({"images": 1, "share": 1 / 3, "confidence": 0.6, "accuracy": 1.0})
+    assert high == pytest.approx({"bin": 9, "images": 2, "confidence": 0.9, "accuracy": 0.5})
+    assert low == pytest.approx({"bin": 6, "images": 1, "confidence": 0.6, "accuracy": 1.0})
 
 
 def test_the_page_can_be_made_again(
@@ -180,34 +189,64 @@ def test_the_page_can_be_made_again(
         report.report(copy)
 
 
-def drawn(macro: str, *args: object) -> str:
-    """What a macro makes of something."""
-    return str(getattr(page._environment().get_template("macros.html.j2").module, macro)(*args))
-
-
-def test_curves_of_odd_values() -> None:
-    chart = page.Chart({"a<b": [float("nan"), 1.0, float("inf")], "b": [2.0, 2.0, 3.0]}, "epochs")
-    made = drawn("chart", chart)
-    assert "nan" not in made and "inf" not in made and "a&lt;b" in made and made.count("<polyline") == 1
-    heights = [float(point.split(",")[1]) for point in re.search(r'points="([^"]+)"', made)[1].split()]
-    assert heights[0] == heights[1] > heights[2] == 50  # the highest is at the top of the axis, below two names
-    assert "<circle" in drawn("chart", page.Chart({"a": [1.0]}, "")) and "<svg" in drawn("chart", page.Chart({}, ""))
-
-
-def test_bars_span_the_interval() -> None:
-    made = drawn("bar", 0.5, 0.2, 1.0, "blue")
-    assert 'width="75"' in made and 'x1="35" x2="155"' in made  # 150 pixels from 5
-    assert 'width="0"' in drawn("bar", -0.1, -0.2, 0, "blue")
-    table = page.Table(("a", page.INTERVAL, "b"), [("x|<", "0 to 1", 0.25)], [(0.5, 0, 1)])
-    assert re.search(r"<td>x\|&lt;<td>0 to 1<td><svg.*</svg><td class=n>0.250", drawn("table", table))
-
-
 def test_matrices_and_many_classes() -> None:
     schema = Schema((Attribute("t", ("a", "c")),))
-    title, names, counts, shares = report._matrices(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]), schema)[0]
-    assert (title, names) == ("t", ("a", "c")) and counts == [[3, 1], [0, 0]] and shares == [[0.75, 0.25], [0, 0]]
+    ((title, matrix),) = report._matrices(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]), schema)
+    assert isinstance(matrix, HeatMap) and (title, matrix.rows, matrix.columns) == ("t", ("a", "c"), ("a", "c"))
+    assert matrix.counts == [[3, 1], [0, 0]]
     wide = Schema((Attribute("t", tuple(map(str, range(50)))),))
-    assert report._matrices(np.array([0]), np.array([0]), wide)[0][2] is None
+    ((title, pairs),) = report._matrices(np.array([0, 7, 7, 7, 7]), np.array([0, 7, 3, 3, 9]), wide)
+    assert isinstance(pairs, Table) and "50 classes" in title
+    assert pairs.rows == [("7", "3", 2, "50%"), ("7", "9", 1, "25%")]
+
+
+def test_each_error_leads_to_its_photo_once_there_is_a_review_page(flawed: Path, cache: Path, tmp_path: Path) -> None:
+    assert "maskprep audit" in (flawed / "report.html").read_text()
+    (cache_ := Path(shutil.copytree(cache, tmp_path / "a cache")) / "audit").mkdir()
+    (cache_ / "report.html").write_text("")
+    (cache_.parent / "stats.html").write_text("")
+    own = Path(shutil.copytree(flawed, tmp_path / "run"))
+    text = report.report(own, cache_.parent).read_text()
+    image = pd.read_parquet(own / "oof.parquet")["image"][5]
+    name = image.removeprefix("train/")
+    assert f'<figcaption><a href="../a%20cache/audit/report.html#image={image}">{name}</a><br>label' in text
+    assert '<a href="../a%20cache/stats.html">stats.html</a>' in text and "maskprep audit" not in text
+
+
+def test_the_linear_probe_stands_beside_the_score(flawed: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(flawed, tmp_path / "run"))
+    oof = pd.read_parquet(own / "oof.parquet")
+    truth, told = oof["label"].to_numpy(), oof.filter(regex=r"^p_\d+$").to_numpy().argmax(1)
+    answers = np.where(np.arange(len(oof)) % 3 == 0, (truth + 1) % 6, truth)
+    found = {"network": "net<1>", "macro_f1": 0.1, "accuracy": 0.2, "crops": 3, "all": 3}
+    for more in ({}, {"answers": dict(zip(oof["image"], answers.tolist(), strict=True))}):
+        (own / "probe.json").write_text(json.dumps(found | more))
+        text = report.report(own).read_text()
+        f1 = f1_score(truth, answers, average="macro") if more else 0.1
+        score = f1_score(truth, told, average="macro")
+        assert f"<b>{f1:.4f}</b>linear probe<small>this run {score - f1:+.4f}" in text
+        assert "features of net&lt;1&gt; before training" in text
+        assert ("too few people" in text.partition("net&lt;1&gt;")[2].partition("<tr>")[0]) == bool(more)
+        assert "training did harm" not in text
+    (own / "probe.json").write_text(json.dumps(found | {"macro_f1": 1.1}))
+    assert "training did harm" in report.report(own).read_text()
+
+
+def test_one_report_for_folds_and_ensembles(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:
+    done = crossfit(cache, config(optim__epochs=2, data__val_ratio=0.5), out=tmp_path / "folds").run
+    text = (done / "report.html").read_text()
+    both = pd.concat(pd.read_parquet(done / f"fold-{k}/oof.parquet") for k in (1, 2))
+    assert f"<b>{runs.read_folds(done)['out_of_fold']['macro_f1']:.4f}</b>macro-F1" in text
+    assert (
+        f"<td>status<td>ok<td class=n>{len(both)}<" in text
+        and "2 folds" in text
+        and "macro-F1, mean of the folds" in text
+    )
+    assert text.count("<td>fold-") == 2 and "people of one fold" not in text and "Augmented training images" in text
+    ensemble([run, done / "fold-1"], made := tmp_path / "both")
+    text = report.report(made).read_text()
+    assert "<h2>Members</h2>" in text and "Mean of the probabilities of 2 networks" in text and "<h2>Epochs" not in text
+    assert f"{len(pd.read_parquet(made / 'oof.parquet'))}<" in text and "ensemble.kind" in text
 
 
 EVIL = "<script>alert(1)<script>"

@@ -111,6 +111,25 @@ def test_ranked_by_what_was_held_out(team: Path, monkeypatch: pytest.MonkeyPatch
     assert dict(zip(names, rows["ensemble.kind"], strict=True))["both"] == "soft"
 
 
+def test_one_look_says_what_differs_and_whether_it_matters(
+    team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = compare.compare([team])
+    assert "Too few people are scored" in compare.verdict(few.groups[0])
+    assert "nothing else was scored on these images" in compare.verdict(few.groups[1])
+    monkeypatch.setattr(metrics, "FEW", 2)
+    found = compare.compare([team / "ann/runs/good", team / "bob/poor"])
+    best, poor = found.rows
+    assert poor.against is not None
+    told = f"{best.name} is the best of 2: macro-F1 {best.scores.macro_f1:.4f}."
+    told += f" Clearly worse: {poor.name} ({poor.against.difference:+.4f})."
+    assert best.name.endswith("good") and compare.verdict(found.groups[0]) == told
+    assert compare.changes(poor, best) == ["optim.epochs 1 (best: 3)", "optim.lr 1e-06 (best: 0.005)"]
+    text = standings.write(found, tmp_path / "s.html").read_text()
+    assert compare.verdict(found.groups[0]) in text and "optim.epochs 1 (best: 3); optim.lr 1e-06 (best: 0.005)" in text
+    assert f"<td class=wide>{poor.against.numbers}<td>clearly worse<td" in text
+
+
 def test_the_page_moves_with_its_runs(team: Path, tmp_path: Path, call: Callable[..., int]) -> None:
     moved = Path(shutil.copytree(team, tmp_path / "moved"))
     for form in ("html", "md"):

@@ -29,7 +29,7 @@ def test_the_weakest_by_hand() -> None:
 
 def test_curves_of_all_classes() -> None:
     (chart,) = report.class_charts(EPOCHS, "abde")
-    assert chart.lines == {"a: 0.20 in epoch 2": [0.5, 0.2, 0.9], "e: 0.30 in epoch 2": [0.1, 0.3, 0.9]}
+    assert chart.lines == {"F1 of a: 0.20 in epoch 2": [0.5, 0.2, 0.9], "F1 of e: 0.30 in epoch 2": [0.1, 0.3, 0.9]}
     assert chart.others == [[0.1, 0.6, 0.0], [0.9, 0.9, 0.9]] and chart.range == (0, 1)
     many = {str(k): k / 100 for k in range(100)}
     (chart,) = report.class_charts([{"epoch": e, "best_epoch": 1, "class_f1": many} for e in (1, 2)], many)
@@ -50,4 +50,4 @@ def test_every_epoch_says_it(
         (min(r["class_f1"], key=r["class_f1"].get), pytest.approx(min(r["class_f1"].values()), abs=0.005))
         for r in records
     ]
-    assert "F1 of classes, epoch 1 to 2" in (tmp_path / "run" / "report.html").read_text()
+    assert "<text class=key x=66 y=12>F1 of " in (tmp_path / "run" / "report.html").read_text()

@@ -82,18 +82,17 @@ def crop(
 
 @command(*WORKS)
 def stats(command: Command) -> None:
-    """Mean and standard deviation per view and split, whole and foreground (stats.json), histograms and mean faces."""
+    """What the data hold, to look at before training (stats.html): classes, ages, people, sizes, backgrounds, mean
+    faces; and mean and standard deviation per view and split, whole and foreground (stats.json)."""
     import json
 
-    from maskprep.dataset import draw_overview
+    from maskprep.dataset import write_overview
 
     def report(session: Session) -> None:
         show.statistics(json.loads(session.cache.stats.read_text(encoding="utf-8")))
         with command.bars() as bars:
-            for view in session.cache.views():
-                root = session.cache.root
-                drawn = draw_overview(root, view, start=lambda n: bars.start("picture", n), advance=bars.advance)
-                show.wrote(drawn, "picture ")
+            page = write_overview(session.cache.root, start=lambda n: bars.start("page", n), advance=bars.advance)
+        show.wrote(page, "look    ")
 
     command.bring(command.session.stats, report)
 

@@ -2,7 +2,8 @@ from .export import RECORD as RECORD
 from .export import Settings as Settings
 from .export import export_view as export_view
 from .likeness import appearance as appearance
-from .overview import draw_overview as draw_overview
+from .overview import OVERVIEW as OVERVIEW
+from .overview import write_overview as write_overview
 from .sheet import FAINT as FAINT
 from .sheet import GAP as GAP
 from .sheet import INK as INK

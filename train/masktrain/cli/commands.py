@@ -116,15 +116,16 @@ def report(
         typer.Option(help="For several runs: the .html or .md file to write. [default: standings.html]"),
     ] = None,
 ) -> None:
-    """Write report.html of one run: curves, classes, confusions, errors; of several runs one ranked page."""
+    """Write report.html of a run, of all folds or of an ensemble: what to do next, errors, curves; of several runs one
+    ranked page."""
     from masktrain.pages import compare as comparing
     from masktrain.pages import report as reporting
     from masktrain.pages import standings
-    from masktrain.train.checkpoint import SIDECAR
+    from masktrain.runs.folder import CONFIG
 
     caches = [path for path in given if (path / "dataset.json").is_file()]
     folders = [path for path in given if path not in caches]
-    whole = len(folders) == 1 and (folders[0] / SIDECAR).is_file() and out is None
+    whole = len(folders) == 1 and (folders[0] / CONFIG).is_file() and out is None
     if whole and len(caches) <= 1:
         print(f"written {reporting.report(folders[0], caches[0] if caches else None)}")
         return
@@ -228,6 +229,7 @@ def ensemble(
     from masktrain.combine import ensemble as combining
 
     tables.ensemble(combining.ensemble(given, out, kind=kind, cache=cache, seed=seed, budget=budget, device=device))
+    _look(out)
 
 
 def compose(
@@ -248,6 +250,17 @@ def compose(
     from masktrain.combine import compose as composing
 
     tables.composed(composing.compose(given, out, route=route))
+    _look(out)
+
+
+def _look(run: Path) -> None:
+    """Write the report of what was made of runs, where the cache with its images is still there."""
+    from maskprep.store import is_cache
+    from masktrain.pages import report as reporting
+    from masktrain.runs import folder as runs
+
+    if (run / runs.DATA).is_file() and is_cache(Path(runs.read_data(run)["cache"])):
+        print(f"look    {reporting.report(run)}")
 
 
 def calibrate(

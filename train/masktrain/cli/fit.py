@@ -259,6 +259,7 @@ def _crossfitted(done: Crossfitted) -> None:
     from statistics import mean, stdev
 
     from masktrain.cli import tables
+    from masktrain.pages import report
 
     over = units(done.interval.people, done.scores.n)
     title = f"{done.run}: {over}, each scored by the model that was not trained on them"
@@ -267,6 +268,7 @@ def _crossfitted(done: Crossfitted) -> None:
     print()
     tables.line(f"epochs  {done.chosen}")
     tables.line(f"folds   macro-F1 {', '.join(f'{f:.4f}' for f in done.folds)}{spread}")
+    tables.line(f"look    {done.run / report.FILE}")
     tables.next_evaluate(done.run)
 
 

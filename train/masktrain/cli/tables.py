@@ -185,11 +185,12 @@ def warn(texts: Iterable[str]) -> None:
 
 def comparison(made: Comparison) -> None:
     """Runs beside each other."""
-    from masktrain.pages.compare import CHOICE, LATEST
+    from masktrain.pages.compare import CHOICE, LATEST, verdict
 
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
         print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
+        print(wrapped(verdict(group), 0))
         rows = []
         for row in group:
             against = "" if row.against is None else row.against.text

@@ -161,6 +161,28 @@ def _has_weights(run: Path) -> bool:
     return (run / runs.ENSEMBLE).is_file() or (run / checkpoint.BEST).is_file()
 
 
+def changes(row: Row, best: Row) -> list[str]:
+    """Settings that a run has in another way than the best one: ``optim.lr 0.001 (best: 0.01)``."""
+    table = differing([row.settings, best.settings])
+    return [f"{key} {mine} (best: {theirs})" for key, (mine, theirs) in table.items() if mine != NONE]
+
+
+def verdict(group: Sequence[Row]) -> str:
+    """Which run of a group is best, and whether the others differ from it by more than noise, in sentences."""
+    best, *others = group
+    if not others:
+        return f"{best.name}: macro-F1 {best.scores.macro_f1:.4f}; nothing else was scored on these images."
+    told = [f"{best.name} is the best of {len(group)}: macro-F1 {best.scores.macro_f1:.4f}."]
+    for said, words in (("within noise", "Within noise of it"), ("clearly worse", "Clearly worse")):
+        if names := [
+            f"{r.name} ({r.against.difference:+.4f})" for r in others if r.against and r.against.verdict == said
+        ]:
+            told.append(f"{words}: {', '.join(names)}.")
+    if any(r.against and r.against.people < metrics.FEW for r in others):
+        told.append("Too few people are scored to say whether the others are worse.")
+    return " ".join(told)
+
+
 def _below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for inner in sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []:

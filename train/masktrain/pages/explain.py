@@ -15,13 +15,14 @@ from PIL import Image
 
 from maskprep.base import UsageError, UserError, keep_whole
 from maskprep.dataset import View
+from maskprep.pages import Link, Table, picture
 from maskprep.photos import PhotoError, load
 from masktrain.answer import draw, evaluate, model
 from masktrain.answer.graph import Network
 from masktrain.answer.model import Model
 from masktrain.answer.predict import read_boxes
 from masktrain.pages import cam, suspects
-from masktrain.pages.page import Table, picture, render
+from masktrain.pages.page import Pages, render
 from masktrain.runs import folder as runs
 from masktrain.score import evalset
 from masktrain.score.evalset import EvalSet
@@ -162,7 +163,9 @@ def explain(
     table = _attention(case)
     if table is not None:
         table.to_csv(folder / TABLE, index=False, float_format="%.4f", lineterminator="\n")
-    (folder / FILE).write_text(_page(case, name, table, _findings(cache), most, doubts, unknown), encoding="utf-8")
+    pages = Pages.beside(folder, pictures.path)
+    text = _page(case, name, table, _findings(cache), pages, most, doubts, unknown)
+    (folder / FILE).write_text(text, encoding="utf-8")
     drafted = [doubt for doubt in doubts if doubt.agree > 1]
     text = suspects.draft(drafted, asked.images, name)
     background = None
@@ -241,6 +244,7 @@ def _page(
     run: str,
     table: pd.DataFrame | None,
     findings: dict[str, list[str]],
+    pages: Pages,
     most: int,
     doubts: Sequence[suspects.Doubt],
     unknown: Sequence[str],
@@ -251,6 +255,7 @@ def _page(
         run: its name.
         table: attention.csv; None without mattes.
         findings: of audit, by image.
+        pages: where photos are reviewed.
         most: images of each pair of classes.
         doubts: labels that are likely wrong; ``unknown`` are the attributes of which nothing can be said.
     """
@@ -259,7 +264,7 @@ def _page(
     own = case.probabilities[np.arange(len(truth)), truth]
 
     def cards(order: list[int]) -> list[dict[str, Any]]:
-        return _cards(case, order, boxes, findings)
+        return _cards(case, order, boxes, findings, pages)
 
     counts = Counter((int(truth[i]), int(predicted[i])) for i in wrong)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -279,8 +284,8 @@ def _page(
     confident = sorted(np.flatnonzero(truth == predicted).tolist(), key=own.item)
     best = {int(truth[i]): i for i in confident}
     return render(
+        f"{run}: wrong answers",
         "explain.html.j2",
-        title=run,
         wrong=len(wrong),
         images=len(truth),
         what=case.asked.what,
@@ -289,8 +294,10 @@ def _page(
         highest=[] if table is None else table.dropna().nlargest(5, "attention")[["image", "attention"]].to_numpy(),
         confused=Table(
             ("label", "answer", "images"),
-            [(names[t], names[p], n) for (t, p), n in ranked[: 2 * PAIRS]],
-            links=[f"#p{t}-{p}" if k < PAIRS else None for k, ((t, p), _) in enumerate(ranked[: 2 * PAIRS])],
+            [
+                (names[t], Link(names[p], f"#p{t}-{p}") if k < PAIRS else names[p], n)
+                for k, ((t, p), n) in enumerate(ranked[: 2 * PAIRS])
+            ],
         ),
         unknown=", ".join(unknown),
         doubtful=Table(
@@ -317,7 +324,7 @@ def _shares(table: pd.DataFrame) -> Table:
 
 
 def _cards(
-    case: Case, order: list[int], boxes: dict[str, draw.Box], findings: dict[str, list[str]]
+    case: Case, order: list[int], boxes: dict[str, draw.Box], findings: dict[str, list[str]], pages: Pages
 ) -> list[dict[str, Any]]:
     """What is shown of some images: photo, crop, map, and lines of text."""
     if not order:
@@ -326,7 +333,12 @@ def _cards(
     names, made = case.pictures.schema.class_names, []
     for i, crop, shown in zip(order, crops, cam.overlay(crops, maps), strict=True):
         image, t, p = str(case.asked.images["image"].iloc[i]), int(case.asked.truth[i]), int(case.predicted[i])
-        card: dict[str, Any] = {"image": image, "crop": picture(crop), "map": picture(shown), "photo": None}
+        card: dict[str, Any] = {
+            "image": pages.photo(image),
+            "crop": picture(crop),
+            "map": picture(shown),
+            "photo": None,
+        }
         try:
             card["photo"] = picture(_photo(case.pictures, image, boxes.get(image)))
         except PhotoError as error:

@@ -1,75 +1,57 @@
-"""What the pages share: jinja2 templates, tables, line charts, pictures. A page is one file and loads nothing else."""
+"""What the pages share: jinja2 templates, and the words of columns. A page is one file and loads nothing else."""
 
 from __future__ import annotations
 
-import base64
 import functools
 import html
-import io
-import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
-from PIL import Image
 
-from maskprep.base import MADE_BY
+from maskprep.dataset import OVERVIEW
+from maskprep.pages import Link, Table, document
 
 INTERVAL, OVER_IMAGES = "95 % over people", "95 % over images"
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table with one bar for each row.
-
-    Args:
-        head: names of the columns.
-        rows: cells; numbers stand on the right, floats with three decimals.
-        bars: value and ends of its interval, as shares of the bar's width; after the column of the interval.
-        links: addresses by row, for the second cell.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | float]]
-    bars: Sequence[tuple[float, float, float]] = ()
-    links: Sequence[str | None] = ()
-
-    def over(self, unit: str) -> Table:
-        """The same without a column of people, where each image is a person of its own: ``unit`` is "images" then."""
-        if unit == "people":
-            return self
-        kept = [i for i, name in enumerate(self.head) if name != "people"]
-        head = [OVER_IMAGES if self.head[i] == INTERVAL else self.head[i] for i in kept]
-        return replace(self, head=head, rows=[[row[i] for i in kept] for row in self.rows])
+def over(table: Table, unit: str) -> Table:
+    """A table without its column of people, where each image is a person of its own: ``unit`` is "images" then."""
+    if unit == "people":
+        return table
+    kept = [i for i, name in enumerate(table.head) if name != "people"]
+    head = [OVER_IMAGES if table.head[i] == INTERVAL else table.head[i] for i in kept]
+    after = OVER_IMAGES if table.after == INTERVAL else table.after
+    return replace(table, head=head, rows=[[row[i] for i in kept] for row in table.rows], after=after)
 
 
 @dataclass(frozen=True)
-class Chart:
-    """Lines over the epochs; values that are not finite are left out.
+class Pages:
+    """Addresses, from a folder, of pages that belong to its cache; empty where they are not there."""
 
-    Args:
-        lines: by name.
-        foot: what is below the axis.
-        others: lines without a name, in grey.
-        low, high: the ends of the axis; by default of the values.
-    """
+    stats: str
+    review: str
+    folder: str
+    """What the names of all images begin with, left out where they are named."""
 
-    lines: Mapping[str, Sequence[float]]
-    foot: str
-    others: Sequence[Sequence[float]] = ()
-    low: float | None = None
-    high: float | None = None
+    @classmethod
+    def beside(cls, folder: Path, cache: Path, images: Sequence[str] = ()) -> Pages:
+        """Those that have been made."""
+        found = (cache / OVERVIEW, cache / "audit" / "report.html")
+        near = [Path(os.path.relpath(f.resolve(), folder.resolve())).as_posix() if f.is_file() else "" for f in found]
+        shared = os.path.commonpath([image.rpartition("/")[0] for image in images]) if images else ""
+        return cls(quote(near[0]), quote(near[1]), f"{shared}/" if shared else "")
 
-    @property
-    def range(self) -> tuple[float, float]:
-        """The ends of the axis."""
-        known = [v for line in (*self.lines.values(), *self.others) for v in line if math.isfinite(v)] or [0.0, 1.0]
-        return min(known) if self.low is None else self.low, max(known) if self.high is None else self.high
+    def photo(self, image: str) -> str | Link:
+        """Where a photo is reviewed; its name alone where there is no such page."""
+        name = image.removeprefix(self.folder)
+        return Link(name, f"{self.review}#image={quote(image)}") if self.review else name
 
 
 @functools.cache
@@ -81,12 +63,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        extensions=["jinja2.ext.do"],
     )
-    made.globals |= {"made_by": MADE_BY, "intervals": (INTERVAL, OVER_IMAGES)}
-    made.tests["finite"] = math.isfinite
-    made.filters["markdown"] = _markdown
-    made.filters["cell"] = lambda value: f"{value:.3f}" if isinstance(value, float) else str(value)
+    made.filters |= {"markdown": _markdown, "code": _code}
     return made
 
 
@@ -95,13 +73,17 @@ def _markdown(value: Any) -> Markup:
     return Markup(re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(str(value), quote=False)).replace("\n", " "))
 
 
-def render(template: str, **values: Any) -> str:
-    """A page; what is filled in is escaped in HTML."""
+def _code(value: str) -> Markup:
+    """Text in which what stands between backticks is code."""
+    parts = enumerate(map(html.escape, value.split("`")))
+    return Markup("".join(f"<code>{part}</code>" if number % 2 else part for number, part in parts))
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template filled in; values are escaped in HTML, and tables and charts are drawn."""
     return _environment().get_template(template).render(values)
 
 
-def picture(pixels: NDArray[np.uint8]) -> str:
-    """A picture uint8 [h, w, 3] as the address of an ``<img>``, a JPEG in itself."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def render(title: str, template: str, head: str = "", **values: Any) -> str:
+    """A page whose body is a template."""
+    return document(title, fill(template, **values), head)

@@ -6,17 +6,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from maskprep.base import UsageError, write_with
+from maskprep.pages import Link, Table
 from masktrain.data.units import of_people, unit
 from masktrain.pages import report
-from masktrain.pages.compare import CHOICE, LATEST, NONE, Comparison, Row, differing
-from masktrain.pages.page import INTERVAL, Table, render
+from masktrain.pages.compare import CHOICE, LATEST, NONE, Comparison, Row, changes, differing, verdict
+from masktrain.pages.page import INTERVAL, fill, over, render
 from masktrain.runs import folder as runs
 
 FILE = "standings.html"
 MARK = "<!-- masktrain standings -->"
 FORMS = (".html", ".md")
+DIFFERS = "differs from the best in"
 
 
 def write(found: Comparison, out: Path) -> Path:
@@ -31,55 +34,77 @@ def write(found: Comparison, out: Path) -> Path:
         raise UsageError(f"{out} exists and is not such a page.", "Choose another --out.")
     runs.clear_of_photos([entry.folder for group in found.groups for entry in group], out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = render(
-        f"standings{out.suffix.lower()}.j2",
-        title="Runs",
-        mark=MARK,
-        notes=[*found.warnings, *[f"{CHOICE}."] * any(row.latest for row in found.rows)],
-        groups=[_group(group, found, out) for group in found.groups],
-        unfinished=found.unfinished,
-    )
+    values = {
+        "notes": found.warnings,
+        "chosen": CHOICE if any(row.latest for row in found.rows) else "",
+        "groups": [_group(group, found, out) for group in found.groups],
+        "unfinished": found.unfinished,
+    }
+    if out.suffix.lower() == ".md":
+        text = fill("standings.md.j2", title="Runs", mark=MARK, **values)
+    else:
+        text = render("Runs", "standings.html.j2", MARK, **values)
     write_with(out, lambda part: part.write_text(text, encoding="utf-8"))
     return out
 
 
 def _group(group: Sequence[Row], found: Comparison, out: Path) -> dict[str, Any]:
-    """Its two tables, with bars on an axis from the lowest to the highest end of an interval."""
+    """Its verdict and two tables, with points on an axis from the lowest to the highest end of an interval."""
     low, high = min(e.interval.low for e in group), max(e.interval.high for e in group)
     ends = [(e.scores.macro_f1, e.interval.low, e.interval.high) for e in group]
-    pages = [e.folder.resolve() / report.FILE for e in group]
-    links = [Path(os.path.relpath(p, out.resolve().parent)).as_posix() if p.is_file() else None for p in pages]
-    rows = [_cells(rank, entry, found) for rank, entry in enumerate(group, 1)]
+    rows = [_cells(rank, entry, group[0], found, _page(entry, out)) for rank, entry in enumerate(group, 1)]
     width = max(high - low, 1e-9)
     bars = [((v - low) / width, (a - low) / width, (b - low) / width) for v, a, b in ends]
     images, people = len(group[0].table), group[0].interval.people
+    table = Table(_header(found), rows, bars, INTERVAL, point=True, wide=("note", DIFFERS, "minus the best"))
+    differ = differing([{**e.settings, **e.computed} for e in group])
+    head = ("setting", *(e.name for e in group))
     return {
         "what": of_people(images, people),
-        "runs": Table(_header(found), rows, bars, links).over(unit(people, images)),
-        "settings": Table(
-            ("setting", *(e.name for e in group)),
-            [(k, *v) for k, v in differing([{**e.settings, **e.computed} for e in group]).items()],
-        ),
+        "verdict": verdict(group),
+        "runs": over(table, unit(people, images)),
+        "settings": Table(head, [(k, *v) for k, v in differ.items()], wide=head[1:]),
     }
+
+
+def _page(entry: Row, out: Path) -> str:
+    """Address of a run's own page; empty where it has none."""
+    page = entry.folder.resolve() / report.FILE
+    return quote(Path(os.path.relpath(page, out.resolve().parent)).as_posix()) if page.is_file() else ""
 
 
 def _header(found: Comparison) -> list[str]:
     each = [f"{name} macro-F1" for name in found.attributes] if len(found.attributes) > 1 else []
-    return ["", "run", "model", "macro-F1", INTERVAL, LATEST, "against the best", "accuracy", *each, "note"]
+    return [
+        "",
+        "run",
+        "macro-F1",
+        INTERVAL,
+        "minus the best",
+        "verdict",
+        DIFFERS,
+        "accuracy",
+        *each,
+        LATEST,
+        "model",
+        "note",
+    ]
 
 
-def _cells(rank: int, entry: Row, found: Comparison) -> list[str]:
-    against = NONE if entry.against is None else entry.against.text
+def _cells(rank: int, entry: Row, best: Row, found: Comparison, page: str) -> list[object]:
+    against, name = entry.against, Link(entry.name, page) if page else entry.name
     each = (
         [f"{entry.scores.attributes[n]['macro_f1']:.4f}" for n in found.attributes] if len(found.attributes) > 1 else []
     )
-    head = [
-        str(rank),
-        entry.name,
-        entry.model,
-        f"{entry.scores.macro_f1:.4f}",
-        entry.interval.text(),
-        entry.latest,
-        against,
+    return [
+        *(str(rank), name, f"{entry.scores.macro_f1:.4f}", entry.interval.text()),
+        *((NONE, "best") if against is None else (against.numbers, against.verdict)),
+        *(
+            "; ".join(changes(entry, best)),
+            f"{entry.scores.accuracy:.4f}",
+            *each,
+            entry.latest,
+            entry.model,
+            entry.note,
+        ),
     ]
-    return [*head, f"{entry.scores.accuracy:.4f}", *each, entry.note]

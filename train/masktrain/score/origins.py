@@ -26,6 +26,8 @@ Flags = NDArray[np.bool_]
 MARGIN = 2.0
 """A number nearer than this to a limit lies at the border: from ``limit - MARGIN`` up to, but without, the sum."""
 
+EXAMPLES = 4
+"""Images of a kind that are named."""
 PEOPLE = 5
 """So many people with the most errors are one kind."""
 
@@ -42,6 +44,8 @@ class ErrorSource:
         what: in words.
         images: of this kind, whether answered rightly or not; ``wrong`` of them are put right, of ``people`` people.
         gain, low, high: macro-F1 with these right minus macro-F1 as it is, with its 95 % interval over people.
+        kind: ``attribute``, ``limit``, ``crop``, ``label`` or ``people``; ``name`` is the attribute's.
+        examples: numbers of some images that are put right.
     """
 
     what: str
@@ -51,6 +55,9 @@ class ErrorSource:
     gain: float
     low: float
     high: float
+    kind: str = ""
+    name: str = ""
+    examples: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,38 +89,55 @@ def rank(
     """
     wrong = truth != predicted
     every = np.ones(len(truth), dtype=bool)
-    kinds: list[tuple[str, Flags, Ints]] = []
+    kinds: list[tuple[tuple[str, str], str, Flags, Ints]] = []
     if len(schema.joint) > 1:
-        kinds += [(f"every {name}", every, _put_right(truth, predicted, schema, name, every)) for name in schema.joint]
+        kinds += [
+            (("attribute", name), f"every {name}", every, _put_right(truth, predicted, schema, name, every))
+            for name in schema.joint
+        ]
     for name, numbers in evidence.numbers.items():
         limits = schema[name].bins
         near = np.any([(numbers >= k - margin) & (numbers < k + margin) for k in limits], axis=0)
         what = f"{name} within {margin:g} of a limit ({', '.join(f'{k:g}' for k in limits)})"
-        kinds.append((what, near, _put_right(truth, predicted, schema, name, near)))
-    for said, chosen in (
-        ("photos with a doubtful crop", evidence.doubtful),
-        (f"likely label errors ({evidence.suspected})", evidence.suspects),
+        kinds.append((("limit", name), what, near, _put_right(truth, predicted, schema, name, near)))
+    for kind, what, chosen in (
+        ("crop", "photos with a doubtful crop", evidence.doubtful),
+        ("label", f"likely label errors ({evidence.suspected})", evidence.suspects),
     ):
         if chosen is not None:
-            kinds.append((said, chosen, np.where(chosen, truth, predicted)))
+            kinds.append(((kind, ""), what, chosen, np.where(chosen, truth, predicted)))
     who = np.asarray(people, dtype=object)
     errors = pd.Series(who[wrong]).value_counts()
     most = sorted(errors.index, key=lambda p: (-int(errors[p]), str(p)))[:PEOPLE]
     if most and len(set(who.tolist())) < len(who):  # otherwise nobody is known, and every image is its own person
         theirs = np.isin(who, most)
         named = f"the {len(most)} people with the most errors" if len(most) > 1 else "the one person with errors"
-        kinds.append((f"{named} ({', '.join(map(str, most))})", theirs, np.where(theirs, truth, predicted)))
-    found = [_source(*kind, truth, predicted, who, schema) for kind in kinds if kind[1].any()]
+        kinds.append(
+            (("people", ""), f"{named} ({', '.join(map(str, most))})", theirs, np.where(theirs, truth, predicted))
+        )
+    found = [_source(*kind, truth, predicted, who, schema) for kind in kinds if kind[2].any()]
     return sorted(found, key=lambda o: -o.gain)
 
 
 def _source(
-    what: str, chosen: Flags, mended: Ints, truth: Ints, predicted: Ints, who: NDArray[np.object_], schema: Schema
+    kind: tuple[str, str],
+    what: str,
+    chosen: Flags,
+    mended: Ints,
+    truth: Ints,
+    predicted: Ints,
+    who: NDArray[np.object_],
+    schema: Schema,
 ) -> ErrorSource:
     changed = mended != predicted
     gain = paired.compare(truth, mended, predicted, who, schema.num_classes)
     people = len(set(who[changed].tolist()))
-    return ErrorSource(what, int(chosen.sum()), int(changed.sum()), people, gain.difference, gain.low, gain.high)
+    counts = int(chosen.sum()), int(changed.sum()), people
+    where = np.flatnonzero(changed)
+    examples = tuple(
+        where[np.unique(np.linspace(0, len(where) - 1, EXAMPLES).astype(int))].tolist() if len(where) else ()
+    )
+    return ErrorSource(what, *counts, gain.difference, gain.low, gain.high, *kind, examples)
 
 
 def _put_right(truth: Ints, predicted: Ints, schema: Schema, name: str, chosen: Flags) -> Ints:

@@ -37,11 +37,15 @@ class Paired:
         return "clearly better" if self.better else "clearly worse" if self.high < 0 else "within noise"
 
     @property
+    def numbers(self) -> str:
+        """Difference, and its interval where there is one."""
+        between = f" ({self.low:+.4f} to {self.high:+.4f})" if self.people >= metrics.FEW else ""
+        return f"{self.difference:+.4f}{between}"
+
+    @property
     def text(self) -> str:
         """Difference, interval and verdict."""
-        if self.people < metrics.FEW:
-            return f"{self.difference:+.4f}, {self.verdict}"
-        return f"{self.difference:+.4f} ({self.low:+.4f} to {self.high:+.4f}), {self.verdict}"
+        return f"{self.numbers}, {self.verdict}"
 
 
 def compare(

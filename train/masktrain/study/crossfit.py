@@ -24,6 +24,7 @@ from masktrain.data import folds
 from masktrain.data.labels import numbers_behind
 from masktrain.data.names import VALUE
 from masktrain.data.trainset import TrainSet, open_view_of
+from masktrain.pages import report
 from masktrain.runs import folder as runs
 from masktrain.runs import predictions as heldout
 from masktrain.score import metrics
@@ -173,6 +174,7 @@ def _joined(
     scores |= {"chosen": chosen}
     write_json(run / runs.FOLDS, about | scores)
     members.write(run, "soft", [f.run.name for f in fitted], [0] * len(fitted))
+    report.report(run, view.path)
     return made
 
 

@@ -25,8 +25,8 @@ def probe(data: TrainSet, view: View, state: State, sidecar: Sidecar) -> dict[st
         view: the crops, with what lies behind the subjects.
 
     Returns:
-        ``macro_f1``, ``accuracy``, and the ``crops`` of the training people it was fitted on, of ``all``; or ``none``:
-        why there is none.
+        ``macro_f1``, ``accuracy``, its ``answers`` by image, and the ``crops`` of the training people it was fitted on,
+        of ``all``; or ``none``: why there is none.
     """
     config, started = state.config, time.monotonic()
     if not (config.model.pretrained or config.model.start):
@@ -39,6 +39,7 @@ def probe(data: TrainSet, view: View, state: State, sidecar: Sidecar) -> dict[st
         "network": config.model.start or sidecar.backbones,
         "macro_f1": scores.macro_f1,
         "accuracy": scores.accuracy,
+        "answers": dict(zip(view.table["image"].iloc[held], answers.tolist(), strict=True)),
         "crops": len(known),
         "all": len(data),
         "seconds": round(time.monotonic() - started, 1),

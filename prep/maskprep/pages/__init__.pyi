@@ -1,0 +1,10 @@
+from .charts import BoxPlot as BoxPlot
+from .charts import HeatMap as HeatMap
+from .charts import Histogram as Histogram
+from .charts import LineChart as LineChart
+from .charts import ticks as ticks
+from .frame import document as document
+from .frame import picture as picture
+from .tables import Link as Link
+from .tables import Pictures as Pictures
+from .tables import Table as Table
