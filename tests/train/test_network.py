@@ -29,6 +29,14 @@ def test_the_classifier_has_the_classes_of_the_data() -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_new_classifier_of_pretrained_features_starts_at_chance() -> None:
+    crops = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    built = model.build("tf_efficientnet_lite0", 4, (64, 64), pretrained=True).eval()
+    assert built(crops).softmax(1).tolist() == [[0.25] * 4] * 2
+    assert built.forward_features(crops).std() > 0.1  # type: ignore[operator]
+    assert model.build("tf_efficientnet_lite0", 4, (64, 64)).get_classifier().weight.std() > 0.01  # type: ignore[operator]
+
+
 def test_a_model_of_fixed_size_is_built_for_the_crops() -> None:
     assert model.build("test_vit", 3, (96, 64))(torch.zeros(1, 3, 96, 64)).shape == (1, 3)
 

@@ -78,7 +78,21 @@ def build(
             raise UsageError(f"{name} has no single linear classifier, so its head cannot be cosine.")
         parent, _, last = where.rpartition(".")
         setattr(model.get_submodule(parent), last, Cosine(classifier.in_features, num_classes, cosine))
+    elif pretrained and num_classes:
+        _start_at_zero(model.get_classifier())  # type: ignore[operator]
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _start_at_zero(classifier: nn.Module) -> None:
+    """A new linear classifier of features that were learnt: at first all classes are as likely as each other.
+
+    timm draws the classifier of an EfficientNet so large that the loss of the first steps is twice that of chance, and
+    their gradients harm the features; a short fit does not make up for it. Source: Kolesnikov et al. 2020 (BiT).
+    """
+    if isinstance(classifier, nn.Linear):
+        nn.init.zeros_(classifier.weight)
+        if classifier.bias is not None:
+            nn.init.zeros_(classifier.bias)
 
 
 def known_name(name: str) -> str:
