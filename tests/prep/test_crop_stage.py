@@ -90,7 +90,7 @@ def test_mattes_of_old_crops_are_said_to_be_gone(work: Work) -> None:
     notes = api.crop(*work, margin=0.2, engine="serial").notes
     said = next(note for note in notes if "other settings" in note)
     assert "margin 0.35 → 0.2" in said
-    assert any("8 mattes of the old crops are gone" in note and "maskprep rembg" in note for note in notes)
+    assert any("The mattes of 8 old crops were deleted" in note and "maskprep rembg" in note for note in notes)
     assert not any(line.startswith("matte  ") for line in explain(Session(work[1]), "000.jpg"))
     api.run(*work, engine="serial")
     (work[0] / "maskprep.yaml").write_text("views: {face: {size: 32, margin: 0.1}}\n")

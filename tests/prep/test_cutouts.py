@@ -109,7 +109,7 @@ def test_a_photo_and_a_folder_with_the_name_of_its_result(
     assert made.failed == [] and set(results(tmp_path / "out")) == {"000.jpg.png", "000.png/000.png", "rembg.csv"}
     (tmp_path / "other/000.jpg.png").mkdir(parents=True)  # of the user
     made = cut(tmp_path / "people", tmp_path / "other")
-    assert made.failed == [("000.jpg", "'000.jpg.png' is a folder there")]
+    assert made.failed == [("000.jpg", "'000.jpg.png' is a folder")]
 
 
 def test_a_list_of_results_of_another_origin_is_not_replaced(people: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_nothing_is_overwritten_unless_asked_for(people: Path, tmp_path: Path) -
     (out / "p1").mkdir(parents=True)
     (out / "p1/000.png").write_bytes(b"precious")
     made = cut(people, out)
-    assert made.failed == [("p1/000.jpg", "'p1/000.png' is there and differs")]
+    assert made.failed == [("p1/000.jpg", "'p1/000.png' exists and differs")]
     assert (out / "p1/000.png").read_bytes() == b"precious" and len(results(out)) == 10
     assert cut(people, out).failed == made.failed  # still there
     with pytest.raises(UsageError, match="other settings"):

@@ -86,7 +86,7 @@ def test_the_command_says_which_and_why_and_its_status_is_1(work: Work, fail: Br
     fail(EIO, "x.jpg")
     said = CliRunner().invoke(app, ["index", str(photos), "--cache", str(cache), "--engine", "serial", "--quiet"])
     assert said.exit_code == 1
-    assert "1 not_read" in said.stdout and "1 photos, first x.jpg: Input/output error" in " ".join(said.stdout.split())
+    assert "1 not_read" in said.stdout and "1 photo, first x.jpg: Input/output error" in " ".join(said.stdout.split())
     arguments = ["index", str(photos), "--cache", str(cache), "--engine", "serial"]
     assert CliRunner().invoke(app, [*arguments, "--strict"]).exit_code == 3
     fail(EIO)
@@ -100,7 +100,7 @@ def test_commands_without_a_summary_say_it_too(work: Work, fail: Break, command:
     fail(EIO, "x.jpg")
     arguments = [command[0], str(photos), *command[1:], "--cache", str(cache), "--engine", "serial", "--quiet"]
     said = CliRunner().invoke(app, arguments)
-    assert said.exit_code == 1 and "failed: 1 photos, first x.jpg: Input/output error" in " ".join(said.stderr.split())
+    assert said.exit_code == 1 and "failed: 1 photo, first x.jpg: Input/output error" in " ".join(said.stderr.split())
     fail(EIO)
     assert CliRunner().invoke(app, arguments).exit_code == 0
 
@@ -193,5 +193,5 @@ def test_a_folder_that_cannot_be_listed_is_said(work: Work, monkeypatch: pytest.
     arguments = ["index", str(photos), "--cache", str(cache), "--engine", "serial", "--quiet"]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0 and len(table(cache, "images")) == 8
-    assert "1 folders that cannot be listed: lost+found/ (Permission denied)" in " ".join(said.stdout.split())
+    assert "1 folder that cannot be listed: lost+found/ (Permission denied)" in " ".join(said.stdout.split())
     assert CliRunner().invoke(app, [*arguments, "--strict"]).exit_code == 3

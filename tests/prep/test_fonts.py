@@ -48,7 +48,7 @@ def test_the_font_that_has_the_characters_is_taken(monkeypatch: pytest.MonkeyPat
     assert fonts.font_file("dé") == Path("latin.ttf")
     assert fonts.missing_note() == ""
     assert fonts.font_file("남성 여") == Path("korean.ttf")
-    assert "characters 여:" in fonts.missing_note() and "fonts-noto-cjk" in fonts.missing_note()
+    assert "characters 여;" in fonts.missing_note() and "fonts-noto-cjk" in fonts.missing_note()
 
 
 def test_without_any_font_for_it_a_text_is_drawn_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_photo_that_fails_is_tried_again(crowd: Path, tmp_path: Path, monkeypa
         patch.setattr(stage, "matte_within", fails)
         for _ in range(2):
             job = api.crop(crowd, cache, settings, engine="serial")
-            assert any("photos failed in 'overlap'" in note for note in job.notes)
+            assert any("failed in 'overlap'" in note for note in job.notes)
             assert [(s.missing, s.why) for s in survey(Session(cache)).stages if s.name == "overlap"] == [(1, "1 new")]
         assert job.computed["choose"] == 0  # nothing new is known
     assert pd.read_parquet(cache / "faces.parquet")["matte"].isna().all()

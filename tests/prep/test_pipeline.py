@@ -591,7 +591,7 @@ def test_what_was_understood_is_printed(
     assert "gender: 1 male, 2 female, 1 without (1 'unknown'), from column sex" in said
     assert "age: 0 <30, 1 30-59, 1 >=60, 2 without (1 '-3'), from column years" in said
     assert "complete 2 of 4 photos have every label" in said
-    assert "persons 2, from column employee_id" in said and "camera (no label; kept as a column)" in said
+    assert "people 2, from column employee_id" in said and "camera (no label; kept as a column)" in said
     assert "read people.csv" in said and said.endswith("next maskprep run photos")
 
 

@@ -291,7 +291,7 @@ def test_portraits_give_all_labels_and_name_what_was_skipped(tmp_path: Path, por
 
 def test_no_usable_portrait_is_an_error_with_the_reasons(tmp_path: Path, portraits: Path) -> None:
     labels = table(tmp_path, "file,person,gender,age\nwall.png,d,male,40\nbroken.jpg,e,male,41\n")
-    with pytest.raises(UserError, match=r"(?s)Only 0 people in .*no face found, truncated"):
+    with pytest.raises(UserError, match=r"(?s)usable portraits of only 0 people.*no face found, truncated"):
         write_sample(tmp_path / "set", portraits=portraits, labels=labels)
     assert not (tmp_path / "set").exists()
 

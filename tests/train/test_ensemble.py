@@ -93,7 +93,7 @@ def test_members_of_different_views(fitted: dict[str, Path], cache2: Path, tmp_p
 def test_an_ensemble_is_evaluated_on_what_it_held_out(fitted: dict[str, Path], cache2: Path, tmp_path: Path) -> None:
     made = ensemble.ensemble([fitted["large"], fitted["small"]], tmp_path / "e", kind="weighted")
     report = evaluate(tmp_path / "e", cache2)
-    assert "held out" in report.what and report.warnings == []
+    assert "held-out people" in report.what and report.warnings == []
     held = heldout.read(tmp_path / "e")
     assert report.scores.n == len(held) + len(report.without_crop)
     if not report.without_crop:
@@ -214,7 +214,7 @@ def test_what_does_not_go_together(fitted: dict[str, Path], tmp_path: Path) -> N
     with pytest.raises(UsageError, match="no kind 'stak'") as error:
         ensemble.ensemble([fitted["large"]], tmp_path / "e", kind="stak")
     assert "stack" in error.value.hint
-    with pytest.raises(UsageError, match="another size"):
+    with pytest.raises(UsageError, match="the same size"):
         ensemble.ensemble([fitted["large"], fitted["small"]], tmp_path / "e", kind="soup")
     with pytest.raises(UsageError, match="held out different people"):
         ensemble.ensemble([fitted["large"], fitted["other"]], tmp_path / "e", kind="soup")

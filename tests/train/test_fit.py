@@ -359,7 +359,7 @@ def test_a_moved_cache_can_be_named(run: Path, cache: Path, tmp_path: Path) -> N
     copy, moved = shutil.copytree(run, tmp_path / "copy"), shutil.copytree(cache, tmp_path / "moved")
     data = json.loads((copy / "data.json").read_text())
     (copy / "data.json").write_text(json.dumps(data | {"cache": str(tmp_path / "gone")}))
-    with pytest.raises(UsageError, match="gone' does not exist"):
+    with pytest.raises(UsageError, match="gone, which is not there"):
         resume(copy)
     assert resume(copy, moved).run == copy
 

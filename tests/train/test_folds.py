@@ -243,7 +243,7 @@ def test_more_folds_than_people_are_refused(synthetic: ModuleType, tmp_path: Pat
     view = open_view(synthetic.write_cache(tmp_path / "five", people=5))
     assert len(folds.split(view, 0.2, 0, fold="5/5").val)
     for fold in ("3/7", "7/7"):
-        with pytest.raises(UserError, match=r"7 folds need as many people .* there are 5\.\nAsk for 5 folds at most"):
+        with pytest.raises(UserError, match=r"7 folds need at least .* there are 5\.\nAsk for 5 folds at most"):
             folds.split(view, 0.2, 0, fold=fold)
     with pytest.raises(UserError, match="there are 5"):
         folds.write_file(view, 6, 0, tmp_path / "folds.csv")

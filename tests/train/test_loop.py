@@ -255,7 +255,7 @@ def test_smaller_parts_when_memory_runs_out(cache: Path) -> None:
     for one, two in zip(limited.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
     state, batch, augmenter = state_of(cache, Limited(0))
-    with pytest.raises(UserError, match="does not do for 1 image at once"):
+    with pytest.raises(UserError, match="too little memory for 1 image at once"):
         loop.train_step(state, batch, augmenter)
 
 

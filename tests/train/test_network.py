@@ -89,7 +89,7 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"weights of test_resnet .* neither on this machine") as error:
+    with pytest.raises(UserError, match=r"weights of test_resnet .* are not on this machine") as error:
         model.build("test_resnet", 3, (32, 32), pretrained=True)
     assert "--no-pretrained" in error.value.hint
     with pytest.raises(UserError, match=r"no pretrained weights for resnet10t|neither"):

@@ -249,7 +249,7 @@ def test_the_mean_over_views(run: Path, cache: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(logit, geometric / geometric.sum(1, keepdims=True), atol=2e-5)
     index = own / "views/dark/index.parquet"
     pd.read_parquet(index).iloc[1:].to_parquet(index)
-    with pytest.raises(UserError, match="lacks 1 images"):
+    with pytest.raises(UserError, match="lacks 1 image that"):
         predict(run, own, tmp_path / "p.csv", view=["face", "dark"])
 
 

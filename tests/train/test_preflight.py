@@ -64,7 +64,7 @@ def test_a_person_or_a_file_on_both_sides(cache: Path) -> None:
     assert preflight.people(view, view.table, both).ok
     shared = dataclasses.replace(both, train=np.append(both.train, both.val[0]))
     found = preflight.people(view, view.table, shared)
-    assert not found.ok and "1 people and 1 files" in found.text
+    assert not found.ok and "1 person and 1 file both" in found.text
     table = view.table.copy()
     table.loc[both.val[0], "content"] = table.loc[both.train[0], "content"]
     found = preflight.people(view, table, both)

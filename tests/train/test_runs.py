@@ -372,5 +372,5 @@ def test_all_folds_done_before_are_noticed(
         def say(self, text: str) -> None:
             raise RuntimeError(text)
 
-    with pytest.raises(RuntimeError, match="crossed is this very fit of all folds"):
+    with pytest.raises(RuntimeError, match="crossed is a finished fit of all folds"):
         crossfit.crossfit(cache, settings, out=crossed.parent / "new", progress=Said())

@@ -105,7 +105,10 @@ def test_an_attribute_can_be_balanced(cache: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings, said",
-    [({"by": "gendre"}, "no attribute"), ({"kind": "weighted", "shares": (1, 2)}, "has 2 values; joint has 6 classes")],
+    [
+        ({"by": "gendre"}, "not an attribute"),
+        ({"kind": "weighted", "shares": (1, 2)}, "has 2 values; joint has 6 classes"),
+    ],
 )
 def test_what_cannot_be_sampled(cache: Path, settings: dict[str, Any], said: str) -> None:
     data = TrainSet.open(open_view(cache), FitConfig())

@@ -87,7 +87,7 @@ def test_columns_of_attributes_hold_names_of_classes_or_numbers(tmp_path: Path) 
         MASK_SCHEMA.class_names.index(name) for name in ("wear/male/<30", "incorrect/male/>=60", "normal/female/30-59")
     ]
     assert names.labels(table, MASK_SCHEMA, tmp_path / "p.csv").tolist() == wanted
-    with pytest.raises(UserError, match="1 answers that are no class: 'Wear/male/old' in row 2"):
+    with pytest.raises(UserError, match="1 answer outside the classes: 'Wear/male/old' in row 2"):
         names.labels(table.replace("<30", "old"), MASK_SCHEMA, tmp_path / "p.csv")
 
 

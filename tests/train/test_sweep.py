@@ -155,7 +155,7 @@ def test_a_sweep_of_other_crops_or_that_is_damaged_does_not_go_on(
     cache = synthetic.write_cache(tmp_path / "people")
     read = space.read(spaced(tmp_path, "space: {optim.lr: [0.005, 0.004]}"))
     monkeypatch.setattr(sweep.fitting, "fit", stop)
-    with pytest.raises(UserError, match=r"was stopped; all that is done is kept\.\nThe same command goes on") as caught:
+    with pytest.raises(UserError, match=r"all that is done is kept\.\nTo go on, run the same command") as caught:
         sweep.sweep(cache, read, tmp_path / "out", base=TINY)
     assert caught.value.code == 130
     labels = pd.read_parquet(cache / "labels.parquet")

@@ -242,7 +242,7 @@ def test_a_class_without_images_is_an_error(aged: Path) -> None:
             {"train_bins": "ago=30,58"},
             "'ago' is not an attribute with bins of a number; there is age.\nDid you mean 'age'",
         ),
-        ({"train_bins": "gender=1,2"}, "'gender' is no number"),
+        ({"train_bins": "gender=1,2"}, "'gender' is not an attribute with bins"),
         ({"train_bins": "age=30"}, "takes 2 limits, not 1"),
         ({"train_bins": "age=60,30"}, "must increase"),
         ({"train_bins": "age=30,x"}, "'x' is no number"),

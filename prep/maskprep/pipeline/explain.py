@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from maskprep.base import counted
+from maskprep.base import counted, counts, html_table
 from maskprep.faces import compare
 from maskprep.labels import Inventory, Schema, inventory
 from maskprep.mattes import planes
@@ -151,3 +151,15 @@ def _explain_mattes(cache: Cache, image: str) -> list[str]:
             said = f"covers {row['coverage']:.0%} of the crop{seen}, {parts}, {row['border_share']:.0%} of the border"
             lines.append(f"matte     {view}: {row['status']}, {said} ({row['model']})")
     return lines
+
+
+def overview(session: Session) -> str:
+    """HTML of what a cache holds, by status, split, error and label, for notebooks."""
+    status = survey(session)
+    rows: list[dict[str, object]] = [
+        {"what": what, "counts": counts(numbers.items())} for what, numbers in status.counts.items() if numbers
+    ]
+    if status.labels:
+        rows += [{"what": label.name, "counts": counts(label.counts.items())} for label in status.labels.attributes]
+    old = [stage.name for stage in status.stages if stage.why]
+    return html_table(f"{session.cache.root}" + (f"\nout of date: {', '.join(old)}" if old else ""), rows)

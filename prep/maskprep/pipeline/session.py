@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskprep.audit import Audit, decide, run_audit
-from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores, counts, html_table
+from maskprep.base import VERSION, Progress, Silent, UsageError, UserError, cores
 from maskprep.crops import ViewSettings
 from maskprep.dataset import DEFAULT_VIEW
 from maskprep.faces import Choose, Subjects
@@ -214,23 +214,15 @@ class Session:
 
     def _repr_html_(self) -> str:
         """For notebooks: what the cache holds, by status, split, error and label."""
-        from maskprep.pipeline.explain import survey  # which uses sessions
+        from maskprep.pipeline import explain  # which uses sessions
 
-        status = survey(self)
-        rows: list[dict[str, object]] = [
-            {"what": what, "counts": counts(numbers.items())} for what, numbers in status.counts.items() if numbers
-        ]
-        if status.labels:
-            rows += [{"what": label.name, "counts": counts(label.counts.items())} for label in status.labels.attributes]
-        old = [stage.name for stage in status.stages if stage.why]
-        return html_table(f"{self.cache.root}" + (f"\nout of date: {', '.join(old)}" if old else ""), rows)
+        return explain.overview(self)
 
     def log(self, command: str, seconds: float) -> None:
         """Add the line of a finished command to log.jsonl."""
         statuses: dict[str, int] = {}
         if self.cache.subjects.is_file():
-            counts = read_table(self.cache.subjects, ["status"])["status"].value_counts().sort_index()
-            statuses = {str(k): int(v) for k, v in counts.items()}
+            statuses = dict(sorted(Counter(read_table(self.cache.subjects, ["status"])["status"]).items()))
         entry = {"command": command, "versions": {"maskprep": VERSION}, "computed": dict(self.computed)}
         self.cache.append_log({**entry, "counts": statuses, "seconds": round(seconds, 2)})
 

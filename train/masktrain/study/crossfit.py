@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskprep.base import UsageError, UserError, html_table, write_json, write_with
+from maskprep.base import UsageError, UserError, counted, html_table, write_json, write_with
 from maskprep.store import Cache
 from masktrain.answer import members
 from masktrain.config.config import FitConfig
@@ -49,7 +49,7 @@ class Crossfitted:
     def _repr_html_(self) -> str:
         """For notebooks: the scores of everybody, each by the model of another fold."""
         interval = f"macro-F1 {self.scores.macro_f1:.4f}, 95 % interval over people: {self.interval.text()}"
-        return html_table(f"{self.run}, {len(self.folds)} folds\n{interval}", self.scores.rows)
+        return html_table(f"{self.run}, {counted(len(self.folds), 'fold')}\n{interval}", self.scores.rows)
 
 
 def crossfit(
