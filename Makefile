@@ -37,7 +37,7 @@ demo: $(VENV)/installed
 	$(BIN)/maskprep sheet $(CACHE)
 	$(BIN)/maskprep faces $(CACHE)
 	$(BIN)/maskprep audit $(CACHE) --top 5
-	$(BIN)/masktrain fit $(CACHE) --folds all --target heads --photos 1 --epochs 8 --out $(RUN)
+	$(BIN)/masktrain fit $(CACHE) --folds all --photos 1 --epochs 8 --out $(RUN)
 	@echo
 	@echo "Look at"
 	@echo "  $(CACHE)/sheet-face.png      the crops, by class"

@@ -201,5 +201,5 @@ def test_what_cannot_be_calibrated(own_run: Path) -> None:
 def test_the_command(own_run: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("calibrate", own_run, "--thresholds", "never") == 0
     said = capsys.readouterr().out
-    assert "temperature" in said and "decision thresholds: macro-F1" in said
+    assert "temperature" in said and "macro-F1 with decision thresholds" in said
     assert model.load(own_run).calibration.thresholds is None

@@ -33,7 +33,7 @@ def test_the_way_from_a_cache_to_answers(
     printed = capsys.readouterr()
     assert "wear/male" in printed.out and "joint label" in printed.out and "Warning: " in printed.err
     assert call("predict", run, cache, "--out", tmp_path / "p.csv") == 0
-    assert "170 pictures, 168 with an answer" in capsys.readouterr().out
+    assert "170 photos, 168 with an answer" in capsys.readouterr().out
     assert call("predict", run, cache, "--out", tmp_path / "p.csv", "--strict", "--force") == 3
     assert "2 without an answer: train/0000_x/wear0.jpg (unreadable)" in capsys.readouterr().err
     assert call("fit", "--resume", run) == 0

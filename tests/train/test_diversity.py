@@ -180,6 +180,6 @@ def test_members_that_are_never_taken_cost_nothing(
     with pytest.raises(SystemExit):
         cli.main()
     said = capsys.readouterr().out
-    assert "errors correlate" in said and "3  run-epoch-00004" in said
+    assert "correlation of errors" in said and "3  run-epoch-00004" in said
     total = next(line for line in said.splitlines() if line.strip().startswith("greedy"))
     assert total.split()[-1] == "1.00"  # the others are not asked

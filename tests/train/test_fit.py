@@ -510,7 +510,7 @@ def test_scores_that_chose_no_epoch_stand_beside_the_best(run: Path) -> None:
         f"chosen on these people: best {max(f1):.4f} (epoch {1 + f1.index(max(f1))}), last {f1[-1]:.4f},"
         f" mean of last five {result['mean of last five']['macro_f1']:.4f}"
     )
-    assert runs.chosen(run) == sentence and sentence in (run / "report.html").read_text()
+    assert runs.chosen(run) == sentence and f"{sentence.capitalize()}." in (run / "report.html").read_text()
     assert runs.latest([{"macro_f1": k / 10, "accuracy": 1.0} for k in range(10)])["mean of last five"] == {
         "macro_f1": pytest.approx(0.7), "accuracy": 1.0
     }  # fmt: skip

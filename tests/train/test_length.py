@@ -160,7 +160,9 @@ def test_what_are_no_seeds(cache: Path, call: Call, capsys: pytest.CaptureFixtur
 def test_what_was_chosen_is_said(cache: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("fit", cache, "--model", "test_resnet", "--no-pretrained", "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "target  joint (no number is known), loss ce, label smoothing 0.1, class weights sqrt (joint: " in said
+    assert (
+        "target  joint (the labels have no number), loss ce, label smoothing 0.1, class weights sqrt (joint: " in said
+    )
     assert (
         "train   augmentation light; adamw, rate 0.001 (1e-3 x root of 16/16), cosine; batches of 15 (on cpu)" in said
     )

@@ -89,7 +89,7 @@ def test_the_table(run: Path, tmp_path: Path, call: Call, capsys: pytest.Capture
     score = f1_score(oof["label"], told, average="macro", labels=np.unique(oof["label"]))
     options = ["--runs", tmp_path / "runs", "--measure", "--batch-size", 2, "--device", "cpu"]
     assert call("models", "test_resnet", "test_efficientnet", *options) == 0
-    header, ours, other = capsys.readouterr().out.splitlines()
+    header, _, ours, other = (line.rstrip() for line in capsys.readouterr().out.splitlines())
     assert header.split()[-4:] == ["macro-F1", "of", "your", "runs"] and "MiB/image" in header
     assert ours.startswith("test_resnet ") and ours.endswith(f"  {score:.4f}, best of 2")
     assert "160x160" in ours and other.endswith(" —") and len(ours.split()) == 13

@@ -92,7 +92,7 @@ def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(UserError, match=r"weights of test_resnet .* are not on this machine") as error:
         model.build("test_resnet", 3, (32, 32), pretrained=True)
     assert "--no-pretrained" in error.value.hint
-    with pytest.raises(UserError, match=r"no pretrained weights for resnet10t|neither"):
+    with pytest.raises(UserError, match=r"no pretrained weights for resnet10t|are not on this machine"):
         model.build("resnet10t", 3, (32, 32), pretrained=True)
 
 

@@ -68,7 +68,7 @@ def test_a_person_or_a_file_on_both_sides(cache: Path) -> None:
     table = view.table.copy()
     table.loc[both.val[0], "content"] = table.loc[both.train[0], "content"]
     found = preflight.people(view, table, both)
-    assert not found.ok and "0 people and 1 files" in found.text
+    assert not found.ok and "0 people and 1 file both" in found.text
 
 
 def test_classes_that_are_held_out_only(cache: Path) -> None:

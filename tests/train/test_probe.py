@@ -32,7 +32,7 @@ def test_beside_a_fit_that_starts_from_weights(
     said, found = capsys.readouterr().out, runs.read_probe(tmp_path / "new")
     assert found["macro_f1"] > 0.6 > runs.read_result(tmp_path / "new")["best"]["macro_f1"]
     assert (found["crops"], found["all"], found["network"]) == (120, 120, str(run))
-    assert said.count(f"probe   macro-F1 {found['macro_f1']:.4f}") == 2 and "scores below it" in said
+    assert said.count(f"probe   macro-F1 {found['macro_f1']:.4f}") == 2 and "scores below this probe" in said
 
 
 def test_the_weights_are_those_of_a_fit_without_a_probe(run: Path, cache: Path, config: Make, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_all_folds_from_the_command_line(
     file = ["--folds-file", tmp_path / "rules.folds.csv"]
     assert call("fit", cache, *fast, *file, "--folds", "all", "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
-    assert "30 people, each by the model that was not trained on them" in " ".join(said.split())
+    assert "30 people, each scored by the model that was not trained on them" in " ".join(said.split())
     assert said.count("of 15 held out") == 2
     sides = pd.read_csv(tmp_path / "rules.folds.csv", dtype=str)
     held_out = runs.read_data(tmp_path / "run" / "fold-2")["people"]["val"]
@@ -329,7 +329,7 @@ def test_runs_beside_each_other(
     assert not made.warnings
     assert call("compare", other, run, crossed) == 0
     printed = capsys.readouterr()
-    assert "focal?" in printed.out and "differ in: loss.name" in printed.out
+    assert "focal?" in printed.out and "settings that differ: loss.name" in printed.out
     assert "defaults that changed: optim.lr" in printed.out and "not all scored on the same images" in printed.err
     (tmp_path / "empty").mkdir()
     assert call("compare", tmp_path / "empty") == 2
