@@ -147,7 +147,7 @@ def test_the_same_whatever_the_number_of_workers_and_nothing_is_done_twice(matte
 
 def test_from_the_command_line(matted: Work, tmp_path: Path, cli: Any) -> None:
     done = cli("rembg", matted[1], "--refine", "guided", "-j", 1)
-    assert done.returncode == 0 and "mattes  face: 8 ok; selfie (licence: Apache-2.0)" in done.stdout
+    assert done.returncode == 0 and "mattes    face: 8 ok; selfie (licence: Apache-2.0)\n" in done.stdout
     out = cli("export", matted[1], "--out", tmp_path / "out", "--background", "transparent")
     assert out.returncode == 0 and len(list((tmp_path / "out").rglob("*.png"))) == 8
     assert cli("export", matted[1], "--out", tmp_path / "out").returncode == 2

@@ -166,7 +166,7 @@ def test_what_was_chosen_is_said(cache: Path, call: Call, capsys: pytest.Capture
     assert (
         "train   augmentation light; adamw, rate 0.001 (1e-3 x root of 16/16), cosine; batches of 15 (on cpu)" in said
     )
-    assert "length  60 epochs x 8 steps = 480 updates (for 600; 8 epochs at least, 60 at most); ends when 15 " in said
+    assert "length  60 epochs x 8 steps = 480 updates (about 600 updates, 8 to 60 epochs); ends early after 15 " in said
     given = ["--target", "heads", "--epochs", "2", "--lr", "0.1", "--batch-size", "20", "--mixup", "0.5"]
     assert call("fit", cache, "--model", "test_resnet", "--no-pretrained", "--dry-run", *given) == 0
     said = capsys.readouterr().out
