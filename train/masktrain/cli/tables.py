@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskprep.base import Column, counted, print_table, some, wrapped
+from maskprep.base import Column, counted, print_table, shorten, some, wrapped
 from masktrain.data.names import VALUE
 from masktrain.data.units import of_people, unit, units
 from masktrain.score.metrics import Interval, Scores, between
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MANY = 12
 """Members of which every two are no longer compared in a table."""
+
+NAME = 32
+"""Columns of the terminal that the name of a run has at most within a sentence."""
 
 LABEL = 8
 """Width of the labels in front of lines."""
@@ -190,7 +193,7 @@ def comparison(made: Comparison) -> None:
     attributes = made.attributes if len(made.attributes) > 1 else ()
     for group in made.groups:
         print(f"scored on {of_people(len(group[0].table), group[0].interval.people)}")
-        print(wrapped(verdict(group), 0))
+        print(wrapped(verdict(group, lambda row: shorten(row.name, NAME)), 0))
         rows = []
         for row in group:
             against = "" if row.against is None else row.against.text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,15 +167,19 @@ def changes(row: Row, best: Row) -> list[str]:
     return [f"{key} {mine} (best: {theirs})" for key, (mine, theirs) in table.items() if mine != NONE]
 
 
-def verdict(group: Sequence[Row]) -> str:
-    """Which run of a group is best, and whether the others differ from it by more than noise, in sentences."""
+def verdict(group: Sequence[Row], name: Callable[[Row], str] = lambda row: row.name) -> str:
+    """Which run of a group is best, and whether the others differ from it by more than noise, in sentences.
+
+    Args:
+        name: what a run is called in them.
+    """
     best, *others = group
     if not others:
-        return f"{best.name}: macro-F1 {best.scores.macro_f1:.4f}; nothing else was scored on these images."
-    told = [f"{best.name} is the best of {len(group)}: macro-F1 {best.scores.macro_f1:.4f}."]
+        return f"{name(best)}: macro-F1 {best.scores.macro_f1:.4f}; nothing else was scored on these images."
+    told = [f"{name(best)} is the best of {len(group)}: macro-F1 {best.scores.macro_f1:.4f}."]
     for said, words in (("within noise", "Within noise of it"), ("clearly worse", "Clearly worse")):
         if names := [
-            f"{r.name} ({r.against.difference:+.4f})" for r in others if r.against and r.against.verdict == said
+            f"{name(r)} ({r.against.difference:+.4f})" for r in others if r.against and r.against.verdict == said
         ]:
             told.append(f"{words}: {', '.join(names)}.")
     if any(r.against and r.against.people < metrics.FEW for r in others):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from maskprep.base import MADE_BY, UsageError, draw_text, keep_whole, write_with
+from maskprep.base import UsageError, draw_text, keep_whole, write_with
 from maskprep.dataset import FAINT, GAP, INK, PAPER
 from maskprep.labels import Schema
+from maskprep.pages import document, picture
 from maskprep.photos import write_png
 from maskprep.store import Cache
 from masktrain.config.config import FitConfig
@@ -29,11 +28,9 @@ ACROSS = 4
 """Pairs of pictures in a row of a PNG."""
 SIDE = 128
 """Height of a picture on a PNG, pixels."""
-STYLE = """
-:root{color-scheme:light dark} body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}
-h1{font-size:1.4em} p{opacity:.7} .all{display:flex;flex-wrap:wrap;gap:14px}
-figure{margin:0;width:246px;font-size:12px} figure img{width:120px;border-radius:3px} figcaption{overflow-wrap:anywhere}
-"""
+STYLE = (
+    "<style>.all{display:flex;flex-wrap:wrap;gap:14px} .all figure{margin:0;width:246px} .all img{width:120px}</style>"
+)
 
 
 @dataclass(frozen=True)
@@ -154,18 +151,10 @@ def _broken(text: str, room: int) -> list[str]:
 
 def _page(samples: Samples, about: str) -> str:
     figures = [
-        f"<figure>{_img(crop)} {_img(shown)}<figcaption>{html.escape(said)}</figcaption></figure>"
-        for crop, shown, said in zip(samples.crops, samples.shown, samples.captions, strict=True)
+        f"<figure><img src={picture(crop)!r} alt=crop> <img src={picture(shown)!r} alt=augmented>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for crop, shown, caption in zip(samples.crops, samples.shown, samples.captions, strict=True)
     ]
-    return (
-        f"<!doctype html><meta charset=utf-8><meta name=generator content={MADE_BY}>"
-        f"<title>Training images</title><style>{STYLE}</style>"
-        f"<h1>Left: the crop; right: the augmented image for training</h1><p>{html.escape(about)}</p>"
-        f"<div class=all>{''.join(figures)}</div>\n"
-    )
-
-
-def _img(pixels: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}" alt="">'
+    head = "Left: the crop; right: the augmented image for training"
+    body = f"<p>{html.escape(head)}. {html.escape(about)}</p><div class=all>{''.join(figures)}</div>"
+    return document("Training images", body, STYLE)
