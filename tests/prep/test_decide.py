@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import maskprep as api
+from maskprep.audit.decisions import decide, decision_states
 from maskprep.cli.common import app
 from maskprep.errors import UsageError
+from maskprep.labels import Attribute, Schema
 from maskprep.pipeline.session import Session
 from maskprep.store.decisions import read_decisions
 
@@ -60,6 +65,13 @@ def test_every_verdict_is_obeyed(session: Session) -> None:
         ("dog/0.jpg", "relabel", "clas=cat", "no label 'clas'. Did you mean 'class'"),
         ("dog/0.jpg", "relabel", "class=cow", "is no value of 'class'"),
         ("cat/broken.jpg", "keep", "", "No face was chosen"),
+        (
+            "cat/broken.jpg",
+            "box",
+            "1 2 30 40",
+            "'box 1.0 2.0 30.0 40.0' is not possible on 'cat/broken.jpg'",
+        ),
+        ("dog/0.jpg", "box", "9000 9000 9100 9100", "lies outside the photo"),
         ("none.jpg", "drop", "", "no image 'none.jpg'"),
     ],
 )
@@ -85,3 +97,16 @@ def test_the_command(session: Session) -> None:
     for words in (["dog/4.jpg"], ["dog/4.jpg", "drop", "--stale"], ["--reason", "x"]):
         with pytest.raises(UsageError):
             run(*words)
+
+
+def test_a_number_is_a_number_however_it_is_written() -> None:
+    schema = Schema((Attribute("age", bins=(30, 60)),), ("age",))
+    images = pd.DataFrame({"image": ["a.jpg"], "content": ["c"]})
+    labels = pd.DataFrame({"image": ["a.jpg"], "age": [21.0]})
+    chooser: Any = SimpleNamespace(images=images, automatic=lambda image: SimpleNamespace(box=None))
+    made = decide("a.jpg", "relabel", "age=045.0", chooser, labels, schema)
+    assert (made.value, made.expected) == ("age=45", "age=21")
+    for now, state in ((21.0, "pending"), (45.0, "applied"), (46.0, "stale")):
+        table = labels.assign(age=now)
+        old = dataclasses.replace(made, value="age=45.0")  # as an earlier version or a person wrote it
+        assert {s.state for d in (made, old) for s in decision_states([d], chooser, table)} == {state}

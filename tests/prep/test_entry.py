@@ -77,6 +77,33 @@ def test_native_code_does_not_keep_a_command_that_was_interrupted(seconds: float
     assert (process.returncode, stderr) == (130, "\nGo on later.\n")
 
 
+LINGERS = """
+import os, signal, threading, time
+from maskprep.base import entry
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def work():
+    threading.Thread(target=time.sleep, args=[60]).start()  # the interpreter waits for its end
+    print("at work", flush=True)
+    time.sleep(60)
+entry.run(work, "Go on later.", seconds={seconds})
+"""
+
+
+@pytest.mark.parametrize(("seconds", "presses"), [(0.5, 1), (3600, 2)])
+def test_a_thread_that_goes_on_does_not_keep_a_command_that_was_interrupted(seconds: float, presses: int) -> None:
+    script = [sys.executable, "-c", LINGERS.format(seconds=seconds)]
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "at work\n"
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, stderr) == (130, "\nGo on later.\n")
+
+
 AFTERWARDS = """
 import os, signal, time
 from maskprep.base import entry

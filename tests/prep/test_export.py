@@ -373,10 +373,13 @@ def test_fiftyone_reads_pictures_labels_and_numbers(cache: Path, view: View, tmp
 
 def test_numbers_stay_numbers_and_no_field_is_written_over(view: View) -> None:
     schema = Schema((Attribute("age", bins=(30, 60)), Attribute("tags", ("a", "b"))), ("age", "tags"))
-    cells = {"image": "x.jpg", "split": "train", "person": None, "status": "ok", "age": 34.0, "tags": "b", "label": 3}
+    cells = {"image": "x.jpg", "split": "train", "person": None, "status": "ok", "age": 34, "tags": "b", "label": 3}
+    cells["excluded"] = "blurred"
     made = fiftyone_files(dataclasses.replace(view, schema=schema), ["data/x.png"], [cells])
     [sample] = json.loads(made["samples.json"])["samples"]
-    assert sample["age"] == 34.0 and sample["tags"] == ["train"] and sample["tags_"]["label"] == "b"
+    assert isinstance(sample["age"], float) and sample["age"] == 34
+    assert sample["tags"] == ["train", "excluded"] and sample["excluded"] == "blurred"
+    assert sample["tags_"]["label"] == "b"
     assert sample["label"]["label"] == "30-59/b" and "person" not in sample
 
 

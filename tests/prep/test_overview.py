@@ -91,6 +91,8 @@ def test_a_background_that_gives_the_label_away_is_told_from_one_that_does_not(v
     theirs = np.repeat(rng.integers(0, 2, 100), 4)
     held = background.leak(own, theirs, people)
     assert held is not None and held.verdict == "no"
+    wide = [background.Leak(0.69, low, 0.85, 0.5, 24).verdict for low in (0.49, 0.51)]
+    assert wide == ["unclear", "strongly"] and background.Leak(0.52, 0.44, 0.6, 0.5, 60).verdict == "no"
 
 
 def test_what_the_page_says_of_a_data_set(view: View) -> None:

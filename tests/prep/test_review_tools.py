@@ -361,7 +361,7 @@ def test_a_folder_without_labels_is_labelled_and_remembers_its_classes(tab: Page
     api.run(cache, engine="serial")
     assert sorted(pd.read_parquet(cache / "labels.parquet")["mask"]) == ["none", "worn", "worn", "worn"]
     assert Session(cache, engine="serial").name_classes({"mask": ["worn", "none"]}).schema.names == ("mask",)
-    with pytest.raises(UsageError, match="have labels already: mask"):
+    with pytest.raises(UsageError, match="has other attributes or classes: mask"):
         Session(cache, engine="serial").name_classes({"age": ["old", "young"]})
     for text in ("mask", "mask=worn", "=a,b"):
         with pytest.raises(UsageError, match="names no classes"):

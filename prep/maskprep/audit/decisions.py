@@ -63,10 +63,23 @@ def _relabel_state(decision: Decision, labels: pd.DataFrame, image: str) -> tupl
     if name not in labels:
         return "stale", f"there is no label '{name}'"
     value: Any = labels.at[image, name]
-    now = "" if pd.isna(value) else f"{value:g}" if isinstance(value, int | float) else str(value)
-    if now != new and decision.expected and now != expected:
+    now = _label_text(value)
+    if not _same(now, new) and decision.expected and not _same(now, expected):
         return "stale", f"{name} is '{now}' now, which is neither '{expected}' nor '{new}'"
-    return "applied" if now == new else "pending", ""
+    return "applied" if _same(now, new) else "pending", ""
+
+
+def _label_text(value: Any) -> str:
+    """A label as decisions.csv has it: numbers in full, empty for none."""
+    return "" if pd.isna(value) else f"{value:.15g}" if isinstance(value, int | float) else str(value)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two labels are the same class, or the same number."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other
 
 
 def decided_images(states: Iterable[DecisionState]) -> set[str]:
@@ -118,7 +131,10 @@ def decide(image: str, verdict: str, value: str, chooser: Subjects, labels: pd.D
         value = _text(box)
     elif verdict == "relabel":
         value, expected = _label(image, value, labels, schema)
-    return Decision(content, image, verdict, value, expected)
+    decision = Decision(content, image, verdict, value, expected)
+    if verdict in FACE_VERDICTS and (why := chooser.apply(image, decision)[1]):
+        raise UsageError(f"'{' '.join((verdict, value)).strip()}' is not possible on '{image}': {why}.")
+    return decision
 
 
 def _text(box: Box | None) -> str:
@@ -147,6 +163,6 @@ def _label(image: str, value: str, labels: pd.DataFrame, schema: Schema) -> tupl
     if index is None:
         raise UsageError(f"'{new}' is no value of '{name}'.", f"Known: {', '.join(attributes[name].classes)}.")
     now: Any = labels.set_index("image").at[image, name]
-    old = "" if pd.isna(now) else f"{now:g}" if isinstance(now, int | float) else str(now)
-    new = new if attributes[name].bins else attributes[name].classes[index]
+    old = _label_text(now)
+    new = f"{float(new):.15g}" if attributes[name].bins else attributes[name].classes[index]
     return f"{name}={new}", f"{name}={old}" if old else ""

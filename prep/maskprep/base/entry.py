@@ -28,8 +28,9 @@ def run(app: Callable[[], object], interrupted: str, seconds: float | None = Non
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop the program
             stream.reconfigure(errors="backslashreplace")
+    printed = threading.Event()
     try:
-        with contextlib.nullcontext() if seconds is None else _end_in_time(interrupted, seconds):
+        with contextlib.nullcontext() if seconds is None else _end_in_time(interrupted, printed, seconds):
             app()
     except UserError as problem:
         _end(problem)
@@ -43,15 +44,19 @@ def run(app: Callable[[], object], interrupted: str, seconds: float | None = Non
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != STOPPED:  # typer makes this code of Ctrl-C
             raise
+        printed.set()
         print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(STOPPED)
 
 
 @contextlib.contextmanager
-def _end_in_time(interrupted: str, seconds: float) -> Iterator[None]:
+def _end_in_time(interrupted: str, printed: threading.Event, seconds: float) -> Iterator[None]:
     """End the process so long after Ctrl-C, or at the second one, even in native code that lets no handler run.
 
     The interpreter writes the numbers of signals into a pipe as they come, and a thread reads them.
+
+    Args:
+        interrupted: what to say, unless it is ``printed`` already.
     """
     timers: list[threading.Timer] = []
 
@@ -59,7 +64,8 @@ def _end_in_time(interrupted: str, seconds: float) -> Iterator[None]:
         for stream in (1, 2):
             if os.isatty(stream):
                 os.write(stream, b"\x1b[?25h")  # a progress bar has hidden the cursor
-        os.write(2, f"\n{interrupted}\n".encode(errors="backslashreplace"))
+        if not printed.is_set():
+            os.write(2, f"\n{interrupted}\n".encode(errors="backslashreplace"))
         os._exit(STOPPED)
 
     def watch() -> None:
@@ -76,10 +82,14 @@ def _end_in_time(interrupted: str, seconds: float) -> Iterator[None]:
     before = signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
+    stopped = False
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stopped = isinstance(stop, KeyboardInterrupt) or stop.code == STOPPED
+        raise
     finally:
-        if not timers:  # else what is left to do, as the end of other threads, counts as well
+        if not stopped:  # else what is left to do, as the end of other threads, counts as well
             signal.set_wakeup_fd(before)
             os.close(noted)
             watching.join()

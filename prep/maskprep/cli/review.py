@@ -141,7 +141,8 @@ def parse_classes(texts: list[str]) -> dict[str, list[str]]:
 
 VERDICT = typer.Argument(
     metavar="VERDICT",
-    help="keep, drop, face NUMBER (see maskprep faces), box X0 Y0 X1 Y1 (pixels of the photo) or relabel NAME=CLASS.",
+    help="keep, drop, face NUMBER (see maskprep faces), box X0 Y0 X1 Y1 (photo pixels; write -- before a negative"
+    " number) or relabel NAME=CLASS.",
 )
 
 

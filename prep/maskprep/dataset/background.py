@@ -35,10 +35,13 @@ class Leak:
 
     @property
     def verdict(self) -> str:
-        """``no``, ``slightly``, ``partly`` or ``strongly``."""
-        way = (self.recall - self.chance) / (1 - self.chance)
+        """``no``, ``unclear``, ``slightly``, ``partly`` or ``strongly``.
+
+        It is unclear where the interval holds both a guess and a strong effect.
+        """
+        way, most = ((share - self.chance) / (1 - self.chance) for share in (self.recall, self.high))
         if self.low <= self.chance:
-            return "no"
+            return "no" if most < STRONG else "unclear"
         return "slightly" if way < SLIGHT else "partly" if way < STRONG else "strongly"
 
 

@@ -19,7 +19,10 @@ SAMPLES, METADATA = "samples.json", "metadata.json"
 """Files of a FiftyOne data set, beside the folder ``data``."""
 
 ATLAS = "atlas.parquet"
-TAKEN = frozenset(("id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "label", "image"))
+EXCLUDED = "excluded"
+"""Why a fix leaves an image out, a tag of the samples left out, and a column of the atlas."""
+
+TAKEN = frozenset(("id", "filepath", "tags", "metadata", "created_at", "last_modified_at", "label", "image", EXCLUDED))
 """Fields of a FiftyOne sample, and ours, that an attribute cannot have the name of."""
 
 ATLAS_COLUMNS = {
@@ -30,7 +33,7 @@ ATLAS_COLUMNS = {
     "neighbors": pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float64()))]),
     "all_labels": pa.string(),
 }
-"""Columns of an atlas, besides split, person, status and the attributes."""
+"""Columns of an atlas, besides split, person, status, excluded and the attributes."""
 
 BATCH = 500
 
@@ -50,10 +53,12 @@ def fiftyone_files(view: View, files: Sequence[str], cells: Iterable[Mapping[str
     samples = []
     for file, known in zip(files, cells, strict=True):
         sample: dict[str, Any] = {"filepath": file, "tags": [known["split"]], "image": known["image"]}
+        if known[EXCLUDED] is not None:
+            sample |= {"tags": [known["split"], EXCLUDED], EXCLUDED: known[EXCLUDED]}
         sample |= {name: known[name] for name in ("person", "status") if known[name] is not None}
         for name, is_number in attributes.items():
             if (value := known[name]) is not None:
-                sample[f"{name}_" if name in TAKEN else name] = value if is_number else _classification(value)
+                sample[f"{name}_" if name in TAKEN else name] = float(value) if is_number else _classification(value)
         if known["label"] is not None:
             sample["label"] = _classification(view.schema.class_names[known["label"]])
         samples.append(sample)
@@ -82,7 +87,7 @@ def write_atlas(view: View, rows: Sequence[int], samples: Samples, path: Path) -
     near, far = neighbours(points)
     places = np.zeros((len(points), 2))
     places[:, : points.shape[1]] = points[:, :2].round(6)
-    kinds = {name: pa.string() for name in ("split", "person", "status")}
+    kinds = {name: pa.string() for name in ("split", "person", "status", EXCLUDED)}
     kinds |= {a.name: pa.float64() if a.bins else pa.string() for a in view.schema.attributes}
     columns = {f"{name}_" if name in ATLAS_COLUMNS else name: (name, kind) for name, kind in kinds.items()}
     schema = pa.schema([*ATLAS_COLUMNS.items(), *((column, kind) for column, (_, kind) in columns.items())])

@@ -25,7 +25,7 @@ MANY = 40
 """Classes above which only the largest and the smallest are shown, :data:`ENDS` of each."""
 ENDS = 10
 NEAR = 2.0
-"""A number nearer than this to a limit is near it, in its own unit."""
+"""A number nearer than this to a limit is near it, in its own unit; at most a tenth of the range of the numbers."""
 HEAPED = 0.5
 """Share of a class with one and the same number, from which on it is said."""
 RARE = 10
@@ -156,7 +156,9 @@ def _notes(
         yield from _number_notes(learnt, schema[name])
     for view, seen, told in leaks:
         for name, found in told:
-            if found is not None and found.verdict != "no":
+            if found is not None and found.verdict == "unclear":
+                yield _leak_text(name, found, seen)
+            elif found is not None and found.verdict != "no":
                 yield (
                     f"{_leak_text(name, found, seen)} A model may learn the background in place of the face: compare a"
                     f" fit with one that has --background mean (view {view.name}; mattes are made by maskprep rembg)."
@@ -169,10 +171,11 @@ def _number_notes(learnt: pd.DataFrame, attribute: Attribute) -> Iterator[str]:
     numbers = pd.to_numeric(learnt[attribute.name], errors="coerce").dropna()
     if numbers.empty:
         return
-    near = np.any([(numbers - limit).abs() < NEAR for limit in attribute.bins], axis=0)
+    reach = min(NEAR, float(numbers.max() - numbers.min()) / 10)
+    near = np.any([(numbers - limit).abs() < reach for limit in attribute.bins], axis=0)
     limits = ", ".join(f"{limit:g}" for limit in attribute.bins)
     yield (
-        f"{attribute.name}: {near.mean():.0%} of the photos have a number less than {NEAR:g} away from a limit"
+        f"{attribute.name}: {near.mean():.0%} of the photos have a number less than {reach:.2g} away from a limit"
         f" ({limits}); there, neighbouring classes look alike."
     )
     index = np.digitize(numbers, attribute.bins)
@@ -340,13 +343,14 @@ def _leaks(view: View, seen: Survey) -> list[tuple[str, Leak | None]]:
 
 def _leak_text(name: str, found: Leak, seen: Survey) -> str:
     """One sentence: the verdict and its numbers."""
-    verdict = "does not give" if found.verdict == "no" else f"{found.verdict} gives"
+    verdict = {"no": "does not give", "unclear": "may give"}.get(found.verdict, f"{found.verdict} gives")
+    few = " There are too few people to tell." if found.verdict == "unclear" else ""
     what = "the mattes leave" if seen.by_matte else "the upper edge of the crop shows"
     form = ".0%" if found.chance >= 0.05 else ".1%"
     return (
         f"The background {verdict} {name} away: by the mean colour of what {what}, a class of {name} is recognised in"
         f" {found.recall:{form}} of its photos (95 % over {_people_of(found.people)}: {found.low:{form}} to"
-        f" {found.high:{form}}); guessing reaches {found.chance:{form}}."
+        f" {found.high:{form}}); guessing reaches {found.chance:{form}}.{few}"
     )
 
 

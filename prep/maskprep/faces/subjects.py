@@ -218,22 +218,27 @@ class Subjects:
 
     def choose(self, image: str) -> Choice:
         """The subject of one image: a person's decision where there is one, else the automatic choice."""
-        choice = self.automatic(image)
         decision = self._decided.get(image)
         if decision is None:
-            return choice
+            return self.automatic(image)
+        decided, stale = self.apply(image, decision)
+        if stale:
+            self.stale.append(f"decisions.csv, line {decision.line}: stale, {stale} ('{image}').")
+        return decided
+
+    def apply(self, image: str, decision: Decision) -> tuple[Choice, str]:
+        """The subject of one image under a decision, and why the decision does not hold (empty where it does)."""
+        choice = self.automatic(image)
         if not self.sought:
             dropped = decision.verdict == "drop" and choice.status != "unreadable"
-            return Choice("dropped", reason=decision_reason(decision)) if dropped else choice
+            return (Choice("dropped", reason=decision_reason(decision)) if dropped else choice), ""
         decided, stale = apply_decision(decision, choice, self._faces.get(image, []))
         if not stale and decided.box is not None:
             (x0, y0, x1, y1), row = decided.box, self._rows[image]
             shows = x0 < row.width and y0 < row.height and x1 > 0 and y1 > 0
             if not shows or x1 - x0 > 3 * row.width or y1 - y0 > 3 * row.height:
                 decided, stale = choice, "the box lies outside the photo or beyond three times its size"
-        if stale:
-            self.stale.append(f"decisions.csv, line {decision.line}: stale, {stale} ('{image}').")
-        return decided
+        return decided, stale
 
     def automatic(self, image: str) -> Choice:
         """The subject of one image, whatever was decided."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from maskprep.base import UsageError
+from maskprep.base import UsageError, some
 
 
 def result_names(images: Sequence[str], suffix: str = ".png") -> dict[str, str]:
@@ -53,7 +53,7 @@ def find_image(images: Sequence[str], name: str, root: Path) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise UsageError(f"'{name}' may mean {len(ends)} images: {', '.join(ends[:4])}, ...", "Give more of the path.")
+        raise UsageError(f"'{name}' may mean {len(ends)} images: {some(ends, 4)}", "Give more of the path.")
     raise UsageError(
         f"The cache has no image '{name}'.",
         f"Names are paths in the photo folder, such as '{images[0]}'." if images else "",

@@ -273,9 +273,8 @@ class Session:
         known = self.index().schema
         if known.attributes and known != wanted:
             names = ", ".join(attribute.name for attribute in known.attributes)
-            raise UsageError(
-                f"The photos have labels already: {names}.", "Other attributes go into maskprep.yaml, section schema."
-            )
+            hint = "Change them in maskprep.yaml, section schema."
+            raise UsageError(f"The cache has other attributes or classes: {names}.", hint)
         self.config = dataclasses.replace(self.config, schema=wanted)
         return self
 
